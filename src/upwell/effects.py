@@ -1,0 +1,306 @@
+"""Effects: every call on the file system, and every named crash point, behind objects a test can replace.
+
+Law: a call that returned is on the disk (file and directory synced); a call that raised leaves no
+half-written file under a final name. Each elementary call passes through `OsFiles._call`, so that a test
+can fail any one of them.
+"""
+
+import itertools
+import os
+import signal
+import stat
+import threading
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+from typing import Literal, Protocol, TypeVar
+
+Call = Literal[
+    "open", "read", "write", "fsync", "fsync-dir", "link", "rename", "unlink", "mkdir", "stat", "list"
+]
+T = TypeVar("T")
+
+POINTS: frozenset[str] = frozenset(
+    {
+        "commit:before-write",
+        "commit:after-write",
+        "commit:after-sync",
+        "commit:after-publish",
+        "flush:begin",
+        "flush:segment-written",
+        "flush:segment-published",
+        "flush:manifest-written",
+        "flush:before-commit",
+        "flush:after-commit",
+        "flush:mid-cleanup",
+        "flush:after-cleanup",
+        "flush:job-completed",
+    }
+)
+
+CRASH_POINT = "UPWELL_CRASH_POINT"
+HOLD_POINT = "UPWELL_HOLD_POINT"
+HOLD_FILE = "UPWELL_HOLD_FILE"
+HOLD_POLL_S = 0.005
+HOLD_S_MAX = 120.0
+
+_READ = os.O_RDONLY | os.O_CLOEXEC
+_WRITE = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
+_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+
+_temp_numbers = itertools.count()
+
+
+class Files(Protocol):
+    """Durable files. Every method raises `OSError` when the system refuses."""
+
+    def write_new(self, path: Path, data: bytes) -> None:
+        """Create `path` with `data`, durably; raise `FileExistsError` if there is one already."""
+
+    def replace(self, path: Path, data: bytes) -> None:
+        """Put `data` at `path`, durably; a reader sees the old or the new content, never a mixture."""
+
+    def publish(self, temp: Path, final: Path) -> None:
+        """Sync `temp` and give it the new name `final`, durably; raise `FileExistsError` if that is taken."""
+
+    def read(self, path: Path) -> bytes:
+        """Return the content; raise `FileNotFoundError` if there is none."""
+
+    def exists(self, path: Path) -> bool:
+        """Return whether a file or directory has this name."""
+
+    def size(self, path: Path) -> int:
+        """Return the size in bytes."""
+
+    def make_dirs(self, path: Path) -> None:
+        """Create the directory and its missing parents, durably; an existing one is fine."""
+
+    def remove(self, path: Path) -> None:
+        """Remove the file, durably; raise `FileNotFoundError` if there is none."""
+
+    def list(self, directory: Path) -> list[str]:
+        """Return the names in `directory`, sorted, without temporary files."""
+
+
+class OsFiles:
+    """`Files` on the local file system."""
+
+    def write_new(self, path: Path, data: bytes) -> None:
+        temp = self._write_temp(path, data)
+        try:
+            self._link_new(temp, path)
+        finally:
+            self._discard(temp)
+
+    def replace(self, path: Path, data: bytes) -> None:
+        temp = self._write_temp(path, data)
+        try:
+            self._call("rename", path, lambda: os.replace(temp, path))
+        except OSError:
+            self._discard(temp)
+            raise
+        self._sync_dir(path.parent)
+
+    def publish(self, temp: Path, final: Path) -> None:
+        descriptor = self._call("open", temp, lambda: os.open(temp, _READ))
+        try:
+            self._call("fsync", temp, lambda: os.fsync(descriptor))
+        finally:
+            os.close(descriptor)
+        self._link_new(temp, final)
+        self._discard(temp)
+
+    def read(self, path: Path) -> bytes:
+        return self._call("read", path, path.read_bytes)
+
+    def exists(self, path: Path) -> bool:
+        return self._call("stat", path, path.exists)
+
+    def size(self, path: Path) -> int:
+        return self._call("stat", path, lambda: path.stat().st_size)
+
+    def make_dirs(self, path: Path) -> None:
+        if self._is_dir(path):
+            return
+        self.make_dirs(path.parent)
+        with suppress(FileExistsError):
+            self._call("mkdir", path, lambda: path.mkdir())
+        self._sync_dir(path.parent)
+
+    def remove(self, path: Path) -> None:
+        self._call("unlink", path, path.unlink)
+        self._sync_dir(path.parent)
+
+    def list(self, directory: Path) -> list[str]:
+        names = self._call("list", directory, lambda: os.listdir(directory))
+        return sorted(name for name in names if not is_temp(name))
+
+    def _call(self, name: Call, path: Path, fn: Callable[[], T]) -> T:
+        """Make one elementary call of the operating system; a failing wrapper overrides this."""
+        return fn()
+
+    def _write_temp(self, path: Path, data: bytes) -> Path:
+        temp = temp_beside(path)
+        try:
+            self._write_synced(temp, data)
+        except OSError:
+            self._discard(temp)
+            raise
+        return temp
+
+    def _write_synced(self, path: Path, data: bytes) -> None:
+        descriptor = self._call("open", path, lambda: os.open(path, _WRITE, 0o644))
+        try:
+            rest = memoryview(data)
+            while rest:
+                rest = rest[self._call("write", path, partial(os.write, descriptor, rest)) :]
+            self._call("fsync", path, lambda: os.fsync(descriptor))
+        finally:
+            os.close(descriptor)
+
+    def _link_new(self, temp: Path, final: Path) -> None:
+        # A link refuses to overwrite, a rename doesn't.
+        self._call("link", final, lambda: os.link(temp, final))
+        try:
+            self._sync_dir(final.parent)
+        except OSError:
+            self._discard(final)
+            raise
+
+    def _discard(self, path: Path) -> None:
+        # What stays behind is named by nobody: failing to remove it must not hide how the caller fared.
+        with suppress(OSError):
+            self._call("unlink", path, path.unlink)
+
+    def _sync_dir(self, path: Path) -> None:
+        descriptor = self._call("open", path, lambda: os.open(path, _DIRECTORY))
+        try:
+            self._call("fsync-dir", path, lambda: os.fsync(descriptor))
+        finally:
+            os.close(descriptor)
+
+    def _is_dir(self, path: Path) -> bool:
+        try:
+            mode = self._call("stat", path, lambda: path.stat().st_mode)
+        except FileNotFoundError:
+            return False
+        if not stat.S_ISDIR(mode):
+            raise NotADirectoryError(f"{path} is a file; a directory is needed here")
+        return True
+
+
+def temp_beside(path: Path) -> Path:
+    """Return a name in the directory of `path` that no other writer uses and `Files.list` doesn't show."""
+    return path.with_name(f".{path.name}.{os.getpid()}-{next(_temp_numbers)}.tmp")
+
+
+def is_temp(name: str) -> bool:
+    """Return whether `name` is a temporary file's: never read, free to remove when nobody writes."""
+    return name.startswith(".") and name.endswith(".tmp")
+
+
+class Points(Protocol):
+    """Named points that the engine passes; a test crashes or holds the process there."""
+
+    def reach(self, name: str) -> None:
+        """Say that the process is at the point `name`, one of `POINTS`."""
+
+
+class NoPoints:
+    """Nothing happens at any point."""
+
+    def reach(self, name: str) -> None:
+        assert name in POINTS, f"unknown point {name!r}"
+
+
+class NthReach:
+    """Counts how often one point was reached, from any thread."""
+
+    def __init__(self, name: str, nth: int = 1) -> None:
+        assert name in POINTS, f"unknown point {name!r}"
+        assert nth >= 1, f"points are counted from 1, not {nth}"
+        self._name, self._nth = name, nth
+        self._count = 0
+        self._lock = threading.Lock()
+
+    def is_due(self, name: str) -> bool:
+        """Count `name` if it is ours; return whether this was the n-th time."""
+        assert name in POINTS, f"unknown point {name!r}"
+        if name != self._name:
+            return False
+        with self._lock:
+            self._count += 1
+            return self._count == self._nth
+
+
+class KillPoints:
+    """Kills its own process with SIGKILL when `name` is reached the n-th time."""
+
+    def __init__(self, name: str, nth: int = 1) -> None:
+        self._due = NthReach(name, nth)
+
+    def reach(self, name: str) -> None:
+        if self._due.is_due(name):
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+class HoldPoints:
+    """Holds the thread that reaches `name` the n-th time, between `FILE.reached` and `FILE.go`.
+
+    It creates the first file when it is there, and goes on when a test has created the second.
+    """
+
+    def __init__(
+        self, name: str, file: Path, nth: int = 1, sleep: Callable[[float], None] = time.sleep
+    ) -> None:
+        self._due = NthReach(name, nth)
+        self._reached = file.with_name(f"{file.name}.reached")
+        self._go = file.with_name(f"{file.name}.go")
+        self._sleep = sleep
+
+    def reach(self, name: str) -> None:
+        if not self._due.is_due(name):
+            return
+        self._reached.touch()
+        for _ in range(int(HOLD_S_MAX / HOLD_POLL_S)):
+            if self._go.exists():
+                return
+            self._sleep(HOLD_POLL_S)
+        raise TimeoutError(f"held at {name} for {HOLD_S_MAX:.0f} s, but {self._go} never came")
+
+
+class EveryPoints:
+    """Passes each point on to several, in order."""
+
+    def __init__(self, *points: Points) -> None:
+        self._points = points
+
+    def reach(self, name: str) -> None:
+        for points in self._points:
+            points.reach(name)
+
+
+def points_from_environment(env: Mapping[str, str]) -> Points:
+    """Return the points that `env` asks for; raise `ValueError` if it names one that doesn't exist.
+
+    `UPWELL_CRASH_POINT=name`, or `name#3` for the third time; `UPWELL_HOLD_POINT` likewise, together with
+    `UPWELL_HOLD_FILE=path`.
+    """
+    asked: list[Points] = []
+    if hold := env.get(HOLD_POINT):
+        if not (file := env.get(HOLD_FILE)):
+            raise ValueError(f"{HOLD_POINT} needs {HOLD_FILE}: PATH, for PATH.reached and PATH.go")
+        name, nth = _parse_point(HOLD_POINT, hold)
+        asked.append(HoldPoints(name, Path(file), nth))
+    if crash := env.get(CRASH_POINT):
+        asked.append(KillPoints(*_parse_point(CRASH_POINT, crash)))
+    return EveryPoints(*asked) if asked else NoPoints()
+
+
+def _parse_point(variable: str, text: str) -> tuple[str, int]:
+    name, mark, nth = text.partition("#")
+    if name not in POINTS or (mark and not (nth.isascii() and nth.isdigit() and int(nth) >= 1)):
+        raise ValueError(f"{variable}={text!r}: want NAME or NAME#TIMES; the names are {sorted(POINTS)}")
+    return name, int(nth) if mark else 1

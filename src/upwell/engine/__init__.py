@@ -1,0 +1,1 @@
+"""Engine: catalog, commit, views, tables over both tiers, queries, flush."""

@@ -1,0 +1,224 @@
+"""The catalog: namespaces, tables and users as one immutable value, kept as named records.
+
+Law: a catalog never changes; a schema change is a commit of records, and the next View has the next
+catalog. Table ids are never used twice.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+from functools import cached_property
+from typing import TypeVar
+
+import msgspec
+
+from upwell.errors import TableNotFound
+from upwell.storage.hot import HotReader, Kind, RecordWrite
+from upwell.types import SHARED, Column, Owner, TableId, user_owner
+
+DEFAULT_NAMESPACE = "default"
+SYSTEM_NAMESPACE = "system"
+
+
+class TableKind(Enum):
+    """Whose rows a table holds: each user's own, or everybody's."""
+
+    USER = "user"
+    SHARED = "shared"
+
+
+class Access(Enum):
+    """Who may read a SHARED table."""
+
+    PUBLIC = "public"
+    PRIVATE = "private"
+    RESTRICTED = "restricted"
+    DBA = "dba"
+
+
+class OnDelete(Enum):
+    """What happens to the children of a deleted row."""
+
+    RESTRICT = "RESTRICT"
+    CASCADE = "CASCADE"
+    SET_NULL = "SET NULL"
+
+
+class Role(Enum):
+    """What an account may do; `rank` orders them."""
+
+    USER = "user"
+    SERVICE = "service"
+    DBA = "dba"
+    SYSTEM = "system"
+
+
+@dataclass(frozen=True, slots=True)
+class Reference:
+    """A foreign key: column `column` (index) of the child holds the primary key of table `parent`."""
+
+    column: int
+    parent: TableId
+    on_delete: OnDelete = OnDelete.RESTRICT
+
+
+@dataclass(frozen=True)
+class Table:
+    """One table at one schema version."""
+
+    id: TableId
+    namespace: str
+    name: str
+    kind: TableKind
+    columns: tuple[Column, ...]
+    version: int = 1
+    synced: bool = False
+    references: tuple[Reference, ...] = ()
+    access: Access = Access.PRIVATE
+    options: Mapping[str, str] = field(default_factory=dict)
+    created_at_us: int = 0
+
+    @property
+    def full_name(self) -> str:
+        return f"{self.namespace}.{self.name}"
+
+    @cached_property
+    def key_index(self) -> int:
+        """Index of the primary-key column."""
+        return next(i for i, column in enumerate(self.columns) if column.primary_key)
+
+    @cached_property
+    def index_of(self) -> dict[str, int]:
+        """Index of a column by its name."""
+        return {column.name: i for i, column in enumerate(self.columns)}
+
+    def owner_for(self, user: str) -> Owner:
+        """Return whose rows a session of `user` sees in this table."""
+        return user_owner(user) if self.kind is TableKind.USER else SHARED
+
+
+@dataclass(frozen=True)
+class User:
+    """An account. `password_hash` is bcrypt's text, None when no password opens it."""
+
+    name: str
+    role: Role
+    password_hash: str | None = None
+    email: str | None = None
+    auth_type: str = "password"
+    created_at_us: int = 0
+    updated_at_us: int = 0
+
+
+@dataclass(frozen=True)
+class Namespace:
+    name: str
+    created_at_us: int = 0
+
+
+@dataclass(frozen=True)
+class Catalog:
+    """All names in force at one moment."""
+
+    namespaces: Mapping[str, Namespace]
+    tables: Mapping[tuple[str, str], Table]
+    users: Mapping[str, User]
+
+    @cached_property
+    def by_id(self) -> dict[int, Table]:
+        return {table.id: table for table in self.tables.values()}
+
+    @cached_property
+    def children(self) -> dict[int, list[tuple[Table, Reference]]]:
+        """For each table id the tables that reference it."""
+        found: dict[int, list[tuple[Table, Reference]]] = {}
+        for table in self.tables.values():
+            for reference in table.references:
+                found.setdefault(reference.parent, []).append((table, reference))
+        return found
+
+    def get_table(self, namespace: str, name: str) -> Table:
+        table = self.tables.get((namespace, name))
+        if table is None:
+            raise TableNotFound(f"{namespace}.{name}; SHOW TABLES lists what there is")
+        return table
+
+    def in_namespace(self, namespace: str) -> list[Table]:
+        return [table for table in self.tables.values() if table.namespace == namespace]
+
+    def parents_first(self, tables: Iterable[Table]) -> list[Table]:
+        """Order tables so that a referenced one stands before those that reference it.
+
+        Kahn's algorithm with alphabetical ties; members of a cycle come last, alphabetically.
+        """
+        rest = {table.id: table for table in tables}
+        ordered: list[Table] = []
+        while rest:
+            ready = [t for t in rest.values() if not self._waits_for(t, rest)]
+            for table in sorted(ready or rest.values(), key=lambda t: t.full_name):
+                ordered.append(rest.pop(table.id))
+        return ordered
+
+    def with_records(self, records: Iterable[RecordWrite]) -> "Catalog":
+        """Return the catalog after a commit of these records."""
+        namespaces, tables, users = dict(self.namespaces), dict(self.tables), dict(self.users)
+        for record in records:
+            match record.kind:
+                case Kind.NAMESPACE:
+                    _put(namespaces, record.name, record.value, Namespace)
+                case Kind.USER:
+                    _put(users, record.name, record.value, User)
+                case Kind.TABLE:
+                    old = self.by_id.get(int(record.name))
+                    if old:
+                        del tables[old.namespace, old.name]
+                    if record.value is not None:
+                        table = msgspec.json.decode(record.value, type=Table)
+                        tables[table.namespace, table.name] = table
+                case _:
+                    pass
+        return Catalog(namespaces, tables, users)
+
+    @staticmethod
+    def _waits_for(table: Table, rest: Mapping[TableId, Table]) -> bool:
+        return any(ref.parent in rest and ref.parent != table.id for ref in table.references)
+
+
+Entry = TypeVar("Entry")
+
+
+def _put(entries: dict[str, Entry], name: str, value: bytes | None, kind: type[Entry]) -> None:
+    if value is None:
+        entries.pop(name, None)
+    else:
+        entries[name] = msgspec.json.decode(value, type=kind)
+
+
+EMPTY = Catalog({}, {}, {})
+
+_json = msgspec.json.Encoder()
+
+
+def table_record(table: Table, *, dropped: bool = False) -> RecordWrite:
+    """Return the record that creates, changes or drops a table."""
+    return RecordWrite(Kind.TABLE, f"{table.id:010d}", None if dropped else _json.encode(table))
+
+
+def user_record(user: User) -> RecordWrite:
+    return RecordWrite(Kind.USER, user.name, _json.encode(user))
+
+
+def namespace_record(namespace: Namespace, *, dropped: bool = False) -> RecordWrite:
+    return RecordWrite(Kind.NAMESPACE, namespace.name, None if dropped else _json.encode(namespace))
+
+
+def load_catalog(reader: HotReader) -> Catalog:
+    """Read the whole catalog from its records."""
+    tables = [msgspec.json.decode(value, type=Table) for _, value in reader.scan_records(Kind.TABLE)]
+    users = [msgspec.json.decode(value, type=User) for _, value in reader.scan_records(Kind.USER)]
+    spaces = [msgspec.json.decode(value, type=Namespace) for _, value in reader.scan_records(Kind.NAMESPACE)]
+    return Catalog(
+        {space.name: space for space in spaces},
+        {(table.namespace, table.name): table for table in tables},
+        {user.name: user for user in users},
+    )

@@ -1,0 +1,52 @@
+"""The change log: reads through a View, and a bounded tail of the newest changes in memory.
+
+Law: what is read is in seq order, committed, synced, and never beyond the View.
+"""
+
+from bisect import bisect_right
+from collections.abc import Sequence
+
+from upwell.engine.view import View
+from upwell.storage.hot import Change
+from upwell.types import Owner, TableId
+
+TAIL_CHANGES_MAX = 8_192
+
+
+class Changelog:
+    """Reads of the log. The committer appends to the tail under its lock; any thread reads."""
+
+    def __init__(self, *, floor: int, tail_changes_max: int = TAIL_CHANGES_MAX) -> None:
+        self._tail: list[Change] = []
+        self._floor = floor
+        self._tail_changes_max = tail_changes_max
+
+    def append(self, changes: Sequence[Change]) -> None:
+        """Remember the changes of a commit; the oldest are forgotten beyond twice the limit."""
+        tail = self._tail
+        if len(tail) > 2 * self._tail_changes_max:
+            # A new list, so that a reader of the old one isn't disturbed; the floor is raised first,
+            # so that it is never below the oldest change that a reader can find.
+            self._floor = tail[-self._tail_changes_max - 1].seq
+            tail = tail[-self._tail_changes_max :]
+            self._tail = tail
+        tail.extend(changes)
+
+    def tail(self, view: View, *, after: int) -> list[Change] | None:
+        """Return all changes with after < seq ≤ view.seq; None if memory doesn't reach back so far."""
+        tail = self._tail
+        if after < self._floor:
+            return None
+        start = bisect_right(tail, after, key=_seq)
+        end = bisect_right(tail, view.seq, key=_seq)
+        return tail[start:end]
+
+    def read(
+        self, view: View, table: TableId, owner: Owner | None, *, after: int, limit: int
+    ) -> list[Change]:
+        """Return at most `limit` changes of a table (of one owner or of all) with after < seq ≤ view.seq."""
+        return view.hot.read_log(table, owner, after, view.seq, limit)
+
+
+def _seq(change: Change) -> int:
+    return change.seq

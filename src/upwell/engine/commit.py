@@ -1,0 +1,180 @@
+"""The one write path: every change of state ends in `Committer.apply`.
+
+Law: `apply` never waits. It verifies and writes under the one lock; one thread then syncs the WAL once
+for all commits that came meanwhile, and only after that sync is a View that shows them published.
+So an acknowledgement (`Publication.wait`, `Growth.reached`) always follows a sync that covers it.
+"""
+
+import logging
+import threading
+from dataclasses import replace
+from enum import Enum
+
+import msgspec
+
+from upwell.effects import Points
+from upwell.engine.catalog import Catalog, load_catalog
+from upwell.engine.changelog import Changelog
+from upwell.engine.view import Publication, View
+from upwell.errors import ReadOnly
+from upwell.ids import Seq
+from upwell.logs import fields
+from upwell.storage.hot import Batch, HotStore, Kind, RowWrite
+from upwell.types import Owner, TableId
+
+log = logging.getLogger("upwell.commit")
+
+_CATALOG_KINDS = frozenset({Kind.NAMESPACE, Kind.TABLE, Kind.USER})
+
+
+class Durability(Enum):
+    """When a write is acknowledged: after its WAL sync, or before (a power cut can take it back)."""
+
+    GROUP = "group"
+    ASYNC = "async"
+
+
+class ManifestInForce(msgspec.Struct, frozen=True, array_like=True):
+    """The record of a partition's manifest: its number, and the seq up to which rows are cold."""
+
+    number: int
+    flushed_until: int
+
+
+NO_MANIFEST = ManifestInForce(0, 0)
+
+
+def partition_name(table: TableId, owner: Owner) -> str:
+    """Return the name of a partition's manifest record."""
+    return f"{table:010d}/{owner}"
+
+
+def decode_manifest_record(record: bytes | None) -> ManifestInForce:
+    """Return what a manifest record says; without a record nothing is cold yet."""
+    return msgspec.msgpack.decode(record, type=ManifestInForce) if record else NO_MANIFEST
+
+
+class Committer:
+    """Applies batches to the hot store and publishes Views of what has been synced."""
+
+    def __init__(
+        self, store: HotStore, *, points: Points, durability: Durability = Durability.GROUP
+    ) -> None:
+        self.lock = threading.RLock()
+        """The one write lock. Who evaluates and applies while holding it meets no conflict."""
+        self._store = store
+        self._points = points
+        self._durability = durability
+        self._catalog: Catalog = load_catalog(store)
+        self._flushing: set[tuple[TableId, Owner]] = set()
+        self._flushed_until: dict[tuple[TableId, Owner], int] = {}
+        seq, reader = store.snapshot()
+        self.changelog = Changelog(floor=seq)
+        self.publication = Publication(View(seq, reader, self._catalog))
+        self._work = threading.Event()
+        self._closing = False
+        self._syncer = threading.Thread(target=self._sync_groups, name="upwell-wal-sync", daemon=True)
+        self._syncer.start()
+
+    @property
+    def last_seq(self) -> Seq:
+        """The end of the newest commit, published or not."""
+        return self._store.last_seq
+
+    @property
+    def newest(self) -> HotStore:
+        """The newest state, published or not; for evaluating a write while holding `lock`."""
+        return self._store
+
+    @property
+    def newest_catalog(self) -> Catalog:
+        """The newest catalog, published or not."""
+        return self._catalog
+
+    def apply(self, batch: Batch) -> Seq:
+        """Commit `batch` and return its seq; it is acknowledged when the publication has reached it.
+
+        Raises `ExpectationFailed` with nothing written, `ReadOnly` after a failed sync.
+        """
+        with self.lock:
+            if self.publication.failure:
+                raise self.publication.failure
+            self._points.reach("commit:before-write")
+            batch.rows = [self._superseding(row) for row in batch.rows]
+            applied = self._store.apply(batch)
+            self.changelog.append(applied.changes)
+            self._note_records(batch)
+        self._points.reach("commit:after-write")
+        if self._durability is Durability.ASYNC:
+            self._publish_now()
+        self._work.set()
+        return applied.seq
+
+    def begin_flush(self, table: TableId, owner: Owner) -> View:
+        """Mark the partition as being flushed and return a View that has all that came before.
+
+        From the mark on, each new version of a row lists the one before it as superseded, since that
+        one may be on its way into a segment.
+        """
+        with self.lock:
+            self._flushing.add((table, owner))
+            seq = self._store.last_seq
+        return self.publication.wait(seq)
+
+    def end_flush(self, table: TableId, owner: Owner) -> None:
+        with self.lock:
+            self._flushing.discard((table, owner))
+
+    def close(self) -> None:
+        """Sync and publish what is applied, then stop. The store stays open."""
+        self._closing = True
+        self._work.set()
+        self._syncer.join()
+
+    def _superseding(self, row: RowWrite) -> RowWrite:
+        if not row.previous or row.previous in row.supersedes:
+            return row
+        partition = (row.table, row.owner)
+        if partition not in self._flushing and row.previous > self._cold_until(partition):
+            return row
+        return replace(row, supersedes=(*row.supersedes, row.previous))
+
+    def _cold_until(self, partition: tuple[TableId, Owner]) -> int:
+        until = self._flushed_until.get(partition)
+        if until is None:
+            record = self._store.find_record(Kind.MANIFEST, partition_name(*partition))
+            until = decode_manifest_record(record).flushed_until
+            if len(self._flushed_until) >= 100_000:
+                self._flushed_until.clear()
+            self._flushed_until[partition] = until
+        return until
+
+    def _note_records(self, batch: Batch) -> None:
+        changed = [record for record in batch.records if record.kind in _CATALOG_KINDS]
+        if changed:
+            self._catalog = self._catalog.with_records(changed)
+        if any(record.kind is Kind.MANIFEST for record in batch.records):
+            self._flushed_until.clear()
+
+    def _publish_now(self) -> None:
+        with self.lock:
+            seq, reader = self._store.snapshot()
+            self.publication.publish(View(seq, reader, self._catalog))
+
+    def _sync_groups(self) -> None:
+        while not self._closing or self._work.is_set():
+            self._work.wait()
+            self._work.clear()
+            with self.lock:
+                seq, reader = self._store.snapshot()
+                catalog = self._catalog
+            try:
+                self._store.sync()
+            except (ReadOnly, OSError) as error:
+                log.critical("WAL sync failed; the server is read-only", extra=fields(cause=str(error)))
+                self.publication.fail(ReadOnly(f"the disk refused a sync, writes are stopped: {error}"))
+                return
+            self._points.reach("commit:after-sync")
+            if self._durability is Durability.GROUP and seq > self.publication.view.seq:
+                self.publication.publish(View(seq, reader, catalog))
+            self._points.reach("commit:after-publish")

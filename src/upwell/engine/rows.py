@@ -1,0 +1,111 @@
+"""Rows over both tiers: the current version of a key, and all current versions of a partition.
+
+Law: the newest version of a key wins wherever it lies. A hot version is always the newest one; a cold
+one counts only if no hot one exists and its `_seq` isn't hidden.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from upwell.engine.catalog import Table
+from upwell.engine.commit import decode_manifest_record, partition_name
+from upwell.storage.cold import ColdCache, ColdPartition
+from upwell.storage.hot import NO_SEQ, Expectation, HotReader, Kind, RecordIs, RowIs, Version
+from upwell.types import Key, Owner
+
+
+class WouldBlock(Exception):
+    """The answer needs a file; the caller has to ask again from a worker thread."""
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """The newest version of a key (None: never existed), and what proves it at commit time.
+
+    `hot_seq` is the hot version's `_seq` or NO_SEQ; with NO_SEQ the answer also relied on the
+    partition's manifest record `manifest`.
+    """
+
+    version: Version | None
+    hot_seq: int
+    manifest: bytes | None
+
+    @property
+    def live(self) -> Version | None:
+        """The version if the row exists, None if it doesn't or is deleted."""
+        return self.version if self.version is not None and self.version.row is not None else None
+
+    def expectations(self, table: Table, owner: Owner, key: Key) -> list[Expectation]:
+        """Return what must still be true for this answer to be the newest."""
+        expected: list[Expectation] = [RowIs(table.id, owner, key, self.hot_seq)]
+        return expected + self.manifest_expectation(table, owner)
+
+    def manifest_expectation(self, table: Table, owner: Owner) -> list[Expectation]:
+        if self.hot_seq != NO_SEQ:
+            return []
+        return [RecordIs(Kind.MANIFEST, partition_name(table.id, owner), self.manifest)]
+
+
+class Rows:
+    """Reads of rows by key over both tiers."""
+
+    def __init__(self, cold: ColdCache) -> None:
+        self._cold = cold
+
+    def find(
+        self, reader: HotReader, table: Table, owner: Owner, key: Key, *, may_block: bool
+    ) -> Found:
+        """Return the newest version of a key; with `may_block` False never touch a file (`WouldBlock`)."""
+        version = reader.find_row(table.id, owner, key)
+        if version is not None:
+            return Found(version, version.seq, None)
+        record = reader.find_record(Kind.MANIFEST, partition_name(table.id, owner))
+        if record is None:
+            return Found(None, NO_SEQ, None)
+        if not may_block and not self._known_absent(record, table, owner, key):
+            raise WouldBlock
+        partition = self.cold_partition(reader, table, owner)
+        return Found(partition.find(key) if partition else None, NO_SEQ, record)
+
+    def cold_partition(self, reader: HotReader, table: Table, owner: Owner) -> ColdPartition | None:
+        """Return the partition's cold part at the manifest in force, None if nothing is cold."""
+        name = partition_name(table.id, owner)
+        number = decode_manifest_record(reader.find_record(Kind.MANIFEST, name)).number
+        return self._cold.open(table, owner, number) if number else None
+
+    def scan(
+        self, reader: HotReader, table: Table, owner: Owner, after: Key | None = None
+    ) -> Iterator[Version]:
+        """Yield live versions in primary-key order, keys above `after`; may read files."""
+        cold = self.cold_partition(reader, table, owner)
+        hot = reader.scan_rows(table.id, owner, after)
+        merged = hot if cold is None else _newest_first(hot, cold.scan(after))
+        return (version for version in merged if version.row is not None)
+
+    def owners(self, reader: HotReader, table: Table) -> list[Owner]:
+        """Return all owners that may have rows in the table, in either tier."""
+        prefix = f"{table.id:010d}/"
+        cold = {Owner(name[len(prefix) :]) for name, _ in reader.scan_records(Kind.MANIFEST, prefix)}
+        return sorted(cold.union(reader.owners(table.id)))
+
+    def _known_absent(self, record: bytes, table: Table, owner: Owner, key: Key) -> bool:
+        number = decode_manifest_record(record).number
+        partition = self._cold.find_open(table, owner, number)
+        return partition is not None and not partition.may_contain(key)
+
+
+def _newest_first(hot: Iterator[Version], cold: Iterator[Version]) -> Iterator[Version]:
+    """Merge two streams in key order; where both have a key, the hot version wins."""
+    hot_version, cold_version = next(hot, None), next(cold, None)
+    while hot_version is not None or cold_version is not None:
+        if cold_version is None or (hot_version is not None and hot_version.key <= cold_version.key):
+            assert hot_version is not None
+            if cold_version is not None and hot_version.key == cold_version.key:
+                cold_version = next(cold, None)
+            yield hot_version
+            hot_version = next(hot, None)
+        else:
+            yield cold_version
+            cold_version = next(cold, None)
+
+

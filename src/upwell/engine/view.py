@@ -1,0 +1,68 @@
+"""The View: what a reader sees; and its publication.
+
+Law: a View stands at the end of a commit whose WAL sync has returned, never in the middle of one and
+never ahead of the disk. Publishing says "the log grew to seq n" and carries no data.
+"""
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from upwell.engine.catalog import Catalog
+from upwell.errors import ReadOnly
+from upwell.ids import Seq
+from upwell.storage.hot import HotReader
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """The state at `seq`: hot rows, records (the manifests in force among them) and the catalog."""
+
+    seq: Seq
+    hot: HotReader
+    catalog: Catalog
+
+
+class Publication:
+    """The View in force. One thread publishes; everyone else reads `view` or waits for a seq."""
+
+    def __init__(self, first: View) -> None:
+        self._view = first
+        self._failure: ReadOnly | None = None
+        self._changed = threading.Condition()
+        self._listeners: list[Callable[[], None]] = []
+
+    @property
+    def view(self) -> View:
+        return self._view
+
+    @property
+    def failure(self) -> ReadOnly | None:
+        """Why nothing will be published any more; None while all is well."""
+        return self._failure
+
+    def listen(self, listener: Callable[[], None]) -> None:
+        """Call `listener` (in the publishing thread) after every change of `view` or `failure`."""
+        self._listeners.append(listener)
+
+    def publish(self, view: View) -> None:
+        self._view = view
+        self._notify()
+
+    def fail(self, failure: ReadOnly) -> None:
+        self._failure = failure
+        self._notify()
+
+    def wait(self, seq: int) -> View:
+        """Block this thread until the View has reached `seq`; raise `ReadOnly` if it never will."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._view.seq >= seq or self._failure is not None)
+        if self._view.seq < seq and self._failure is not None:
+            raise self._failure
+        return self._view
+
+    def _notify(self) -> None:
+        with self._changed:
+            self._changed.notify_all()
+        for listener in self._listeners:
+            listener()

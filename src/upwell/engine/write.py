@@ -1,0 +1,277 @@
+"""What a write does to rows: constraints, versions and expectations, gathered into one batch.
+
+Law: an evaluation looks each current version up once, and asks the commit to hold exactly what it saw.
+If anything moved, the commit refuses and the evaluation is done again. SQL and devices both write
+through here, so a constraint holds for all of them.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import cast
+
+from upwell.engine.catalog import Catalog, OnDelete, Reference, Table, TableKind
+from upwell.engine.rows import Found, Rows
+from upwell.errors import AlreadyExists, ConstraintViolation
+from upwell.storage.hot import Batch, Expectation, HotReader, NoChangeAfter, RowWrite, Version
+from upwell.types import SHARED, Key, Op, Owner, Row
+
+Place = tuple[int, Owner, Key]
+FindChildren = Callable[[Table, Owner, Reference, Sequence[Key]], Iterable[tuple[Key, Key]]]
+"""(child table, owner, reference, parent keys) → pairs (parent key, child key) of live children."""
+
+
+class ParentMissing(ConstraintViolation):
+    """A foreign key points at no live row; `missing` is `namespace.table:value`."""
+
+    def __init__(self, table: Table, column: str, missing: str) -> None:
+        super().__init__(
+            f"foreign key '{column}' of {table.full_name} refers to {missing}, which does not exist; "
+            "insert the parent first"
+        )
+        self.missing = missing
+
+
+class ChildrenLeft(ConstraintViolation):
+    """A parent row can't be deleted while `child` rows refer to it."""
+
+    def __init__(self, parent: Table, key: Key, child: Table) -> None:
+        super().__init__(
+            f"row '{shown(key)}' of {parent.full_name} is still referenced by {child.full_name}; "
+            "delete those rows first"
+        )
+
+
+def shown(key: Key) -> str:
+    """Return a key as messages show it."""
+    return key.hex() if isinstance(key, bytes) else str(key)
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """The device's change behind a write: its source, change id and the payload text to keep."""
+
+    source: str
+    change_id: int
+    uploaded: str | None
+
+
+class Write:
+    """One evaluation of a statement or an upload, on the state of one reader.
+
+    `may_block` False forbids file access (`WouldBlock` then asks for a worker thread).
+    Children of deleted rows are found through `find_children`, which reads a View at `view_seq`.
+    """
+
+    def __init__(
+        self,
+        rows: Rows,
+        reader: HotReader,
+        catalog: Catalog,
+        *,
+        may_block: bool,
+        find_children: FindChildren,
+        view_seq: int,
+    ) -> None:
+        self.batch = Batch()
+        self._rows = rows
+        self._reader = reader
+        self._catalog = catalog
+        self._may_block = may_block
+        self._find_children = find_children
+        self._view_seq = view_seq
+        self._found: dict[Place, Found] = {}
+        self._staged: dict[Place, RowWrite] = {}
+        self._manifests_expected: set[tuple[int, Owner]] = set()
+
+    def current(self, table: Table, owner: Owner, key: Key) -> Version | None:
+        """Return the newest version, what this evaluation staged included; None if there never was one."""
+        staged = self._staged.get((table.id, owner, key))
+        if staged is None:
+            return self._look_up(table, owner, key).version
+        return Version(key, 0, staged.count, staged.schema, staged.after, (), staged.uploaded)
+
+    def find_live(self, table: Table, owner: Owner, key: Key) -> Version | None:
+        """Return the newest version if the row exists, else None."""
+        version = self.current(table, owner, key)
+        return version if version is not None and version.row is not None else None
+
+    def is_staged(self, table: Table, owner: Owner, key: Key) -> bool:
+        """Whether this evaluation has already written the key."""
+        return (table.id, owner, key) in self._staged
+
+    def insert(self, table: Table, owner: Owner, row: Row, origin: Origin | None = None) -> None:
+        """Stage a new row; raise `AlreadyExists`, `ParentMissing` or a NOT NULL violation."""
+        column = table.columns[table.key_index]
+        key = self._key_of(table, row)
+        if self.find_live(table, owner, key) is not None:
+            if self.is_staged(table, owner, key):
+                raise AlreadyExists(
+                    f"Primary key violation: value '{shown(key)}' appears multiple times in column '{column.name}'"
+                )
+            raise AlreadyExists(
+                f"Primary key violation: value '{shown(key)}' already exists in column '{column.name}'"
+            )
+        self._check_row(table, owner, row, before=None)
+        self._stage(table, owner, key, Op.INSERT, row, origin)
+
+    def update(
+        self, table: Table, owner: Owner, key: Key, row: Row, origin: Origin | None = None
+    ) -> None:
+        """Stage a new version of a live row; a changed primary key moves the row."""
+        before = self.find_live(table, owner, key)
+        assert before is not None, f"update of a row that isn't there: {table.full_name} {key!r}"
+        self._check_row(table, owner, row, before=before.row)
+        new_key = self._key_of(table, row)
+        if new_key != key:
+            self.delete(table, owner, [key])
+            self.insert(table, owner, row, origin)
+        else:
+            self._stage(table, owner, key, Op.UPDATE, row, origin)
+
+    def delete(
+        self, table: Table, owner: Owner, keys: Sequence[Key], origin: Origin | None = None
+    ) -> None:
+        """Stage tombstones of live rows; children restrict, follow or lose their reference."""
+        for key in keys:
+            self._stage(table, owner, key, Op.DELETE, None, origin)
+        for child, reference in self._catalog.children.get(table.id, ()):
+            for child_owner in self._child_owners(child, owner):
+                self._settle_children(table, child, child_owner, reference, keys)
+
+    def expect(self, expectation: Expectation) -> None:
+        """Ask the commit to hold one more thing."""
+        self.batch.expectations.append(expectation)
+
+    def _look_up(self, table: Table, owner: Owner, key: Key) -> Found:
+        place = (table.id, owner, key)
+        found = self._found.get(place)
+        if found is None:
+            found = self._rows.find(self._reader, table, owner, key, may_block=self._may_block)
+            self._found[place] = found
+        return found
+
+    def _stage(
+        self, table: Table, owner: Owner, key: Key, op: Op, row: Row | None, origin: Origin | None
+    ) -> None:
+        place = (table.id, owner, key)
+        found = self._look_up(table, owner, key)
+        staged = self._staged.get(place)
+        if staged is None:
+            self._expect_manifest(found, table, owner)
+        else:
+            # One log entry a key and commit: what the row was before the commit → what it is after it.
+            self.batch.rows.remove(staged)
+            op = self._merged(found, op)
+        version = found.version
+        count = staged.count if staged else version.count if version else 0
+        write = RowWrite(
+            table=table.id,
+            owner=owner,
+            key=key,
+            op=op,
+            schema=table.version,
+            before=version.row if version else None,
+            after=row,
+            count=count + 1,
+            expect=found.hot_seq,
+            previous=version.seq if version else 0,
+            supersedes=version.supersedes if version else (),
+            source=origin.source if origin else None,
+            change_id=origin.change_id if origin else None,
+            uploaded=origin.uploaded if origin else None,
+        )
+        self._staged[place] = write
+        self.batch.rows.append(write)
+
+    def _expect_manifest(self, found: Found, table: Table, owner: Owner) -> None:
+        """Once a partition: what wasn't hot was judged by the manifest in force."""
+        if (table.id, owner) not in self._manifests_expected:
+            expectations = found.manifest_expectation(table, owner)
+            if expectations:
+                self._manifests_expected.add((table.id, owner))
+                self.batch.expectations += expectations
+
+    @staticmethod
+    def _merged(found: Found, op: Op) -> Op:
+        if op is Op.DELETE:
+            return op
+        return Op.UPDATE if found.live else Op.INSERT
+
+    @staticmethod
+    def _key_of(table: Table, row: Row) -> Key:
+        key = row[table.key_index]
+        if key is None:
+            raise ConstraintViolation(
+                f"primary key column '{table.columns[table.key_index].name}' cannot be NULL"
+            )
+        return key
+
+    def _check_row(self, table: Table, owner: Owner, row: Row, before: Row | None) -> None:
+        for value, column in zip(row, table.columns, strict=True):
+            if value is None and not column.nullable:
+                raise ConstraintViolation(
+                    f"NOT NULL constraint violation: column '{column.name}' cannot be NULL"
+                )
+        for reference in table.references:
+            value = row[reference.column]
+            if value is not None and (before is None or before[reference.column] != value):
+                self._check_parent(table, owner, reference, value)
+
+    def _check_parent(self, table: Table, owner: Owner, reference: Reference, key: Key) -> None:
+        parent = self._catalog.by_id.get(reference.parent)
+        column = table.columns[reference.column].name
+        if parent is None:
+            raise ParentMissing(table, column, f"a dropped table: {shown(key)}")
+        parent_owner = owner if parent.kind is TableKind.USER else SHARED
+        if self.find_live(parent, parent_owner, key) is None:
+            raise ParentMissing(table, column, f"{parent.full_name}:{shown(key)}")
+        if not self.is_staged(parent, parent_owner, key):
+            for expectation in self._look_up(parent, parent_owner, key).expectations(
+                parent, parent_owner, key
+            ):
+                self.expect(expectation)
+
+    def _child_owners(self, child: Table, owner: Owner) -> list[Owner]:
+        if child.kind is TableKind.SHARED:
+            return [SHARED]
+        return [owner] if owner != SHARED else self._rows.owners(self._reader, child)
+
+    def _settle_children(
+        self, parent: Table, child: Table, owner: Owner, reference: Reference, keys: Sequence[Key]
+    ) -> None:
+        self.expect(NoChangeAfter(child.id, owner, self._view_seq))
+        cascade: list[Key] = []
+        for parent_key, child_key in self._live_children(child, owner, reference, keys):
+            match reference.on_delete:
+                case OnDelete.RESTRICT:
+                    raise ChildrenLeft(parent, parent_key, child)
+                case OnDelete.CASCADE:
+                    cascade.append(child_key)
+                case OnDelete.SET_NULL:
+                    version = self.find_live(child, owner, child_key)
+                    assert version is not None and version.row is not None
+                    row = list(version.row)
+                    row[reference.column] = None
+                    self.update(child, owner, child_key, row)
+        if cascade:
+            self.delete(child, owner, cascade)
+
+    def _live_children(
+        self, child: Table, owner: Owner, reference: Reference, keys: Sequence[Key]
+    ) -> list[tuple[Key, Key]]:
+        """Children in the View that this evaluation didn't touch, and those that it staged."""
+        wanted = set(keys)
+        stored = [
+            pair
+            for pair in self._find_children(child, owner, reference, keys)
+            if not self.is_staged(child, owner, pair[1])
+        ]
+        staged: list[tuple[Key, Key]] = [
+            (cast(Key, write.after[reference.column]), write.key)
+            for write in self._staged.values()
+            if write.table == child.id
+            and write.owner == owner
+            and write.after is not None
+            and write.after[reference.column] in wanted
+        ]
+        return stored + staged

@@ -1,0 +1,164 @@
+"""The device sync wire: bodies of upload, download, hydration, device tokens and their errors.
+
+Law: payloads stay the bytes that came in (`msgspec.Raw`); numbers are JSON integers; lists are never null;
+a key that doesn't apply is absent, except `payload` of a server row and of a download, which may be null.
+"""
+
+from typing import Literal
+
+import msgspec
+from msgspec import UNSET, Raw, Struct, UnsetType
+
+UPLOAD_PATH = "/sync/upload"
+DOWNLOAD_PATH = "/sync/download"
+HYDRATE_PATH = "/sync/hydrate"
+SCHEMA_VERSION_PATH = "/sync/schema-version"
+DEVICE_TOKEN_PATH = "/v1/api/auth/device"
+
+Op = Literal["INSERT", "UPDATE", "DELETE"]
+
+NULL = Raw(b"null")
+
+# Values of `Invalid.reason` that a device has to tell apart; any other reason means "keep and retry".
+FK_MISSING = "fk_missing"
+BAD_PAYLOAD = "bad_payload"
+UNREGISTERED_TABLE = "unregistered_table"
+BATCH_TOO_LARGE = "batch_too_large"
+HISTORY_PRUNED = "history_pruned"
+
+
+class UploadChange(Struct, kw_only=True):
+    """One change of one row; `server_version` is the version that the device started from (0: a new row)."""
+
+    source_change_id: int
+    table: str
+    op: str
+    pk: str
+    server_version: int
+    schema: str = "public"
+    payload: Raw | UnsetType = UNSET
+
+
+class UploadRequest(Struct, kw_only=True):
+    """The body of an upload; `last_server_seq_seen` is informational."""
+
+    changes: list[UploadChange]
+    last_server_seq_seen: int = 0
+
+
+class Invalid(Struct, kw_only=True):
+    """Why a change was not applied; `details` is an object whose keys depend on the reason."""
+
+    reason: str
+    details: Raw = Raw(b"{}")
+
+
+class ServerRow(Struct, kw_only=True):
+    """The row as the server has it, sent with a conflict; `payload` is null when the row is deleted."""
+
+    schema_name: str
+    table_name: str
+    id: str
+    server_version: int
+    deleted: bool
+    payload: Raw = NULL
+
+
+class Status(Struct, kw_only=True, omit_defaults=True):
+    """The answer to one change: applied, conflict or invalid (others are kept by devices and retried)."""
+
+    source_change_id: int
+    status: str
+    new_server_version: int | None = None
+    server_row: ServerRow | None = None
+    message: str | None = None
+    invalid: Invalid | None = None
+    current_server_version: int | None = None
+    current_deleted: bool | None = None
+    duplicate: bool | None = None
+
+
+class UploadResponse(Struct, kw_only=True):
+    """One status per change, in the order of the request."""
+
+    accepted: bool
+    highest_server_seq: int
+    statuses: list[Status]
+
+
+class DownloadChange(Struct, kw_only=True):
+    """One entry of the user's log; `payload` is null for DELETE."""
+
+    server_id: int
+    schema: str
+    table: str
+    op: str
+    pk: str
+    server_version: int
+    deleted: bool
+    source_id: str
+    source_change_id: int
+    ts: str
+    payload: Raw = NULL
+
+
+class DownloadResponse(Struct, kw_only=True, omit_defaults=True):
+    """A page of the log after a cursor; `stream_id` changes when cursors of before mean nothing any more."""
+
+    changes: list[DownloadChange]
+    has_more: bool
+    next_after: int
+    window_until: int
+    stream_id: str = ""
+    max_server_id: int | None = None
+
+
+class HydrateResponse(Struct, kw_only=True):
+    """A page of live rows, parents first; after the last page the log goes on from `next_after`."""
+
+    changes: list[DownloadChange]
+    has_more: bool
+    cursor: str
+    next_after: int
+    next_change_id: int
+    stream_id: str = ""
+
+
+class SchemaVersion(Struct, kw_only=True):
+    """The version of the synced schema."""
+
+    schema_version: int
+
+
+class DeviceTokenRequest(Struct, kw_only=True):
+    """A logged-in user asks for a token of one device (its source)."""
+
+    device: str
+
+
+class DeviceTokenResponse(Struct, kw_only=True):
+    """A token with `sub` and `did`, valid for `expires_in` seconds."""
+
+    token: str
+    expires_in: int
+    user: str
+    device: str
+
+
+class SyncError(Struct, kw_only=True):
+    """The body of every answer that is not 200."""
+
+    error: str
+    message: str = ""
+
+
+def is_null(payload: Raw | UnsetType) -> bool:
+    """Tell whether a payload is absent or JSON null."""
+    return payload is UNSET or bytes(payload).strip() in (b"", b"null")
+
+
+encode = msgspec.json.Encoder().encode
+decode_upload_request = msgspec.json.Decoder(UploadRequest).decode
+decode_upload_response = msgspec.json.Decoder(UploadResponse).decode
+decode_download_response = msgspec.json.Decoder(DownloadResponse).decode
+decode_hydrate_response = msgspec.json.Decoder(HydrateResponse).decode

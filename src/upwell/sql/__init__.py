@@ -1,0 +1,1 @@
+"""SQL: text → tree → bound Statement. The engine never sees SQL text but for the query itself."""

@@ -1,0 +1,152 @@
+"""What a session can be asked to do: a closed set of frozen values with names already resolved.
+
+Law: a Statement holds no SQL text but for the parts that only the query engine evaluates
+(`Scalar.text`, `Select.text`, `where`), and there parameters still stand as `$n`.
+"""
+
+from dataclasses import dataclass
+
+from upwell.engine.catalog import Access, OnDelete, Role, Table, TableKind
+from upwell.engine.expression import Node
+from upwell.types import Default, SqlType
+
+
+@dataclass(frozen=True, slots=True)
+class Scalar:
+    """An expression in both forms; `node` is None if only the query engine can evaluate it."""
+
+    text: str
+    node: Node | None
+
+
+@dataclass(frozen=True, slots=True)
+class ColumnDefinition:
+    name: str
+    type: SqlType
+    nullable: bool
+    primary_key: bool
+    default: Default | None
+    references: tuple[str, str] | None
+    """Namespace and name of the parent table."""
+    on_delete: OnDelete
+
+
+@dataclass(frozen=True, slots=True)
+class CreateNamespace:
+    name: str
+    if_not_exists: bool
+
+
+@dataclass(frozen=True, slots=True)
+class DropNamespace:
+    name: str
+    if_exists: bool
+
+
+@dataclass(frozen=True, slots=True)
+class CreateTable:
+    namespace: str
+    name: str
+    kind: TableKind | None
+    """None: the statement didn't say."""
+    columns: tuple[ColumnDefinition, ...]
+    synced: bool
+    access: Access
+    options: tuple[tuple[str, str], ...]
+    if_not_exists: bool
+
+
+@dataclass(frozen=True, slots=True)
+class DropTable:
+    namespace: str
+    name: str
+    if_exists: bool
+
+
+@dataclass(frozen=True, slots=True)
+class CreateUser:
+    name: str
+    password: str | None
+    role: Role
+    email: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Insert:
+    """INSERT of rows of scalars, or of the rows of `query`; `columns` are indexes into the table's."""
+
+    table: Table
+    columns: tuple[int, ...]
+    rows: tuple[tuple[Scalar, ...], ...]
+    query: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Update:
+    """UPDATE; `key` is set when WHERE is exactly `primary key = scalar`."""
+
+    table: Table
+    assignments: tuple[tuple[int, Scalar], ...]
+    key: Scalar | None
+    where: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Delete:
+    table: Table
+    key: Scalar | None
+    where: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class PointRead:
+    """SELECT of plain columns of one table by its primary key.
+
+    `columns` are (index, output name); an index of -1 is `_seq`, -2 is `_deleted`.
+    """
+
+    table: Table
+    key: Scalar
+    columns: tuple[tuple[int, str], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Select:
+    """Any query; the query engine finds its tables itself."""
+
+    text: str
+    point: PointRead | None
+
+
+@dataclass(frozen=True, slots=True)
+class FlushTable:
+    table: Table
+
+
+@dataclass(frozen=True, slots=True)
+class UseNamespace:
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class ExecuteAs:
+    """EXECUTE AS USER: the inner statement in the target's scope, with role user."""
+
+    user: str
+    statement: "Insert | Update | Delete | Select"
+
+
+Statement = (
+    CreateNamespace
+    | DropNamespace
+    | CreateTable
+    | DropTable
+    | CreateUser
+    | Insert
+    | Update
+    | Delete
+    | Select
+    | FlushTable
+    | UseNamespace
+    | ExecuteAs
+)

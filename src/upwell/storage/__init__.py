@@ -1,0 +1,1 @@
+"""Storage: hot stores and cold segments, in the domain's values."""

@@ -1,0 +1,253 @@
+"""The hot store: newest rows, the change log and named records, behind one small protocol.
+
+Law: `apply` verifies what must still be true, allots seqs and writes, all under one lock and all or
+nothing. What it wrote is durable after the next `sync`, and never visible in a snapshot taken before.
+
+A store speaks of tables, owners, keys, rows and changes; how these become bytes is its own business.
+Order: rows of a partition come by primary key, changes by seq, an owner's changes by the owner's counter.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+from pathlib import Path
+from typing import Any, Protocol
+
+import msgspec
+
+from upwell.errors import UpwellError
+from upwell.ids import Seq
+from upwell.types import Key, Op, Owner, Row, TableId
+
+NO_SEQ = Seq(0)
+"""The seq of a key that the hot store has never seen (or has handed to the cold tier and dropped)."""
+
+
+class Kind(Enum):
+    """What a named record is about; each has its own name space."""
+
+    META = "meta"
+    NAMESPACE = "namespace"
+    TABLE = "table"
+    USER = "user"
+    MANIFEST = "manifest"
+    RECEIPT = "receipt"
+    SOURCE = "source"
+    JOB = "job"
+
+
+class Version(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """The newest version of a row in the hot store; `row` None is a tombstone.
+
+    `count` is the number of changes that the key has seen (the row version of devices);
+    `supersedes` are the `_seq`s of this key that may be in cold segments and are now hidden;
+    `uploaded` is the payload text as a device sent it, where the columns alone would not give it back.
+    """
+
+    key: Any
+    seq: int
+    count: int
+    schema: int
+    row: list[Any] | None
+    supersedes: tuple[int, ...] = ()
+    uploaded: str | None = None
+
+
+class Change(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """One entry of the log. `before` and `after` are whole rows of schema version `schema`.
+
+    `counter` is the owner's own dense number; `last` marks the end of a commit; `previous` is the
+    `_seq` of the row's version before (0: none); `source` and `change_id` name the device's change.
+    """
+
+    seq: int
+    last: bool
+    table: int
+    owner: str
+    counter: int
+    key: Any
+    op: str
+    schema: int
+    before: list[Any] | None
+    after: list[Any] | None
+    previous: int
+    count: int
+    source: str | None = None
+    change_id: int | None = None
+    uploaded: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RowWrite:
+    """One row change asked for. `expect` is the `_seq` that the key's hot version must have, or NO_SEQ."""
+
+    table: TableId
+    owner: Owner
+    key: Key
+    op: Op
+    schema: int
+    before: Row | None
+    after: Row | None
+    count: int
+    expect: int
+    previous: int = 0
+    supersedes: tuple[int, ...] = ()
+    source: str | None = None
+    change_id: int | None = None
+    uploaded: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RecordWrite:
+    """Set a named record, or delete it with `value` None."""
+
+    kind: Kind
+    name: str
+    value: bytes | None
+
+
+@dataclass(frozen=True, slots=True)
+class RecordIs:
+    """The record must have exactly this value (None: must not exist)."""
+
+    kind: Kind
+    name: str
+    value: bytes | None
+
+
+@dataclass(frozen=True, slots=True)
+class RowIs:
+    """The key's hot version must have this `_seq` (NO_SEQ: none must be there)."""
+
+    table: TableId
+    owner: Owner
+    key: Key
+    seq: int
+
+
+@dataclass(frozen=True, slots=True)
+class NoChangeAfter:
+    """The partition must not have changed after this seq."""
+
+    table: TableId
+    owner: Owner
+    after: int
+
+
+Expectation = RecordIs | RowIs | NoChangeAfter
+
+
+@dataclass(frozen=True, slots=True)
+class Drop:
+    """Forget the hot copy of a row that is cold by now, if its `_seq` is still `seq`. No change of data."""
+
+    table: TableId
+    owner: Owner
+    key: Key
+    seq: int
+
+
+@dataclass(slots=True)
+class Batch:
+    """What one commit writes, and what must still be true for it."""
+
+    rows: list[RowWrite] = field(default_factory=list)
+    records: list[RecordWrite] = field(default_factory=list)
+    expectations: list[Expectation] = field(default_factory=list)
+    drops: list[Drop] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class Applied:
+    """What a commit became: the seq of its end, and its changes in order."""
+
+    seq: Seq
+    changes: Sequence[Change]
+
+
+class ExpectationFailed(UpwellError):
+    """Something that the batch relied on is no longer true; nothing was written."""
+
+
+class HotReader(Protocol):
+    """Reads of one moment: a snapshot, or the newest state."""
+
+    def find_row(self, table: TableId, owner: Owner, key: Key) -> Version | None: ...
+
+    def scan_rows(self, table: TableId, owner: Owner, after: Key | None = None) -> Iterator[Version]:
+        """Yield versions, tombstones too, in primary-key order, keys above `after`."""
+        ...
+
+    def owners(self, table: TableId) -> Iterator[Owner]:
+        """Yield the owners that have hot versions in the table, at a cost per owner, not per row."""
+        ...
+
+    def read_log(
+        self, table: TableId, owner: Owner | None, after: int, until: int | None, limit: int
+    ) -> list[Change]:
+        """Return changes of a table (of one owner, or of all) with after < seq ≤ until."""
+        ...
+
+    def read_owner_log(self, owner: Owner, after: int, until: int | None, limit: int) -> list[Change]:
+        """Return an owner's changes over all tables with after < counter ≤ until."""
+        ...
+
+    def owner_counter(self, owner: Owner) -> int:
+        """Return the counter of the owner's newest change, 0 if there is none."""
+        ...
+
+    def find_record(self, kind: Kind, name: str) -> bytes | None: ...
+
+    def scan_records(self, kind: Kind, prefix: str = "") -> Iterator[tuple[str, bytes]]:
+        """Yield (name, value) in the order of names."""
+        ...
+
+
+class HotStore(HotReader, Protocol):
+    """The newest state, and the only way to change it. Thread-safe."""
+
+    @property
+    def last_seq(self) -> Seq:
+        """The end of the newest commit."""
+        ...
+
+    def apply(self, batch: Batch) -> Applied:
+        """Verify, allot seqs, write without sync; raise `ExpectationFailed` with nothing written."""
+        ...
+
+    def snapshot(self) -> tuple[Seq, HotReader]:
+        """Return the end of the newest commit and a reader that stays at it."""
+        ...
+
+    def sync(self) -> None:
+        """Return when all that was applied before the call survives a power cut."""
+        ...
+
+    def forget_table(self, table: TableId) -> None:
+        """Remove rows and log of a dropped table; its id is never used again."""
+        ...
+
+    def checkpoint(self, path: Path) -> None:
+        """Write a consistent copy of the store into the new directory `path`."""
+        ...
+
+    def close(self) -> None: ...
+
+
+def unmet(expectations: Sequence[Expectation], reader: HotReader) -> Expectation | None:
+    """Return the first expectation that doesn't hold in `reader`, None if all hold."""
+    for expectation in expectations:
+        if not _holds(expectation, reader):
+            return expectation
+    return None
+
+
+def _holds(expectation: Expectation, reader: HotReader) -> bool:
+    match expectation:
+        case RecordIs(kind, name, value):
+            return reader.find_record(kind, name) == value
+        case RowIs(table, owner, key, seq):
+            version = reader.find_row(table, owner, key)
+            return (version.seq if version else NO_SEQ) == seq
+        case NoChangeAfter(table, owner, after):
+            return not reader.read_log(table, owner, after, None, 1)

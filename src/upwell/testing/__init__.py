@@ -1,0 +1,40 @@
+"""The one test kit: real processes, faults on purpose, an independent reader, models, acknowledged writes.
+
+Law: nothing in it uses the server's own code to judge the server. It needs nothing but the base install;
+`cold` loads pyarrow when it first opens a file.
+"""
+
+from upwell.testing import cold
+from upwell.testing.acks import ABSENT, AckLog
+from upwell.testing.faults import (
+    DroppingTransport,
+    FailingFiles,
+    FailOnce,
+    PointActions,
+    disk_full,
+    each_fault,
+)
+from upwell.testing.model import DuplicateKey, ModelError, NullKey, TableModel
+from upwell.testing.process import ReservedPort, ServerFailed, ServerProcess
+from upwell.testing.wait import WaitFailed, wait_until
+
+__all__ = [
+    "ABSENT",
+    "AckLog",
+    "DroppingTransport",
+    "DuplicateKey",
+    "FailOnce",
+    "FailingFiles",
+    "ModelError",
+    "NullKey",
+    "PointActions",
+    "ReservedPort",
+    "ServerFailed",
+    "ServerProcess",
+    "TableModel",
+    "WaitFailed",
+    "cold",
+    "disk_full",
+    "each_fault",
+    "wait_until",
+]

@@ -1,0 +1,238 @@
+"""SQL types and the values that Upwell stores, and how text and JSON become them.
+
+A value is one of `None, bool, int, float, str, bytes`:
+
+    BOOLEAN bool · SMALLINT, INT, BIGINT int · DOUBLE float · TEXT str · JSON str (the JSON text)
+    TIMESTAMP int, microseconds since 1970-01-01T00:00:00Z · UUID str, dashed lower case · BYTES bytes
+
+Law: what `coerce` returns is exactly what its column may hold; everything else raises `InvalidValue`.
+On the wire (`to_json`): 64-bit integers are strings, TIMESTAMP is a number of microseconds, JSON is a
+string with the JSON text, BYTES an array of numbers (reference contract, section 1.5).
+"""
+
+import json
+import math
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from enum import Enum
+from typing import NewType
+
+from upwell.errors import InvalidValue
+
+Value = bool | int | float | str | bytes | None
+Row = list[Value]
+Key = bool | int | float | str | bytes
+TableId = NewType("TableId", int)
+Owner = NewType("Owner", str)
+"""Whose rows: `u:<user>` for a user, `s:` for everybody. A user named `s:` owns `u:s:` and nothing else."""
+
+SHARED = Owner("s:")
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND = timedelta(microseconds=1)
+
+
+def user_owner(user: str) -> Owner:
+    """Return the owner tag of a user's rows."""
+    return Owner("u:" + user)
+
+
+def owner_user(owner: Owner) -> str | None:
+    """Return the user behind an owner, None for SHARED."""
+    return owner[2:] if owner[0] == "u" else None
+
+
+class SqlType(Enum):
+    """A column's type; the value is the name that `data_type` has on the wire."""
+
+    BOOLEAN = "Boolean"
+    SMALLINT = "SmallInt"
+    INT = "Int"
+    BIGINT = "BigInt"
+    DOUBLE = "Double"
+    TEXT = "Text"
+    TIMESTAMP = "Timestamp"
+    UUID = "Uuid"
+    JSON = "Json"
+    BYTES = "Bytes"
+
+
+INTEGER_BITS = {SqlType.SMALLINT: 16, SqlType.INT: 32, SqlType.BIGINT: 64}
+
+
+@dataclass(frozen=True, slots=True)
+class Default:
+    """A column's DEFAULT: a function's name (`NOW`, `SNOWFLAKE_ID`, …) or, with `function` None, a value."""
+
+    function: str | None = None
+    value: bool | int | float | str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """One declared column. `physical` is its name in Parquet, unique for ever within its table."""
+
+    id: int
+    name: str
+    type: SqlType
+    nullable: bool = True
+    primary_key: bool = False
+    default: Default | None = None
+    physical: str = ""
+
+
+class Op(Enum):
+    """What a change did to its row."""
+
+    INSERT = "INSERT"
+    UPDATE = "UPDATE"
+    DELETE = "DELETE"
+
+
+def coerce(value: Value, column: Column) -> Value:
+    """Return `value` as `column` holds it; raise `InvalidValue` if it can't.
+
+    Text is read as the type (`'42'`, `'t'`, ISO 8601), integers that fit are widened to DOUBLE,
+    a TIMESTAMP also takes an integer of microseconds. None stays None.
+    """
+    if value is None:
+        return None
+    try:
+        return _COERCIONS[column.type](value)
+    except (ValueError, TypeError, OverflowError) as error:
+        raise InvalidValue(
+            f"column '{column.name}' ({column.type.name}) cannot hold {_shown(value)}: {error}"
+        ) from error
+
+
+def parse_timestamp(text: str) -> int:
+    """Return microseconds since the epoch of an ISO 8601 text; without a zone it is UTC."""
+    moment = datetime.fromisoformat(text.strip())
+    if moment.tzinfo is None:
+        moment = moment.replace(tzinfo=UTC)
+    return (moment - _EPOCH) // _MICROSECOND
+
+
+def format_timestamp(time_us: int) -> str:
+    """Return microseconds since the epoch as ISO 8601 in UTC with six decimals and `Z`."""
+    return (_EPOCH + time_us * _MICROSECOND).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+
+
+def to_json(value: Value, sql_type: SqlType) -> object:
+    """Return `value` as the SQL wire's JSON shows it."""
+    if value is None:
+        return None
+    if sql_type is SqlType.BIGINT:
+        return str(value)
+    if isinstance(value, bytes):
+        return list(value)
+    return value
+
+
+def _boolean(value: Value) -> bool:
+    if isinstance(value, bool):
+        return value
+    if isinstance(value, str):
+        text = value.strip().lower()
+        if text in ("t", "true", "yes", "on", "1"):
+            return True
+        if text in ("f", "false", "no", "off", "0"):
+            return False
+    elif value in (0, 1):
+        return bool(value)
+    raise ValueError("not a boolean")
+
+
+def _integer(bits: int) -> Callable[[Value], int]:
+    limit = 1 << (bits - 1)
+
+    def convert(value: Value) -> int:
+        if isinstance(value, bool) or not isinstance(value, int):
+            value = _integral(value)
+        if not -limit <= value < limit:
+            raise ValueError(f"out of range for {bits} bits")
+        return value
+
+    return convert
+
+
+def _integral(value: Value) -> int:
+    if isinstance(value, str):
+        return int(value.strip())
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    if isinstance(value, bool):
+        return int(value)
+    raise ValueError("not an integer")
+
+
+def _double(value: Value) -> float:
+    if isinstance(value, (bool, bytes)):
+        raise ValueError("not a number")
+    number = float(value)  # type: ignore[arg-type]
+    if not math.isfinite(number):
+        raise ValueError("NaN and infinity have no form in JSON")
+    return number
+
+
+def _text(value: Value) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, bytes):
+        raise ValueError("bytes are not text")
+    text = str(value)
+    if not text.isascii():
+        text.encode()  # a lone surrogate has no UTF-8 form
+    return text
+
+
+def _timestamp(value: Value) -> int:
+    if isinstance(value, bool) or not isinstance(value, (int, str)):
+        raise ValueError("not a timestamp")
+    number = parse_timestamp(value) if isinstance(value, str) else value
+    if not -(1 << 63) <= number < 1 << 63:
+        raise ValueError("out of range")
+    return number
+
+
+def _uuid(value: Value) -> str:
+    if not isinstance(value, str):
+        raise ValueError("not a UUID")
+    return str(uuid.UUID(value.strip()))
+
+
+def _json(value: Value) -> str:
+    if isinstance(value, str):
+        json.loads(value)
+        return _text(value)
+    if isinstance(value, bytes):
+        raise ValueError("bytes are not JSON")
+    return json.dumps(value)
+
+
+def _bytes(value: Value) -> bytes:
+    if isinstance(value, bytes):
+        return value
+    if isinstance(value, str):
+        return bytes.fromhex(value.removeprefix("\\x"))
+    raise ValueError("not bytes")
+
+
+def _shown(value: Value) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+_COERCIONS: dict[SqlType, Callable[[Value], Value]] = {
+    SqlType.BOOLEAN: _boolean,
+    SqlType.SMALLINT: _integer(16),
+    SqlType.INT: _integer(32),
+    SqlType.BIGINT: _integer(64),
+    SqlType.DOUBLE: _double,
+    SqlType.TEXT: _text,
+    SqlType.TIMESTAMP: _timestamp,
+    SqlType.UUID: _uuid,
+    SqlType.JSON: _json,
+    SqlType.BYTES: _bytes,
+}
