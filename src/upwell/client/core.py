@@ -96,11 +96,11 @@ class Account:
         if self.token is None and self.may_login:
             yield from self.login()
 
-    def request(self, sql: str, params: Sequence[Argument]) -> Generator[HttpRequest, HttpAnswer, SqlResponse]:
+    def request(
+        self, sql: str, params: Sequence[Argument]
+    ) -> Generator[HttpRequest, HttpAnswer, SqlResponse]:
         """Run one or several statements; raise `ServerError` if the server refuses."""
-        body = encode(
-            SqlRequest(sql, [encode_argument(value) for value in params] or None, self.namespace)
-        )
+        body = encode(SqlRequest(sql, [encode_argument(value) for value in params] or None, self.namespace))
         yield from self.ensure_token()
         answer = yield self._sql(body)
         if answer.status == 401 and self.may_login and _error(answer).code == _STALE_TOKEN:
@@ -137,7 +137,9 @@ def _read(answer: HttpAnswer, body: type[_Body]) -> _Body:
     try:
         return decode_body(answer.body, body)
     except FrameMalformed as error:
-        raise ProtocolViolation(f"HTTP {answer.status} with an answer that is not understood: {error}") from error
+        raise ProtocolViolation(
+            f"HTTP {answer.status} with an answer that is not understood: {error}"
+        ) from error
 
 
 def _error(answer: HttpAnswer) -> ErrorBody:

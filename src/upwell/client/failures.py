@@ -1,11 +1,11 @@
 """What can go wrong in a client, as one closed tree.
 
-    ClientError
-      ├─ ServerError            the server refused a request: status, code, message
-      │    └─ AuthenticationFailed   it doesn't accept who we are
-      ├─ LiveError              the server ended a live query: code, message
-      ├─ ConnectionLost         no answer: nobody knows whether a statement took effect
-      └─ ProtocolViolation      the other side doesn't speak this protocol
+ClientError
+  ├─ ServerError            the server refused a request: status, code, message
+  │    └─ AuthenticationFailed   it doesn't accept who we are
+  ├─ LiveError              the server ended a live query: code, message
+  ├─ ConnectionLost         no answer: nobody knows whether a statement took effect
+  └─ ProtocolViolation      the other side doesn't speak this protocol
 """
 
 

@@ -1,13 +1,13 @@
 """A live query folded into a table: snapshot + deltas = SELECT.
 
-Law: applying every change of a live query, in order and any of them repeatedly, leaves exactly the rows that
-its SELECT returns. An update's row has every column that is not NULL, so a column that it lacks is NULL now.
+Law: applying every change of a live query in order leaves exactly the rows that its SELECT returns. An
+update's row has every column that is not NULL, so a column that it lacks is NULL now.
 """
 
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from upwell.client.follow import Change
+from upwell.client.steps import Change
 from upwell.protocol.messages import FieldSchema
 
 Key = Any

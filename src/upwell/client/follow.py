@@ -8,37 +8,47 @@ outcome in, or throws `ConnectionLost` in if the connection failed.
 import random
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
-from typing import Any, Literal
 
 from msgspec import UNSET
 
-from upwell.client.core import Account, HttpAnswer, HttpRequest
-from upwell.client.failures import AuthenticationFailed, ConnectionLost, LiveError, ProtocolViolation, ServerError
+from upwell.client.core import Account, HttpAnswer
+from upwell.client.failures import (
+    AuthenticationFailed,
+    ConnectionLost,
+    LiveError,
+    ProtocolViolation,
+    ServerError,
+)
 from upwell.client.progress import Progress
+from upwell.client.steps import (
+    Answered,
+    Change,
+    Deliver,
+    Open,
+    Outcome,
+    Pause,
+    Probe,
+    Receive,
+    Send,
+    SnapshotDone,
+    Step,
+    Steps,
+    Subscribed,
+)
 from upwell.client.values import Decode, decode_for, decode_row
 from upwell.protocol import messages
 from upwell.protocol.codec import FrameMalformed, FrameTooLarge, decode_server_frame, encode
-from upwell.protocol.messages import FieldSchema, ServerFrame, SubscriptionOptions, WireRow, batch_size_default
-
-Kind = Literal["snapshot", "insert", "update", "delete"]
+from upwell.protocol.messages import (
+    FieldSchema,
+    ServerFrame,
+    SubscriptionOptions,
+    WireRow,
+    batch_size_default,
+)
 
 _SUBSCRIPTION = "live"
 _SEQ = "_seq"
 _PING = encode(messages.Ping()).decode()
-
-
-@dataclass(frozen=True, slots=True)
-class Change:
-    """One changed row. `row` is its content (of a delete: the last), `old` what it was, as far as known.
-
-    A row that a resume finds newer than the cursor is of kind `snapshot` too: its content is complete.
-    `old` of an update has the primary key, the old `_seq` and the columns whose value changed.
-    """
-
-    kind: Kind
-    row: dict[str, Any]
-    old: dict[str, Any] | None
-    seq: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,75 +69,9 @@ class Patience:
     """Failed attempts in a row before `ConnectionLost` is raised."""
 
     def backoff_s(self, failures: int, chance: float) -> float:
-        """Return the pause after `failures` ≥ 1 in a row: doubling, bounded, with `chance` in [0, 1) as jitter."""
+        """Return the pause after `failures` in a row: doubled each time, bounded, jittered by `chance`."""
         ceiling = min(self.backoff_max_s, self.backoff_first_s * 2.0 ** min(failures - 1, 30))
         return ceiling * (0.5 + chance / 2)
-
-
-# Steps that a driver performs, and what it sends back.
-
-
-@dataclass(frozen=True, slots=True)
-class Open:
-    """Connect, closing what was open, and from then on send `heartbeat` every `heartbeat_s`. → None"""
-
-    url: str
-    headers: dict[str, str]
-    heartbeat: str
-    heartbeat_s: float
-
-
-@dataclass(frozen=True, slots=True)
-class Send:
-    """Send a text frame. → None"""
-
-    text: str
-
-
-@dataclass(frozen=True, slots=True)
-class Receive:
-    """Wait for the next frame. → its text or bytes, None after `timeout_s`"""
-
-    timeout_s: float
-
-
-@dataclass(frozen=True, slots=True)
-class Probe:
-    """Send a WebSocket ping. → None"""
-
-
-@dataclass(frozen=True, slots=True)
-class Answered:
-    """Ask whether the last WebSocket ping was answered. → bool"""
-
-
-@dataclass(frozen=True, slots=True)
-class Pause:
-    """Wait, with nothing connected. → None"""
-
-    seconds: float
-
-
-@dataclass(frozen=True, slots=True)
-class Deliver:
-    """Hand a change to the user. → None"""
-
-    change: Change
-
-
-@dataclass(frozen=True, slots=True)
-class Subscribed:
-    """The server has accepted the query. → None"""
-
-
-@dataclass(frozen=True, slots=True)
-class SnapshotDone:
-    """The snapshot, or what was missed, has been delivered. → None"""
-
-
-Step = HttpRequest | Open | Send | Receive | Probe | Answered | Pause | Deliver | Subscribed | SnapshotDone
-Outcome = HttpAnswer | str | bytes | bool | None
-Steps = Generator[Step, Outcome, None]
 
 
 class _TokenRefused(ConnectionLost):
@@ -183,10 +127,12 @@ class Follow:
 
     def _sign_in(self) -> Steps:
         account = self._account
-        if account.token is None and account.may_login:
-            yield from _over_http(account)
         try:
+            if account.token is None and account.may_login:
+                yield from _over_http(account)
             yield Open(account.live_url, account.headers, _PING, self._patience.heartbeat_s)
+        except AuthenticationFailed:
+            raise
         except ServerError as refusal:
             if refusal.status == 401:
                 self._refuse(refusal.message)
@@ -225,11 +171,13 @@ class Follow:
             case messages.Error(_, code, message):
                 raise LiveError(code, message, self.progress.cursor)
             case _:
-                raise ProtocolViolation(f"expected the answer to the subscription, got {type(frame).__name__}")
-        decoders = {} if self._raw else {field.name: decode_for(field.data_type) for field in self.schema}
-        self._decoders = {name: decode for name, decode in decoders.items() if decode is not None}
+                raise ProtocolViolation(
+                    f"expected the answer to the subscription, got {type(frame).__name__}"
+                )
+        if not self._raw:
+            decoders = {field.name: decode_for(field.data_type) for field in self.schema} | {_SEQ: int}
+            self._decoders = {name: decode for name, decode in decoders.items() if decode is not None}
         self._was_subscribed = True
-        self._failures = 0
         yield Subscribed()
 
     def _deliver_all(self) -> Steps:
@@ -247,6 +195,7 @@ class Follow:
                         yield Deliver(change)
                     if not control.has_more:
                         ready = self.snapshot_complete = True
+                        self._failures = 0
                         yield SnapshotDone()
                 case messages.Change():
                     for change in self._frame_changes(frame):
@@ -262,6 +211,7 @@ class Follow:
         for row in rows:
             seq = _seq(row)
             if self.progress.take_row(seq):
+                self._failures = 0
                 yield Change("snapshot", decode_row(row, self._decoders), None, seq)
 
     def _frame_changes(self, frame: messages.Change) -> Iterator[Change]:

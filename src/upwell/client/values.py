@@ -26,7 +26,7 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What a statement gave. `rows` is rows × columns, in the order of `columns`; `message` is for the others.
+    """What a statement gave: `rows` (rows × columns, in the order of `columns`), or else a `message`.
 
     After a batch it is the last statement's, and `results` holds one for each that the server reported.
     """

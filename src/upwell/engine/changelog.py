@@ -7,6 +7,7 @@ from bisect import bisect_right
 from collections.abc import Sequence
 
 from upwell.engine.view import View
+from upwell.ids import Seq
 from upwell.storage.hot import Change
 from upwell.types import Owner, TableId
 
@@ -37,7 +38,7 @@ class Changelog:
         tail = self._tail
         if after < self._floor:
             return None
-        start = bisect_right(tail, after, key=_seq)
+        start = bisect_right(tail, Seq(after), key=_seq)
         end = bisect_right(tail, view.seq, key=_seq)
         return tail[start:end]
 
@@ -48,5 +49,5 @@ class Changelog:
         return view.hot.read_log(table, owner, after, view.seq, limit)
 
 
-def _seq(change: Change) -> int:
-    return change.seq
+def _seq(change: Change) -> Seq:
+    return Seq(change.seq)

@@ -19,7 +19,7 @@ from upwell.engine.view import Publication, View
 from upwell.errors import ReadOnly
 from upwell.ids import Seq
 from upwell.logs import fields
-from upwell.storage.hot import Batch, HotStore, Kind, RowWrite
+from upwell.storage.hot import Batch, ExpectationFailed, HotStore, Kind, RowWrite
 from upwell.types import Owner, TableId
 
 log = logging.getLogger("upwell.commit")
@@ -100,6 +100,7 @@ class Committer:
             if self.publication.failure:
                 raise self.publication.failure
             self._points.reach("commit:before-write")
+            self._expect_tables(batch)
             batch.rows = [self._superseding(row) for row in batch.rows]
             applied = self._store.apply(batch)
             self.changelog.append(applied.changes)
@@ -130,6 +131,13 @@ class Committer:
         self._closing = True
         self._work.set()
         self._syncer.join()
+
+    def _expect_tables(self, batch: Batch) -> None:
+        tables = self._catalog.by_id
+        for row in batch.rows:
+            table = tables.get(row.table)
+            if table is None or table.version != row.schema:
+                raise ExpectationFailed("the table was changed or dropped meanwhile")
 
     def _superseding(self, row: RowWrite) -> RowWrite:
         if not row.previous or row.previous in row.supersedes:

@@ -11,6 +11,7 @@ from upwell.engine.catalog import Table
 from upwell.engine.commit import decode_manifest_record, partition_name
 from upwell.storage.cold import ColdCache, ColdPartition
 from upwell.storage.hot import NO_SEQ, Expectation, HotReader, Kind, RecordIs, RowIs, Version
+from upwell.storage.objects import Partition
 from upwell.types import Key, Owner
 
 
@@ -71,7 +72,7 @@ class Rows:
         """Return the partition's cold part at the manifest in force, None if nothing is cold."""
         name = partition_name(table.id, owner)
         number = decode_manifest_record(reader.find_record(Kind.MANIFEST, name)).number
-        return self._cold.open(table, owner, number) if number else None
+        return self._open(table, owner, number) if number else None
 
     def scan(
         self, reader: HotReader, table: Table, owner: Owner, after: Key | None = None
@@ -90,8 +91,16 @@ class Rows:
 
     def _known_absent(self, record: bytes, table: Table, owner: Owner, key: Key) -> bool:
         number = decode_manifest_record(record).number
-        partition = self._cold.find_open(table, owner, number)
-        return partition is not None and not partition.may_contain(key)
+        opened = self._cold.find_open(partition_of(table, owner), number, schema=table.version)
+        return opened is not None and opened.is_known_absent(key)
+
+    def _open(self, table: Table, owner: Owner, number: int) -> ColdPartition:
+        return self._cold.open(partition_of(table, owner), number, table.columns, schema=table.version)
+
+
+def partition_of(table: Table, owner: Owner) -> Partition:
+    """Return who the partition is to the cold tier."""
+    return Partition(table.namespace, table.name, table.id, owner)
 
 
 def _newest_first(hot: Iterator[Version], cold: Iterator[Version]) -> Iterator[Version]:

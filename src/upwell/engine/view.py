@@ -30,7 +30,7 @@ class Publication:
         self._view = first
         self._failure: ReadOnly | None = None
         self._changed = threading.Condition()
-        self._listeners: list[Callable[[], None]] = []
+        self._listeners: list[Callable[[], object]] = []
 
     @property
     def view(self) -> View:
@@ -41,7 +41,7 @@ class Publication:
         """Why nothing will be published any more; None while all is well."""
         return self._failure
 
-    def listen(self, listener: Callable[[], None]) -> None:
+    def listen(self, listener: Callable[[], object]) -> None:
         """Call `listener` (in the publishing thread) after every change of `view` or `failure`."""
         self._listeners.append(listener)
 

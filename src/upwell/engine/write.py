@@ -11,6 +11,7 @@ from typing import cast
 
 from upwell.engine.catalog import Catalog, OnDelete, Reference, Table, TableKind
 from upwell.engine.rows import Found, Rows
+from upwell.engine.payload import patched_text
 from upwell.errors import AlreadyExists, ConstraintViolation
 from upwell.storage.hot import Batch, Expectation, HotReader, NoChangeAfter, RowWrite, Version
 from upwell.types import SHARED, Key, Op, Owner, Row
@@ -55,6 +56,16 @@ class Origin:
     uploaded: str | None
 
 
+@dataclass(frozen=True, slots=True)
+class Savepoint:
+    """What a `Write` had staged at one moment."""
+
+    staged: dict[Place, RowWrite]
+    rows: list[RowWrite]
+    expectations: list[Expectation]
+    manifests_expected: set[tuple[int, Owner]]
+
+
 class Write:
     """One evaluation of a statement or an upload, on the state of one reader.
 
@@ -94,6 +105,21 @@ class Write:
         """Return the newest version if the row exists, else None."""
         version = self.current(table, owner, key)
         return version if version is not None and version.row is not None else None
+
+    def savepoint(self) -> "Savepoint":
+        """Return the state to go back to if the next change turns out to be impossible."""
+        return Savepoint(
+            dict(self._staged),
+            list(self.batch.rows),
+            list(self.batch.expectations),
+            set(self._manifests_expected),
+        )
+
+    def roll_back(self, savepoint: "Savepoint") -> None:
+        self._staged = savepoint.staged
+        self.batch.rows = savepoint.rows
+        self.batch.expectations = savepoint.expectations
+        self._manifests_expected = savepoint.manifests_expected
 
     def is_staged(self, table: Table, owner: Owner, key: Key) -> bool:
         """Whether this evaluation has already written the key."""
@@ -178,10 +204,17 @@ class Write:
             supersedes=version.supersedes if version else (),
             source=origin.source if origin else None,
             change_id=origin.change_id if origin else None,
-            uploaded=origin.uploaded if origin else None,
+            uploaded=origin.uploaded if origin else self._uploaded_after(table, owner, key, row),
         )
         self._staged[place] = write
         self.batch.rows.append(write)
+
+    def _uploaded_after(self, table: Table, owner: Owner, key: Key, row: Row | None) -> str | None:
+        """What stays of a device's payload text when the back end changes its row."""
+        before = self.current(table, owner, key)
+        if before is None or before.uploaded is None or before.row is None or row is None:
+            return None
+        return patched_text(table, before.uploaded, before.row, row)
 
     def _expect_manifest(self, found: Found, table: Table, owner: Owner) -> None:
         """Once a partition: what wasn't hot was judged by the manifest in force."""

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 from msgspec import UNSET, Meta, Struct, UnsetType, field
 
 Cell = Any
-"""One cell as JSON has it: 64-bit integers and DECIMAL as strings, TIMESTAMP as microseconds, NULL as null."""
+"""One cell as JSON has it: 64-bit integers and DECIMAL as strings, TIMESTAMP as microseconds."""
 WireRow = dict[str, Cell]
 """One row of a live query, keyed by column name."""
 DataType = str | dict[str, int | dict[str, int]]
@@ -32,7 +32,7 @@ RowCount = Annotated[int, Meta(ge=0, le=(1 << 63) - 1)]
 
 
 class SqlRequest(Struct, frozen=True, omit_defaults=True):
-    """The body of `POST /v1/api/sql`. `params` stay unchecked here, so that each can be named when refused."""
+    """The body of `POST /v1/api/sql`. `params` stay unchecked here, so that a refusal can name the one."""
 
     sql: str
     params: list[Any] | None = None
@@ -63,7 +63,7 @@ class ErrorBody(Struct, frozen=True):
 
     code: str
     message: str
-    details: str | None | UnsetType = UNSET
+    details: str | UnsetType | None = UNSET
 
 
 class SqlResponse(Struct, frozen=True):
@@ -72,7 +72,7 @@ class SqlResponse(Struct, frozen=True):
     status: Literal["success", "error"]
     results: list[StatementResult]
     took: float
-    error: ErrorBody | None | UnsetType = UNSET
+    error: ErrorBody | UnsetType | None = UNSET
 
 
 # Signing in

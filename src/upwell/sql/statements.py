@@ -112,10 +112,14 @@ class PointRead:
 
 @dataclass(frozen=True, slots=True)
 class Select:
-    """Any query; the query engine finds its tables itself."""
+    """Any query; the query engine finds its tables itself.
+
+    `is_open`: made from SHOW or DESCRIBE, which everybody may ask although it reads system tables.
+    """
 
     text: str
     point: PointRead | None
+    is_open: bool = False
 
 
 @dataclass(frozen=True, slots=True)

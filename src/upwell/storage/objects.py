@@ -17,6 +17,7 @@ import hashlib
 import os
 import re
 import shutil
+import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -32,8 +33,10 @@ NAME_BYTES_MAX = 200
 
 _PLAIN = frozenset(b"abcdefghijklmnopqrstuvwxyz0123456789_-")
 _PREFIX_BYTES = 100
-_NAME = re.compile(r"(?P<kind>batch|hidden|manifest)-(?P<table>\d+)-(?P<number>\d+)\.(?P<end>parquet|filter|json)")
-_TEMP = re.compile(r"\.(?P<name>.+)\.\d+-\d+\.tmp")
+_NAME = re.compile(
+    r"(?P<kind>batch|hidden|manifest)-(?P<table>[0-9]+)-(?P<number>[0-9]+)\.(?:parquet|filter|json)"
+)
+_TEMP = re.compile(r"\.(?P<name>.+)\.[0-9]+-[0-9]+\.tmp")
 
 
 def encode_name(name: str) -> str:
@@ -91,10 +94,11 @@ class Partition:
 class PartitionFiles:
     """The files of one partition. Flush, compaction and collection of a partition exclude each other."""
 
-    def __init__(self, root: Path, partition: Partition, files: Files) -> None:
+    def __init__(self, root: Path, partition: Partition, files: Files, links_lock: threading.Lock) -> None:
         self.partition = partition
         self.directory = root / partition.path
         self._files = files
+        self._links_lock = links_lock
 
     def path(self, name: str) -> Path:
         """Return the path of a file of this partition; refuse every other name."""
@@ -115,8 +119,9 @@ class PartitionFiles:
 
     def next_number(self, kind: str) -> int:
         """Return a number that no `batch`, `hidden` or `manifest` file in the directory has reached."""
-        matches = [match for name in self.names() if (match := _NAME.fullmatch(name)) and match["kind"] == kind]
-        return 1 + max((int(match["number"]) for match in matches), default=-1)
+        matches = (_NAME.fullmatch(name) for name in self.names())
+        numbers = (int(match["number"]) for match in matches if match and match["kind"] == kind)
+        return 1 + max(numbers, default=-1)
 
     def read(self, name: str) -> bytes:
         """Return the content; raise `ColdFileMissing` if the file is not there or can't be read."""
@@ -169,17 +174,10 @@ class PartitionFiles:
         """
         expected = sorted(names)
         final = self.directory / LINKS / f"{self.partition.table_id}-{number}"
-        if _listed(final) == expected:
-            return final
-        shutil.rmtree(final, ignore_errors=True)
-        building = temp_beside(final)
-        building.mkdir(parents=True)
-        try:
-            for name in expected:
-                _link(self.path(name), building / name)
-            _rename_dir(building, final, expected)
-        finally:
-            shutil.rmtree(building, ignore_errors=True)
+        with self._links_lock:
+            if _listed(final) != expected:
+                shutil.rmtree(final, ignore_errors=True)
+                self._make_links(final, expected)
         return final
 
     def drop_links(self, keep: Iterable[int]) -> list[str]:
@@ -187,11 +185,22 @@ class PartitionFiles:
         prefix = f"{self.partition.table_id}-"
         kept = {f"{prefix}{number}" for number in keep}
         links = self.directory / LINKS
-        names = [name for name in _listed(links) or [] if name.lstrip(".").startswith(prefix)]
-        dropped = [name for name in names if name not in kept]
-        for name in dropped:
-            shutil.rmtree(links / name, ignore_errors=True)
+        with self._links_lock:
+            names = [name for name in _listed(links) or [] if name.lstrip(".").startswith(prefix)]
+            dropped = [name for name in names if name not in kept]
+            for name in dropped:
+                shutil.rmtree(links / name, ignore_errors=True)
         return dropped
+
+    def _make_links(self, final: Path, names: Iterable[str]) -> None:
+        building = temp_beside(final)
+        building.mkdir(parents=True)
+        try:
+            for name in names:
+                _link(self.path(name), building / name)
+            building.rename(final)
+        finally:
+            shutil.rmtree(building, ignore_errors=True)
 
     @contextmanager
     def _named(self, name: str) -> Iterator[Path]:
@@ -214,10 +223,11 @@ class ObjectStore:
     def __init__(self, root: Path, files: Files) -> None:
         self.root = root
         self._files = files
+        self._links_lock = threading.Lock()
 
     def open(self, partition: Partition) -> PartitionFiles:
         """Return the files of a partition; creates nothing."""
-        return PartitionFiles(self.root, partition, self._files)
+        return PartitionFiles(self.root, partition, self._files, self._links_lock)
 
 
 def _listed(directory: Path) -> list[str] | None:
@@ -235,12 +245,3 @@ def _link(source: Path, target: Path) -> None:
     except OSError:
         # Some file systems know no hard links; a copy would double the tier.
         target.symlink_to(source.absolute())
-
-
-def _rename_dir(building: Path, final: Path, expected: list[str]) -> None:
-    try:
-        building.rename(final)
-    except OSError:
-        # Another thread was faster: what it made must be the same.
-        if _listed(final) != expected:
-            raise

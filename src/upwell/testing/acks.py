@@ -9,7 +9,7 @@ from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-# What was found, by key; pairs, so that a key found twice can be seen. Any: a mapping's key type is invariant.
+# What was found, by key; as pairs, a key found twice can be seen. (Any: a mapping's key type is invariant.)
 States = Mapping[Any, object] | Iterable[tuple[Any, object]]
 
 
@@ -91,9 +91,9 @@ class AckLog:
     def settle(self, recovered: States) -> None:
         """Take what was recovered as acknowledged: not even a write that had no answer may vanish now."""
         with self._lock:
-            now = self._tick()
+            begun, ended = self._tick(), self._tick()
             self._attempts = {
-                key: [Attempt(value, "recovered", begun=now, ended=now, is_acknowledged=True)]
+                key: [Attempt(value, "recovered", begun=begun, ended=ended, is_acknowledged=True)]
                 for key, value in _pairs(recovered)
             }
 
@@ -115,7 +115,7 @@ def _pairs(states: States) -> Iterable[tuple[Any, object]]:
 
 def _problem(key: Hashable, attempts: list[Attempt], found: list[object]) -> str | None:
     if not attempts:
-        return f"{key!r}: invented: nobody wrote {found!r}"
+        return f"{key!r}: invented: nobody wrote {found!r}" if found else None
     if len(found) > 1:
         return f"{key!r}: {len(found)} rows for one key: {found!r}"
     state = found[0] if found else ABSENT

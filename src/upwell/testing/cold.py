@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 MANIFEST = "manifest.json"
-SUSPECT_SUFFIXES = frozenset({".parquet", ".tmp"})
+SUSPECT_SUFFIXES = frozenset({".parquet", ".filter", ".tmp"})
 
 Row = dict[str, Any]
 
@@ -33,7 +33,8 @@ class Segment:
 class Partition:
     """One directory with a `manifest.json`: the cold rows of one table and one owner.
 
-    `table_id` is `namespace.table`, `user_id` None for a shared table.
+    `table_id` is `namespace.table`, `user_id` None for a shared table. `hidden` and `filters` are the further
+    files that the manifest names: sets of superseded `_seq`s, and key filters.
     """
 
     directory: Path
@@ -41,9 +42,16 @@ class Partition:
     user_id: str | None
     version: int
     segments: tuple[Segment, ...]
+    hidden: tuple[str, ...]
+    filters: tuple[str, ...]
 
     def files(self) -> list[Path]:
+        """Return the Parquet files."""
         return [self.directory / segment.path for segment in self.segments]
+
+    def companions(self) -> list[Path]:
+        """Return the files of `hidden` and `filters`."""
+        return [self.directory / name for name in (*self.hidden, *self.filters)]
 
 
 def load_partition(directory: Path) -> Partition:
@@ -64,6 +72,8 @@ def load_partition(directory: Path) -> Partition:
             )
             for segment in manifest["segments"]
         ),
+        hidden=tuple(hidden["path"] for hidden in manifest.get("hidden", ())),
+        filters=tuple(segment["filter"] for segment in manifest["segments"] if segment.get("filter")),
     )
 
 
@@ -113,11 +123,27 @@ def resolve(found: Iterable[Row], pk: str | Sequence[str], *, system: bool = Fal
     return [{name: row[name] for name in row if system or not name.startswith("_")} for row in visible]
 
 
+def audit_hidden(partition: Partition, pk: str | Sequence[str]) -> list[str]:
+    """Compare the two ways to find the visible rows, newest `_seq` and hidden sets; return the problems."""
+    found = list(versions(partition))
+    hidden = {
+        int(seq) for name in partition.hidden for seq in json.loads((partition.directory / name).read_bytes())
+    }
+    by_newest = {row["_seq"] for row in resolve(found, pk, system=True)}
+    by_hidden = {row["_seq"] for row in found if not row["_deleted"]} - hidden
+    doubled = [
+        f"{partition.directory}: _seq {seq} is superseded, but not hidden" for seq in by_hidden - by_newest
+    ]
+    lost = [f"{partition.directory}: _seq {seq} is the newest, but hidden" for seq in by_newest - by_hidden]
+    return sorted(doubled) + sorted(lost)
+
+
 def audit(root: Path) -> list[str]:
     """Compare the files below `root` with the manifests and with themselves; return the problems.
 
     Checked: manifests whole; every named file there, named once, of the named size, row count, smallest and
-    largest `_seq`; no Parquet or temporary file that no manifest names (more hard links of a named one are fine).
+    largest `_seq`; no Parquet, filter or temporary file that no manifest names (more links of a named one are
+    fine).
     """
     problems: list[str] = []
     named: list[Path] = []
@@ -127,7 +153,9 @@ def audit(root: Path) -> list[str]:
         except (ValueError, KeyError, TypeError) as error:
             problems.append(f"{path}: not a whole manifest: {error!r}")
             continue
-        named += partition.files()
+        named += [*partition.files(), *partition.companions()]
+        missing = [path for path in partition.companions() if not path.is_file()]
+        problems += [f"{path}: missing, but the manifest names it" for path in missing]
         for segment in partition.segments:
             problems += _audit_segment(partition.directory / segment.path, segment)
     problems += [f"{path}: named {count} times" for path, count in Counter(named).items() if count > 1]

@@ -107,11 +107,14 @@ class Transport(Protocol[Request_contra, Answer_co]):
     def send(self, request: Request_contra, /) -> Answer_co:
         """Send `request`; return the answer."""
 
+    def close(self) -> None:
+        """Give back what it holds."""
+
 
 class DroppingTransport(Generic[Request, Answer]):
     """Sends every request, but loses the n-th answer: the other side did the work, the sender can't know.
 
-    With `before=True` the n-th request is lost on the way there instead.
+    With `before=True` the n-th request is lost on the way there instead. `error` is what the sender sees.
     """
 
     def __init__(
@@ -138,6 +141,9 @@ class DroppingTransport(Generic[Request, Answer]):
         if is_due:
             raise self.fault.error
         return answer
+
+    def close(self) -> None:
+        self._inner.close()
 
 
 class PointActions:

@@ -38,7 +38,7 @@ class TableModel:
         """Add all rows or none; columns not given are NULL. Raise `DuplicateKey` or `NullKey`."""
         after = dict(self._rows.get(owner, {}))
         for row in rows:
-            self._add(after, {column: None for column in self.columns} | dict(row))
+            self._add(after, dict.fromkeys(self.columns) | dict(row))
         self._rows[owner] = after
         return len(rows)
 

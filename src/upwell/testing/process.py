@@ -66,8 +66,8 @@ def serve_command(data_dir: Path, port: int) -> list[str]:
 class ServerProcess:
     """One server on one data directory. Its log (stdout and stderr, all starts) is `log_path`.
 
-    `with ServerProcess(dir) as server:` starts it; without `with`, call `close` at the end. `command` replaces
-    the program; its words `{data_dir}` and `{port}` are filled in. Variables `UPWELL_…` of our own
+    `with ServerProcess(dir) as server:` starts it; without `with`, call `close` at the end. `command`
+    replaces the program; its words `{data_dir}` and `{port}` are filled in. Variables `UPWELL_…` of our own
     environment don't reach the child, those of `env` do.
     """
 

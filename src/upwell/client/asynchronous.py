@@ -1,0 +1,324 @@
+"""The asynchronous client: performs what the core asks for, on the running event loop.
+
+Law: no decision is taken here; the synchronous client differs only in how it waits.
+"""
+
+import asyncio
+import contextlib
+import weakref
+from collections.abc import Generator, Sequence
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+import httpx
+from websockets.asyncio.client import ClientConnection
+from websockets.asyncio.client import connect as open_socket
+
+from upwell.client.core import Account, HttpAnswer, HttpRequest
+from upwell.client.failures import ClientError, ConnectionLost, ServerError
+from upwell.client.follow import Follow, Patience
+from upwell.client.steps import (
+    Act,
+    Answered,
+    Change,
+    Deliver,
+    Event,
+    Open,
+    Outcome,
+    Pause,
+    Probe,
+    Receive,
+    Send,
+    Walk,
+)
+from upwell.client.transport import (
+    SOCKET_FAILURES,
+    http_failure,
+    http_timeout,
+    socket_failure,
+    socket_settings,
+)
+from upwell.client.values import Argument, Result, read_results
+from upwell.protocol.messages import FieldSchema, SqlResponse, batch_size_default
+
+_Value = TypeVar("_Value")
+
+
+class AsyncClient:
+    """A connection to a server, for one user. Tasks may share it; a live query belongs to one task."""
+
+    def __init__(self, account: Account, *, request_s: float) -> None:
+        self._account = account
+        self._http = httpx.AsyncClient(timeout=http_timeout(request_s))
+        self._lives: weakref.WeakSet[AsyncLive] = weakref.WeakSet()
+
+    async def execute(self, sql: str, params: Sequence[Argument] = (), *, raw: bool = False) -> Result:
+        """Run SQL and return its result; of a batch the last one, with all in `results`.
+
+        `params` are the values of `$1`, `$2`, …; `raw` leaves cells as the wire has them.
+        Raises `ServerError`, or `ConnectionLost` if nobody knows whether it took effect.
+        """
+        return read_results(await self.request(sql, params), raw=raw)
+
+    async def query(
+        self, sql: str, params: Sequence[Argument] = (), *, raw: bool = False
+    ) -> list[dict[str, Any]]:
+        """Run a SELECT and return its rows as dicts."""
+        return (await self.execute(sql, params, raw=raw)).dicts()
+
+    async def request(self, sql: str, params: Sequence[Argument] = ()) -> SqlResponse:
+        """Run SQL and return the server's answer as it is."""
+        return await self._run(self._account.request(sql, params))
+
+    async def login(self) -> str:
+        """Exchange user and password for an access token now, and return it; else the first request does."""
+        await self._run(self._account.login())
+        assert self._account.token is not None, "a login that didn't raise gave a token"
+        return self._account.token
+
+    def live(
+        self,
+        sql: str,
+        *,
+        from_seq: int | None = None,
+        batch_size: int = batch_size_default,
+        last_rows: int | None = None,
+        view: bool = False,
+        raw: bool = False,
+        patience: Patience | None = None,
+    ) -> "AsyncLive":
+        """Return an iterator over the rows of `SELECT … FROM namespace.table WHERE …` and all their changes.
+
+        `from_seq` starts after a stored `cursor`, `last_rows` with the newest rows only; `view` also tells of
+        rows that enter or leave the filter.
+        """
+        follow = Follow(
+            self._account,
+            sql,
+            from_seq=from_seq,
+            batch_size=batch_size,
+            last_rows=last_rows,
+            view=view,
+            raw=raw,
+            patience=patience,
+        )
+        live = AsyncLive(follow, self)
+        self._lives.add(live)
+        return live
+
+    async def close(self) -> None:
+        """End the live queries of this client and its connection."""
+        for live in list(self._lives):
+            await live.close()
+        await self._http.aclose()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def post(self, request: HttpRequest) -> HttpAnswer:
+        """Make one HTTP request; raise `ConnectionLost` if there is no answer."""
+        try:
+            answer = await self._http.post(request.url, content=request.body, headers=request.headers)
+        except httpx.TransportError as error:
+            raise http_failure(error) from error
+        return HttpAnswer(answer.status_code, answer.content)
+
+    async def _run(self, flow: Generator[HttpRequest, HttpAnswer, _Value]) -> _Value:
+        request = next(flow)
+        while True:
+            answer = await self.post(request)
+            try:
+                request = flow.send(answer)
+            except StopIteration as end:
+                value: _Value = end.value
+                return value
+
+
+class AsyncLive:
+    """A live query: iterate it, or `receive` with a time-out. Cancelling a wait loses nothing.
+
+    An iteration that is left early is ended with `close`, or by `async with`.
+    """
+
+    def __init__(self, follow: Follow, client: AsyncClient) -> None:
+        self._follow = follow
+        self._client = client
+        self._walk = Walk(follow.steps())
+        self._socket: ClientConnection | None = None
+        self._pong: asyncio.Future[float] | None = None
+        self._heart: asyncio.Task[None] | None = None
+        self._act_until: float | None = None
+        self._closed = asyncio.Event()
+
+    @property
+    def cursor(self) -> int | None:
+        """The `_seq` up to which everything was delivered: what to give as `from_seq` later."""
+        return self._follow.progress.cursor
+
+    @property
+    def schema(self) -> tuple[FieldSchema, ...]:
+        """The columns of the query; empty until it is open."""
+        return self._follow.schema
+
+    @property
+    def snapshot_complete(self) -> bool:
+        """Whether all rows that existed at the start have been delivered."""
+        return self._follow.snapshot_complete
+
+    async def open(self) -> None:
+        """Return when the server has accepted the query; else the first change asked for does this."""
+        if not self.schema and await self._next_event() is None:
+            raise ConnectionLost("the live query is closed")
+
+    async def snapshot(self) -> list[Change]:
+        """Return the changes up to the end of the snapshot, those of it that weren't received before."""
+        changes = []
+        while not self.snapshot_complete:
+            event = await self._next_event()
+            if event is None:
+                raise ConnectionLost("the live query is closed")
+            if isinstance(event, Deliver):
+                changes.append(event.change)
+        return changes
+
+    async def receive(self, timeout_s: float | None = None) -> Change | None:
+        """Return the next change, None if there is none within `timeout_s` or the query was closed."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(timeout_s):
+                while (event := await self._next_event()) is not None:
+                    if isinstance(event, Deliver):
+                        return event.change
+        return None
+
+    async def close(self) -> None:
+        """End the live query; an iteration over it ends."""
+        self._closed.set()
+        await self._disconnect()
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Change:
+        change = await self.receive()
+        if change is None:
+            raise StopAsyncIteration
+        return change
+
+    async def __aenter__(self) -> Self:
+        await self.open()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def _next_event(self) -> Event | None:
+        """Perform steps until one is for the user; None after `close`."""
+        while not self._closed.is_set():
+            try:
+                step = self._walk.step()
+                if isinstance(step, Event):
+                    self._walk.take()
+                    return step
+                await self._advance(step)
+            except ClientError:
+                await self._disconnect()
+                if self._closed.is_set():
+                    return None
+                raise
+        return None
+
+    async def _advance(self, step: Act) -> None:
+        try:
+            outcome = await self._perform(step)
+        except (ConnectionLost, ServerError) as failure:
+            self._act_until = None
+            await self._disconnect()
+            if not self._closed.is_set():
+                self._walk.failed(failure)
+        else:
+            self._act_until = None
+            self._walk.done(outcome)
+
+    async def _perform(self, step: Act) -> Outcome:
+        match step:
+            case HttpRequest():
+                return await self._client.post(step)
+            case Pause(seconds):
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout_at(self._until(seconds)):
+                        await self._closed.wait()
+                return None
+            case Receive(timeout_s):
+                return await self._receive_within(timeout_s)
+            case Open() | Send() | Probe() | Answered():
+                try:
+                    return await self._perform_on_socket(step)
+                except SOCKET_FAILURES as error:
+                    raise socket_failure(error) from error
+
+    async def _receive_within(self, timeout_s: float) -> str | bytes | None:
+        socket = self._connected()
+        try:
+            async with asyncio.timeout_at(self._until(timeout_s)):
+                return await socket.recv()
+        except TimeoutError:
+            return None
+        except SOCKET_FAILURES as error:
+            raise socket_failure(error) from error
+
+    async def _perform_on_socket(self, step: Open | Send | Probe | Answered) -> bool | None:
+        match step:
+            case Open():
+                await self._connect(step)
+            case Send(text):
+                await self._connected().send(text)
+            case Probe():
+                self._pong = asyncio.ensure_future(await self._connected().ping())
+            case Answered():
+                return self._pong is not None and self._pong.done() and not self._pong.cancelled()
+        return None
+
+    def _until(self, seconds: float) -> float:
+        """Return when the current step, which takes `seconds`, ends; an interruption doesn't prolong it."""
+        if self._act_until is None:
+            self._act_until = asyncio.get_running_loop().time() + seconds
+        return self._act_until
+
+    def _connected(self) -> ClientConnection:
+        if self._socket is None:
+            raise ConnectionLost("not connected")
+        return self._socket
+
+    async def _connect(self, step: Open) -> None:
+        await self._disconnect()
+        self._socket = await open_socket(step.url, **socket_settings(step.headers))
+        self._heart = asyncio.create_task(_beat(self._socket, step.heartbeat, step.heartbeat_s))
+        if self._closed.is_set():
+            await self._disconnect()
+
+    async def _disconnect(self) -> None:
+        socket, heart = self._socket, self._heart
+        self._socket = self._heart = None
+        if heart is not None:
+            heart.cancel()
+        if socket is not None:
+            await socket.close()
+        if heart is not None:
+            await asyncio.wait({heart})
+
+
+async def _beat(socket: ClientConnection, text: str, interval_s: float) -> None:
+    """Tell the server that we live, however long the user takes over a change."""
+    with contextlib.suppress(
+        *SOCKET_FAILURES
+    ):  # whoever receives next meets the same failure, and handles it
+        while True:
+            await asyncio.sleep(interval_s)
+            await socket.send(text)

@@ -1,0 +1,113 @@
+"""Conflicts: the server has another version of a row than the one that this device edited.
+
+Law: the app decides from (base, local, server), no clock does; every decision is recorded with all three
+in `_sync_conflicts`, so nothing that was written is unreadable afterwards.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from upwell.device.apply import Applier
+from upwell.device.codec import captured, row_from_capture, row_from_wire
+from upwell.device.file import SyncFile
+from upwell.device.outbox import Outbox, Outgoing
+from upwell.device.schema import Row, Tables
+from upwell.protocol.sync import ServerRow, is_null
+
+
+@dataclass(frozen=True, slots=True)
+class Conflict:
+    """Rows by column name: before the edit, as edited here, on the server; None where there is none."""
+
+    table: str
+    key: str
+    base: Row | None
+    local: Row | None
+    server: Row | None
+
+
+# Returns the row that shall stand, None for "deleted".
+Resolver: TypeAlias = Callable[[Conflict], Row | None]
+
+
+def server_wins(conflict: Conflict) -> Row | None:
+    """Take the server's row; the local one stays readable in `_sync_conflicts`."""
+    return conflict.server
+
+
+def client_wins(conflict: Conflict) -> Row | None:
+    """Upload the local row again, on top of the server's."""
+    return conflict.local
+
+
+class Settlement:
+    """Resolves conflicts inside the transaction that stores the answer."""
+
+    def __init__(self, file: SyncFile, applier: Applier, outbox: Outbox, resolver: Resolver) -> None:
+        self._file = file
+        self._applier = applier
+        self._outbox = outbox
+        self._resolver = resolver
+
+    def resolve(self, tables: Tables, sent: Outgoing, found: ServerRow) -> None:
+        """Let the resolver decide, write the decision, queue it unless it is the server's row."""
+        shape = tables.get(sent.table)
+        payload = None if found.deleted or is_null(found.payload) else bytes(found.payload).decode()
+        base = self._base_payload(sent)
+        local = captured(self._file.connection, shape, sent.key)
+        conflict = Conflict(
+            table=shape.name,
+            key=sent.key,
+            base=row_from_capture(shape, base),
+            local=row_from_capture(shape, local),
+            server=None if payload is None else row_from_wire(shape, sent.key, payload)[0],
+        )
+        chosen = self._resolver(conflict)
+        is_server = chosen == conflict.server
+        self._record(sent, (base, local, payload), found.server_version, _decision(conflict, chosen))
+        self._drop_withheld(sent, found.server_version)
+        if is_server:
+            self._outbox.remove(sent.row)
+        self._applier.write(tables, sent.row, found.server_version, payload)
+        if not is_server:
+            self._queue(tables, sent, found.server_version, chosen)
+
+    def _queue(self, tables: Tables, sent: Outgoing, version: int, chosen: Row | None) -> None:
+        shape = tables.get(sent.table)
+        server = captured(self._file.connection, shape, sent.key)
+        self._applier.overlay(tables, sent.row, chosen)
+        self._applier.set_meta(sent.row, version, is_deleted=chosen is None)
+        payload = server if chosen is None else captured(self._file.connection, shape, sent.key)
+        self._file.connection.execute(
+            "UPDATE _sync_pending SET op = ?, payload = ? WHERE table_name = ? AND pk_uuid = ?",
+            ("DELETE" if chosen is None else "INSERT", payload, *sent.row),
+        )
+        self._outbox.requeue(sent.row, version, server)
+
+    def _base_payload(self, sent: Outgoing) -> str | None:
+        found = self._file.connection.execute(
+            "SELECT base_payload FROM _sync_pending WHERE table_name = ? AND pk_uuid = ?", sent.row
+        ).fetchone()
+        return None if found is None else found[0]
+
+    def _record(
+        self, sent: Outgoing, payloads: tuple[str | None, str | None, str | None], version: int, decision: str
+    ) -> None:
+        self._file.connection.execute(
+            "INSERT INTO _sync_conflicts (table_name, pk_uuid, base_payload, local_payload, server_payload,"
+            " server_version, decision) VALUES (?, ?, ?, ?, ?, ?, ?)",
+            (*sent.row, *payloads, version, decision),
+        )
+
+    def _drop_withheld(self, sent: Outgoing, version: int) -> None:
+        self._file.connection.execute(
+            "DELETE FROM _sync_withheld WHERE table_name = ? AND pk_uuid = ? AND server_version <= ?",
+            (*sent.row, version),
+        )
+
+
+def _decision(conflict: Conflict, chosen: Row | None) -> str:
+    if chosen == conflict.server:
+        return "server"
+    return "local" if chosen == conflict.local else "merged"

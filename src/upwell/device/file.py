@@ -1,0 +1,261 @@
+"""The device's SQLite file: its `_sync_` tables, its identity, its counters and its transactions.
+
+Law: one user and one source per file; the counter of change ids is stored in the transaction that uses it;
+server rows are written with `apply_mode` = 1, which only this transaction sees.
+"""
+
+import sqlite3
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from upwell.device.failures import FileRefused, PendingChanges
+
+NOW = "strftime('%Y-%m-%dT%H:%M:%fZ', 'now')"
+NEXT_CHANGE_ID = "(SELECT next_change_id FROM _sync_client_info LIMIT 1)"
+LOCK_WAIT_S_MAX = 10.0
+
+_TABLES = f"""
+CREATE TABLE IF NOT EXISTS _sync_client_info (
+    user_id TEXT PRIMARY KEY,
+    source_id TEXT NOT NULL,
+    next_change_id INTEGER NOT NULL DEFAULT 1,
+    last_server_seq_seen INTEGER NOT NULL DEFAULT 0,
+    apply_mode INTEGER NOT NULL DEFAULT 0,
+    current_window_until INTEGER NOT NULL DEFAULT 0);
+CREATE TABLE IF NOT EXISTS _sync_row_meta (
+    table_name TEXT NOT NULL,
+    pk_uuid TEXT NOT NULL,
+    server_version INTEGER NOT NULL DEFAULT 0,
+    deleted INTEGER NOT NULL DEFAULT 0,
+    updated_at TEXT NOT NULL DEFAULT ({NOW}),
+    hydration INTEGER NOT NULL DEFAULT 0,
+    PRIMARY KEY (table_name, pk_uuid)) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS _sync_pending (
+    table_name TEXT NOT NULL,
+    pk_uuid TEXT NOT NULL,
+    op TEXT NOT NULL CHECK (op IN ('INSERT', 'UPDATE', 'DELETE')),
+    base_version INTEGER NOT NULL,
+    payload TEXT,
+    change_id INTEGER,
+    queued_at TEXT NOT NULL DEFAULT ({NOW}),
+    base_payload TEXT,
+    attempts INTEGER NOT NULL DEFAULT 0,
+    quarantined INTEGER NOT NULL DEFAULT 0,
+    reason TEXT,
+    detail TEXT,
+    PRIMARY KEY (table_name, pk_uuid));
+CREATE TABLE IF NOT EXISTS _sync_outbox (
+    position INTEGER PRIMARY KEY,
+    table_name TEXT NOT NULL,
+    pk_uuid TEXT NOT NULL,
+    op TEXT NOT NULL,
+    base_version INTEGER NOT NULL,
+    payload TEXT,
+    wire_payload TEXT,
+    change_id INTEGER NOT NULL);
+CREATE TABLE IF NOT EXISTS _sync_withheld (
+    table_name TEXT NOT NULL,
+    pk_uuid TEXT NOT NULL,
+    server_version INTEGER NOT NULL,
+    payload TEXT,
+    reason TEXT NOT NULL,
+    PRIMARY KEY (table_name, pk_uuid)) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS _sync_extra (
+    table_name TEXT NOT NULL,
+    pk_uuid TEXT NOT NULL,
+    payload TEXT NOT NULL,
+    PRIMARY KEY (table_name, pk_uuid)) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS _sync_conflicts (
+    id INTEGER PRIMARY KEY,
+    table_name TEXT NOT NULL,
+    pk_uuid TEXT NOT NULL,
+    base_payload TEXT,
+    local_payload TEXT,
+    server_payload TEXT,
+    server_version INTEGER NOT NULL,
+    decision TEXT NOT NULL,
+    decided_at TEXT NOT NULL DEFAULT ({NOW}));
+CREATE TABLE IF NOT EXISTS _sync_state (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
+"""
+
+_ROW_TABLES = ("_sync_row_meta", "_sync_pending", "_sync_outbox", "_sync_withheld", "_sync_extra")
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """Who the file belongs to; `user` is empty before the first sign-in."""
+
+    user: str
+    source: str
+    is_source_forced: bool
+
+
+class SyncFile:
+    """The file with the connection that syncs it; the app writes through its own connection."""
+
+    def __init__(self, connection: sqlite3.Connection, new_source: Callable[[], str]) -> None:
+        self.connection = connection
+        self._new_source = new_source
+
+    @classmethod
+    def open(cls, path: str, source: str | None, new_source: Callable[[], str]) -> "SyncFile":
+        """Open or create; raise `FileRefused` when the file belongs to another source."""
+        file = cls(connect(path, has_foreign_keys=False), new_source)
+        try:
+            file._prepare(source)
+        except BaseException:
+            file.connection.close()
+            raise
+        return file
+
+    def _prepare(self, source: str | None) -> None:
+        with self.transaction():
+            for statement in _TABLES.split(";\n"):
+                if statement.strip():
+                    self.connection.execute(statement)
+            if self.connection.execute("SELECT 1 FROM _sync_client_info").fetchone() is None:
+                self._identify(source)
+            self.connection.execute("UPDATE _sync_client_info SET apply_mode = 0")
+        identity = self.identity()
+        if source is not None and source != identity.source:
+            raise FileRefused(
+                f"the file belongs to source {identity.source!r}, not {source!r}: use another file"
+            )
+
+    def _identify(self, source: str | None) -> None:
+        self.connection.execute(
+            "INSERT INTO _sync_client_info (user_id, source_id) VALUES ('', ?)",
+            (source or self._new_source(),),
+        )
+        self.put("source_forced", "1" if source else "")
+
+    @contextmanager
+    def transaction(self) -> Iterator[sqlite3.Connection]:
+        """One write transaction, rolled back when the block raises."""
+        self.connection.execute("BEGIN IMMEDIATE")
+        try:
+            yield self.connection
+            self.connection.execute("COMMIT")
+        except BaseException:
+            if self.connection.in_transaction:
+                self.connection.execute("ROLLBACK")
+            raise
+
+    @contextmanager
+    def applying(self) -> Iterator[sqlite3.Connection]:
+        """A transaction in which no trigger captures."""
+        with self.transaction() as connection:
+            connection.execute("UPDATE _sync_client_info SET apply_mode = 1")
+            yield connection
+            connection.execute("UPDATE _sync_client_info SET apply_mode = 0")
+
+    def identity(self) -> Identity:
+        """Read user and source."""
+        user, source = self.connection.execute("SELECT user_id, source_id FROM _sync_client_info").fetchone()
+        return Identity(user, source, bool(self.find("source_forced")))
+
+    def claim(self, user: str) -> None:
+        """Make the file `user`'s; raise `FileRefused` when it is another's."""
+        owner = self.identity().user
+        if owner not in ("", user):
+            raise FileRefused(
+                f"the file belongs to user {owner!r}: upload its changes and wipe() it, or open another file"
+            )
+        with self.transaction() as connection:
+            connection.execute("UPDATE _sync_client_info SET user_id = ?", (user,))
+
+    def find(self, key: str) -> str | None:
+        """Find a value of the sync state."""
+        found = self.connection.execute("SELECT value FROM _sync_state WHERE key = ?", (key,)).fetchone()
+        return None if found is None else str(found[0])
+
+    def put(self, key: str, value: str) -> None:
+        """Store a value of the sync state, in the caller's transaction."""
+        self.connection.execute("INSERT OR REPLACE INTO _sync_state VALUES (?, ?)", (key, value))
+
+    def cursor(self) -> int:
+        """The last entry of the server's log that is stored here."""
+        return self._number("SELECT last_server_seq_seen FROM _sync_client_info")
+
+    def set_cursor(self, cursor: int) -> None:
+        """Move the cursor, in the transaction that stores what it covers."""
+        self.connection.execute("UPDATE _sync_client_info SET last_server_seq_seen = ?", (cursor,))
+
+    def next_change_id(self) -> int:
+        """The id that the next change will get."""
+        return self._number("SELECT next_change_id FROM _sync_client_info")
+
+    def take_change_id(self) -> int:
+        """Use up one change id, in the caller's transaction."""
+        taken = self.next_change_id()
+        self.connection.execute("UPDATE _sync_client_info SET next_change_id = ?", (taken + 1,))
+        return taken
+
+    def learn_change_id(self, least: int) -> None:
+        """Ids below `least` are known to the server: pending changes that have one get a fresh one."""
+        fresh = max(least, self.next_change_id())
+        if least > 1:
+            rows = self.connection.execute(
+                "SELECT rowid FROM _sync_pending WHERE change_id < ? ORDER BY change_id", (least,)
+            ).fetchall()
+            self.connection.executemany(
+                "UPDATE _sync_pending SET change_id = ? WHERE rowid = ?",
+                [(fresh + index, rowid) for index, (rowid,) in enumerate(rows)],
+            )
+            fresh += len(rows)
+        self.connection.execute("UPDATE _sync_client_info SET next_change_id = ?", (fresh,))
+
+    def pending_count(self) -> int:
+        """How many rows wait for upload, quarantined ones included."""
+        return self._number("SELECT count(*) FROM _sync_pending")
+
+    def count(self, condition: str, table: str) -> int:
+        """Count the rows of a `_sync_` table."""
+        return self._number(f"SELECT count(*) FROM {table} WHERE {condition}")
+
+    def forget_server(self) -> None:
+        """The server's history is another one: versions, cursor and what was sent mean nothing any more."""
+        self.connection.execute("UPDATE _sync_row_meta SET server_version = 0, hydration = 0")
+        self.connection.execute("UPDATE _sync_pending SET base_version = 0, attempts = 0")
+        self.connection.execute("DELETE FROM _sync_outbox")
+        self.connection.execute("DELETE FROM _sync_withheld")
+        self.restart_hydration()
+
+    def restart_hydration(self) -> None:
+        """Begin again: everything is read from the server before the next upload or download."""
+        self.put("hydrated", "")
+        self.put("must_hydrate", "1")
+        self.put("hydration_phase", "")
+        self.set_cursor(0)
+
+    def wipe(self, tables: list[str]) -> None:
+        """Empty the given (quoted) tables and forget the user; `PendingChanges` if an edit would be lost."""
+        with self.applying() as connection:
+            if self.pending_count():
+                raise PendingChanges(
+                    f"{self.pending_count()} changes were not uploaded: upload them before wiping"
+                )
+            for table in (*tables, *_ROW_TABLES, "_sync_conflicts"):
+                connection.execute(f"DELETE FROM {table}")
+            identity = self.identity()
+            source = identity.source if identity.is_source_forced else self._new_source()
+            connection.execute(
+                "UPDATE _sync_client_info SET user_id = '', source_id = ?, next_change_id = 1", (source,)
+            )
+            self.restart_hydration()
+            self.put("stream", "")
+
+    def _number(self, query: str) -> int:
+        return int(self.connection.execute(query).fetchone()[0])
+
+
+def connect(path: str, *, has_foreign_keys: bool) -> sqlite3.Connection:
+    """Open a connection in autocommit, WAL; only `BEGIN` starts a transaction."""
+    if path == ":memory:" or not path:
+        raise FileRefused("a device needs a file: app and sync use a connection each")
+    connection = sqlite3.connect(path, LOCK_WAIT_S_MAX, isolation_level=None, check_same_thread=False)
+    connection.execute("PRAGMA journal_mode = WAL")
+    # Server rows are written without foreign key actions: a cascade must not delete what the log keeps.
+    connection.execute(f"PRAGMA foreign_keys = {'ON' if has_foreign_keys else 'OFF'}")
+    return connection

@@ -1,0 +1,191 @@
+"""The outbox: an exact copy of what was sent, kept until the server has answered it.
+
+Laws: what is in the outbox is sent again, unchanged, until there is an answer, so a lost one has no effect;
+a pending change goes away only if the row still is what was acknowledged, otherwise it is queued again with
+a fresh change id on top of the acknowledged version; a refused change stays.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from msgspec import UNSET, Raw
+
+from upwell.device.codec import JsonObject, decode_object, key_to_wire, payload_to_wire
+from upwell.device.file import SyncFile
+from upwell.device.schema import Tables, literal
+from upwell.protocol.sync import Status, UploadChange
+
+RowKey = tuple[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Outgoing:
+    """One change as it was (or will be) sent; `payload` is the captured form."""
+
+    table: str
+    key: str
+    op: str
+    base_version: int
+    payload: str | None
+    wire_payload: str | None
+    change_id: int
+
+    @property
+    def row(self) -> RowKey:
+        """Table and key."""
+        return self.table, self.key
+
+
+class Outbox:
+    """Takes batches from `_sync_pending`, and takes them off after the answer."""
+
+    def __init__(self, file: SyncFile) -> None:
+        self._file = file
+
+    def outstanding(self) -> list[Outgoing]:
+        """What was sent and never answered."""
+        rows = self._file.connection.execute(
+            "SELECT table_name, pk_uuid, op, base_version, payload, wire_payload, change_id"
+            " FROM _sync_outbox ORDER BY position"
+        )
+        return [Outgoing(*row) for row in rows]
+
+    def freeze(self, tables: Tables, limit: int, skip: Iterable[RowKey]) -> list[Outgoing]:
+        """Copy the next `limit` changes: untried ones first, parents before children, deletions last."""
+        skipped = set(skip)
+        with self._file.transaction() as connection:
+            self._number()
+            rank = _rank(tables)
+            rows = connection.execute(
+                "SELECT table_name, pk_uuid, op, base_version, payload, NULL, change_id FROM _sync_pending"
+                f" WHERE quarantined = 0 AND table_name IN ({','.join('?' * len(tables.rank))})"
+                f" ORDER BY attempts, op = 'DELETE', {rank} * CASE op WHEN 'DELETE' THEN -1 ELSE 1 END,"
+                " change_id LIMIT ?",
+                (*tables.rank, limit + len(skipped)),
+            ).fetchall()
+            picked = [Outgoing(*row) for row in rows if (row[0], row[1]) not in skipped][:limit]
+            connection.executemany(
+                "INSERT INTO _sync_outbox"
+                " (table_name, pk_uuid, op, base_version, payload, wire_payload, change_id) VALUES (?, ?, ?, ?, ?, ?, ?)",
+                [
+                    (o.table, o.key, o.op, o.base_version, o.payload, self._wire(tables, o), o.change_id)
+                    for o in picked
+                ],
+            )
+        return self.outstanding()
+
+    def halve(self) -> None:
+        """The batch was refused as too large, nothing of it was applied: keep its first half."""
+        kept = (len(self.outstanding()) + 1) // 2
+        with self._file.transaction() as connection:
+            connection.execute(
+                "DELETE FROM _sync_outbox WHERE position NOT IN"
+                " (SELECT position FROM _sync_outbox ORDER BY position LIMIT ?)",
+                (kept,),
+            )
+
+    def clear(self) -> None:
+        """The batch was answered; in the transaction that stores the answer."""
+        self._file.connection.execute("DELETE FROM _sync_outbox")
+
+    def acknowledge(self, sent: Outgoing, version: int) -> None:
+        """The server has `sent` as `version` (0: it doesn't know the row, and needn't)."""
+        self._file.connection.execute(
+            "INSERT INTO _sync_row_meta (table_name, pk_uuid, server_version, deleted) VALUES (?, ?, ?, ?)"
+            " ON CONFLICT (table_name, pk_uuid) DO UPDATE SET server_version = excluded.server_version",
+            (*sent.row, version, sent.op == "DELETE"),
+        )
+        if self.is_unchanged(sent):
+            self.remove(sent.row)
+        else:
+            self.requeue(sent.row, version, None if sent.op == "DELETE" else sent.payload)
+
+    def is_unchanged(self, sent: Outgoing) -> bool:
+        """Tell whether the row still is what was sent."""
+        op, payload = self._file.connection.execute(
+            "SELECT op, payload FROM _sync_pending WHERE table_name = ? AND pk_uuid = ?", sent.row
+        ).fetchone() or (sent.op, sent.payload)
+        if "DELETE" in (op, sent.op):
+            return bool(op == sent.op)
+        return bool(payload == sent.payload)
+
+    def remove(self, row: RowKey) -> None:
+        """Nothing is pending for this row any more."""
+        self._file.connection.execute("DELETE FROM _sync_pending WHERE table_name = ? AND pk_uuid = ?", row)
+
+    def requeue(self, row: RowKey, version: int, base_payload: str | None) -> None:
+        """The pending change goes on top of `version`, whose content is `base_payload` (None: deleted)."""
+        self._file.connection.execute(
+            "UPDATE _sync_pending SET base_version = ?, base_payload = ?, change_id = ?, attempts = 0,"
+            " op = CASE WHEN op = 'DELETE' THEN op WHEN ? THEN 'UPDATE' ELSE 'INSERT' END"
+            " WHERE table_name = ? AND pk_uuid = ?",
+            (
+                version,
+                base_payload,
+                self._file.take_change_id(),
+                version > 0 and base_payload is not None,
+                *row,
+            ),
+        )
+
+    def refuse(self, sent: Outgoing, reason: str, detail: str, *, is_final: bool) -> None:
+        """Keep a change that was not applied: behind the others; if final, until the app edits the row."""
+        if self.is_unchanged(sent):
+            self._file.connection.execute(
+                "UPDATE _sync_pending SET attempts = attempts + 1, reason = ?, detail = ?, quarantined = ?"
+                " WHERE table_name = ? AND pk_uuid = ?",
+                (reason, detail, is_final, *sent.row),
+            )
+
+    def _number(self) -> None:
+        # Only changes that were captured without client info have no id yet.
+        for row in self._file.connection.execute(
+            "SELECT table_name, pk_uuid FROM _sync_pending WHERE change_id IS NULL ORDER BY rowid"
+        ).fetchall():
+            self._file.connection.execute(
+                "UPDATE _sync_pending SET change_id = ? WHERE table_name = ? AND pk_uuid = ?",
+                (self._file.take_change_id(), *row),
+            )
+
+    def _wire(self, tables: Tables, change: Outgoing) -> str | None:
+        if change.op == "DELETE" or change.payload is None:
+            return None
+        return payload_to_wire(tables.get(change.table), change.payload, self._extra(change.row)).decode()
+
+    def _extra(self, row: RowKey) -> JsonObject:
+        found = self._file.connection.execute(
+            "SELECT payload FROM _sync_extra WHERE table_name = ? AND pk_uuid = ?", row
+        ).fetchone()
+        return {} if found is None else decode_object(found[0])
+
+
+def _rank(tables: Tables) -> str:
+    cases = " ".join(f"WHEN {literal(wire)} THEN {rank}" for wire, rank in tables.rank.items())
+    return f"CASE table_name {cases} ELSE 0 END" if cases else "0"
+
+
+def upload_change(schema: str, tables: Tables, sent: Outgoing) -> UploadChange:
+    """The wire form of a change."""
+    return UploadChange(
+        source_change_id=sent.change_id,
+        schema=schema,
+        table=sent.table,
+        op=sent.op,
+        pk=key_to_wire(tables.get(sent.table), sent.key),
+        server_version=sent.base_version,
+        payload=UNSET if sent.wire_payload is None else Raw(sent.wire_payload.encode()),
+    )
+
+
+def acknowledged_version(sent: Outgoing, status: Status) -> int:
+    """The version that `sent` got; an applied change always made base + 1.
+
+    An answer without a version is either a repetition (the change was applied before) or the deletion of a
+    row that the server never knew; `current_server_version` = 0 tells the second.
+    """
+    if status.new_server_version is not None:
+        return status.new_server_version
+    if status.current_server_version is not None:
+        return min(status.current_server_version, sent.base_version + 1)
+    is_unknown_row = sent.op == "DELETE" and sent.base_version == 0 and not status.duplicate
+    return 0 if is_unknown_row else sent.base_version + 1

@@ -1,0 +1,184 @@
+"""The shape of the app's tables, read from SQLite, and the SQL expressions that follow from it.
+
+Law: only built-in SQLite functions appear in expressions, so that any connection can fire the triggers;
+a row's key is its text primary key, or the lower hex of a BLOB one.
+"""
+
+import sqlite3
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from upwell.device.failures import TableRefused
+
+SqlValue: TypeAlias = int | float | str | bytes | None
+Row: TypeAlias = dict[str, SqlValue]
+
+# json_object takes 127 arguments at most; wider tables get their JSON joined from quoted values.
+JSON_OBJECT_COLUMNS_MAX = 60
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """A stored column; `wire` is its lower-case name in payloads."""
+
+    name: str
+    wire: str
+    is_blob: bool
+    is_text: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Reference:
+    """A foreign key of a child table; `parent` is lower-case."""
+
+    columns: tuple[str, ...]
+    parent: str
+    parent_columns: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class TableShape:
+    """A table with one text or BLOB primary key; `wire` is its lower-case name."""
+
+    name: str
+    wire: str
+    columns: tuple[Column, ...]
+    primary_key: Column
+    references: tuple[Reference, ...]
+    has_other_unique: bool
+
+    def column(self, wire: str) -> Column | None:
+        """Find a column by its name in payloads."""
+        return next((column for column in self.columns if column.wire == wire), None)
+
+
+class Tables:
+    """The registered tables, with their order: parents before children, cycles in alphabetical order."""
+
+    def __init__(self, shapes: Iterable[TableShape]) -> None:
+        self._shapes = {shape.wire: shape for shape in shapes}
+        self.rank = {wire: index for index, wire in enumerate(_parents_first(self._shapes))}
+
+    def __iter__(self) -> Iterator[TableShape]:
+        return iter(self._shapes.values())
+
+    def find(self, wire: str) -> TableShape | None:
+        """Find a table by its name on the wire."""
+        return self._shapes.get(wire.lower())
+
+    def get(self, wire: str) -> TableShape:
+        """Get a registered table."""
+        return self._shapes[wire]
+
+    def references_to(self, parent: str) -> list[tuple[TableShape, Reference]]:
+        """List the (child, reference) pairs that point at `parent`."""
+        return [(s, r) for s in self for r in s.references if r.parent == parent]
+
+
+def _parents_first(shapes: dict[str, TableShape]) -> list[str]:
+    open_parents = {
+        wire: {r.parent for r in shape.references if r.parent in shapes and r.parent != wire}
+        for wire, shape in shapes.items()
+    }
+    order: list[str] = []
+    while open_parents:
+        ready = sorted(w for w, parents in open_parents.items() if not parents & open_parents.keys())
+        step = ready or [min(open_parents)]
+        order.extend(step)
+        for wire in step:
+            del open_parents[wire]
+    return order
+
+
+def read_shape(connection: sqlite3.Connection, table: str) -> TableShape:
+    """Read the shape of `table`; raise `TableRefused` when it can't be synced."""
+    found = connection.execute(
+        "SELECT name FROM sqlite_master WHERE type = 'table' AND lower(name) = lower(?)", (table,)
+    ).fetchone()
+    if found is None:
+        raise TableRefused(f"table {table!r} does not exist: create it before registering it")
+    name = str(found[0])
+    info = connection.execute(f"PRAGMA table_xinfo({quoted(name)})").fetchall()
+    columns = tuple(_column(row[1], row[2] or "") for row in info if row[6] == 0)
+    return TableShape(
+        name=name,
+        wire=name.lower(),
+        columns=columns,
+        primary_key=_primary_key(name, info, columns),
+        references=_references(connection, name),
+        has_other_unique=any(
+            row[2] and row[3] != "pk" for row in connection.execute(f"PRAGMA index_list({quoted(name)})")
+        ),
+    )
+
+
+def _column(name: str, declared: str) -> Column:
+    kind = declared.upper()
+    is_text = "INT" not in kind and any(word in kind for word in ("CHAR", "CLOB", "TEXT"))
+    return Column(name=name, wire=name.lower(), is_blob="BLOB" in kind, is_text=is_text)
+
+
+def _primary_key(table: str, info: list[tuple[object, ...]], columns: tuple[Column, ...]) -> Column:
+    keys = [row for row in info if row[5]]
+    recipe = f"declare one TEXT (a UUID) or BLOB (its 16 bytes) column of {table!r} as PRIMARY KEY"
+    if len(keys) != 1:
+        raise TableRefused(f"table {table!r} has {len(keys) or 'no'} primary key columns: {recipe}")
+    if "INT" in str(keys[0][2]).upper():
+        raise TableRefused(f"table {table!r} has an integer primary key, which devices would reuse: {recipe}")
+    return next(column for column in columns if column.name == keys[0][1])
+
+
+def _references(connection: sqlite3.Connection, table: str) -> tuple[Reference, ...]:
+    grouped: dict[int, list[tuple[str, str, str | None]]] = {}
+    for row in connection.execute(f"PRAGMA foreign_key_list({quoted(table)})"):
+        grouped.setdefault(row[0], []).append((row[2], row[3], row[4]))
+    references = (_reference(connection, parts) for parts in grouped.values())
+    return tuple(r for r in references if len(r.columns) == len(r.parent_columns))
+
+
+def _reference(connection: sqlite3.Connection, parts: list[tuple[str, str, str | None]]) -> Reference:
+    parent = parts[0][0]
+    info = connection.execute(f"PRAGMA table_info({quoted(parent)})").fetchall()
+    keys = [row[1] for row in sorted(info, key=lambda row: row[5]) if row[5]]
+    targets = tuple(to or keys[index] for index, (_, _, to) in enumerate(parts) if to or index < len(keys))
+    return Reference(tuple(column for _, column, _ in parts), parent.lower(), targets)
+
+
+def quoted(name: str) -> str:
+    """Quote an identifier."""
+    return '"' + name.replace('"', '""') + '"'
+
+
+def literal(text: str) -> str:
+    """Quote a text value."""
+    return "'" + text.replace("'", "''") + "'"
+
+
+def key_expression(shape: TableShape, alias: str) -> str:
+    """SQL for the key of the row called `alias`."""
+    value = f"{alias}.{quoted(shape.primary_key.name)}"
+    return f"lower(hex({value}))" if shape.primary_key.is_blob else value
+
+
+def payload_expression(shape: TableShape, alias: str) -> str:
+    """SQL for the JSON object of all columns of the row called `alias`; BLOBs as lower hex, NULL as null."""
+    pairs = [(literal(column.wire), _json_value(column, alias)) for column in shape.columns]
+    if len(pairs) <= JSON_OBJECT_COLUMNS_MAX:
+        return "json_object(" + ", ".join(f"{name}, {value}" for name, value in pairs) + ")"
+    members = " || ',' || ".join(f"json_quote({name}) || ':' || json_quote({value})" for name, value in pairs)
+    return f"'{{' || {members} || '}}'"
+
+
+def _json_value(column: Column, alias: str) -> str:
+    value = f"{alias}.{quoted(column.name)}"
+    if column.is_blob:
+        return f"CASE WHEN {value} IS NULL THEN NULL ELSE lower(hex({value})) END"
+    blob = f"WHEN 'blob' THEN lower(hex({value}))"
+    # SQLite prints 15 digits of a REAL; 17 are needed where those don't read back as the same number.
+    real = (
+        f"WHEN 'real' THEN CASE WHEN abs({value}) > 1.7976931348623157e308 THEN NULL"
+        f" WHEN CAST(printf('%!.15g', {value}) AS REAL) = {value} THEN {value}"
+        f" ELSE json(printf('%!.17g', {value})) END"
+    )
+    return f"CASE typeof({value}) {blob} {'' if column.is_text else real} ELSE {value} END"

@@ -1,0 +1,400 @@
+"""The sync loop as generators: they yield requests and receive answers, and do no I/O but on the SQLite file.
+
+Laws: the cursor moves only in the transaction that stores what it covers; an answer that isn't complete and
+well-formed changes nothing; a file with a given source hydrates before its first upload, so that change ids
+aren't used twice.
+"""
+
+import logging
+from collections import Counter
+from collections.abc import Callable, Generator
+from dataclasses import replace
+from typing import TypeVar
+
+import msgspec
+
+from upwell.device.apply import Applier, Outcome
+from upwell.device.capture import Capture, queue_unknown
+from upwell.device.conflict import Resolver, Settlement
+from upwell.device.failures import AnswerRefused
+from upwell.device.file import SyncFile
+from upwell.device.outbox import Outbox, Outgoing, RowKey, acknowledged_version, upload_change
+from upwell.device.report import DownloadReport, HydrateReport, Phase, Progress, SyncReport, UploadReport
+from upwell.device.transport import Request, Response, refusal
+from upwell.logs import fields
+from upwell.protocol import sync as wire
+
+log = logging.getLogger("upwell.device")
+
+T = TypeVar("T")
+Exchange = Generator[Request, Response, T]
+
+CONFLICT_ROUNDS_MAX = 5
+HYDRATE_RESTARTS_MAX = 3
+PAGE_ROWS = 1000
+
+
+class Syncer:
+    """One file against one server, one exchange at a time."""
+
+    def __init__(
+        self,
+        file: SyncFile,
+        capture: Capture,
+        *,
+        schema: str,
+        upload_limit: int,
+        download_limit: int,
+        resolver: Resolver,
+        on_progress: Callable[[Progress], None] | None,
+    ) -> None:
+        self._file = file
+        self._capture = capture
+        self._schema = schema
+        self._upload_limit = upload_limit
+        self._download_limit = download_limit
+        self._on_progress = on_progress
+        self._applier = Applier(file)
+        self._outbox = Outbox(file)
+        self._settlement = Settlement(file, self._applier, self._outbox, resolver)
+
+    # --- one round
+
+    def sync(self) -> Exchange[SyncReport]:
+        """Hydrate if the file never was, upload, download."""
+        hydrated = None if self.is_hydrated() else (yield from self.hydrate(PAGE_ROWS))
+        uploaded = yield from self.upload()
+        downloaded = yield from self.download()
+        if uploaded.pending < self._file.pending_count():
+            # The download revived parents of rows that were refused for want of them.
+            again = yield from self.upload()
+            uploaded = _sum(uploaded, again)
+        return SyncReport(hydrated, uploaded, downloaded)
+
+    def is_hydrated(self) -> bool:
+        """True when the file holds everything up to its cursor."""
+        return bool(self._file.find("hydrated"))
+
+    def _prepare(self) -> Exchange[None]:
+        self.refresh()
+        must_hydrate = self._file.identity().is_source_forced or self._file.find("must_hydrate")
+        if must_hydrate and not self.is_hydrated():
+            yield from self.hydrate(PAGE_ROWS)
+
+    def refresh(self) -> None:
+        """Follow a change of the app's tables."""
+        if self._capture.refresh():
+            with self._file.applying():
+                self._applier.adopt_extra(self._capture.tables)
+        self._capture.sweep()
+
+    # --- upload
+
+    def upload(self) -> Exchange[UploadReport]:
+        """Upload until nothing is pending, or nothing of what is left gets through."""
+        yield from self._prepare()
+        report = UploadReport()
+        limit, total = self._upload_limit, self._file.pending_count()
+        stuck: set[RowKey] = set()
+        conflicts: Counter[RowKey] = Counter()
+        while batch := self._outbox.outstanding() or self._outbox.freeze(self._capture.tables, limit, stuck):
+            response = yield self._upload_request(batch)
+            report = replace(report, requests=report.requests + 1, sent=report.sent + len(batch))
+            answer = _statuses(response, len(batch))
+            if answer is None and len(batch) > 1:
+                limit = max(1, len(batch) // 2)
+                self._outbox.halve()
+                continue
+            statuses = answer or [_too_large(batch[0])]
+            report = self._store(batch, statuses, report)
+            if any(status.status == "applied" for status in statuses):
+                stuck.clear()
+            conflicts.update(
+                s.row for s, status in zip(batch, statuses, strict=True) if status.status == "conflict"
+            )
+            stuck |= {
+                s.row for s, status in zip(batch, statuses, strict=True) if status.status not in _SETTLED
+            }
+            stuck |= {row for row, rounds in conflicts.items() if rounds >= CONFLICT_ROUNDS_MAX}
+            self._tell("upload", min(report.applied + report.invalid, total), total)
+        return self._uploaded(report)
+
+    def _uploaded(self, report: UploadReport) -> UploadReport:
+        with self._file.applying():
+            if self._applier.settle_withheld(self._capture.tables):
+                self._applier.set_orphans_aside(self._capture.tables)
+        pending = self._file.pending_count()
+        deferred = self._file.count("attempts > 0 AND quarantined = 0", "_sync_pending")
+        report = replace(report, pending=pending, deferred=deferred)
+        if report.requests and not pending:
+            log.info(
+                "All changes uploaded successfully", extra=fields(uploaded=report.applied, sent=report.sent)
+            )
+        return report
+
+    def _upload_request(self, batch: list[Outgoing]) -> Request:
+        changes = [upload_change(self._schema, self._capture.tables, sent) for sent in batch]
+        body = wire.encode(wire.UploadRequest(changes=changes, last_server_seq_seen=self._file.cursor()))
+        return Request("POST", wire.UPLOAD_PATH, body=body)
+
+    def _store(
+        self, batch: list[Outgoing], statuses: list[wire.Status], report: UploadReport
+    ) -> UploadReport:
+        with self._file.applying():
+            for sent, status in zip(batch, statuses, strict=True):
+                report = self._settle(sent, status, report)
+            self._outbox.clear()
+        return report
+
+    def _settle(self, sent: Outgoing, status: wire.Status, report: UploadReport) -> UploadReport:
+        match status:
+            case wire.Status(status="applied"):
+                self._outbox.acknowledge(sent, acknowledged_version(sent, status))
+                is_repeated = bool(status.duplicate) or (
+                    status.new_server_version is None and sent.op != "DELETE"
+                )
+                return replace(report, applied=report.applied + 1, duplicates=report.duplicates + is_repeated)
+            case wire.Status(status="conflict", server_row=wire.ServerRow() as found):
+                self._settlement.resolve(self._capture.tables, sent, found)
+                return replace(report, conflicts=report.conflicts + 1)
+            case _:
+                reason, detail = _reason(status)
+                is_final = reason in _FINAL_REASONS
+                self._outbox.refuse(sent, reason, detail, is_final=is_final)
+                return replace(report, invalid=report.invalid + is_final)
+
+    # --- download
+
+    def download(self) -> Exchange[DownloadReport]:
+        """Read the log from the cursor to its end, as it was at the first page."""
+        yield from self._prepare()
+        report, until = DownloadReport(cursor=self._file.cursor()), 0
+        while True:
+            page = yield from self._page(until, is_self_included=False)
+            if page is None:
+                hydrated = yield from self.hydrate(PAGE_ROWS)
+                received = report.received + hydrated.rows + hydrated.entries
+                return replace(report, received=received, applied=received, cursor=self._file.cursor())
+            outcomes = self._store_page(page)
+            until = page.window_until
+            report = DownloadReport(
+                requests=report.requests + 1,
+                received=report.received + len(page.changes),
+                applied=report.applied + outcomes[Outcome.APPLIED],
+                withheld=report.withheld + outcomes[Outcome.WITHHELD],
+                cursor=self._file.cursor(),
+            )
+            self._tell("download", report.received, None)
+            if not page.has_more:
+                self._close_pass(is_settling=report.received > 0)
+                return report
+
+    def _page(self, until: int, *, is_self_included: bool) -> Exchange[wire.DownloadResponse | None]:
+        """Fetch one page after the cursor; None if the server can't go on from there."""
+        after = self._file.cursor()
+        query = [("after", str(after)), ("limit", str(self._download_limit)), ("schema", self._schema)]
+        if is_self_included:
+            query.append(("include_self", "true"))
+        if until:
+            query.append(("until", str(until)))
+        response = yield Request("GET", wire.DOWNLOAD_PATH, tuple(query))
+        if _is_pruned(response):
+            self._restart_hydration()
+            return None
+        page = _decode(response, wire.decode_download_response)
+        if page.has_more and page.next_after <= after:
+            raise AnswerRefused(f"the server has more after {after} but doesn't move the cursor")
+        if self._is_other_stream(page.stream_id):
+            return None
+        return page
+
+    def _store_page(self, page: wire.DownloadResponse, hydration: int = 0) -> Counter[Outcome]:
+        with self._file.applying():
+            outcomes = Counter(
+                self._applier.receive(self._capture.tables, c, hydration) for c in page.changes
+            )
+            self._file.set_cursor(max(page.next_after, self._file.cursor()))
+            self._note_stream(page.stream_id)
+        return outcomes
+
+    def _close_pass(self, *, is_settling: bool) -> None:
+        with self._file.applying():
+            # A whole log, read from its beginning by a source that never wrote before, is a hydration too.
+            self._file.put("hydrated", "1")
+            if is_settling:
+                self._applier.settle_withheld(self._capture.tables)
+                self._applier.set_orphans_aside(self._capture.tables)
+
+    # --- hydration
+
+    def hydrate(self, page_rows: int) -> Exchange[HydrateReport]:
+        """Read all live rows, then the log from where that began; goes on where an interruption was."""
+        self.refresh()
+        report = HydrateReport()
+        for _ in range(HYDRATE_RESTARTS_MAX):
+            if self._file.find("hydration_phase") != "log":
+                report = yield from self._hydrate_rows(page_rows, report)
+            if self._file.find("hydration_phase") == "log":
+                report = yield from self._hydrate_log(report)
+            if self._file.find("hydration_phase") == "done":
+                return self._hydrated(report)
+        raise AnswerRefused("the server's history changed during each hydration")
+
+    def _hydrate_rows(self, page_rows: int, report: HydrateReport) -> Exchange[HydrateReport]:
+        hydration = self._begin_hydration()
+        while True:
+            cursor = self._file.find("hydration_cursor") or ""
+            query = (("schema", self._schema), ("limit", str(page_rows)), ("cursor", cursor))
+            response = yield Request("GET", wire.HYDRATE_PATH, query if cursor else query[:2])
+            if _is_pruned(response):
+                self._restart_hydration()
+                return report
+            page = _decode(response, wire.decode_hydrate_response)
+            if self._is_other_stream(page.stream_id):
+                return report
+            if page.has_more and page.cursor in ("", cursor):
+                raise AnswerRefused("the server has more rows but doesn't move the hydration cursor")
+            self._store_rows(page, hydration)
+            rows = report.rows + len(page.changes)
+            report = replace(
+                report, requests=report.requests + 1, rows=rows, next_change_id=page.next_change_id
+            )
+            self._tell("hydrate", rows, None)
+            if not page.has_more:
+                return report
+
+    def _begin_hydration(self) -> int:
+        if self._file.find("hydration_phase") == "rows":
+            return int(self._file.find("hydration") or 0)
+        hydration = int(self._file.find("hydration") or 0) + 1
+        with self._file.transaction():
+            self._file.put("hydration", str(hydration))
+            self._file.put("hydration_phase", "rows")
+            self._file.put("hydration_cursor", "")
+            self._file.put("hydrated", "")
+            self._file.put("must_hydrate", "1")
+        return hydration
+
+    def _store_rows(self, page: wire.HydrateResponse, hydration: int) -> None:
+        with self._file.applying():
+            for change in page.changes:
+                self._applier.receive(self._capture.tables, change, hydration)
+            self._file.put("hydration_cursor", page.cursor)
+            self._file.learn_change_id(page.next_change_id)
+            self._note_stream(page.stream_id)
+            if not page.has_more:
+                self._file.put("hydration_phase", "log")
+                self._file.set_cursor(page.next_after)
+
+    def _hydrate_log(self, report: HydrateReport) -> Exchange[HydrateReport]:
+        hydration, source, until = int(self._file.find("hydration") or 0), self._file.identity().source, 0
+        while True:
+            page = yield from self._page(until, is_self_included=True)
+            if page is None:
+                return report
+            self._store_page(page, hydration)
+            own = max((c.source_change_id for c in page.changes if c.source_id == source), default=0)
+            self._learn(own + 1)
+            until, entries = page.window_until, report.entries + len(page.changes)
+            report = replace(
+                report,
+                requests=report.requests + 1,
+                entries=entries,
+                next_change_id=max(report.next_change_id, own + 1),
+            )
+            self._tell("hydrate", report.rows + entries, None)
+            if not page.has_more:
+                self._end_hydration(hydration)
+                return report
+
+    def _learn(self, least: int) -> None:
+        if least > 1:
+            with self._file.transaction():
+                self._file.learn_change_id(least)
+
+    def _end_hydration(self, hydration: int) -> None:
+        tables = self._capture.tables
+        with self._file.applying() as connection:
+            self._applier.settle_withheld(tables)
+            self._applier.drop_unseen(tables, hydration)
+            self._applier.set_orphans_aside(tables)
+            for shape in tables:
+                queue_unknown(connection, shape)
+            self._file.put("hydration_phase", "done")
+            self._file.put("hydrated", "1")
+
+    def _hydrated(self, report: HydrateReport) -> HydrateReport:
+        with self._file.transaction():
+            self._file.put("hydration_phase", "")
+        log.info(
+            "Fresh install and hydration finished",
+            extra=fields(rows=report.rows, entries=report.entries, requests=report.requests),
+        )
+        return report
+
+    # --- the server's history
+
+    def _is_other_stream(self, stream: str) -> bool:
+        known = self._file.find("stream")
+        if not stream or not known or stream == known:
+            return False
+        with self._file.transaction():
+            self._file.forget_server()
+            self._file.put("stream", stream)
+        return True
+
+    def _note_stream(self, stream: str) -> None:
+        if stream:
+            self._file.put("stream", stream)
+
+    def _restart_hydration(self) -> None:
+        with self._file.transaction():
+            self._file.restart_hydration()
+
+    def _tell(self, phase: Phase, done: int, total: int | None) -> None:
+        if self._on_progress is not None:
+            self._on_progress(Progress(phase, done, total))
+
+
+_SETTLED = ("applied", "conflict")
+_FINAL_REASONS = (wire.BAD_PAYLOAD, wire.UNREGISTERED_TABLE, wire.BATCH_TOO_LARGE)
+
+
+def _statuses(response: Response, count: int) -> list[wire.Status] | None:
+    """The statuses of an upload; None if the whole batch was refused as too large."""
+    if response.status == 413:
+        return None
+    answer = _decode(response, wire.decode_upload_response)
+    if len(answer.statuses) != count:
+        raise AnswerRefused(f"{count} changes were sent, {len(answer.statuses)} statuses came back")
+    too_large = any(_reason(status)[0] == wire.BATCH_TOO_LARGE for status in answer.statuses)
+    return None if too_large and not answer.accepted else answer.statuses
+
+
+def _too_large(sent: Outgoing) -> wire.Status:
+    invalid = wire.Invalid(reason=wire.BATCH_TOO_LARGE)
+    return wire.Status(source_change_id=sent.change_id, status="invalid", invalid=invalid)
+
+
+def _reason(status: wire.Status) -> tuple[str, str]:
+    if status.invalid is None:
+        return status.status, status.message or ""
+    return status.invalid.reason, status.message or bytes(status.invalid.details).decode()
+
+
+def _is_pruned(response: Response) -> bool:
+    return response.status in (409, 410) and refusal(response).code == wire.HISTORY_PRUNED
+
+
+def _decode(response: Response, decode: Callable[[bytes], T]) -> T:
+    if response.status != 200:
+        raise refusal(response)
+    try:
+        return decode(response.body)
+    except msgspec.MsgspecError as cause:
+        raise AnswerRefused(f"not the protocol's answer: {cause}") from cause
+
+
+def _sum(first: UploadReport, then: UploadReport) -> UploadReport:
+    counted = ("requests", "sent", "applied", "duplicates", "conflicts", "invalid")
+    return replace(then, **{name: getattr(first, name) + getattr(then, name) for name in counted})

@@ -1,0 +1,31 @@
+"""Cleanup: what is left of a dropped table is removed; nobody can name it any more.
+
+Law: table ids are never used again, so a cleanup can be repeated and meets no living table.
+"""
+
+from upwell.engine.commit import Committer
+from upwell.storage.cold import ColdCache, drop_partition
+from upwell.storage.hot import Batch, Kind, RecordWrite
+from upwell.storage.objects import ObjectStore, Partition
+from upwell.types import Owner, TableId
+
+
+class Cleanup:
+    """Removes rows, log, manifests and files of dropped tables."""
+
+    def __init__(self, committer: Committer, objects: ObjectStore, cold: ColdCache) -> None:
+        self._committer = committer
+        self._objects = objects
+        self._cold = cold
+
+    def remove_table(self, table: TableId, *, namespace: str, name: str) -> int:
+        """Remove everything; returns how many cold partitions there were."""
+        self._committer.newest.forget_table(table)
+        prefix = f"{table:010d}/"
+        names = [record for record, _ in self._committer.newest.scan_records(Kind.MANIFEST, prefix)]
+        for record in names:
+            owner = Owner(record.removeprefix(prefix))
+            drop_partition(self._objects.open(Partition(namespace, name, table, owner)))
+            self._committer.apply(Batch(records=[RecordWrite(Kind.MANIFEST, record, None)]))
+        self._cold.forget_table(table)
+        return len(names)

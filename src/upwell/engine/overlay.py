@@ -1,0 +1,83 @@
+"""The overlay: a partition's live hot rows as one Arrow batch, kept while the partition doesn't change.
+
+Law: the batch of a View holds exactly the rows that are hot and live in it, above `flushed_until`, in
+primary-key order; and the `_seq`s that hot versions have superseded in cold segments.
+"""
+
+import threading
+from collections import OrderedDict
+from dataclasses import dataclass
+
+import pyarrow as pa
+
+from upwell.engine.catalog import Table
+from upwell.engine.commit import decode_manifest_record, partition_name
+from upwell.engine.view import View
+from upwell.storage.arrow import record_batch
+from upwell.storage.hot import HotReader, Kind
+from upwell.types import Owner
+
+ROWS_KEPT_MAX = 2_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class HotRows:
+    """Live hot rows × (columns, `_seq`, `_deleted`), and superseded cold `_seq`s, as of `seq`."""
+
+    seq: int
+    flushed_until: int
+    schema: int
+    batch: pa.RecordBatch
+    superseded: tuple[int, ...]
+
+
+class Overlay:
+    """Keeps the hot rows of the partitions that were read last, bounded by their rows together."""
+
+    def __init__(self, *, rows_kept_max: int = ROWS_KEPT_MAX) -> None:
+        self._kept: OrderedDict[tuple[int, Owner], HotRows] = OrderedDict()
+        self._rows_kept = 0
+        self._rows_kept_max = rows_kept_max
+        self._lock = threading.Lock()
+
+    def hot_rows(self, view: View, table: Table, owner: Owner) -> HotRows:
+        """Return the partition's hot rows as `view` sees them."""
+        place = (table.id, owner)
+        record = view.hot.find_record(Kind.MANIFEST, partition_name(table.id, owner))
+        flushed_until = decode_manifest_record(record).flushed_until
+        kept = self._kept.get(place)
+        if kept is not None and self._is_current(kept, view, table, owner, flushed_until):
+            return kept
+        rows = _scan(view.hot, table, owner, view.seq, flushed_until)
+        if kept is None or kept.seq <= rows.seq:
+            self._keep(place, rows)
+        return rows
+
+    @staticmethod
+    def _is_current(kept: HotRows, view: View, table: Table, owner: Owner, flushed_until: int) -> bool:
+        return (
+            kept.seq <= view.seq
+            and kept.flushed_until == flushed_until
+            and kept.schema == table.version
+            and not view.hot.read_log(table.id, owner, kept.seq, view.seq, 1)
+        )
+
+    def _keep(self, place: tuple[int, Owner], rows: HotRows) -> None:
+        with self._lock:
+            old = self._kept.pop(place, None)
+            self._rows_kept += rows.batch.num_rows - (old.batch.num_rows if old else 0)
+            self._kept[place] = rows
+            while self._rows_kept > self._rows_kept_max and len(self._kept) > 1:
+                _, dropped = self._kept.popitem(last=False)
+                self._rows_kept -= dropped.batch.num_rows
+
+
+def _scan(reader: HotReader, table: Table, owner: Owner, seq: int, flushed_until: int) -> HotRows:
+    live = []
+    superseded: list[int] = []
+    for version in reader.scan_rows(table.id, owner):
+        if version.seq > flushed_until:
+            superseded.extend(version.supersedes)
+            if version.row is not None:
+                live.append(version)
+    return HotRows(seq, flushed_until, table.version, record_batch(live, table.columns), tuple(superseded))

@@ -1,0 +1,91 @@
+"""Results of queries as values: which SQL type each column has, and its cells.
+
+Law: a column that comes straight from a table keeps its declared type (field metadata); an expression
+gets the nearest type of its Arrow type, and what has none is shown as text.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+
+from upwell.storage.arrow import FLAGS_METADATA, TYPE_METADATA, cells
+from upwell.types import SqlType, Value
+
+
+@dataclass(frozen=True, slots=True)
+class ResultColumn:
+    """A column of a result; `flags` are `pk`, `nn`, `uq` of a plain table column."""
+
+    name: str
+    type: SqlType
+    flags: tuple[str, ...] = ()
+
+
+def result_columns(schema: pa.Schema) -> list[ResultColumn]:
+    """Return the columns of a result with their wire types."""
+    return [_column(field) for field in schema]
+
+
+def result_cells(table: pa.Table) -> list[Sequence[Value]]:
+    """Return the values column by column: rows × columns, transposed."""
+    return [
+        cells(_plain(array), column.type)
+        for array, column in zip(table.columns, result_columns(table.schema), strict=True)
+    ]
+
+
+def result_rows(table: pa.Table) -> Iterator[tuple[Value, ...]]:
+    """Yield the rows of a result."""
+    if table.num_columns == 0:
+        return iter(() for _ in range(table.num_rows))
+    return zip(*result_cells(table), strict=True)
+
+
+def _column(field: pa.Field) -> ResultColumn:
+    metadata = field.metadata or {}
+    declared = metadata.get(TYPE_METADATA)
+    flags = metadata.get(FLAGS_METADATA, b"").decode()
+    sql_type = SqlType(declared.decode()) if declared else _nearest(field.type)
+    if declared and not _fits(sql_type, field.type):
+        return ResultColumn(field.name, _nearest(field.type))
+    return ResultColumn(field.name, sql_type, tuple(flags.split(",")) if flags else ())
+
+
+def _fits(sql_type: SqlType, arrow_type: pa.DataType) -> bool:
+    nearest = _nearest(arrow_type)
+    return nearest is sql_type or (nearest is SqlType.TEXT and sql_type in (SqlType.UUID, SqlType.JSON))
+
+
+def _nearest(arrow_type: pa.DataType) -> SqlType:
+    is_a = pa.types
+    tests: list[tuple[Any, SqlType]] = [
+        (is_a.is_boolean, SqlType.BOOLEAN),
+        (is_a.is_int64, SqlType.BIGINT),
+        (is_a.is_uint64, SqlType.BIGINT),
+        (is_a.is_uint32, SqlType.BIGINT),
+        (is_a.is_int16, SqlType.SMALLINT),
+        (is_a.is_int8, SqlType.SMALLINT),
+        (is_a.is_uint8, SqlType.SMALLINT),
+        (is_a.is_integer, SqlType.INT),
+        (is_a.is_floating, SqlType.DOUBLE),
+        (is_a.is_timestamp, SqlType.TIMESTAMP),
+        (is_a.is_binary, SqlType.BYTES),
+        (is_a.is_large_binary, SqlType.BYTES),
+        (is_a.is_binary_view, SqlType.BYTES),
+    ]
+    return next((sql_type for test, sql_type in tests if test(arrow_type)), SqlType.TEXT)
+
+
+def _plain(array: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Return the array in a type whose Python values are ours."""
+    kind = array.type
+    if pa.types.is_timestamp(kind) and (kind.unit != "us" or kind.tz):
+        return array.cast(pa.timestamp("us"), safe=False)
+    if _nearest(kind) is SqlType.TEXT and not pa.types.is_string(kind):
+        if pa.types.is_nested(kind) or pa.types.is_null(kind):
+            texts = [None if value is None else str(value) for value in array.to_pylist()]
+            return pa.chunked_array([pa.array(texts, pa.string())])
+        return array.cast(pa.string())
+    return array

@@ -1,0 +1,160 @@
+"""Schema changes: namespaces, tables and users come and go by commits of their records.
+
+Law: a schema change is judged against the newest catalog under the write lock, so that of two equal
+statements exactly one succeeds. The default namespace and the first accounts exist from the start.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import msgspec
+
+from upwell.clock import Clock
+from upwell.engine.catalog import (
+    DEFAULT_NAMESPACE,
+    SYSTEM_NAMESPACE,
+    Catalog,
+    Namespace,
+    Reference,
+    Table,
+    TableKind,
+    User,
+    namespace_record,
+    table_record,
+    user_record,
+)
+from upwell.engine.commit import Committer
+from upwell.errors import AlreadyExists, InvalidOperation, NotFound
+from upwell.ids import Seq
+from upwell.storage.hot import Batch, Kind, RecordIs, RecordWrite
+from upwell.types import TableId
+
+RESERVED_NAMESPACES = frozenset(
+    {
+        "system", "sys", "root", "upwell", "kalamdb", "kalam", "main", "default", "sql", "admin",
+        "internal", "information_schema", "pg_catalog", "datafusion",
+    }
+)  # fmt: skip
+_TABLES_MADE = "tables_made"
+
+
+class Schema:
+    """All schema changes; each returns the seq to wait for, None if there was nothing to do."""
+
+    def __init__(self, committer: Committer, clock: Clock) -> None:
+        self._committer = committer
+        self._clock = clock
+
+    def create_namespace(self, name: str, *, if_not_exists: bool) -> Seq | None:
+        if name in RESERVED_NAMESPACES:
+            raise InvalidOperation(f"namespace name '{name}' is reserved; choose another")
+        with self._committer.lock:
+            if name in self._catalog.namespaces:
+                if if_not_exists:
+                    return None
+                raise AlreadyExists(f"Namespace '{name}' already exists")
+            record = namespace_record(Namespace(name, self._clock.now_us()))
+            return self._committer.apply(Batch([], [record], [RecordIs(Kind.NAMESPACE, name, None)]))
+
+    def drop_namespace(self, name: str, *, if_exists: bool) -> tuple[Seq | None, list[Table]]:
+        """Drop a namespace and its tables; returns the tables, for their cleanup."""
+        if name in (DEFAULT_NAMESPACE, SYSTEM_NAMESPACE):
+            raise InvalidOperation(f"namespace '{name}' belongs to the server and stays")
+        with self._committer.lock:
+            space = self._catalog.namespaces.get(name)
+            if space is None:
+                if if_exists:
+                    return None, []
+                raise NotFound(f"Namespace '{name}' not found")
+            tables = self._catalog.in_namespace(name)
+            self._refuse_referenced(tables)
+            records = [table_record(table, dropped=True) for table in tables]
+            records.append(namespace_record(space, dropped=True))
+            return self._committer.apply(Batch(records=records)), tables
+
+    def create_table(self, table: Table, *, if_not_exists: bool) -> tuple[Seq | None, Table]:
+        """Create `table`; its id is given here. Returns what exists now."""
+        with self._committer.lock:
+            existing = self._catalog.tables.get((table.namespace, table.name))
+            if existing is not None:
+                if if_not_exists:
+                    return None, existing
+                raise AlreadyExists(f"Table {table.full_name} already exists")
+            if table.namespace not in self._catalog.namespaces:
+                raise NotFound(
+                    f"Namespace '{table.namespace}' does not exist. "
+                    f"Create it first with CREATE NAMESPACE {table.namespace}"
+                )
+            made = self._tables_made() + 1
+            table = replace(table, id=TableId(made), created_at_us=self._clock.now_us())
+            table = replace(table, references=tuple(self._own(table, made)))
+            self._check_references(table)
+            counter = RecordWrite(Kind.META, _TABLES_MADE, msgspec.msgpack.encode(made))
+            return self._committer.apply(Batch(records=[table_record(table), counter])), table
+
+    def drop_table(self, namespace: str, name: str, *, if_exists: bool) -> tuple[Seq | None, Table | None]:
+        with self._committer.lock:
+            table = self._catalog.tables.get((namespace, name))
+            if table is None:
+                if if_exists:
+                    return None, None
+                raise NotFound(f"Table '{name}' not found in namespace '{namespace}'")
+            self._refuse_referenced([table])
+            return self._committer.apply(Batch(records=[table_record(table, dropped=True)])), table
+
+    def create_user(self, user: User) -> Seq:
+        with self._committer.lock:
+            if user.name in self._catalog.users:
+                raise AlreadyExists(f"User '{user.name}' already exists")
+            return self._committer.apply(
+                Batch([], [user_record(user)], [RecordIs(Kind.USER, user.name, None)])
+            )
+
+    def put_user(self, user: User) -> Seq:
+        """Create or replace an account."""
+        return self._committer.apply(Batch(records=[user_record(user)]))
+
+    def ensure_default_namespace(self) -> None:
+        with self._committer.lock:
+            if DEFAULT_NAMESPACE not in self._catalog.namespaces:
+                record = namespace_record(Namespace(DEFAULT_NAMESPACE, self._clock.now_us()))
+                self._committer.apply(Batch(records=[record]))
+
+    @property
+    def _catalog(self) -> Catalog:
+        return self._committer.newest_catalog
+
+    def _tables_made(self) -> int:
+        record = self._committer.newest.find_record(Kind.META, _TABLES_MADE)
+        return msgspec.msgpack.decode(record, type=int) if record else 0
+
+    @staticmethod
+    def _own(table: Table, made: int) -> list[Reference]:
+        """Point self-references, which stand as parent 0 until the table has an id, at the table."""
+        return [ref if ref.parent else replace(ref, parent=TableId(made)) for ref in table.references]
+
+    def _check_references(self, table: Table) -> None:
+        for reference in table.references:
+            parent = table if reference.parent == table.id else self._catalog.by_id.get(reference.parent)
+            if parent is None:
+                raise NotFound("the referenced table was dropped meanwhile; create it first")
+            if parent.kind is TableKind.USER and table.kind is TableKind.SHARED:
+                raise InvalidOperation(
+                    f"SHARED table {table.full_name} cannot reference USER table {parent.full_name}: "
+                    "whose row would it be?"
+                )
+            column, key = table.columns[reference.column], parent.columns[parent.key_index]
+            if column.type is not key.type:
+                raise InvalidOperation(
+                    f"column '{column.name}' ({column.type.name}) cannot reference "
+                    f"{parent.full_name}.{key.name} ({key.type.name}); give both the same type"
+                )
+
+    def _refuse_referenced(self, tables: Sequence[Table]) -> None:
+        dropped = {table.id for table in tables}
+        for table in tables:
+            for child, _ in self._catalog.children.get(table.id, ()):
+                if child.id not in dropped:
+                    raise InvalidOperation(
+                        f"table {table.full_name} is referenced by {child.full_name}; drop that table first"
+                    )

@@ -1,0 +1,1 @@
+"""Feeds: what reads the log for somebody: live queries and devices."""

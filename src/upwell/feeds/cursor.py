@@ -1,0 +1,61 @@
+"""Growth: the one place where an event loop waits for the log.
+
+Law: waiting is on a number, never on an event: a wake-up that is lost between reading and waiting
+cannot strand anybody. One wake-up of the loop serves all who wait.
+"""
+
+import asyncio
+from heapq import heappop, heappush
+
+from upwell.engine.view import Publication, View
+
+
+class Growth:
+    """The publication as one event loop sees it. Use it from that loop only."""
+
+    def __init__(self, publication: Publication, loop: asyncio.AbstractEventLoop) -> None:
+        self._publication = publication
+        self._loop = loop
+        self._waiting: list[tuple[int, int, asyncio.Future[None]]] = []
+        self._order = 0
+        self._scheduled = False
+        publication.listen(self._from_publisher)
+
+    @property
+    def view(self) -> View:
+        return self._publication.view
+
+    async def reached(self, seq: int) -> View:
+        """Return a View at `seq` or later, as soon as there is one; raise `ReadOnly` if there never will be."""
+        while self._publication.view.seq < seq:
+            if self._publication.failure is not None:
+                raise self._publication.failure
+            self._order += 1
+            future = self._loop.create_future()
+            heappush(self._waiting, (seq, self._order, future))
+            # Looked at again after queueing: the publisher may have been faster.
+            if self._publication.view.seq >= seq:
+                break
+            await future
+        return self._publication.view
+
+    async def wait(self, *, after: int) -> View:
+        """Return a View later than `after`."""
+        return await self.reached(after + 1)
+
+    def _from_publisher(self) -> None:
+        if not self._scheduled:
+            self._scheduled = True
+            try:
+                self._loop.call_soon_threadsafe(self._wake)
+            except RuntimeError:  # the loop is closed: nobody waits any more
+                self._scheduled = False
+
+    def _wake(self) -> None:
+        self._scheduled = False
+        failed = self._publication.failure is not None
+        seq = self._publication.view.seq
+        while self._waiting and (failed or self._waiting[0][0] <= seq):
+            future = heappop(self._waiting)[2]
+            if not future.done():
+                future.set_result(None)

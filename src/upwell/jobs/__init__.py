@@ -1,0 +1,1 @@
+"""Jobs: work that outlives its request: durable, leased to one runner, retried, visible by SQL."""

@@ -1,0 +1,1 @@
+"""Sessions: who is it, what may they do, and what does each Statement become."""

@@ -1,0 +1,177 @@
+"""Authentication: credentials → principal.
+
+Law: a token's signature is checked once and remembered, the account behind it on every request. A token
+never gives more than its account has now: another role, a missing account or a device's token are refused.
+Tokens are HS256 JWTs (RFC 7519) with the claims of the reference contract, section 5.1; a device's token
+has `sub` and `did` (device sync contract, section 1.3).
+"""
+
+import hashlib
+from collections import OrderedDict
+from dataclasses import dataclass
+
+import bcrypt
+import jwt
+
+from upwell.clock import Clock
+from upwell.engine.catalog import Catalog, Role, User
+from upwell.errors import AuthenticationFailed
+from upwell.session.policy import Principal
+
+ISSUER = "kalamdb"
+LEEWAY_S = 60
+TOKENS_KEPT_MAX = 10_000
+PASSWORD_BYTES_MAX = 72  # bcrypt reads no more
+_ALGORITHMS = ["HS256"]
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    """A signed token and when it ends, in seconds since the epoch."""
+
+    text: str
+    expires_at_s: int
+
+
+@dataclass(frozen=True, slots=True)
+class Login:
+    """What a successful login gives."""
+
+    user: User
+    access: Token
+    refresh: Token
+
+
+class Authenticator:
+    """Checks passwords and tokens. `check_password` is slow on purpose: call it in a thread."""
+
+    def __init__(
+        self, *, secret: str, clock: Clock, expiry_hours: int, device_expiry_hours: int, bcrypt_cost: int
+    ) -> None:
+        self._secret = secret
+        self._clock = clock
+        self._expiry_s = expiry_hours * 3600
+        self._device_expiry_s = device_expiry_hours * 3600
+        self._bcrypt_cost = bcrypt_cost
+        self._verified: OrderedDict[str, dict[str, object]] = OrderedDict()
+        self._nobody_hash = bcrypt.hashpw(b"nobody", bcrypt.gensalt(bcrypt_cost))
+
+    def hash_password(self, password: str) -> str:
+        return bcrypt.hashpw(_bounded(password), bcrypt.gensalt(self._bcrypt_cost)).decode()
+
+    def check_password(self, user: User | None, password: str) -> User:
+        """Return the user; an unknown one costs the same time as a wrong password."""
+        known = user is not None and user.password_hash is not None
+        stored = user.password_hash.encode() if user and user.password_hash else self._nobody_hash
+        if not bcrypt.checkpw(_bounded(password), stored) or not known:
+            raise AuthenticationFailed("INVALID_CREDENTIALS", "Invalid credentials")
+        assert user is not None
+        return user
+
+    def log_in(self, user: User) -> Login:
+        """Return fresh tokens for an account whose password was checked."""
+        return Login(
+            user, self._sign(user, "access", self._expiry_s), self._sign(user, "refresh", 7 * self._expiry_s)
+        )
+
+    def device_token(self, user: str, device: str) -> Token:
+        """Return a token that opens the device endpoints only."""
+        now = self._now_s()
+        claims = {"sub": user, "did": device, "iat": now, "exp": now + self._device_expiry_s, "iss": ISSUER}
+        return Token(jwt.encode(claims, self._secret, "HS256"), now + self._device_expiry_s)
+
+    def principal(self, authorization: str | None, catalog: Catalog) -> Principal:
+        """Return who sends an `Authorization` header of an access token."""
+        claims = self._claims(_bearer(authorization))
+        if claims.get("token_type") != "access" or claims.get("iss") != ISSUER or "did" in claims:
+            raise _invalid()
+        user = catalog.users.get(str(claims["sub"]))
+        if user is None or user.role.value != claims.get("role"):
+            raise _invalid()
+        return Principal(user.name, user.role)
+
+    def refresh_user(self, authorization: str | None, catalog: Catalog) -> User:
+        """Return the account behind a refresh token."""
+        claims = self._claims(_bearer(authorization))
+        if claims.get("token_type") != "refresh" or "did" in claims:
+            raise AuthenticationFailed("INVALID_CREDENTIALS", "Refresh endpoint requires a refresh token")
+        user = catalog.users.get(str(claims["sub"]))
+        if user is None or user.role.value != claims.get("role"):
+            raise AuthenticationFailed("INVALID_CREDENTIALS", "Token role does not match user role")
+        return user
+
+    def device(self, authorization: str | None, catalog: Catalog) -> Principal:
+        """Return the device behind an `Authorization` header; an app's own user needs no account.
+
+        Accounts above role user are refused: a phone is no place for their rights.
+        """
+        claims = self._claims(_bearer(authorization))
+        device = claims.get("did")
+        if not isinstance(device, str) or not device:
+            raise _invalid()
+        user = catalog.users.get(str(claims["sub"]))
+        if user is not None and user.role is not Role.USER:
+            raise _invalid()
+        return Principal(str(claims["sub"]), Role.USER, device)
+
+    def _sign(self, user: User, token_type: str, expiry_s: int) -> Token:
+        now = self._now_s()
+        claims = {
+            "sub": user.name,
+            "iss": ISSUER,
+            "iat": now,
+            "exp": now + expiry_s,
+            "email": user.email,
+            "role": user.role.value,
+            "token_type": token_type,
+        }
+        return Token(jwt.encode(claims, self._secret, "HS256"), now + expiry_s)
+
+    def _claims(self, token: str) -> dict[str, object]:
+        digest = hashlib.sha256(token.encode()).hexdigest()
+        claims = self._verified.get(digest)
+        if claims is None:
+            claims = self._verify(token)
+            self._verified[digest] = claims
+            while len(self._verified) > TOKENS_KEPT_MAX:
+                self._verified.popitem(last=False)
+        expires = claims.get("exp")
+        if isinstance(expires, (int, float)) and expires + LEEWAY_S < self._now_s():
+            self._verified.pop(digest, None)
+            raise AuthenticationFailed("TOKEN_EXPIRED", "Invalid credentials")
+        return claims
+
+    def _verify(self, token: str) -> dict[str, object]:
+        try:
+            claims: dict[str, object] = jwt.decode(
+                token,
+                self._secret,
+                algorithms=_ALGORITHMS,
+                options={"verify_exp": False, "verify_iat": False, "verify_aud": False},
+                leeway=LEEWAY_S,
+            )
+        except jwt.InvalidTokenError as error:
+            raise _invalid() from error
+        if not isinstance(claims.get("sub"), str) or not claims["sub"]:
+            raise _invalid()
+        return claims
+
+    def _now_s(self) -> int:
+        return self._clock.now_us() // 1_000_000
+
+
+def _bearer(authorization: str | None) -> str:
+    if not authorization:
+        raise AuthenticationFailed("MISSING_AUTHORIZATION", "Authentication required")
+    scheme, _, token = authorization.partition(" ")
+    if scheme.lower() != "bearer" or not token.strip():
+        raise _invalid()
+    return token.strip()
+
+
+def _bounded(password: str) -> bytes:
+    return password.encode()[:PASSWORD_BYTES_MAX]
+
+
+def _invalid() -> AuthenticationFailed:
+    return AuthenticationFailed("INVALID_CREDENTIALS", "Invalid credentials")

@@ -1,0 +1,85 @@
+"""Policy: what a role may do. Pure functions of principal, action and table.
+
+Law: rows of USER tables never need a rule: a session's owner is part of the key, so that another
+user's rows cannot even be named. (Reference contract, sections 3.1, 5.5 and 5.6.)
+"""
+
+from dataclasses import dataclass
+from enum import Enum
+
+from upwell.engine.catalog import Access, Role, Table, TableKind
+from upwell.errors import PermissionDenied
+
+_RANK = {Role.USER: 1, Role.SERVICE: 2, Role.DBA: 3, Role.SYSTEM: 4}
+
+
+@dataclass(frozen=True, slots=True)
+class Principal:
+    """Who acts: an account's (or an app's own) user name and role; `device` if a device token says so."""
+
+    user: str
+    role: Role
+    device: str | None = None
+
+    @property
+    def is_admin(self) -> bool:
+        return _RANK[self.role] >= _RANK[Role.DBA]
+
+
+class Action(Enum):
+    READ = "read"
+    WRITE = "write"
+
+
+def require_admin(principal: Principal, area: str) -> None:
+    """Raise unless the role is dba or system."""
+    if not principal.is_admin:
+        raise PermissionDenied(f"Admin privileges (DBA or System role) required for {area}")
+
+
+def require_table(principal: Principal, action: Action, table: Table) -> None:
+    """Raise unless the principal may read or write the table; USER tables are always their own rows."""
+    if table.kind is TableKind.USER:
+        return
+    needed = _needed_to_read(table.access) if action is Action.READ else _needed_to_write(table.access)
+    if _RANK[principal.role] < _RANK[needed]:
+        raise PermissionDenied(
+            f"Access denied to {table.full_name}: Shared table {action.value} denied "
+            f"(access_level={table.access.value.capitalize()}, role {principal.role.value})"
+        )
+
+
+def require_create(principal: Principal, kind: TableKind) -> None:
+    if kind is TableKind.SHARED and _RANK[principal.role] < _RANK[Role.SERVICE]:
+        raise PermissionDenied("creating SHARED tables needs role service, dba or system")
+
+
+def require_flush(principal: Principal) -> None:
+    if _RANK[principal.role] < _RANK[Role.SERVICE]:
+        raise PermissionDenied("STORAGE FLUSH needs role service, dba or system")
+
+
+def require_impersonation(actor: Principal, target: str, target_role: Role) -> None:
+    """Raise unless `actor` may act as `target`: oneself, or a role not above one's own (user: nobody)."""
+    if actor.user == target:
+        return
+    if actor.role is Role.USER or _RANK[target_role] > _RANK[actor.role]:
+        raise PermissionDenied(
+            f"EXECUTE AS USER is not authorized: actor '{actor.user}' with role "
+            f"{actor.role.value.capitalize()} cannot target '{target}' with role "
+            f"{target_role.value.capitalize()}"
+        )
+
+
+def _needed_to_read(access: Access) -> Role:
+    match access:
+        case Access.PUBLIC:
+            return Role.USER
+        case Access.PRIVATE | Access.RESTRICTED:
+            return Role.SERVICE
+        case Access.DBA:
+            return Role.DBA
+
+
+def _needed_to_write(access: Access) -> Role:
+    return Role.DBA if access is Access.DBA else Role.SERVICE

@@ -1,0 +1,353 @@
+"""The binder: tree + catalog + namespace → bound Statement.
+
+Law: after it no name is left to look up but inside text for the query engine, whose parameters still
+stand as `$n` and whose alias is the table's own name. Unknown tables and columns fail here.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import lru_cache
+from itertools import pairwise
+
+from upwell.engine.catalog import SYSTEM_NAMESPACE, Catalog, Table, TableKind
+from upwell.engine.expression import Call, ColumnRef, Compare, Literal, Node, Parameter, is_constant
+from upwell.errors import InvalidOperation, InvalidSql, QueryFailure, SystemColumnViolation
+from upwell.sql.lex import Fragment, Token, Tokens, tokenize
+from upwell.sql.parse import judge, quoted
+from upwell.sql.scalar import SYSTEM_COLUMNS, Scope, parameter_index, parse_condition, parse_scalar
+from upwell.sql.statements import (
+    ColumnDefinition,
+    CreateNamespace,
+    CreateTable,
+    CreateUser,
+    Delete,
+    DropNamespace,
+    DropTable,
+    ExecuteAs,
+    FlushTable,
+    Insert,
+    PointRead,
+    Scalar,
+    Select,
+    Statement,
+    Update,
+    UseNamespace,
+)
+from upwell.sql.tree import (
+    CreateTableTree,
+    DeleteTree,
+    DescribeTree,
+    DropTableTree,
+    ExecuteAsTree,
+    FlushTree,
+    InsertTree,
+    PlainSelect,
+    Projection,
+    SelectTree,
+    TableName,
+    Tree,
+    UpdateTree,
+)
+from upwell.types import Column
+
+SYSTEM_NAMESPACES = frozenset({SYSTEM_NAMESPACE, "information_schema", "pg_catalog", "datafusion"})
+_DESCRIBED = (
+    "SELECT column_name, ordinal AS ordinal_position, column_id, data_type, nullable AS is_nullable, "
+    "primary_key AS is_primary_key, default_value AS column_default, comment AS column_comment, "
+    "version AS schema_version FROM system.columns WHERE namespace_id = {} AND table_name = {} "
+    "ORDER BY ordinal"
+)
+
+
+class Binder:
+    """Binds trees against one catalog and default namespace.
+
+    `parameter_types` are the Python types of the values of `$1…`; `used_types` tells afterwards
+    whether a Statement depends on them.
+    """
+
+    def __init__(self, catalog: Catalog, namespace: str, parameter_types: Sequence[type] = ()) -> None:
+        self._catalog = catalog
+        self._namespace = namespace
+        self._parameter_types = parameter_types
+        self._scopes: list[Scope] = []
+
+    @property
+    def used_types(self) -> bool:
+        return any(scope.used_types for scope in self._scopes)
+
+    def bind(self, tree: Tree) -> Statement:
+        """Return the Statement; raise an `SqlFailure` for what isn't there, `InvalidSql` for bad grammar."""
+        match tree:
+            case InsertTree():
+                return self._insert(tree)
+            case UpdateTree():
+                return self._update(tree)
+            case DeleteTree():
+                return self._delete(tree)
+            case SelectTree():
+                return self._select(tree)
+            case CreateTableTree():
+                return self._create_table(tree)
+            case DropTableTree(table, if_exists):
+                return DropTable(*self._ddl_name(table, "drop"), if_exists)
+            case FlushTree(table):
+                return FlushTable(self._target(table, "flush"))
+            case DescribeTree(table):
+                return self._describe(table)
+            case ExecuteAsTree():
+                return self._execute_as(tree)
+            case CreateNamespace() | DropNamespace() | CreateUser() | UseNamespace() | Select():
+                return tree
+
+    def _name(self, name: TableName) -> tuple[str, str]:
+        return (self._namespace if name[0] is None else name[0], name[1])
+
+    def _target(self, name: TableName, action: str) -> Table:
+        namespace, table = self._name(name)
+        if namespace in SYSTEM_NAMESPACES:
+            raise InvalidOperation(f"Cannot {action} system table '{namespace}.{table}'")
+        return self._catalog.get_table(namespace, table)
+
+    def _ddl_name(self, name: TableName, action: str) -> tuple[str, str]:
+        namespace, table = self._name(name)
+        if namespace in SYSTEM_NAMESPACES:
+            raise InvalidOperation(
+                f"Cannot {action} system table '{namespace}.{table}'. System tables are managed internally."
+            )
+        return namespace, table
+
+    def _scope(self, table: Table | None, alias: str | None = None) -> Scope:
+        scope = Scope(table, alias, self._parameter_types)
+        self._scopes.append(scope)
+        return scope
+
+    def _insert(self, tree: InsertTree) -> Insert:
+        table = self._target(tree.table, "insert")
+        if tree.columns is None:
+            columns = tuple(range(len(table.columns)))
+        else:
+            columns = _distinct([writable(table, name) for name in tree.columns], table)
+        scope = self._scope(None)
+        rows = tuple(_values(table, columns, row, at, scope) for at, row in enumerate(tree.rows))
+        return Insert(table, columns, rows, tree.query)
+
+    def _update(self, tree: UpdateTree) -> Update:
+        table = self._target(tree.table, "update")
+        scope = self._scope(table, tree.alias)
+        indexes = _distinct([writable(table, name) for name, _ in tree.assignments], table)
+        scalars = [
+            _scalar(fragment, table.columns[index], scope)
+            for index, (_, fragment) in zip(indexes, tree.assignments, strict=True)
+        ]
+        key, where = _condition(tree.where, scope)
+        return Update(table, tuple(zip(indexes, scalars, strict=True)), key, where)
+
+    def _delete(self, tree: DeleteTree) -> Delete:
+        table = self._target(tree.table, "delete")
+        key, where = _condition(tree.where, self._scope(table, tree.alias))
+        return Delete(table, key, where)
+
+    def _select(self, tree: SelectTree) -> Select:
+        return Select(tree.text, None if tree.plain is None else self._point(tree.plain))
+
+    def _point(self, plain: PlainSelect) -> PointRead | None:
+        """Return the read by key that `plain` is, None if it is another query or a wrong one."""
+        table = self._catalog.tables.get(self._name(plain.table))
+        if table is None or plain.where is None:
+            return None
+        scope = self._scope(table, plain.alias)
+        try:
+            columns = bind_projection(plain.columns, scope)
+            condition = parse_condition(plain.where, scope)
+        except QueryFailure:
+            return None  # the query engine says it in its own words
+        key = _key(condition, plain.where, table)
+        return None if key is None else PointRead(table, key, columns)
+
+    def _create_table(self, tree: CreateTableTree) -> CreateTable:
+        namespace, _ = self._ddl_name((tree.namespace, tree.table.name), "create")
+        columns = tuple(_with_parent(column, namespace) for column in tree.table.columns)
+        table = replace(tree.table, namespace=namespace, columns=columns)
+        for child, wanted in tree.parents:
+            column = next(column for column in columns if column.name == child)
+            self._check_parent(table, column, wanted)
+        return table
+
+    def _check_parent(self, table: CreateTable, column: ColumnDefinition, wanted: str | None) -> None:
+        """A reference leads to a primary key of the same type; a table may refer to itself."""
+        assert column.references is not None, "asked only for references"
+        full_name = ".".join(column.references)
+        key: Column | ColumnDefinition
+        if column.references == (table.namespace, table.name):
+            key = next(each for each in table.columns if each.primary_key)
+        else:
+            parent = self._catalog.get_table(*column.references)
+            key = parent.columns[parent.key_index]
+        if wanted not in (None, key.name):
+            raise InvalidSql(f"REFERENCES {full_name}({wanted}): the primary key is '{key.name}'")
+        if key.type is not column.type:
+            raise InvalidSql(
+                f"column '{column.name}' ({column.type.name}) cannot reference "
+                f"{full_name}({key.name}), which is {key.type.name}"
+            )
+
+    def _describe(self, name: TableName) -> Select:
+        namespace, table = self._name(name)
+        if namespace not in SYSTEM_NAMESPACES:
+            self._catalog.get_table(namespace, table)
+        return Select(_DESCRIBED.format(quoted(namespace), quoted(table)), None, is_open=True)
+
+    def _execute_as(self, tree: ExecuteAsTree) -> ExecuteAs:
+        inner = self.bind(tree.inner)
+        assert isinstance(inner, (Insert, Update, Delete, Select)), "the parser lets nothing else in"
+        target = [] if isinstance(inner, Select) else [inner.table]
+        for table in target + self._named_tables(tree.text):
+            if table.kind is TableKind.SHARED:
+                raise InvalidOperation(
+                    f"EXECUTE AS USER is not allowed on SHARED tables (table '{table.full_name}'). "
+                    "AS USER impersonation is only supported for USER and STREAM tables."
+                )
+        return ExecuteAs(tree.user, inner)
+
+    def _named_tables(self, query: str) -> list[Table]:
+        """Return the catalog's tables that the text of a query names after FROM, JOIN or a comma."""
+        tokens = tokenize(query)
+        found: list[Table] = []
+        for before, token in pairwise(tokens):
+            if before.word in ("FROM", "JOIN", ",", "(") and token.kind in ("word", "quoted"):
+                rest = Tokens(query, tokens)
+                rest.index = tokens.index(token)
+                table = self._catalog.tables.get(self._name(rest.qualified()))
+                found += [] if table is None else [table]
+        return found
+
+
+def writable(table: Table, name: str) -> int:
+    """Return the index of a column that DML may set."""
+    if name in SYSTEM_COLUMNS:
+        raise SystemColumnViolation(f"column '{name}' of {table.full_name} is set by the server")
+    index = table.index_of.get(name)
+    if index is None:
+        raise InvalidOperation(f"column '{name}' does not exist in {table.full_name}")
+    return index
+
+
+def bind_projection(columns: Sequence[Projection], scope: Scope) -> tuple[tuple[int, str], ...]:
+    """Return (index, output name) of each output column; `*` ends with `_seq` and `_deleted`."""
+    assert scope.table is not None, "a projection has a table"
+    found: list[tuple[int, str]] = []
+    for column in columns:
+        if column.column == "*":
+            found += [(index, each.name) for index, each in enumerate(scope.table.columns)]
+            found += [(index, name) for name, index in SYSTEM_COLUMNS.items()]
+        else:
+            parts = (column.column,) if column.qualifier is None else (column.qualifier, column.column)
+            found.append((scope.column(parts)[0], column.name))
+    return tuple(found)
+
+
+def _distinct(indexes: list[int], table: Table) -> tuple[int, ...]:
+    for at, index in enumerate(indexes):
+        if index in indexes[:at]:
+            raise InvalidOperation(f"column '{table.columns[index].name}' is named more than once")
+    return tuple(indexes)
+
+
+def _values(
+    table: Table, columns: tuple[int, ...], row: tuple[Fragment, ...], at: int, scope: Scope
+) -> tuple[Scalar, ...]:
+    if len(row) != len(columns):
+        raise InvalidOperation(
+            f"INSERT INTO {table.full_name} names {len(columns)} columns, but row {at} has {len(row)} values"
+        )
+    return tuple(
+        _scalar(fragment, table.columns[index], scope) for index, fragment in zip(columns, row, strict=True)
+    )
+
+
+def _scalar(fragment: Fragment, column: Column, scope: Scope) -> Scalar:
+    if len(fragment.tokens) == 1:
+        token = fragment.tokens[0]
+        if token.kind == "parameter":
+            return parameter_scalar(parameter_index(token))
+        if token.word == "DEFAULT":
+            return Scalar("DEFAULT", _default(column))
+    node = parse_scalar(fragment, scope)
+    if node is None:
+        judge(fragment)
+    return Scalar(own_names(fragment, scope), node)
+
+
+@lru_cache(maxsize=65536)
+def parameter_scalar(index: int) -> Scalar:
+    """Return the scalar `$n` of the parameter at `index` (from 0)."""
+    return Scalar(f"${index + 1}", Parameter(index))
+
+
+def _default(column: Column) -> Node:
+    if column.default is None:
+        return Literal(None)
+    if column.default.function is not None:
+        return Call(column.default.function)
+    return Literal(column.default.value)
+
+
+def _condition(where: Fragment | None, scope: Scope) -> tuple[Scalar | None, str | None]:
+    """Return the key, if `where` is exactly primary key = scalar, and the text of `where`."""
+    if where is None:
+        return None, None
+    assert scope.table is not None, "a WHERE has a table"
+    condition = parse_condition(where, scope)
+    if condition is None:
+        judge(where)
+    return _key(condition, where, scope.table), own_names(where, scope)
+
+
+def _key(condition: Node | None, where: Fragment, table: Table) -> Scalar | None:
+    match condition:
+        case Compare("=", ColumnRef(index), other) if index == table.key_index and is_constant(other):
+            return Scalar(_side(where, last=True), other)
+        case Compare("=", other, ColumnRef(index)) if index == table.key_index and is_constant(other):
+            return Scalar(_side(where, last=False), other)
+        case _:
+            return None
+
+
+def _side(where: Fragment, *, last: bool) -> str:
+    """Return the text on one side of the only `=` outside parentheses, or all of it if there is none."""
+    tokens = where.tokens
+    while tokens[0].word == "(" and tokens[-1].word == ")" and not _equals_at(tokens):
+        tokens = tokens[1:-1]
+    at = _equals_at(tokens)
+    side = tokens[at + 1 :] if last else tokens[:at]
+    offset = where.tokens[0].start
+    return where.text[side[0].start - offset : side[-1].end - offset]
+
+
+def _equals_at(tokens: Sequence[Token]) -> int:
+    depth = 0
+    for at, token in enumerate(tokens):
+        depth += (token.word == "(") - (token.word == ")")
+        if depth == 0 and token.word == "=":
+            return at
+    return 0
+
+
+def own_names(fragment: Fragment, scope: Scope) -> str:
+    """Return the fragment's text with the alias of the table replaced by the table's name."""
+    if scope.alias is None or scope.table is None:
+        return fragment.text
+    offset, done, parts = fragment.tokens[0].start, 0, []
+    for token, following in pairwise(fragment.tokens):
+        if following.word == "." and token.text.strip('"').lower() == scope.alias:
+            parts += [fragment.text[done : token.start - offset], scope.table.name]
+            done = token.end - offset
+    return "".join(parts) + fragment.text[done:]
+
+
+def _with_parent(column: ColumnDefinition, namespace: str) -> ColumnDefinition:
+    """An unqualified parent is a table of the child's namespace."""
+    if column.references is None or column.references[0]:
+        return column
+    return replace(column, references=(namespace, column.references[1]))

@@ -1,0 +1,104 @@
+"""Live queries: the text of a subscription → table, columns and a predicate for changes.
+
+Law: whatever is accepted here can be judged row by row with exactly the SELECT's outcome; a WHERE that
+can't is refused, never skipped.
+"""
+
+from dataclasses import dataclass
+
+from upwell.engine.catalog import Catalog, Table
+from upwell.engine.expression import Node
+from upwell.errors import InvalidSql
+from upwell.sql.bind import SYSTEM_NAMESPACES, bind_projection, own_names
+from upwell.sql.lex import Tokens, split
+from upwell.sql.parse import parse_plain_select
+from upwell.sql.scalar import Scope, parse_condition
+from upwell.sql.tree import PlainSelect
+
+_FORM = "Subscription query supports only SELECT ... FROM ... [WHERE ...]."
+_REFUSED = {
+    "GROUP": "GROUP BY",
+    "HAVING": "HAVING",
+    "ORDER": "ORDER BY",
+    "LIMIT": "LIMIT",
+    "OFFSET": "OFFSET",
+    "FETCH": "FETCH",
+    "DISTINCT": "DISTINCT",
+    "JOIN": "JOIN clauses",
+    "UNION": "UNION",
+    "INTERSECT": "INTERSECT",
+    "EXCEPT": "EXCEPT",
+    "WINDOW": "WINDOW",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class LiveQuery:
+    """What a subscription watches.
+
+    `columns` are (index, output name), with `engine.expression`'s indexes for `_seq` and `_deleted`;
+    None is `*`, which follows the table when it changes. `where` is the predicate's text as written.
+    """
+
+    table: Table
+    columns: tuple[tuple[int, str], ...] | None
+    predicate: Node | None
+    where: str | None
+
+
+def parse_live_query(sql: str, catalog: Catalog, namespace: str) -> LiveQuery:
+    """Return the live query that `sql` says; raise `InvalidSql`, `TableNotFound` or `QueryFailure`.
+
+    The table must be qualified, so `namespace` decides nothing; it only makes the refusal helpful.
+    """
+    texts = split(sql)
+    if len(texts) != 1:
+        raise InvalidSql(f"Subscription query must be exactly one SELECT statement. {_FORM}")
+    tokens = Tokens(texts[0])
+    if not tokens.sees("SELECT"):
+        raise InvalidSql(_FORM)
+    _refuse_clauses(tokens)
+    plain = _plain(tokens)
+    if plain.table[0] is None:
+        raise InvalidSql(
+            f"Query must use namespace.table format; write {namespace}.{plain.table[1]} or another namespace"
+        )
+    if plain.table[0] in SYSTEM_NAMESPACES:
+        raise InvalidSql("Subscription query cannot watch system tables")
+    table = catalog.get_table(plain.table[0], plain.table[1])
+    scope = Scope(table, plain.alias)
+    everything = [column.column for column in plain.columns] == ["*"]
+    columns = None if everything else bind_projection(plain.columns, scope)
+    if plain.where is None:
+        return LiveQuery(table, columns, None, None)
+    predicate = parse_condition(plain.where, scope)
+    if predicate is None or any(token.kind == "parameter" for token in plain.where.tokens):
+        raise InvalidSql(
+            "Subscription query WHERE supports AND, OR, NOT, comparisons, IN, BETWEEN, LIKE, ILIKE and "
+            "IS NULL over columns and literals of the same type"
+        )
+    return LiveQuery(table, columns, predicate, own_names(plain.where, scope))
+
+
+def _plain(tokens: Tokens) -> PlainSelect:
+    try:
+        return parse_plain_select(tokens)
+    except InvalidSql as error:
+        raise InvalidSql(f"{_FORM} The projection is * or column names: {error.args[0]}") from error
+
+
+def _refuse_clauses(tokens: Tokens) -> None:
+    depth, clause = 0, ""
+    while not tokens.at_end:
+        token = tokens.take()
+        depth += (token.word == "(") - (token.word == ")")
+        if depth:
+            continue
+        if token.word in ("SELECT", "FROM", "WHERE"):
+            clause = token.word
+        # IS DISTINCT FROM belongs to WHERE, which says what it can't do itself.
+        if token.word in _REFUSED and not (clause == "WHERE" and token.word == "DISTINCT"):
+            raise InvalidSql(f"Subscription query does not support {_REFUSED[token.word]}. {_FORM}")
+        if token.word == "," and clause == "FROM":
+            raise InvalidSql(f"Subscription query requires exactly one table in the FROM clause. {_FORM}")
+    tokens.index = 0

@@ -1,0 +1,239 @@
+"""Prepared statements: text → (Statement, values), through caches of what was seen before.
+
+Law: with or without shapes and caches the same text means the same; a cached Statement is only used
+with the very catalog that it was bound to, and only with values of the types it was bound for.
+"""
+
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass, field, replace
+from threading import Lock
+
+from upwell.engine.catalog import Catalog
+from upwell.engine.expression import Parameter
+from upwell.errors import ParameterError, UpwellError
+from upwell.sql.bind import Binder, parameter_scalar
+from upwell.sql.lex import split
+from upwell.sql.parse import parse
+from upwell.sql.render import parameter_count
+from upwell.sql.shape import lift, numbered
+from upwell.sql.statements import Delete, Insert, Scalar, Select, Statement, Update
+from upwell.sql.tree import DeleteTree, ExecuteAsTree, InsertTree, SelectTree, UpdateTree
+from upwell.types import Value
+
+PARAMETERS_MAX = 50
+PARAMETER_BYTES_MAX = 512 * 1024
+CACHED_TEXT_CHARS_MAX = 64 * 1024
+_ROWS_ALIKE_MIN = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A Statement and how many values its `$n` ask for."""
+
+    statement: Statement
+    parameter_count: int
+
+
+@dataclass(frozen=True, slots=True)
+class _ByTypes:
+    """Stands for statements that depend on the types of their values; those are cached with them."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Unlifted:
+    """Stands for a shape whose literals have to stay in the text."""
+
+
+_BY_TYPES = _ByTypes()
+_UNLIFTED = _Unlifted()
+Entry = Prepared | _ByTypes | _Unlifted
+
+
+@dataclass(slots=True)
+class _Cache:
+    """Entries of one catalog, oldest out first. Holding on to the catalog makes its identity unique."""
+
+    catalog: Catalog
+    entries_max: int
+    entries: dict[Hashable, Entry] = field(default_factory=dict)
+    _lock: Lock = field(default_factory=Lock)
+
+    def put(self, key: Hashable, entry: Entry) -> None:
+        with self._lock:
+            while len(self.entries) >= self.entries_max:
+                del self.entries[next(iter(self.entries))]
+            self.entries[key] = entry
+
+
+class Preparer:
+    """Turns text into Statements. Thread-safe; keeps at most `cache_entries_max` of them.
+
+    `shapes=False` parses every new text as it stands.
+    """
+
+    def __init__(self, *, cache_entries_max: int = 2048, shapes: bool = True) -> None:
+        self._entries_max = cache_entries_max
+        self._shapes = shapes
+        self._cache: _Cache | None = None
+
+    def statements(self, sql: str) -> list[str]:
+        """Return the texts of the statements in `sql`, none if there is nothing but comments.
+
+        The grammar of all of them has been checked if there are several; names are looked up by
+        `prepare`, when the statements before have run.
+        """
+        sql = sql.strip()
+        if sql.find(";") in (-1, len(sql) - 1) and not sql.startswith(("--", "/*")):
+            sql = sql.removesuffix(";")
+            return [sql] if sql else []
+        texts = split(sql)
+        if len(texts) > 1:
+            for text in texts:
+                parse(text)
+        return texts
+
+    def prepare(
+        self, sql: str, catalog: Catalog, namespace: str, params: Sequence[Value] = ()
+    ) -> tuple[Statement, Sequence[Value]]:
+        """Return the Statement of one statement's text and the values of its `$n`.
+
+        Raise `InvalidSql`, `ParameterError`, or an `SqlFailure` for names that aren't there.
+        """
+        cache = self._cache
+        if cache is None or cache.catalog is not catalog:
+            # A new object, never cleared: a thread that still binds to the old catalog fills the old one.
+            cache = self._cache = _Cache(catalog, self._entries_max)
+        if self._shapes and not params:
+            lifted = lift(sql)
+            if lifted is not None:
+                shape, values = lifted
+                found = cache.entries.get((shape, namespace))
+                if found is None or found is _BY_TYPES:
+                    found = self._by_types(cache, shape, namespace, values)
+                if isinstance(found, Prepared):
+                    return found.statement, values
+        return self._written(cache, sql, namespace, params).statement, params
+
+    def _by_types(self, cache: _Cache, shape: str, namespace: str, values: Sequence[Value]) -> Entry:
+        key = (shape, namespace, tuple(map(type, values)))
+        found = cache.entries.get(key)
+        if found is not None:
+            return found
+        entry, used_types = self._learn(cache, shape, namespace, values)
+        if entry is not None and len(shape) <= CACHED_TEXT_CHARS_MAX:
+            cache.put(key if used_types else (shape, namespace), entry)
+            if used_types:
+                cache.put((shape, namespace), _BY_TYPES)
+        return entry or _UNLIFTED
+
+    def _learn(
+        self, cache: _Cache, shape: str, namespace: str, values: Sequence[Value]
+    ) -> tuple[Entry | None, bool]:
+        """Bind a shape that is new; None if only the text as written can say what is wrong with it."""
+        many = self._rows_alike(cache, shape, namespace, values)
+        if many is not None:
+            return many, False
+        binder = Binder(cache.catalog, namespace, tuple(map(type, values)))
+        try:
+            statement = binder.bind(parse(numbered(shape)))
+        except UpwellError:
+            return None, False
+        match statement:
+            case Insert(query=None) | Update() | Delete():
+                pass
+            case Select(point=point) if point is not None:
+                pass
+            case _:
+                return _UNLIFTED, False
+        return Prepared(statement, len(values)), binder.used_types
+
+    def _rows_alike(
+        self, cache: _Cache, shape: str, namespace: str, values: Sequence[Value]
+    ) -> Prepared | None:
+        """Return an INSERT of many rows of one form, made from the INSERT of one such row."""
+        template = _one_row(shape)
+        if template is None:
+            return None
+        text, rows = template
+        width = text.count("?")
+        entry = cache.entries.get((text, namespace))
+        if entry is None:
+            entry = self._by_types(cache, text, namespace, values[:width])
+        if not isinstance(entry, Prepared) or not isinstance(entry.statement, Insert):
+            return None
+        row = entry.statement.rows[0]
+        if any("$" in scalar.text and not isinstance(scalar.node, Parameter) for scalar in row):
+            return None
+        many = tuple(_shifted(row, start) for start in range(0, rows * width, width))
+        return Prepared(replace(entry.statement, rows=many), rows * width)
+
+    def _written(self, cache: _Cache, sql: str, namespace: str, params: Sequence[Value]) -> Prepared:
+        """Parse and bind a text as it stands, with the user's parameters."""
+        check_parameters(params)
+        types = tuple(map(type, params))
+        key = ("text", sql, namespace, types)
+        found = cache.entries.get(key)
+        if not isinstance(found, Prepared):
+            tree = parse(sql)
+            takes_values = isinstance(tree, (InsertTree, UpdateTree, DeleteTree, SelectTree, ExecuteAsTree))
+            _check_count(parameter_count(sql), params, sql, takes_values=takes_values)
+            statement = Binder(cache.catalog, namespace, types).bind(tree)
+            found = Prepared(statement, len(params))
+            if takes_values and len(sql) <= CACHED_TEXT_CHARS_MAX:
+                cache.put(key, found)
+        return found
+
+
+def check_parameters(params: Sequence[Value]) -> None:
+    """Raise `ParameterError` if there are too many, or one is too large."""
+    if len(params) > PARAMETERS_MAX:
+        raise ParameterError(_too_many(len(params)))
+    for number, value in enumerate(params, 1):
+        if isinstance(value, (str, bytes)) and len(value) * 4 > PARAMETER_BYTES_MAX:
+            size = len(value if isinstance(value, bytes) else value.encode("utf-8", "surrogatepass"))
+            if size > PARAMETER_BYTES_MAX:
+                raise ParameterError(
+                    f"Parameter ${number} too large: maximum {PARAMETER_BYTES_MAX} bytes allowed, got {size}"
+                )
+
+
+def _check_count(wanted: int, params: Sequence[Value], sql: str, *, takes_values: bool) -> None:
+    if (wanted or params) and not takes_values:
+        raise ParameterError(f"Parameters not supported for {_kind(sql)} statements")
+    if wanted > PARAMETERS_MAX:
+        raise ParameterError(_too_many(wanted))
+    if wanted != len(params):
+        raise ParameterError(f"Parameter count mismatch: expected {wanted} parameters, got {len(params)}")
+
+
+def _too_many(count: int) -> str:
+    return f"Parameter count exceeded: maximum {PARAMETERS_MAX} parameters allowed, got {count}"
+
+
+def _kind(sql: str) -> str:
+    words = sql.upper().split(maxsplit=2)
+    return " ".join(words[:2])
+
+
+def _shifted(row: tuple[Scalar, ...], start: int) -> tuple[Scalar, ...]:
+    return tuple(
+        parameter_scalar(start + scalar.node.index) if isinstance(scalar.node, Parameter) else scalar
+        for scalar in row
+    )
+
+
+def _one_row(shape: str) -> tuple[str, int] | None:
+    """Return the shape of the INSERT of one row and the number of rows, if all rows look the same."""
+    at = shape.upper().find("VALUES")
+    opening, closing = shape.find("(", at), shape.find(")", at)
+    following = shape.find("(", closing)
+    if at < 0 or not opening < closing < following:
+        return None
+    row, between = shape[opening : closing + 1], shape[closing + 1 : following]
+    step = len(row) + len(between)
+    rows = (len(shape) - opening + len(between)) // step
+    if rows < _ROWS_ALIKE_MIN or between.strip() != "," or "(" in row[1:]:
+        return None
+    if shape[opening:] != between.join([row] * rows):
+        return None
+    return shape[: closing + 1], rows

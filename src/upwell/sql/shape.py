@@ -1,0 +1,61 @@
+"""The shape of a statement: its text with the literals lifted out, found by one scan.
+
+Law: the shape and the literals together say exactly what the text said. Whatever a scan can't be sure
+of (comments, quoted names, parameters, casts, escapes, brackets) has no shape and goes to the parser.
+"""
+
+import re
+from itertools import count
+
+from upwell.types import Value
+
+_STARTS = re.compile(r"(?:INSERT|UPDATE|DELETE|SELECT)\b", re.IGNORECASE)
+# Both patterns open with a set of characters, by which a search skips all else, and look back at what
+# they took. A sign belongs to its number where no operand can stand before it.
+_LITERAL = re.compile(
+    r"""(['0-9-](?:"""
+    r"""(?<=')(?<!\w')[^']*(?:''[^']*)*'(?!')"""
+    r"""|(?<=[0-9])(?<![\w.][0-9])[0-9]*(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?(?![\w.])"""
+    r"""|(?:(?<=[(,=<>]-)|(?<=[(,=<>] -))[0-9]+(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?(?![\w.])"""
+    r"""))"""
+)
+_UNSURE = re.compile(r"""["'$`\[\]{};:@#\\/-](?:(?<=-)-|(?<=/)\*|(?<![/-]))""")
+_INT64_DIGITS_SURE = 18
+
+
+def lift(sql: str) -> tuple[str, list[Value]] | None:
+    """Return `sql` with `?` for each literal, and the literals; None if it has no certain shape.
+
+    Lifted are integers that surely fit 64 bits, decimals and plain strings; TRUE, FALSE and NULL stay.
+    Whether a literal may be a value at its place (LIMIT takes none) is judged once per shape.
+    """
+    if _STARTS.match(sql) is None:
+        return None
+    parts = _LITERAL.split(sql)
+    texts = parts[1::2]
+    shape = "?".join(parts[::2])
+    if shape.count("?") != len(texts) or _UNSURE.search(shape) is not None:
+        return None
+    try:
+        return shape, [text[1:-1].replace("''", "'") if text[0] == "'" else _number(text) for text in texts]
+    except ValueError:
+        return None
+
+
+def numbered(shape: str) -> str:
+    """Return a shape with `$1`, `$2`, … for its marks."""
+    numbers = count(1)
+    head, *rest = shape.split("?")
+    return head + "".join(f"${next(numbers)}{part}" for part in rest)
+
+
+def _number(text: str) -> int | float:
+    digits = text[1:] if text[0] == "-" else text
+    if digits.isdigit():
+        if len(digits) > _INT64_DIGITS_SURE:
+            raise ValueError("may not fit 64 bits")
+        return int(text)
+    number = float(text)
+    if number in (float("inf"), float("-inf")):
+        raise ValueError("beyond a double")
+    return number

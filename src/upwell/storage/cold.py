@@ -1,0 +1,211 @@
+"""The cold tier for readers: one partition as one manifest has it.
+
+Law: what is found and scanned is exactly the newest version per key of the segments that the manifest
+names, without the `_seq`s that its hidden sets name; tombstones are versions too. A missing or damaged
+file is `ColdFileMissing`, never fewer rows.
+"""
+
+import threading
+from collections import OrderedDict
+from collections.abc import Iterable, Iterator, Sequence
+from heapq import merge
+from pathlib import Path
+
+from upwell.errors import ColdFileMissing
+from upwell.storage.hot import Version
+from upwell.storage.manifest import Manifest, Segment, load_hidden, load_manifest, remove_copy
+from upwell.storage.objects import ObjectStore, Partition, PartitionFiles
+from upwell.storage.segments import GroupCache, KeyFilter, SegmentReader
+from upwell.types import Column, Key, Owner, TableId
+
+
+class ColdPartition:
+    """A partition at one manifest, in the shape of `columns`. Immutable to its users; thread-safe.
+
+    Segments and filters are opened when they are first needed, hidden sets at once.
+    """
+
+    def __init__(
+        self,
+        files: PartitionFiles,
+        manifest: Manifest,
+        columns: Sequence[Column],
+        *,
+        schema: int,
+        groups: GroupCache,
+    ) -> None:
+        self.files = files
+        self.manifest = manifest
+        self.columns = columns
+        self.schema = schema
+        self.hidden = frozenset(seq for entry in manifest.hidden for seq in load_hidden(files, entry))
+        self._groups = groups
+        self._newest_first = sorted(manifest.segments, key=lambda segment: segment.max_seq, reverse=True)
+        self._readers: dict[str, SegmentReader] = {}
+        self._filters: dict[str, KeyFilter] = {}
+
+    @property
+    def segment_paths(self) -> list[Path]:
+        """The files in force, in the manifest's order."""
+        return [self.files.path(segment.path) for segment in self.manifest.segments]
+
+    @property
+    def row_count_max(self) -> int:
+        """An upper bound of the live rows; exact if there is at most one segment and nothing is hidden."""
+        return sum(segment.live_count for segment in self.manifest.segments)
+
+    def check(self) -> None:
+        """Raise `ColdFileMissing`, naming it, if a segment is missing or has another size; a stat each."""
+        for segment in self.manifest.segments:
+            size_bytes = self.files.size(segment.path)
+            if size_bytes != segment.size_bytes:
+                path = self.files.path(segment.path)
+                raise ColdFileMissing(
+                    f"cold file {path} has {size_bytes} bytes, not {segment.size_bytes}: it is damaged"
+                )
+
+    def find(self, key: Key) -> Version | None:
+        """Return the key's newest version that isn't hidden, a tombstone too; None if there is none."""
+        newest: Version | None = None
+        for segment in self._newest_first:
+            if newest is not None and segment.max_seq <= newest.seq:
+                break
+            if not self._filter(segment).may_contain(key):
+                continue
+            found = self._reader(segment).find(key)
+            if found is None or found.seq in self.hidden:
+                continue
+            if newest is None or found.seq > newest.seq:
+                newest = found
+        return newest
+
+    def is_known_absent(self, key: Key) -> bool:
+        """Whether the filters already in memory exclude the key; touches no file."""
+        filters = (self._filters.get(segment.filter) for segment in self.manifest.segments)
+        return all(known is not None and not known.may_contain(key) for known in filters)
+
+    def scan(self, after: Key | None = None) -> Iterator[Version]:
+        """Yield the newest version per key, tombstones too, in primary-key order, keys above `after`."""
+        segments = [self._unhidden(segment, after) for segment in self.manifest.segments]
+        if len(segments) == 1:
+            return segments[0]
+        return _first_per_key(merge(*segments, key=_by_key_newest_first))
+
+    def link_dir(self) -> Path:
+        """Return a directory with exactly the segments in force, made once per manifest number.
+
+        For a listing table: a directory of its own, so that no file of another manifest is seen.
+        """
+        return self.files.link_dir(
+            self.manifest.version, [segment.path for segment in self.manifest.segments]
+        )
+
+    def _reader(self, segment: Segment) -> SegmentReader:
+        reader = self._readers.get(segment.path)
+        if reader is None:
+            path = self.files.path(segment.path)
+            reader = SegmentReader(path, self.columns, schema=self.schema, cache=self._groups)
+            if reader.row_count != segment.row_count:
+                raise ColdFileMissing(
+                    f"cold file {path} has {reader.row_count} rows, not {segment.row_count}: it is damaged"
+                )
+            self._readers[segment.path] = reader
+        return reader
+
+    def _filter(self, segment: Segment) -> KeyFilter:
+        key_filter = self._filters.get(segment.filter)
+        if key_filter is None:
+            try:
+                key_filter = KeyFilter.decode(self.files.read(segment.filter))
+            except ValueError as error:
+                path = self.files.path(segment.filter)
+                raise ColdFileMissing(f"cold file {path} is damaged: {error}") from error
+            self._filters[segment.filter] = key_filter
+        return key_filter
+
+    def _unhidden(self, segment: Segment, after: Key | None) -> Iterator[Version]:
+        for version in self._reader(segment).scan(after):
+            if version.seq not in self.hidden:
+                yield version
+
+
+class ColdCache:
+    """Opened partitions, bounded in number, least recently used first out. Thread-safe.
+
+    A partition that falls out stays usable for whoever holds it: nothing in it needs closing.
+    """
+
+    def __init__(self, store: ObjectStore, *, partitions_max: int, group_bytes_max: int) -> None:
+        self._store = store
+        self._partitions_max = partitions_max
+        self._groups = GroupCache(group_bytes_max)
+        self._opened: OrderedDict[tuple[TableId, Owner, int, int], ColdPartition] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def open(
+        self, partition: Partition, number: int, columns: Sequence[Column], *, schema: int
+    ) -> ColdPartition:
+        """Return the partition at manifest `number`; raise `ColdFileMissing` if it can't be read."""
+        name = (partition.table_id, partition.owner, number, schema)
+        with self._lock:
+            if (opened := self._opened.get(name)) is not None:
+                self._opened.move_to_end(name)
+                return opened
+        files = self._store.open(partition)
+        manifest = load_manifest(files, number)
+        opened = ColdPartition(files, manifest, columns, schema=schema, groups=self._groups)
+        with self._lock:
+            # Another thread may have opened it meanwhile: all share the first.
+            opened = self._opened.setdefault(name, opened)
+            self._opened.move_to_end(name)
+            while len(self._opened) > self._partitions_max:
+                self._opened.popitem(last=False)
+        return opened
+
+    def find_open(self, partition: Partition, number: int, *, schema: int) -> ColdPartition | None:
+        """Return the partition if it is open already; touches no file."""
+        return self._opened.get((partition.table_id, partition.owner, number, schema))
+
+    def forget_table(self, table: TableId) -> None:
+        """Let go of a dropped table's partitions."""
+        with self._lock:
+            for name in [name for name in self._opened if name[0] == table]:
+                del self._opened[name]
+
+    def __len__(self) -> int:
+        return len(self._opened)
+
+
+def collect_orphans(files: PartitionFiles, manifests: Iterable[Manifest]) -> list[str]:
+    """Remove this table's files that none of `manifests` names, and return the names removed.
+
+    `manifests` are the one in force and those that a View still reads; with none, all goes. Of the
+    numbered manifest files only theirs stay. Never while a flush or compaction of the partition runs.
+    """
+    needed: set[str] = set()
+    for manifest in manifests:
+        needed.update(manifest.names())
+        needed.add(files.partition.manifest_name(manifest.version))
+    orphans = [name for name in files.names() if name not in needed]
+    for name in orphans:
+        files.remove(name)
+    return orphans + files.remove_temps()
+
+
+def drop_partition(files: PartitionFiles) -> None:
+    """Remove everything that a dropped table has in the directory."""
+    files.drop_links(keep=())
+    remove_copy(files)
+    collect_orphans(files, ())
+
+
+def _by_key_newest_first(version: Version) -> tuple[Key, int]:
+    return version.key, -version.seq
+
+
+def _first_per_key(versions: Iterable[Version]) -> Iterator[Version]:
+    previous: Version | None = None
+    for version in versions:
+        if previous is None or version.key != previous.key:
+            yield version
+        previous = version

@@ -1,0 +1,159 @@
+"""Manifests: which immutable files make up a partition, as numbered files that are created once.
+
+Law: a manifest, a segment and a hidden set never change once they have their name. The number in force is
+a record in the hot store; `manifest.json` is only a copy for people and outside readers.
+
+A manifest is JSON in the shape of the contract (section 6.5), extended by `table_number`, `flushed_until`
+and `hidden`, and per segment `filter` and `live_count`. A hidden set is a sorted JSON array of `_seq`s:
+rows of the segments that have them are superseded and don't count.
+"""
+
+from collections.abc import Iterable
+from typing import Literal, TypeVar
+
+import msgspec
+
+from upwell.errors import ColdFileMissing
+from upwell.storage.objects import MANIFEST_COPY, Partition, PartitionFiles
+from upwell.types import owner_user
+
+Scalar = dict[str, str | float | bool]
+"""One tagged value, as `{"Int64": "1"}`; 64-bit integers are strings."""
+
+T = TypeVar("T")
+
+
+class ColumnStats(msgspec.Struct, frozen=True, gc=False):
+    """Bounds of a column in one segment; None where they are unknown or too long to be worth keeping."""
+
+    min: Scalar | None
+    max: Scalar | None
+    null_count: int
+
+
+class Segment(msgspec.Struct, frozen=True, kw_only=True):
+    """One Parquet file in force. `live_count` are its rows that aren't tombstones; times are ms."""
+
+    min_seq: int
+    max_seq: int
+    row_count: int
+    live_count: int
+    size_bytes: int
+    created_at: int
+    id: str
+    path: str
+    filter: str
+    column_stats: dict[str, ColumnStats]
+    schema_version: int
+    status: Literal["committed"] = "committed"
+
+
+class Hidden(msgspec.Struct, frozen=True, gc=False):
+    """One immutable file of superseded `_seq`s."""
+
+    path: str
+    count: int
+
+
+class Attachments(msgspec.Struct, frozen=True, gc=False):
+    """Where the next attachment goes; nothing is kept there yet."""
+
+    subfolder: int = 1
+    count: int = 0
+
+
+class Manifest(msgspec.Struct, frozen=True, kw_only=True):
+    """The segments of a partition at one number (`version`); everything ≤ `flushed_until` is in them."""
+
+    table_id: str
+    table_number: int
+    user_id: str | None
+    version: int
+    created_at: int
+    updated_at: int
+    segments: tuple[Segment, ...] = ()
+    hidden: tuple[Hidden, ...] = ()
+    flushed_until: int = 0
+    last_sequence_number: int = -1
+    files: Attachments = Attachments()
+    vector_indexes: dict[str, object] = {}
+
+    def names(self) -> list[str]:
+        """Return the files that this manifest needs, itself not included."""
+        segments = [name for segment in self.segments for name in (segment.path, segment.filter)]
+        return segments + [hidden.path for hidden in self.hidden]
+
+
+def empty_manifest(partition: Partition, *, time_ms: int) -> Manifest:
+    """Return what is in force before the first flush: number 0, no segments; it is never written."""
+    return Manifest(
+        table_id=f"{partition.namespace}.{partition.table}",
+        table_number=partition.table_id,
+        user_id=owner_user(partition.owner),
+        version=0,
+        created_at=time_ms,
+        updated_at=time_ms,
+    )
+
+
+def encode_manifest(manifest: Manifest) -> bytes:
+    """Return the manifest as one line of JSON."""
+    return msgspec.json.encode(manifest)
+
+
+def write_manifest(files: PartitionFiles, manifest: Manifest) -> None:
+    """Create the numbered file, durably; raise `FileExistsError` if a crashed attempt left one.
+
+    The caller then tries the next number; nothing is overwritten.
+    """
+    files.write_new(files.partition.manifest_name(manifest.version), encode_manifest(manifest))
+
+
+def copy_manifest(files: PartitionFiles, manifest: Manifest) -> None:
+    """Put the manifest at `manifest.json`, when its number is in force."""
+    files.replace(MANIFEST_COPY, encode_manifest(manifest))
+
+
+def remove_copy(files: PartitionFiles) -> None:
+    """Remove `manifest.json` of a dropped table, unless it is by now another table's of the same name."""
+    try:
+        copy = _decode(files, MANIFEST_COPY, Manifest)
+    except ColdFileMissing:
+        return
+    if copy.table_number == files.partition.table_id:
+        files.remove(MANIFEST_COPY)
+
+
+def load_manifest(files: PartitionFiles, number: int) -> Manifest:
+    """Return the manifest of this number; raise `ColdFileMissing` if it is missing, damaged or another's."""
+    name = files.partition.manifest_name(number)
+    manifest = _decode(files, name, Manifest)
+    expected = (files.partition.table_id, owner_user(files.partition.owner), number)
+    if (manifest.table_number, manifest.user_id, manifest.version) != expected:
+        raise ColdFileMissing(
+            f"cold file {files.path(name)} is the manifest of another table, user or number"
+        )
+    return manifest
+
+
+def write_hidden(files: PartitionFiles, number: int, seqs: Iterable[int]) -> Hidden:
+    """Create a hidden set, durably, and return its entry; raise `FileExistsError` if the number is taken."""
+    unique = sorted(set(seqs))
+    name = files.partition.hidden_name(number)
+    files.write_new(name, msgspec.json.encode(unique))
+    return Hidden(name, len(unique))
+
+
+def load_hidden(files: PartitionFiles, hidden: Hidden) -> list[int]:
+    """Return the superseded `_seq`s, sorted; raise `ColdFileMissing` if the file is missing or damaged."""
+    seqs = _decode(files, hidden.path, list[int])
+    if len(seqs) != hidden.count:
+        raise ColdFileMissing(f"cold file {files.path(hidden.path)} has {len(seqs)} seqs, not {hidden.count}")
+    return seqs
+
+
+def _decode(files: PartitionFiles, name: str, shape: type[T]) -> T:
+    try:
+        return msgspec.json.decode(files.read(name), type=shape)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise ColdFileMissing(f"cold file {files.path(name)} is damaged: {error}") from error

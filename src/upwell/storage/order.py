@@ -1,0 +1,121 @@
+"""The order of changes: what every hot store does between a batch and what it keeps of it.
+
+Law: a batch is verified as a whole before anything of it is allotted; seqs rise in the order of the
+batch's rows, an owner's counters are dense, and exactly the last change of a commit is marked.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from upwell.ids import Seq, Snowflakes
+from upwell.storage.hot import (
+    NO_SEQ,
+    Batch,
+    Change,
+    Drop,
+    Expectation,
+    ExpectationFailed,
+    HotReader,
+    NoChangeAfter,
+    RecordIs,
+    RowIs,
+    RowWrite,
+    Version,
+    unmet,
+)
+from upwell.types import Key, Owner, TableId, owner_user
+
+NO_COUNTER = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Allotted:
+    """A batch in its place of the order: its end, its changes, the new counters of the users it touched."""
+
+    seq: Seq
+    changes: list[Change]
+    counters: dict[Owner, int]
+
+
+def verify(batch: Batch, reader: HotReader) -> None:
+    """Raise `ExpectationFailed` unless all that the batch relies on is true in `reader`."""
+    assert _keys_are_distinct(batch), "a batch writes each key once"
+    failed = unmet(batch.expectations, reader)
+    if failed is not None:
+        raise ExpectationFailed(_told(failed))
+    for write in batch.rows:
+        if _hot_seq(reader, write.table, write.owner, write.key) != write.expect:
+            raise ExpectationFailed(f"a row of table {write.table} is no longer at seq {write.expect}")
+
+
+def allot(batch: Batch, seqs: Snowflakes, counter_of: Callable[[Owner], int]) -> Allotted:
+    """Give each row of a verified batch its seq and counter; a batch without rows takes one seq."""
+    counters: dict[Owner, int] = {}
+    changes: list[Change] = []
+    seq = NO_SEQ
+    for write in batch.rows:
+        seq = Seq(seqs.next())
+        counter = _next_counter(write.owner, counters, counter_of)
+        changes.append(_change(write, seq, counter, last=len(changes) + 1 == len(batch.rows)))
+    return Allotted(seq or Seq(seqs.next()), changes, counters)
+
+
+def due_drops(batch: Batch, reader: HotReader) -> list[Drop]:
+    """Return the drops whose row did not move on; done before the batch's rows, they undo none of these."""
+    return [
+        drop
+        for drop in batch.drops
+        if _hot_seq(reader, drop.table, drop.owner, drop.key) == drop.seq != NO_SEQ
+    ]
+
+
+def version(write: RowWrite, seq: int) -> Version:
+    """Return what the store keeps as the newest version of the written row."""
+    return Version(write.key, seq, write.count, write.schema, write.after, write.supersedes, write.uploaded)
+
+
+def _change(write: RowWrite, seq: Seq, counter: int, *, last: bool) -> Change:
+    return Change(
+        seq,
+        last,
+        write.table,
+        write.owner,
+        counter,
+        write.key,
+        write.op.value,
+        write.schema,
+        write.before,
+        write.after,
+        write.previous,
+        write.count,
+        write.source,
+        write.change_id,
+        write.uploaded,
+    )
+
+
+def _next_counter(owner: Owner, counters: dict[Owner, int], counter_of: Callable[[Owner], int]) -> int:
+    if owner_user(owner) is None:
+        return NO_COUNTER
+    counter = (counters[owner] if owner in counters else counter_of(owner)) + 1
+    counters[owner] = counter
+    return counter
+
+
+def _hot_seq(reader: HotReader, table: TableId, owner: Owner, key: Key) -> int:
+    found = reader.find_row(table, owner, key)
+    return found.seq if found is not None else NO_SEQ
+
+
+def _keys_are_distinct(batch: Batch) -> bool:
+    return len({(write.table, write.owner, write.key) for write in batch.rows}) == len(batch.rows)
+
+
+def _told(expectation: Expectation) -> str:
+    match expectation:
+        case RecordIs(kind, name):
+            return f"the {kind.value} record '{name}' has changed"
+        case RowIs(table, _, _, seq):
+            return f"a row of table {table} is no longer at seq {seq}"
+        case NoChangeAfter(table, _, after):
+            return f"table {table} has changed after seq {after}"

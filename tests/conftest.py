@@ -1,0 +1,38 @@
+"""Fixtures of all tests: a fresh data directory, and real servers that are always reaped."""
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import settings
+
+from upwell.testing import ServerProcess
+
+# Two busy cores make deadlines of single examples a matter of luck; a failure prints how to replay it.
+settings.register_profile("upwell", deadline=None, print_blob=True)
+settings.load_profile("upwell")
+
+
+@pytest.fixture
+def data_dir(tmp_path: Path) -> Path:
+    """A data directory that doesn't exist yet."""
+    return tmp_path / "data"
+
+
+@pytest.fixture
+def start_server(data_dir: Path) -> Iterator[Callable[..., ServerProcess]]:
+    """Start servers with the options of `ServerProcess`, on `data_dir` unless told otherwise."""
+    with ExitStack() as stack:
+
+        def start(directory: Path = data_dir, **options: Any) -> ServerProcess:
+            return stack.enter_context(ServerProcess(directory, **options))
+
+        yield start
+
+
+@pytest.fixture
+def server(start_server: Callable[..., ServerProcess]) -> ServerProcess:
+    """A running server on a fresh data directory."""
+    return start_server()

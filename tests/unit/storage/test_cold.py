@@ -1,0 +1,333 @@
+"""A cold partition answers as a dict of the newest versions would, or says which file is missing."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import datafusion
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from upwell.effects import Files, OsFiles
+from upwell.errors import ColdFileMissing
+from upwell.storage.cold import ColdCache, ColdPartition, collect_orphans, drop_partition
+from upwell.storage.hot import Version
+from upwell.storage.manifest import (
+    Manifest,
+    copy_manifest,
+    empty_manifest,
+    load_manifest,
+    write_hidden,
+    write_manifest,
+)
+from upwell.storage.objects import ObjectStore, Partition
+from upwell.storage.segments import GroupCache, KeyFilter, write_segment
+from upwell.testing.cold import audit
+from upwell.testing.faults import FailingFiles, each_fault
+from upwell.types import Column, Key, SqlType, TableId, user_owner
+
+ALICE = user_owner("alice")
+COLUMNS = [Column(1, "id", SqlType.INT, primary_key=True), Column(2, "v", SqlType.TEXT)]
+Model = dict[Key, Version]
+
+
+class Tier:
+    """Publishes segments as a flush would: data, then manifest, then the copy."""
+
+    def __init__(self, root: Path, files: Files, *, table_id: int = 7, group_rows: int = 10_000) -> None:
+        self.store = ObjectStore(root, files)
+        self.partition = Partition("app", "todo", TableId(table_id), ALICE)
+        self.files = self.store.open(self.partition)
+        self.manifest = empty_manifest(self.partition, time_ms=1)
+        self.group_rows = group_rows
+
+    def flush(self, versions: Sequence[Version], hidden: Sequence[int] = ()) -> Manifest:
+        self.files.make()
+        number = max(self.files.next_number("batch"), self.manifest.last_sequence_number + 1)
+        path = self.files.temp(self.partition.segment_name(number))
+        stats = write_segment(path, versions, COLUMNS, owner=ALICE, synced=False, group_rows=self.group_rows)
+        self.files.publish(path, self.partition.segment_name(number))
+        keys = [version.key for version in versions]
+        self.files.write_new(self.partition.filter_name(number), KeyFilter.build(keys).encode())
+        entry = stats.entry(self.partition, number, schema=1, time_ms=2)
+        sets = self.manifest.hidden
+        if hidden:
+            sets += (write_hidden(self.files, self.files.next_number("hidden"), hidden),)
+        manifest = Manifest(
+            table_id=self.manifest.table_id,
+            table_number=self.partition.table_id,
+            user_id="alice",
+            version=max(self.files.next_number("manifest"), self.manifest.version + 1),
+            created_at=1,
+            updated_at=2,
+            segments=(*self.manifest.segments, entry),
+            hidden=sets,
+            flushed_until=entry.max_seq,
+            last_sequence_number=number,
+        )
+        write_manifest(self.files, manifest)
+        self.manifest = manifest
+        copy_manifest(self.files, manifest)
+        return manifest
+
+    def open(self, manifest: Manifest | None = None) -> ColdPartition:
+        return ColdPartition(
+            self.files, manifest or self.manifest, COLUMNS, schema=1, groups=GroupCache(1 << 20)
+        )
+
+
+def live(key: int, seq: int, value: str = "x") -> Version:
+    return Version(key, seq, 1, 1, [key, value])
+
+
+def gone(key: int, seq: int) -> Version:
+    return Version(key, seq, 1, 1, None)
+
+
+@pytest.fixture
+def tier(tmp_path: Path) -> Tier:
+    return Tier(tmp_path / "storage", OsFiles())
+
+
+FLUSHES = st.lists(
+    st.dictionaries(st.integers(0, 30), st.tuples(st.booleans(), st.text("ab", max_size=2)), min_size=1),
+    max_size=5,
+)
+
+
+@given(FLUSHES, st.sampled_from([1, 3, 10_000]), st.booleans(), st.sets(st.integers(1, 60)))
+def test_find_and_scan_are_those_of_a_dict(
+    tmp_path_factory: pytest.TempPathFactory,
+    flushes: list[dict[int, tuple[bool, str]]],
+    group_rows: int,
+    hides: bool,
+    also_hidden: set[int],
+) -> None:
+    """With or without the hidden sets that a flush writes, and with rows superseded by hot ones."""
+    tier = Tier(tmp_path_factory.mktemp("cold"), OsFiles(), group_rows=group_rows)
+    model: Model = {}
+    seq = 0
+    for flush in flushes:
+        versions = []
+        superseded = [model[key].seq for key in flush if key in model]
+        for key, (is_live, value) in sorted(flush.items()):
+            seq += 1
+            versions.append(live(key, seq, value) if is_live else gone(key, seq))
+        tier.flush(versions, superseded if hides else ())
+        model |= {version.key: version for version in versions}
+    if flushes and hides:
+        last = live(99, seq + 1)
+        tier.flush([last], sorted(also_hidden - {seq + 1}))
+        model = {key: version for key, version in model.items() if version.seq not in also_hidden} | {
+            99: last
+        }
+    cold = tier.open()
+    expected = [model[key] for key in sorted(model)]  # type: ignore[type-var]
+    assert list(cold.scan()) == expected
+    assert [cold.find(key) for key in (*range(-1, 32), 99)] == [
+        model.get(key) for key in (*range(-1, 32), 99)
+    ]
+    for after in (-1, 0, 15, 30, 99):
+        assert list(cold.scan(after)) == [version for version in expected if version.key > after]
+    cold.check()
+
+
+def test_an_empty_partition_has_nothing(tier: Tier) -> None:
+    cold = tier.open()
+    cold.check()
+    assert (cold.find(1), list(cold.scan()), cold.segment_paths) == (None, [], [])
+    assert (cold.hidden, cold.row_count_max) == (frozenset(), 0)
+
+
+def test_what_a_partition_says_of_itself(tier: Tier) -> None:
+    tier.flush([live(1, 10), live(2, 11)])
+    tier.flush([live(1, 12), gone(2, 13)], hidden=[10, 11])
+    cold = tier.open()
+    directory = tier.store.root / "app" / "todo" / "alice"
+    assert cold.segment_paths == [directory / "batch-7-0.parquet", directory / "batch-7-1.parquet"]
+    assert cold.hidden == {10, 11}
+    assert cold.row_count_max == 3
+    assert audit(tier.store.root) == []
+
+
+def test_the_newest_version_counts_in_whatever_segment_it_is(tier: Tier) -> None:
+    tier.flush([live(1, 10), live(3, 4)])
+    tier.flush([live(1, 5), live(2, 20), live(3, 6)])
+    cold = tier.open()
+    assert list(cold.scan()) == [live(1, 10), live(2, 20), live(3, 6)]
+    assert [cold.find(key) for key in (1, 2, 3)] == list(cold.scan())
+
+
+def test_a_manifest_is_read_as_it_was_while_newer_ones_come(tier: Tier) -> None:
+    first = tier.flush([live(1, 10, "old")])
+    tier.flush([live(1, 12, "new")], hidden=[10])
+    assert tier.open(load_manifest(tier.files, first.version)).find(1) == live(1, 10, "old")
+    assert tier.open().find(1) == live(1, 12, "new")
+
+
+@pytest.mark.parametrize("name", ["batch-7-0.parquet", "batch-7-1.parquet"])
+def test_a_missing_or_resized_segment_is_named(tier: Tier, name: str) -> None:
+    tier.flush([live(1, 10)])
+    tier.flush([live(1, 11), live(2, 12)])
+    path = tier.files.path(name)
+    whole = path.read_bytes()
+    path.write_bytes(whole + b"x")
+    with pytest.raises(ColdFileMissing, match=f"{name} has {len(whole) + 1} bytes, not {len(whole)}"):
+        tier.open().check()
+    path.unlink()
+    with pytest.raises(ColdFileMissing, match=f"{name} is missing"):
+        tier.open().check()
+    with pytest.raises(ColdFileMissing, match=f"{name} is missing"):
+        list(tier.open().scan())
+    with pytest.raises(ColdFileMissing, match=f"{name} is missing"):
+        tier.open().link_dir()
+
+
+def test_a_segment_of_other_rows_is_named(tier: Tier) -> None:
+    tier.flush([live(1, 10)])
+    tier.flush([live(1, 11), live(2, 12)])
+    tier.files.path("batch-7-1.parquet").write_bytes(tier.files.path("batch-7-0.parquet").read_bytes())
+    with pytest.raises(ColdFileMissing, match=r"batch-7-1\.parquet has 1 rows, not 2"):
+        tier.open().find(2)
+
+
+def test_a_missing_or_damaged_filter_or_hidden_set_is_named(tier: Tier) -> None:
+    tier.flush([live(1, 10)], hidden=[5])
+    key_filter = tier.files.path("batch-7-0.filter")
+    key_filter.write_bytes(key_filter.read_bytes()[:-1])
+    with pytest.raises(ColdFileMissing, match=r"batch-7-0\.filter is damaged"):
+        tier.open().find(1)
+    key_filter.unlink()
+    with pytest.raises(ColdFileMissing, match=r"batch-7-0\.filter is missing"):
+        tier.open().find(1)
+    tier.files.remove("hidden-7-0.json")
+    with pytest.raises(ColdFileMissing, match=r"hidden-7-0\.json is missing"):
+        tier.open()
+
+
+def test_a_key_that_no_filter_knows_opens_no_segment(tier: Tier) -> None:
+    tier.flush([live(1, 10)])
+    cold = tier.open()
+    tier.files.remove("batch-7-0.parquet")
+    assert cold.find(2) is None
+
+
+def test_datafusion_reads_exactly_the_linked_segments(tier: Tier) -> None:
+    tier.flush([live(1, 10), live(2, 11)])
+    cold = tier.open()
+    links = cold.link_dir()
+    tier.flush([live(3, 12)])
+    context = datafusion.SessionContext()
+    context.register_parquet("t", f"{links}/")
+    assert context.sql("SELECT id, _seq FROM t ORDER BY id").to_pydict() == {"id": [1, 2], "_seq": [10, 11]}
+    assert links == tier.files.directory / ".links" / "7-1"
+    assert sorted(path.name for path in tier.open().link_dir().iterdir()) == [
+        "batch-7-0.parquet",
+        "batch-7-1.parquet",
+    ]
+
+
+def test_orphans_go_and_what_a_manifest_names_stays(tier: Tier) -> None:
+    first = tier.flush([live(1, 10)], hidden=[5])
+    second = tier.flush([live(2, 11)])
+    kept = tier.files.names()
+    other = Tier(tier.store.root, OsFiles(), table_id=77)
+    other.flush([live(1, 1)])
+    for name in ("batch-7-9.parquet", "batch-7-9.filter", "hidden-7-9.json", "manifest-7-9.json"):
+        tier.files.write_new(name, b"")
+    temp = tier.files.temp("batch-7-10.parquet")
+    temp.write_bytes(b"half")
+    assert collect_orphans(tier.files, [first, second]) == [
+        "batch-7-9.filter", "batch-7-9.parquet", "hidden-7-9.json", "manifest-7-9.json", temp.name,
+    ]  # fmt: skip
+    assert tier.files.names() == kept
+    assert collect_orphans(tier.files, [first]) == [
+        "batch-7-1.filter", "batch-7-1.parquet", "manifest-7-2.json",
+    ]  # fmt: skip
+    assert list(tier.open(first).scan()) == [live(1, 10)]
+    assert list(other.open().scan()) == [live(1, 1)]
+
+
+def test_a_dropped_table_leaves_nothing(tier: Tier) -> None:
+    tier.flush([live(1, 10)], hidden=[5])
+    tier.open().link_dir()
+    drop_partition(tier.files)
+    assert [path for path in tier.files.directory.rglob("*") if path.is_file()] == []
+
+
+def test_the_cache_shares_partitions_within_its_bound(tier: Tier) -> None:
+    numbers = [tier.flush([live(n, 10 + n)]).version for n in range(3)]
+    cache = ColdCache(tier.store, partitions_max=2, group_bytes_max=1 << 20)
+
+    def opened(number: int, schema: int = 1) -> ColdPartition:
+        return cache.open(tier.partition, number, COLUMNS, schema=schema)
+
+    one, two = opened(numbers[0]), opened(numbers[1])
+    assert (opened(numbers[0]), opened(numbers[1]), len(cache)) == (one, two, 2)
+    assert opened(numbers[1], schema=2) is not two
+    assert opened(numbers[0]) is not one
+    assert len(cache) == 2
+    assert list(one.scan()) == [live(0, 10)]
+    cache.forget_table(TableId(7))
+    assert len(cache) == 0
+    with pytest.raises(ColdFileMissing, match=r"manifest-7-9\.json is missing"):
+        opened(9)
+
+
+def test_each_failing_file_call_leaves_the_manifest_in_force_whole(tmp_path: Path) -> None:
+    """Whatever call of a flush fails: before its manifest, all is as it was; the next attempt succeeds."""
+    old, new = [live(1, 10), live(2, 11)], [live(1, 12), live(3, 13)]
+
+    def run(fail_at: int) -> bool:
+        files = FailingFiles(1_000_000)
+        tier = Tier(tmp_path / str(fail_at), files)
+        before = tier.flush(old)
+        files.arm(fail_at)
+        failed = fails(lambda: tier.flush(new, hidden=[10]))
+        assert files.fired or not failed
+        assert failed or tier.manifest is not before
+        fired = files.fired
+        files.arm(1_000_000)
+        expected = old if tier.manifest is before else [new[0], old[1], new[1]]
+        assert list(tier.open().scan()) == expected
+        if tier.manifest is before:
+            tier.flush(new, hidden=[10])
+        else:
+            copy_manifest(tier.files, tier.manifest)
+        assert list(tier.open().scan()) == [new[0], old[1], new[1]]
+        collect_orphans(tier.files, [tier.manifest])
+        assert audit(tier.store.root) == []
+        assert len(tier.files.names()) == 6
+        return fired
+
+    assert each_fault(run) > 20
+
+
+def test_each_failing_read_is_an_error_and_nothing_else(tmp_path: Path) -> None:
+    files = FailingFiles(1_000_000)
+    tier = Tier(tmp_path, files)
+    tier.flush([live(1, 10)], hidden=[5])
+
+    def run(fail_at: int) -> bool:
+        files.arm(fail_at)
+        cache = ColdCache(tier.store, partitions_max=2, group_bytes_max=1 << 20)
+        try:
+            cold = cache.open(tier.partition, 1, COLUMNS, schema=1)
+            cold.check()
+            assert cold.find(1) == live(1, 10)
+        except ColdFileMissing as error:
+            refused = str(error)
+        else:
+            refused = ""
+        assert ("No space left" in refused) == files.fired
+        return files.fired
+
+    assert each_fault(run) == 4
+
+
+def fails(action: Callable[[], object]) -> bool:
+    try:
+        action()
+    except OSError:
+        return True
+    return False
