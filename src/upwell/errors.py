@@ -3,6 +3,7 @@
     UpwellError
     ├── InvalidSql            text that is no statement, or one that isn't supported
     ├── InvalidInput          a request that can't be read
+    ├── RequestRefused        a request refused with a code of its own
     ├── ParameterError        count, type or size of parameters
     ├── SqlFailure            a statement that can't be executed
     │   ├── AlreadyExists     namespace, table, user, primary key
@@ -41,6 +42,14 @@ class InvalidSql(UpwellError):
 
 class InvalidInput(UpwellError):
     pass
+
+
+class RequestRefused(UpwellError):
+    """`code` is the wire's: EMPTY_SQL, INVALID_PARAMETER, PARAMS_WITH_BATCH, BATCH_PARSE_ERROR."""
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(message)
+        self.code = code
 
 
 class ParameterError(UpwellError):

@@ -20,7 +20,6 @@ class Row:
 
     version: int
     payload: Json | None
-    made_by: tuple[str, int] | None = None
 
 
 @dataclass
@@ -121,6 +120,8 @@ class FakeServer:
                 "status": "conflict",
                 "server_row": _server_row(change, row),
             }
+        if change["op"] == "DELETE" and self._has_children(table, pk):
+            return _invalid(change, "has_children")
         self.receipts[source, change_id] = content
         self.rows[table, pk] = Row(base + 1, change.get("payload"))
         payload = change.get("payload")
@@ -142,6 +143,14 @@ class FakeServer:
             for column, parent in self.references.get(change["table"], {}).items()
             if values.get(column) is not None and values[column] not in self.live(parent)
         ]
+
+    def _has_children(self, table: str, pk: str) -> bool:
+        return any(
+            parent == table and payload.get(column) == pk
+            for child, columns in self.references.items()
+            for column, parent in columns.items()
+            for payload in self.live(child).values()
+        )
 
     # --- download, hydration
 

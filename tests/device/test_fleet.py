@@ -1,4 +1,4 @@
-"""Phones, a laptop and a back end edit at random while answers are lost: all agree afterwards, nothing is doubled.
+"""Devices and a back end edit at random while answers are lost: all agree afterwards, nothing is doubled.
 
 The fake server fails the run if a change id is ever used for two contents.
 """
@@ -63,10 +63,12 @@ class Fleet(RuleBasedStateMachine):
     def teardown(self) -> None:
         if not hasattr(self, "devices"):
             return
-        self.converge()
-        for device in self.devices:
-            device.close()
-        self.directory.cleanup()
+        try:
+            self.converge()
+        finally:
+            for device in self.devices:
+                device.close()
+            self.directory.cleanup()
 
     def converge(self) -> None:
         for _ in range(4):
@@ -129,6 +131,7 @@ class Fleet(RuleBasedStateMachine):
             self.wires[device].on_send = None
             self.write_user(device, key, name)
 
+        self.wires[device].drop_answers = 0
         self.wires[device].on_send = edit
         getattr(self.devices[device], step)()
         self.wires[device].on_send = None

@@ -222,7 +222,8 @@ class Applier:
     def _withhold(self, row: tuple[str, str], version: int, payload: str | None, reason: str) -> None:
         self._connection.execute(
             "INSERT INTO _sync_withheld VALUES (?, ?, ?, ?, ?)"
-            " ON CONFLICT (table_name, pk_uuid) DO UPDATE SET server_version = excluded.server_version, payload = excluded.payload, reason = excluded.reason"
+            " ON CONFLICT (table_name, pk_uuid) DO UPDATE SET server_version = excluded.server_version,"
+            " payload = excluded.payload, reason = excluded.reason"
             " WHERE excluded.server_version >= server_version",
             (*row, version, payload, reason),
         )
@@ -248,7 +249,8 @@ class Applier:
             "INSERT INTO _sync_pending (table_name, pk_uuid, op, base_version, payload, change_id)"
             f" VALUES (?, ?, 'INSERT', ?, ?, {NEXT_CHANGE_ID})"
             " ON CONFLICT (table_name, pk_uuid) DO UPDATE SET op = 'INSERT',"
-            " base_version = excluded.base_version, payload = excluded.payload, base_payload = NULL, change_id = excluded.change_id",
+            " base_version = excluded.base_version, payload = excluded.payload, base_payload = NULL,"
+            " change_id = excluded.change_id",
             (*row, version, payload),
         )
         self._file.take_change_id()

@@ -73,6 +73,25 @@ class Settlement:
         if not is_server:
             self._queue(tables, sent, found.server_version, chosen)
 
+    def undelete(self, tables: Tables, sent: Outgoing) -> bool:
+        """The server keeps refusing a deletion because of rows that refer to this one: bring the row back.
+
+        Children that this device deleted go first, so the first refusal changes nothing.
+        """
+        found = self._file.connection.execute(
+            "SELECT base_payload, base_version FROM _sync_pending WHERE table_name = ? AND pk_uuid = ?"
+            " AND op = 'DELETE' AND attempts > 0 AND base_payload IS NOT NULL",
+            sent.row,
+        ).fetchone()
+        if found is None:
+            return False
+        payload, version = found
+        self._record(sent, (payload, None, payload), version, "server")
+        self._outbox.remove(sent.row)
+        self._applier.overlay(tables, sent.row, row_from_capture(tables.get(sent.table), payload))
+        self._applier.set_meta(sent.row, version, is_deleted=False)
+        return True
+
     def _queue(self, tables: Tables, sent: Outgoing, version: int, chosen: Row | None) -> None:
         shape = tables.get(sent.table)
         server = captured(self._file.connection, shape, sent.key)

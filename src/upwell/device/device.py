@@ -152,14 +152,12 @@ class Device:
     def pending(self) -> list[PendingChange]:
         """What waits for upload, in the order of the edits."""
         rows = self._file.connection.execute(
-            "SELECT table_name, pk_uuid, op, base_version, payload, change_id, queued_at, quarantined, reason, detail"
-            " FROM _sync_pending ORDER BY change_id"
+            "SELECT table_name, pk_uuid, op, base_version, payload, change_id, queued_at,"
+            " quarantined, reason, detail FROM _sync_pending ORDER BY change_id"
         )
         return [
-            PendingChange(
-                table, key, op, base, payload, change_id, queued_at, bool(quarantined), reason, detail
-            )
-            for table, key, op, base, payload, change_id, queued_at, quarantined, reason, detail in rows
+            PendingChange(table, key, op, base, payload, change_id, queued_at, bool(held), reason, detail)
+            for table, key, op, base, payload, change_id, queued_at, held, reason, detail in rows
         ]
 
     def status(self) -> DeviceStatus:

@@ -66,7 +66,8 @@ class Outbox:
             picked = [Outgoing(*row) for row in rows if (row[0], row[1]) not in skipped][:limit]
             connection.executemany(
                 "INSERT INTO _sync_outbox"
-                " (table_name, pk_uuid, op, base_version, payload, wire_payload, change_id) VALUES (?, ?, ?, ?, ?, ?, ?)",
+                " (table_name, pk_uuid, op, base_version, payload, wire_payload, change_id)"
+                " VALUES (?, ?, ?, ?, ?, ?, ?)",
                 [
                     (o.table, o.key, o.op, o.base_version, o.payload, self._wire(tables, o), o.change_id)
                     for o in picked

@@ -157,6 +157,10 @@ class Syncer:
             case wire.Status(status="conflict", server_row=wire.ServerRow() as found):
                 self._settlement.resolve(self._capture.tables, sent, found)
                 return replace(report, conflicts=report.conflicts + 1)
+            case wire.Status(invalid=wire.Invalid(reason=wire.HAS_CHILDREN)) if self._settlement.undelete(
+                self._capture.tables, sent
+            ):
+                return replace(report, conflicts=report.conflicts + 1)
             case _:
                 reason, detail = _reason(status)
                 is_final = reason in _FINAL_REASONS

@@ -31,6 +31,8 @@ from upwell.types import Owner
 
 CATALOG = "upwell"
 COLD_PLANS_MAX = 256
+NAMES_KEPT_MAX = 2_048
+NAMES_KEPT_TEXT_CHARS_MAX = 16_384
 _ONLY_QUERIES = SQLOptions().with_allow_ddl(False).with_allow_dml(False).with_allow_statements(False)
 
 
@@ -53,10 +55,17 @@ class QueryEngine:
         self._rows = rows
         self._overlay = overlay
         self._cold_plans: OrderedDict[tuple[int, Owner, int], DataFrame] = OrderedDict()
+        self._table_names: dict[tuple[str, str], list[tuple[str, str]]] = {}
         self._lock = Lock()
 
     def tables_in(self, text: str, namespace: str, resolve: Resolve) -> list[tuple[str, str]]:
-        """Return the (namespace, name)s that a query reads; raise for what it may not or can't read."""
+        """Return the (namespace, name)s that a query reads; raise for what it may not or can't read.
+
+        They follow from the text alone, so they are remembered by it; `run` asks `resolve` again.
+        """
+        known = self._table_names.get((text, namespace))
+        if known is not None:
+            return known
         scout = _Scout(resolve)
         context = _context(namespace)
         catalog = FusionCatalog.memory_catalog()
@@ -65,11 +74,16 @@ class QueryEngine:
             catalog.register_schema(name, _ScoutSchema(name, scout))
         try:
             context.sql_with_options(text, _ONLY_QUERIES)
-        except Exception as error:  # noqa: BLE001 - the door translates whatever the engine raises
+        except Exception as error:
             raise scout.failure or _translated(error) from error
         if scout.failure:
             raise scout.failure
-        return list(scout.seen)
+        names = list(scout.seen)
+        if len(text) <= NAMES_KEPT_TEXT_CHARS_MAX:
+            if len(self._table_names) >= NAMES_KEPT_MAX:
+                self._table_names.clear()
+            self._table_names[text, namespace] = names
+        return names
 
     def run(
         self, view: View, text: str, namespace: str, tables: list[tuple[str, str]], resolve: Resolve
@@ -90,7 +104,7 @@ class QueryEngine:
             frame = context.sql_with_options(text, _ONLY_QUERIES)
             batches = frame.collect()
             schema = batches[0].schema if batches else frame.schema()
-        except Exception as error:  # noqa: BLE001 - the door translates whatever the engine raises
+        except Exception as error:
             raise _translated(error) from error
         return pa.Table.from_batches(batches, schema=schema)
 

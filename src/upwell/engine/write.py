@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from typing import cast
 
 from upwell.engine.catalog import Catalog, OnDelete, Reference, Table, TableKind
-from upwell.engine.rows import Found, Rows
 from upwell.engine.payload import patched_text
+from upwell.engine.rows import Found, Rows
 from upwell.errors import AlreadyExists, ConstraintViolation
 from upwell.storage.hot import Batch, Expectation, HotReader, NoChangeAfter, RowWrite, Version
 from upwell.types import SHARED, Key, Op, Owner, Row

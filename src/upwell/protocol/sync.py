@@ -21,6 +21,7 @@ NULL = Raw(b"null")
 
 # Values of `Invalid.reason` that a device has to tell apart; any other reason means "keep and retry".
 FK_MISSING = "fk_missing"
+HAS_CHILDREN = "has_children"
 BAD_PAYLOAD = "bad_payload"
 UNREGISTERED_TABLE = "unregistered_table"
 BATCH_TOO_LARGE = "batch_too_large"

@@ -68,6 +68,11 @@ class Authenticator:
         assert user is not None
         return user
 
+    def is_password(self, user: User, password: str) -> bool:
+        """Whether `password` opens the account."""
+        stored = user.password_hash
+        return stored is not None and bcrypt.checkpw(_bounded(password), stored.encode())
+
     def log_in(self, user: User) -> Login:
         """Return fresh tokens for an account whose password was checked."""
         return Login(
@@ -76,7 +81,7 @@ class Authenticator:
 
     def device_token(self, user: str, device: str) -> Token:
         """Return a token that opens the device endpoints only."""
-        now = self._now_s()
+        now = self.now_s()
         claims = {"sub": user, "did": device, "iat": now, "exp": now + self._device_expiry_s, "iss": ISSUER}
         return Token(jwt.encode(claims, self._secret, "HS256"), now + self._device_expiry_s)
 
@@ -115,7 +120,7 @@ class Authenticator:
         return Principal(str(claims["sub"]), Role.USER, device)
 
     def _sign(self, user: User, token_type: str, expiry_s: int) -> Token:
-        now = self._now_s()
+        now = self.now_s()
         claims = {
             "sub": user.name,
             "iss": ISSUER,
@@ -136,7 +141,7 @@ class Authenticator:
             while len(self._verified) > TOKENS_KEPT_MAX:
                 self._verified.popitem(last=False)
         expires = claims.get("exp")
-        if isinstance(expires, (int, float)) and expires + LEEWAY_S < self._now_s():
+        if isinstance(expires, (int, float)) and expires + LEEWAY_S < self.now_s():
             self._verified.pop(digest, None)
             raise AuthenticationFailed("TOKEN_EXPIRED", "Invalid credentials")
         return claims
@@ -156,7 +161,8 @@ class Authenticator:
             raise _invalid()
         return claims
 
-    def _now_s(self) -> int:
+    def now_s(self) -> int:
+        """The time that tokens are judged by, in whole seconds since the epoch."""
         return self._clock.now_us() // 1_000_000
 
 

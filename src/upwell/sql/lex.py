@@ -6,6 +6,7 @@ a quoted name or a comment is never a token of its own. The rules are PostgreSQL
 """
 
 import re
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, TypeVar
@@ -20,6 +21,7 @@ _TOKEN = re.compile(
     | (?P<bytes>[xX]'[0-9a-fA-F]*')
     | (?P<foreign>(?:[bBnNxX]|[uU]&)'[^']*(?:''[^']*)*')
     | (?P<string>'[^']*(?:''[^']*)*')
+    | (?P<unclosed>(?:[bBeEnNxX]|[uU]&)?')
     | (?P<quoted>"[^"]*(?:""[^"]*)*"|`[^`]*`)
     | (?P<parameter>\$[0-9]+)
     | (?P<dollar>\$(?:[^\W\d]\w*)?\$)
@@ -65,8 +67,8 @@ def tokenize(sql: str) -> list[Token]:
             if kind == "dollar":
                 end = _dollar_end(sql, text, position)
                 text = sql[position:end]
-            elif kind == "op" and text in "'\"`":
-                what = "string" if text == "'" else "name"
+            elif kind == "unclosed" or text in ('"', "`"):
+                what = "string" if kind == "unclosed" else "name"
                 raise InvalidSql(f"unterminated {what} at position {position}")
             word = text.upper() if kind == "word" else text if kind == "op" else ""
             tokens.append(Token(kind, text, word, position, end))
@@ -126,6 +128,8 @@ def _unescaped(found: re.Match[str]) -> str:
     if octal is not None:
         return chr(int(octal, 8))
     code = short or long or hexadecimal
+    if code and int(code, 16) > sys.maxunicode:
+        raise InvalidSql(f"there is no character {found.group()}")
     return chr(int(code, 16)) if code else "'"
 
 

@@ -7,13 +7,14 @@ can't is refused, never skipped.
 from dataclasses import dataclass
 
 from upwell.engine.catalog import Catalog, Table
-from upwell.engine.expression import Node
+from upwell.engine.expression import Cast, Literal, Node, walk
 from upwell.errors import InvalidSql
 from upwell.sql.bind import SYSTEM_NAMESPACES, bind_projection, own_names
 from upwell.sql.lex import Tokens, split
 from upwell.sql.parse import parse_plain_select
 from upwell.sql.scalar import Scope, parse_condition
 from upwell.sql.tree import PlainSelect
+from upwell.types import coerce
 
 _FORM = "Subscription query supports only SELECT ... FROM ... [WHERE ...]."
 _REFUSED = {
@@ -47,7 +48,7 @@ class LiveQuery:
 
 
 def parse_live_query(sql: str, catalog: Catalog, namespace: str) -> LiveQuery:
-    """Return the live query that `sql` says; raise `InvalidSql`, `TableNotFound` or `QueryFailure`.
+    """Return the live query that `sql` says; raise `InvalidSql` or an `SqlFailure`.
 
     The table must be qualified, so `namespace` decides nothing; it only makes the refusal helpful.
     """
@@ -77,7 +78,15 @@ def parse_live_query(sql: str, catalog: Catalog, namespace: str) -> LiveQuery:
             "Subscription query WHERE supports AND, OR, NOT, comparisons, IN, BETWEEN, LIKE, ILIKE and "
             "IS NULL over columns and literals of the same type"
         )
+    _check_literals(predicate)
     return LiveQuery(table, columns, predicate, own_names(plain.where, scope))
+
+
+def _check_literals(predicate: Node) -> None:
+    """Raise `InvalidValue` now for a literal that would fail on every change."""
+    for part in walk(predicate):
+        if isinstance(part, Cast) and isinstance(part.item, Literal):
+            coerce(part.item.value, part.column)
 
 
 def _plain(tokens: Tokens) -> PlainSelect:

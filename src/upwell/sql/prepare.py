@@ -164,7 +164,7 @@ class Preparer:
         row = entry.statement.rows[0]
         if any("$" in scalar.text and not isinstance(scalar.node, Parameter) for scalar in row):
             return None
-        many = tuple(_shifted(row, start) for start in range(0, rows * width, width))
+        many = tuple(_shifted(row, number * width) for number in range(rows))
         return Prepared(replace(entry.statement, rows=many), rows * width)
 
     def _written(self, cache: _Cache, sql: str, namespace: str, params: Sequence[Value]) -> Prepared:

@@ -6,6 +6,7 @@ text; everything else gives None and stays text. Unknown columns are errors here
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from math import isfinite
 
 from upwell.engine.catalog import Table
 from upwell.engine.expression import (
@@ -31,7 +32,7 @@ from upwell.engine.expression import (
 )
 from upwell.engine.expression import Arithmetic as ArithmeticNode
 from upwell.engine.operation import INT64_MAX, INT64_MIN, ArithmeticOp, CompareOp
-from upwell.errors import InvalidOperation, InvalidSql, QueryFailure
+from upwell.errors import InvalidOperation, InvalidSql, InvalidValue, QueryFailure
 from upwell.sql.lex import Fragment, Token, Tokens, string_value
 from upwell.types import Column, SqlType, Value, coerce
 
@@ -48,6 +49,9 @@ CONTEXT_FUNCTIONS = {
 }
 BARE_FUNCTIONS = frozenset({"CURRENT_TIMESTAMP", "CURRENT_USER", "CURRENT_ROLE"})
 _NESTING_MAX = 32
+_PARAMETER_DIGITS_MAX = 6
+# Longer ones are doubles to the query engine.
+_INTEGER_DIGITS_MAX = 20
 _NUMBERS = frozenset({SqlType.SMALLINT, SqlType.INT, SqlType.BIGINT, SqlType.DOUBLE})
 _TEXTS = frozenset({SqlType.TEXT, SqlType.JSON})
 _PRINTED = _TEXTS | _NUMBERS - {SqlType.DOUBLE}
@@ -120,17 +124,17 @@ class Scope:
 
 @dataclass(frozen=True, slots=True)
 class Typed:
-    """A tree and its type; None is the type of NULL."""
+    """A tree and its type; None is the type of NULL. A column's tree has its `name`, for messages."""
 
     node: Node
     kind: SqlType | None
+    name: str = "value"
 
 
 def parse_scalar(fragment: Fragment, scope: Scope) -> Node | None:
     """Return the tree of `fragment`, None if only the query engine can evaluate it.
 
-    Raise `QueryFailure` for an unknown column and `InvalidValue` for a literal that can't become the
-    type of the column it is compared with.
+    Raise `QueryFailure` for an unknown column.
     """
     typed = _typed(fragment, scope)
     return None if typed is None else typed.node
@@ -155,15 +159,15 @@ def _typed(fragment: Fragment, scope: Scope) -> Typed | None:
 
 def parameter_index(token: Token) -> int:
     """Return the index (from 0) of a `$n` token."""
-    index = int(token.text[1:]) - 1
-    if index < 0:
-        raise InvalidSql("parameters are counted from $1")
-    return index
+    digits = token.text[1:]
+    if digits.startswith("0") or len(digits) > _PARAMETER_DIGITS_MAX:
+        raise InvalidSql(f"parameters are counted $1, $2, …, not ${digits[:60]}")
+    return int(digits) - 1
 
 
 def number_value(text: str) -> int | float:
-    """Return an unsigned number literal as the query engine reads it; integers may exceed 64 bits."""
-    return int(text) if text.isdigit() else float(text)
+    """Return an unsigned number literal as the query engine reads it; an integer may exceed 64 bits."""
+    return int(text) if text.isdigit() and len(text) <= _INTEGER_DIGITS_MAX else float(text)
 
 
 class _Grammar:
@@ -317,9 +321,8 @@ class _Grammar:
             return constant
         if self.tokens.sees("(") or token.word in BARE_FUNCTIONS:
             return self._function(token.word)
-        if token.word == "TIMESTAMP" and self.tokens.peek().kind == "string":
-            moment = _adapted(string_value(self.tokens.take()), SqlType.TIMESTAMP)
-            return Typed(Literal(moment), SqlType.TIMESTAMP)
+        if token.word == "TIMESTAMP" and self.tokens.peek().kind in ("string", "parameter"):
+            return self._moment()
         if token.word in _RESERVED or self.tokens.peek().kind in ("string", "escaped", "parameter"):
             raise _Foreign
         self.tokens.index -= 1
@@ -327,7 +330,13 @@ class _Grammar:
         while self.tokens.accept("."):
             parts.append(self.tokens.name())
         index, kind = self.scope.column(parts)
-        return Typed(ColumnRef(index), kind)
+        return Typed(ColumnRef(index), kind, parts[-1])
+
+    def _moment(self) -> Typed:
+        text = self._primary()
+        if text.kind is not SqlType.TEXT:
+            raise _Foreign
+        return Typed(_adapted(text.node, SqlType.TIMESTAMP, "timestamp"), SqlType.TIMESTAMP)
 
     def _function(self, name: str) -> Typed:
         if name in CONTEXT_FUNCTIONS:
@@ -349,6 +358,8 @@ _CONSTANTS = {
 
 def _literal(value: Value) -> Typed:
     if isinstance(value, int) and not INT64_MIN <= value <= INT64_MAX:
+        raise _Foreign
+    if isinstance(value, float) and not isfinite(value):
         raise _Foreign
     return Typed(Literal(value), _KIND_OF[type(value)])
 
@@ -395,9 +406,9 @@ def _meet(left: Typed, right: Typed) -> tuple[Node, Node]:
     if {a, b} == {SqlType.TEXT, SqlType.UUID} and not (is_constant(left.node) or is_constant(right.node)):
         return left.node, right.node
     if a in _ADAPTING and _adapts(right, a):
-        return left.node, _adapted_node(right.node, a)
+        return left.node, _adapted(right.node, a, left.name)
     if b in _ADAPTING and _adapts(left, b):
-        return _adapted_node(left.node, b), right.node
+        return _adapted(left.node, b, right.name), right.node
     raise _Foreign
 
 
@@ -408,20 +419,16 @@ def _adapts(constant: Typed, kind: SqlType) -> bool:
     return constant.kind is SqlType.TEXT
 
 
-def _adapted_node(node: Node, kind: SqlType) -> Node:
-    if isinstance(node, Literal):
-        return Literal(_adapted(node.value, kind))
-    return Cast(node, _column_of(kind))
-
-
-def _adapted(value: Value, kind: SqlType) -> Value:
-    return coerce(value, _column_of(kind))
-
-
-def _column_of(kind: SqlType) -> Column:
+def _adapted(node: Node, kind: SqlType, name: str) -> Node:
     # Text compared with any integer column is read with the widest type: out of range is just unequal.
     wide = SqlType.BIGINT if kind in (SqlType.SMALLINT, SqlType.INT) else kind
-    return Column(0, "value", wide)
+    column = Column(0, name, wide)
+    if isinstance(node, Literal):
+        try:
+            return Literal(coerce(node.value, column))
+        except InvalidValue:
+            pass  # it fails when it is evaluated, as a parameter would
+    return Cast(node, column)
 
 
 def _pure(name: str, arguments: list[Typed]) -> Typed:

@@ -1,0 +1,256 @@
+"""The only wiring: builds a server from its settings, starts it, stops it.
+
+Law: what is built first is closed last, and nothing below knows who uses it.
+"""
+
+import asyncio
+import gc
+import logging
+import os
+import signal
+import sys
+import uuid
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+
+import uvicorn
+import uvloop
+
+from upwell.clock import Clock, SystemClock
+from upwell.config import Config
+from upwell.edge.accounts import Accounts
+from upwell.edge.devices import DeviceEndpoints
+from upwell.edge.gate import Gate
+from upwell.edge.http import SqlEndpoint
+from upwell.effects import Files, OsFiles, Points, points_from_environment
+from upwell.engine.catalog import Role, User
+from upwell.engine.cleanup import Cleanup
+from upwell.engine.commit import Committer, Durability
+from upwell.engine.defaults import Defaults
+from upwell.engine.flush import Flush
+from upwell.engine.overlay import Overlay
+from upwell.engine.query import QueryEngine
+from upwell.engine.rows import Rows
+from upwell.engine.schema import Schema
+from upwell.errors import StartRefused
+from upwell.feeds.cursor import Growth
+from upwell.feeds.download import Downloads
+from upwell.feeds.upload import UploadLimits, Uploads
+from upwell.ids import Snowflakes
+from upwell.jobs.kinds import Kinds
+from upwell.jobs.queue import JobQueue
+from upwell.jobs.runner import JobRunner
+from upwell.logs import fields
+from upwell.protocol import sync
+from upwell.session.auth import Authenticator
+from upwell.session.session import Engine, Sessions
+from upwell.sql.prepare import Preparer
+from upwell.storage.cold import ColdCache
+from upwell.storage.hot import Batch, HotStore, Kind, RecordWrite
+from upwell.storage.objects import ObjectStore
+from upwell.storage.rocks import RocksStore
+
+log = logging.getLogger("upwell.app")
+
+COLD_PARTITIONS_MAX = 10_000
+COLD_GROUP_BYTES_MAX = 256 * 1024 * 1024
+DEVICE_THREADS = 4
+SLOW_THREADS = 2
+SWITCH_INTERVAL_S = 0.0005
+BACKLOG = 2_048
+_STREAM_ID = "stream_id"
+# SNOWFLAKE_ID() has a worker number of its own, so that its ids and `_seq`s never meet.
+_DEFAULT_IDS_WORKER = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """The opened engine, before any event loop or socket."""
+
+    config: Config
+    store: HotStore
+    committer: Committer
+    engine: Engine
+    cold: ColdCache
+    objects: ObjectStore
+    authenticator: Authenticator
+    points: Points
+
+
+@contextmanager
+def opened(config: Config, *, clock: Clock, files: Files, points: Points) -> Iterator[Parts]:
+    """Open everything that lives in the data directory; close it in reverse order."""
+    with ExitStack() as stack:
+        store = RocksStore(config.data_dir / "hot", clock=clock, files=files)
+        stack.callback(store.close)
+        committer = Committer(store, points=points, durability=Durability(config.durability))
+        stack.callback(committer.close)
+        objects = ObjectStore(config.data_dir / "storage", files)
+        cold = ColdCache(
+            objects, partitions_max=COLD_PARTITIONS_MAX, group_bytes_max=COLD_GROUP_BYTES_MAX
+        )
+        rows = Rows(cold)
+        engine = Engine(
+            committer=committer,
+            rows=rows,
+            query=QueryEngine(rows, Overlay()),
+            schema=Schema(committer, clock),
+            flush=Flush(committer, objects, rows, clock=clock, points=points),
+            jobs=JobQueue(committer, clock),
+            defaults=Defaults(clock, Snowflakes(clock, worker=_DEFAULT_IDS_WORKER)),
+            clock=clock,
+        )
+        authenticator = Authenticator(
+            secret=config.jwt_secret,
+            clock=clock,
+            expiry_hours=config.jwt_expiry_hours,
+            device_expiry_hours=config.device_token_expiry_hours,
+            bcrypt_cost=config.bcrypt_cost,
+        )
+        engine.schema.ensure_default_namespace()
+        _ensure_root(engine, authenticator, config.root_password)
+        yield Parts(config, store, committer, engine, cold, objects, authenticator, points)
+
+
+def run(config: Config) -> int:
+    """Serve until SIGTERM or SIGINT; returns the exit code."""
+    config.refuse_unsafe()
+    try:
+        points = points_from_environment(os.environ)
+    except ValueError as error:
+        raise StartRefused(str(error)) from error
+    with opened(config, clock=SystemClock(), files=OsFiles(), points=points) as parts:
+        with asyncio.Runner(loop_factory=_new_loop) as runner:
+            runner.run(_serve(parts))
+    return 0
+
+
+async def _serve(parts: Parts) -> None:
+    config, committer, engine = parts.config, parts.committer, parts.engine
+    publication = committer.publication
+    with ExitStack() as stack:
+        threads = stack.enter_context(ThreadPoolExecutor(max(1, (os.cpu_count() or 1) - 1), "upwell-query"))
+        slow = stack.enter_context(ThreadPoolExecutor(SLOW_THREADS, "upwell-slow"))
+        devices = stack.enter_context(ThreadPoolExecutor(DEVICE_THREADS, "upwell-device"))
+        jobs = stack.enter_context(ThreadPoolExecutor(1, "upwell-job"))
+        growth = Growth(publication, asyncio.get_running_loop())
+        sessions = Sessions(
+            engine, growth, Preparer(shapes=config.shape_cache), parts.authenticator, threads, slow
+        )
+        sql = SqlEndpoint(
+            sessions,
+            parts.authenticator,
+            publication,
+            threads,
+            body_bytes_max=config.request_body_bytes_max,
+            sql_bytes_max=config.sql_bytes_max,
+        )
+        uploads = Uploads(
+            committer,
+            engine.rows,
+            engine.query,
+            engine.defaults,
+            UploadLimits(config.upload_changes_max, config.upload_payload_bytes_max),
+        )
+        endpoints = DeviceEndpoints(
+            uploads,
+            Downloads(committer, engine.rows, stream_id=_stream_id(committer)),
+            parts.authenticator,
+            publication,
+            devices,
+            body_bytes_max=config.request_body_bytes_max,
+            schema_version=config.schema_version,
+        )
+        accounts = Accounts(parts.authenticator, publication, slow).application()
+        kinds = Kinds(committer, engine.flush, Cleanup(committer, parts.objects, parts.cold), parts.points)
+        gate = Gate(
+            {("POST", "/v1/api/sql"): sql},
+            {
+                path: endpoints
+                for path in (sync.UPLOAD_PATH, sync.DOWNLOAD_PATH, sync.HYDRATE_PATH, sync.SCHEMA_VERSION_PATH)
+            },
+            _no_live,
+            accounts,
+        )
+        runner = asyncio.create_task(JobRunner(engine.jobs, kinds, jobs).run())
+        try:
+            await _listen(config, gate)
+        finally:
+            runner.cancel()
+            await asyncio.gather(runner, return_exceptions=True)
+
+
+async def _no_live(scope: object, receive: object, send: object) -> None:
+    raise AssertionError
+
+
+class _Server(uvicorn.Server):
+    """uvicorn without its own signal handling: it would end the process with the signal."""
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._stop)
+        yield
+
+    def _stop(self) -> None:
+        log.info("Stopping: finishing what is under way")
+        self.should_exit = True
+
+
+async def _listen(config: Config, gate: Gate) -> None:
+    server = _Server(
+        uvicorn.Config(
+            gate,  # type: ignore[arg-type]
+            host=config.host,
+            port=config.port,
+            http="httptools",
+            ws_per_message_deflate=False,
+            lifespan="off",
+            access_log=False,
+            log_config=None,
+            backlog=BACKLOG,
+            timeout_graceful_shutdown=max(1, round(config.drain_s)),
+        )
+    )
+    # Fewer long pauses: what exists now stays, and a thread that computes hands over soon.
+    gc.collect()
+    gc.freeze()
+    sys.setswitchinterval(SWITCH_INTERVAL_S)
+    log.info("Upwell starts", extra=fields(host=config.host, port=config.port, data_dir=str(config.data_dir)))
+    try:
+        await server.serve()
+    except SystemExit as error:  # uvicorn's way to say that it can't listen
+        raise StartRefused(f"can't listen on {config.host}:{config.port}; is the port taken?") from error
+    log.info("Upwell stopped")
+
+
+def _new_loop() -> asyncio.AbstractEventLoop:
+    return uvloop.new_event_loop()
+
+
+def _ensure_root(engine: Engine, authenticator: Authenticator, password: str) -> None:
+    """Make the account `root`; a configured password that differs from the stored one replaces it."""
+    committer, now = engine.committer, engine.clock.now_us()
+    root = committer.newest_catalog.users.get("root")
+    if root is None:
+        root = User("root", Role.SYSTEM, None, "root@localhost", "internal", now, now)
+        committer.publication.wait(engine.schema.create_user(root))
+    if password and not authenticator.is_password(root, password):
+        root = replace(root, password_hash=authenticator.hash_password(password), updated_at_us=now)
+        committer.publication.wait(engine.schema.put_user(root))
+    if root.password_hash is None:
+        log.warning("root has no password and can't log in; set UPWELL_ROOT_PASSWORD")
+
+
+def _stream_id(committer: Committer) -> str:
+    """Return the id of this store's history; device cursors of another history mean nothing here."""
+    record = committer.newest.find_record(Kind.META, _STREAM_ID)
+    if record is None:
+        record = uuid.uuid4().hex.encode()
+        batch = Batch(records=[RecordWrite(Kind.META, _STREAM_ID, record)])
+        committer.publication.wait(committer.apply(batch))
+    return record.decode()

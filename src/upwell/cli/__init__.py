@@ -1,0 +1,100 @@
+"""The command line: `upwell serve`, `upwell sql`, `upwell demo`.
+
+Law: what the user can mend is said in one sentence on stderr with exit code 2; a traceback is a bug.
+"""
+
+import argparse
+import getpass
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from upwell import __version__, logs
+from upwell.config import load_config
+from upwell.errors import StartRefused
+
+NEEDS_SERVER = "this command needs the server's libraries: pip install 'upwell[server]'"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; returns its exit code."""
+    options = _parser().parse_args(arguments)
+    try:
+        code: int = options.command(options)
+    except StartRefused as refusal:
+        print(f"upwell: {refusal}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+    return code
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="upwell", description="Realtime SQL, tiered storage, device sync.")
+    parser.add_argument("--version", action="version", version=f"upwell {__version__}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    serve = commands.add_parser("serve", help="run the server")
+    serve.add_argument("--data-dir", type=Path, help="where the data lives (default: ./upwell-data)")
+    serve.add_argument("--host", help="address to listen on (default: 127.0.0.1)")
+    serve.add_argument("--port", type=int, help="port to listen on (default: 8080)")
+    serve.add_argument("--config", type=Path, help="settings as TOML; environment and options override it")
+    serve.add_argument("--durability", choices=("group", "async"), help="acknowledge after or before the sync")
+    serve.add_argument("--log-level", choices=("debug", "info", "warning", "error"))
+    serve.set_defaults(command=_serve)
+
+    sql = commands.add_parser("sql", help="run SQL, or start an interactive session")
+    sql.add_argument("-c", dest="text", metavar="TEXT", help="run TEXT and exit")
+    sql.add_argument("--url", default=os.environ.get("UPWELL_URL", "http://127.0.0.1:8080"))
+    sql.add_argument("--user", default=os.environ.get("UPWELL_USER", "root"), help="account (default: root)")
+    sql.add_argument("--password", help="default: UPWELL_PASSWORD, for root UPWELL_ROOT_PASSWORD, or asked")
+    sql.add_argument("--as", dest="as_user", metavar="USER", help="run each statement as this user")
+    sql.add_argument("--json", action="store_true", help="print the server's answer as JSON")
+    sql.set_defaults(command=_sql)
+
+    demo = commands.add_parser("demo", help="watch the main job run for real, every value checked")
+    demo.add_argument("--json", action="store_true", help="print the result as JSON")
+    demo.add_argument("--keep", type=Path, metavar="DIR", help="leave data, SQLite files and logs in DIR")
+    demo.set_defaults(command=_demo)
+    return parser
+
+
+def _serve(options: argparse.Namespace) -> int:
+    names = ("data_dir", "host", "port", "durability", "log_level")
+    config = load_config(
+        file=options.config, environment=os.environ, options={name: getattr(options, name) for name in names}
+    )
+    logs.configure(config.log_level)
+    try:
+        from upwell.app import run
+    except ModuleNotFoundError as error:
+        raise StartRefused(f"{NEEDS_SERVER} ({error.name} is missing)") from error
+    return run(config)
+
+
+def _sql(options: argparse.Namespace) -> int:
+    from upwell.cli.repl import repl, run_sql
+    from upwell.client import ClientError, connect
+
+    password = options.password or os.environ.get("UPWELL_PASSWORD")
+    if password is None and options.user == "root":
+        password = os.environ.get("UPWELL_ROOT_PASSWORD")
+    if password is None:
+        password = getpass.getpass(f"Password of {options.user}: ")
+    try:
+        with connect(options.url, user=options.user, password=password) as client:
+            if options.text is not None:
+                return run_sql(
+                    client, options.text, as_json=options.json, out=sys.stdout, as_user=options.as_user
+                )
+            return repl(client, as_json=options.json, as_user=options.as_user)
+    except ClientError as error:
+        print(f"upwell: {error}", file=sys.stderr)
+        return 1
+
+
+def _demo(options: argparse.Namespace) -> int:
+    from upwell.demo import run_demo
+
+    return run_demo(as_json=options.json, keep=options.keep, out=sys.stdout)

@@ -1,0 +1,70 @@
+"""The gate: the ASGI application that uvicorn calls; hot routes by a dictionary, the rest by Starlette.
+
+Law: the last catch is here: what is no domain error is logged with its traceback and answered without
+one.
+"""
+
+import logging
+from collections.abc import Awaitable, Callable, Mapping
+
+from upwell.edge.http import Receive, Scope, Send, respond
+from upwell.logs import fields
+
+log = logging.getLogger("upwell.edge")
+
+Handler = Callable[[Scope, Receive, Send], Awaitable[None]]
+_INTERNAL = (
+    b'{"status":"error","results":[],"took":0.0,"error":{"code":"INTERNAL_ERROR","message":"'
+    b'the server met an unexpected state; its log has the details"}}'
+)
+
+
+class Gate:
+    """Routes `hot` paths (and their methods) to bare handlers, everything else to `rest`."""
+
+    def __init__(
+        self, hot: Mapping[tuple[str, str], Handler], any_method: Mapping[str, Handler], live: Handler, rest: Handler
+    ) -> None:
+        self._hot = hot
+        self._any_method = any_method
+        self._live = live
+        self._rest = rest
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            await _lifespan(receive, send)
+            return
+        if scope["type"] == "websocket":
+            await self._live(scope, receive, send)
+            return
+        path = scope["path"]
+        handler = self._hot.get((scope["method"], path)) or self._any_method.get(path) or self._rest
+        watched = _Watched(send)
+        try:
+            await handler(scope, receive, watched)
+        except Exception:
+            log.exception("Request failed unexpectedly", extra=fields(method=scope["method"], path=path))
+            if not watched.started:
+                await respond(send, 500, _INTERNAL)
+
+
+class _Watched:
+    """Remembers whether an answer has begun."""
+
+    def __init__(self, send: Send) -> None:
+        self._send = send
+        self.started = False
+
+    async def __call__(self, message: Scope) -> None:
+        self.started = True
+        await self._send(message)
+
+
+async def _lifespan(receive: Receive, send: Send) -> None:
+    while True:
+        message = await receive()
+        if message["type"] == "lifespan.startup":
+            await send({"type": "lifespan.startup.complete"})
+        else:
+            await send({"type": "lifespan.shutdown.complete"})
+            return

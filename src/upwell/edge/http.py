@@ -1,0 +1,156 @@
+"""HTTP: the SQL endpoint as a bare ASGI handler, and the exchange of bodies that other handlers share.
+
+Law: a body is read once, bounded, and parsed into a struct; every answer is one JSON document, also that
+to a failure, and a traceback never leaves the process.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable, MutableMapping
+from concurrent.futures import Executor
+from functools import partial
+from typing import Any, TypeVar
+
+import msgspec
+
+from upwell.edge.fault import Fault, fault_of
+from upwell.edge.render import render_outcomes, row_count
+from upwell.engine.view import Publication
+from upwell.errors import InvalidInput, InvalidSql, RequestRefused, TooLarge, UpwellError
+from upwell.protocol.messages import ErrorBody, SqlRequest, SqlResponse
+from upwell.session.auth import Authenticator
+from upwell.session.outcome import StatementFailed
+from upwell.session.policy import Principal
+from upwell.session.session import Sessions
+from upwell.types import Value
+
+log = logging.getLogger("upwell.http")
+
+Scope = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+T = TypeVar("T")
+
+RENDER_INLINE_ROWS_MAX = 1_000
+_JSON_HEADERS = [(b"content-type", b"application/json")]
+_error_encoder = msgspec.json.Encoder()
+
+
+def header(scope: Scope, name: bytes) -> str | None:
+    """Return a request header (lower-case name) as text."""
+    for key, value in scope["headers"]:
+        if key == name:
+            return str(value.decode("latin-1"))
+    return None
+
+
+async def read_body(scope: Scope, receive: Receive, *, bytes_max: int) -> bytes:
+    """Return the whole body; raise `TooLarge` beyond the limit."""
+    declared = header(scope, b"content-length")
+    if declared and declared.isdigit() and int(declared) > bytes_max:
+        raise TooLarge(f"request body has {declared} bytes, at most {bytes_max} are allowed")
+    chunks: list[bytes] = []
+    size = 0
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise InvalidInput("the client went away")
+        chunk = message.get("body", b"")
+        size += len(chunk)
+        if size > bytes_max:
+            raise TooLarge(f"request body has more than {bytes_max} bytes")
+        chunks.append(chunk)
+        if not message.get("more_body"):
+            return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+
+
+async def respond(send: Send, status: int, body: bytes, headers: list[tuple[bytes, bytes]] | None = None) -> None:
+    """Send one JSON answer."""
+    length = (b"content-length", str(len(body)).encode())
+    await send({"type": "http.response.start", "status": status, "headers": [*(headers or _JSON_HEADERS), length]})
+    await send({"type": "http.response.body", "body": body})
+
+
+class SqlEndpoint:
+    """`POST /v1/api/sql`."""
+
+    def __init__(
+        self,
+        sessions: Sessions,
+        authenticator: Authenticator,
+        publication: Publication,
+        threads: Executor,
+        *,
+        body_bytes_max: int,
+        sql_bytes_max: int,
+    ) -> None:
+        self._sessions = sessions
+        self._authenticator = authenticator
+        self._publication = publication
+        self._threads = threads
+        self._body_bytes_max = body_bytes_max
+        self._sql_bytes_max = sql_bytes_max
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        began = time.perf_counter()
+        principal: Principal | None = None
+        try:
+            principal = self._authenticator.principal(
+                header(scope, b"authorization"), self._publication.view.catalog
+            )
+            body = await read_body(scope, receive, bytes_max=self._body_bytes_max)
+            answer = await self._answer(principal, body, began)
+        except StatementFailed as failed:
+            await self._refuse(send, principal, failed, began)
+        except UpwellError as error:
+            await respond(send, *_error_body(fault_of(error, is_admin=False), None, began))
+        else:
+            await respond(send, 200, answer)
+
+    async def _answer(self, principal: Principal, body: bytes, began: float) -> bytes:
+        request = self._parsed(body)
+        params = _params(request.params or [])
+        outcomes = await self._sessions.execute(principal, request.sql, params, request.namespace_id)
+        if not outcomes:
+            raise RequestRefused("EMPTY_SQL", "No SQL statements provided")
+        render = partial(render_outcomes, outcomes, took_ms=(time.perf_counter() - began) * 1000)
+        if row_count(outcomes) <= RENDER_INLINE_ROWS_MAX:
+            return render()
+        return await asyncio.get_running_loop().run_in_executor(self._threads, render)
+
+    def _parsed(self, body: bytes) -> SqlRequest:
+        try:
+            request = msgspec.json.decode(body, type=SqlRequest)
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            raise InvalidInput(f"Invalid JSON payload: {error}") from error
+        if len(request.sql) * 4 > self._sql_bytes_max:
+            size = len(request.sql.encode())
+            if size > self._sql_bytes_max:
+                raise InvalidSql(f"SQL query too long: {size} bytes (maximum {self._sql_bytes_max} bytes)")
+        return request
+
+    async def _refuse(
+        self, send: Send, principal: Principal | None, failed: StatementFailed, began: float
+    ) -> None:
+        is_admin = principal is not None and principal.is_admin
+        assert isinstance(failed.cause, UpwellError), "only domain errors fail a statement"
+        fault = fault_of(failed.cause, is_admin=is_admin)
+        fault = Fault(fault.status, fault.code, f"Statement {failed.number} failed: {fault.message}")
+        await respond(send, *_error_body(fault, failed.sql if is_admin else None, began))
+
+
+def _params(params: list[Any]) -> list[Value]:
+    for number, value in enumerate(params, 1):
+        if isinstance(value, (list, dict)):
+            kind = "Array" if isinstance(value, list) else "Object"
+            message = f"Parameter ${number} invalid: {kind} parameters not yet supported"
+            raise RequestRefused("INVALID_PARAMETER", message)
+    return params
+
+
+def _error_body(fault: Fault, details: str | None, began: float) -> tuple[int, bytes]:
+    took_ms = round((time.perf_counter() - began) * 1000, 3)
+    body = ErrorBody(fault.code, fault.message, details if details is not None else msgspec.UNSET)
+    return fault.status, _error_encoder.encode(SqlResponse("error", [], took_ms, body))
+

@@ -1,0 +1,180 @@
+"""DML: what INSERT, UPDATE and DELETE do to rows, staged into one `Write`.
+
+Law: a statement is evaluated on one state and staged as a whole; whatever is wrong with one row stops
+the statement before anything is applied. `Foreign` says that only the query engine can evaluate it.
+"""
+
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+
+from upwell.engine.catalog import Table
+from upwell.engine.defaults import Defaults
+from upwell.engine.expression import (
+    Compiled,
+    Context,
+    Literal,
+    Node,
+    Parameter,
+    compile_scalar,
+    find_key,
+)
+from upwell.engine.write import Write
+from upwell.errors import InvalidSql
+from upwell.sql.statements import Delete, Insert, Scalar, Update
+from upwell.types import Key, Owner, Row, Value, coerce
+
+RunQuery = Callable[[str], list[tuple[Value, ...]]]
+"""Query text with `$n` → rows; runs on the View of the evaluation."""
+
+
+class Foreign(Exception):
+    """The statement needs the query engine, and so a worker thread."""
+
+
+class Evaluation:
+    """Stages one statement for `owner`; `run_query` is None where the query engine may not be used."""
+
+    def __init__(
+        self,
+        write: Write,
+        owner: Owner,
+        values: Sequence[Value],
+        context: Context,
+        defaults: Defaults,
+        run_query: RunQuery | None,
+    ) -> None:
+        self._write = write
+        self._owner = owner
+        self._values = values
+        self._context = context
+        self._defaults = defaults
+        self._run_query = run_query
+
+    def insert(self, statement: Insert) -> int:
+        """Stage the rows of an INSERT; returns how many."""
+        table = statement.table
+        given = set(statement.columns)
+        missing = [index for index in range(len(table.columns)) if index not in given]
+        count = 0
+        for cells in self._inserted(statement):
+            row: Row = [None] * len(table.columns)
+            for index, value in zip(statement.columns, cells, strict=True):
+                row[index] = coerce(value, table.columns[index])
+            for index in missing:
+                column = table.columns[index]
+                if column.default is not None:
+                    row[index] = self._defaults.value(
+                        column, user=self._context.user, now_us=self._context.now_us
+                    )
+            self._write.insert(table, self._owner, row)
+            count += 1
+        return count
+
+    def update(self, statement: Update) -> int:
+        """Stage an UPDATE; returns how many rows really change."""
+        if statement.key is not None and all(scalar.node is not None for _, scalar in statement.assignments):
+            return self._update_by_key(statement, statement.key)
+        return self._update_by_query(statement)
+
+    def delete(self, statement: Delete) -> int:
+        """Stage a DELETE; returns how many rows go."""
+        table = statement.table
+        if statement.key is not None and statement.key.node is not None:
+            key = self._key(table, statement.key)
+            exists = key is not None and self._write.find_live(table, self._owner, key) is not None
+            keys = [key] if exists and key is not None else []
+        else:
+            keys = [_known_key(row[0]) for row in self._query(_matching(table, statement.where, []))]
+        if keys:
+            self._write.delete(table, self._owner, keys)
+        return len(keys)
+
+    def _inserted(self, statement: Insert) -> list[Sequence[Value]]:
+        if statement.query is not None:
+            rows = list(self._query(statement.query))
+            if rows and len(rows[0]) != len(statement.columns):
+                raise InvalidSql(
+                    f"INSERT has {len(statement.columns)} columns but its query gives {len(rows[0])}"
+                )
+            return list(rows)
+        return [self._inserted_row(scalars) for scalars in statement.rows]
+
+    def _inserted_row(self, scalars: Sequence[Scalar]) -> Sequence[Value]:
+        if any(scalar.node is None for scalar in scalars):
+            return self._query("SELECT " + ", ".join(f"({scalar.text})" for scalar in scalars))[0]
+        return [self._value(scalar.node, []) for scalar in scalars]
+
+    def _update_by_key(self, statement: Update, key_scalar: Scalar) -> int:
+        table = statement.table
+        key = self._key(table, key_scalar)
+        version = self._write.find_live(table, self._owner, key) if key is not None else None
+        if key is None or version is None or version.row is None:
+            return 0
+        row = list(version.row)
+        for index, scalar in statement.assignments:
+            row[index] = coerce(self._value(scalar.node, version.row), table.columns[index])
+        return self._stage_update(table, key, version.row, row)
+
+    def _update_by_query(self, statement: Update) -> int:
+        table = statement.table
+        where = statement.where
+        if where is None and statement.key is not None:
+            where = f'"{table.columns[table.key_index].name}" = ({statement.key.text})'
+        texts = [f"({scalar.text})" for _, scalar in statement.assignments]
+        changed = 0
+        for found in self._query(_matching(table, where, texts)):
+            key = _known_key(found[0])
+            version = self._write.find_live(table, self._owner, key)
+            assert version is not None, "the query read the very state that is written"
+            assert version.row is not None, "a live version has a row"
+            row = list(version.row)
+            for (index, _), value in zip(statement.assignments, found[1:], strict=True):
+                row[index] = coerce(value, table.columns[index])
+            changed += self._stage_update(table, key, version.row, row)
+        return changed
+
+    def _stage_update(self, table: Table, key: Key, before: Row, after: Row) -> int:
+        if after == before and all(type(a) is type(b) for a, b in zip(after, before, strict=True)):
+            return 0
+        self._write.update(table, self._owner, key, after)
+        return 1
+
+    def _key(self, table: Table, scalar: Scalar) -> Key | None:
+        return find_key(self._value(scalar.node, []), table.columns[table.key_index])
+
+    def _value(self, node: Node | None, row: Row) -> Value:
+        return evaluate(node, row, self._values, self._context)
+
+    def _query(self, text: str) -> list[tuple[Value, ...]]:
+        if self._run_query is None:
+            raise Foreign
+        return self._run_query(text)
+
+
+def evaluate(node: Node | None, row: Row, values: Sequence[Value], context: Context) -> Value:
+    """Return the value of an expression; raise `Foreign` if only the query engine can tell."""
+    match node:
+        case Parameter(index):
+            return values[index]
+        case Literal(value):
+            return value
+        case None:
+            raise Foreign
+        case _:
+            return _compiled(node)(row, values, context)
+
+
+@lru_cache(maxsize=4096)
+def _compiled(node: Node) -> Compiled:
+    return compile_scalar(node)
+
+
+def _matching(table: Table, where: str | None, scalars: Sequence[str]) -> str:
+    key = f'"{table.columns[table.key_index].name}"'
+    condition = f" WHERE {where}" if where else ""
+    return f'SELECT {", ".join([key, *scalars])} FROM "{table.namespace}"."{table.name}"{condition}'
+
+
+def _known_key(value: Value) -> Key:
+    assert value is not None, "a primary key is never NULL"
+    return value

@@ -1,0 +1,407 @@
+"""The session: runs the statements of one request, each as one call into the engine.
+
+Law: nothing is answered before it is durable and visible: a write waits until the publication has
+reached its commit, and so does an error that may rest on somebody else's unpublished one. Short writes
+are evaluated and applied at once under the write lock; long ones on a View in a worker thread, again if
+somebody was faster.
+"""
+
+import asyncio
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import TypeVar, assert_never
+
+import pyarrow as pa
+
+from upwell.clock import Clock
+from upwell.engine.catalog import DEFAULT_NAMESPACE, Reference, Role, Table, User
+from upwell.engine.commit import Committer
+from upwell.engine.defaults import Defaults
+from upwell.engine.expression import Context, find_key
+from upwell.engine.flush import Flush
+from upwell.engine.query import QueryEngine, Resolve, Source
+from upwell.engine.references import Children
+from upwell.engine.result import result_rows
+from upwell.engine.rows import Rows, WouldBlock
+from upwell.engine.schema import Schema
+from upwell.engine.view import View
+from upwell.engine.write import Write
+from upwell.errors import Conflict, InvalidOperation, InvalidSql, RequestRefused, UpwellError
+from upwell.feeds.cursor import Growth
+from upwell.ids import ulid, uuid7
+from upwell.jobs.queue import JobQueue, JobType
+from upwell.session import definition
+from upwell.session.auth import Authenticator
+from upwell.session.dml import Evaluation, Foreign, evaluate
+from upwell.session.order import ordered
+from upwell.session.outcome import Answer, Changed, Message, Outcome, PointAnswer, StatementFailed
+from upwell.session.point import point_answer
+from upwell.session.policy import (
+    Action,
+    Principal,
+    require_admin,
+    require_flush,
+    require_impersonation,
+    require_table,
+)
+from upwell.session.system import is_system, system_table
+from upwell.sql.prepare import Preparer
+from upwell.sql.render import render
+from upwell.sql.statements import (
+    CreateNamespace,
+    CreateTable,
+    CreateUser,
+    Delete,
+    DropNamespace,
+    DropTable,
+    ExecuteAs,
+    FlushTable,
+    Insert,
+    PointRead,
+    Select,
+    Statement,
+    Update,
+    UseNamespace,
+)
+from upwell.storage.hot import ExpectationFailed
+from upwell.types import Key, Owner, Value
+
+T = TypeVar("T")
+
+INLINE_ROWS_MAX = 300
+ATTEMPTS_MAX = 100
+_VERBS = {Insert: "Inserted", Update: "Updated", Delete: "Deleted"}
+
+
+@dataclass(frozen=True, slots=True)
+class Engine:
+    """What a session calls; each part is independent of the others' users."""
+
+    committer: Committer
+    rows: Rows
+    query: QueryEngine
+    schema: Schema
+    flush: Flush
+    jobs: JobQueue
+    defaults: Defaults
+    clock: Clock
+
+
+class Sessions:
+    """Runs requests. `threads` runs queries and long writes, `slow` what is slow on purpose or waits."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        growth: Growth,
+        preparer: Preparer,
+        authenticator: Authenticator,
+        threads: Executor,
+        slow: Executor,
+    ) -> None:
+        self.engine = engine
+        self.growth = growth
+        self.authenticator = authenticator
+        self.threads = threads
+        self.slow = slow
+        self._preparer = preparer
+
+    async def execute(
+        self, principal: Principal, sql: str, params: Sequence[Value], namespace: str | None
+    ) -> list[Outcome]:
+        """Run a request's statements in order; raise `StatementFailed` at the first that fails."""
+        texts = self._statements(sql)
+        if params and len(texts) > 1:
+            raise RequestRefused("PARAMS_WITH_BATCH", "parameters go with one statement, not with several")
+        space = (namespace or DEFAULT_NAMESPACE).lower()
+        outcomes: list[Outcome] = []
+        for number, text in enumerate(texts, 1):
+            try:
+                outcome, space = await self._run(principal, text, params, space)
+            except UpwellError as error:
+                await self._settled()
+                raise StatementFailed(number, text, error) from error
+            outcomes.append(outcome)
+        return outcomes
+
+    def _statements(self, sql: str) -> list[str]:
+        try:
+            return self._preparer.statements(sql)
+        except InvalidSql as error:
+            raise RequestRefused("BATCH_PARSE_ERROR", f"Failed to parse SQL batch: {error}") from error
+
+    async def _settled(self) -> None:
+        """Wait until what an error may have been judged by is durable."""
+        if self.engine.committer.publication.failure is None:
+            await self.growth.reached(self.engine.committer.last_seq)
+
+    async def _run(
+        self, principal: Principal, text: str, params: Sequence[Value], namespace: str
+    ) -> tuple[Outcome, str]:
+        view = self.growth.view
+        statement, values = self._preparer.prepare(text, view.catalog, namespace, params)
+        if isinstance(statement, UseNamespace):
+            if statement.name not in view.catalog.namespaces:
+                raise InvalidOperation(f"namespace '{statement.name}' does not exist; CREATE NAMESPACE makes it")
+            return Outcome(Message(f"Namespace switched to '{statement.name}'"), principal.user), statement.name
+        as_user = principal
+        if isinstance(statement, ExecuteAs):
+            as_user = self._impersonated(principal, statement.user, view)
+        run = _Run(self, as_user, values, namespace)
+        return Outcome(await run.run(statement), as_user.user), namespace
+
+    @staticmethod
+    def _impersonated(principal: Principal, target: str, view: View) -> Principal:
+        user = view.catalog.users.get(target)
+        require_impersonation(principal, target, user.role if user else Role.USER)
+        return Principal(target, Role.USER)
+
+
+class _Run:
+    """One statement of one request."""
+
+    def __init__(
+        self,
+        sessions: Sessions,
+        principal: Principal,
+        values: Sequence[Value],
+        namespace: str,
+    ) -> None:
+        self._sessions = sessions
+        self._engine = sessions.engine
+        self._growth = sessions.growth
+        self._principal = principal
+        self._values = values
+        self._namespace = namespace
+
+    async def run(self, statement: Statement) -> Message | Changed | Answer | PointAnswer:
+        match statement:
+            case Select():
+                return await self._select(statement)
+            case Insert() | Update() | Delete():
+                return await self._write(statement)
+            case ExecuteAs():
+                return await self.run(statement.statement)
+            case CreateNamespace() | DropNamespace() | CreateTable() | DropTable():
+                return await self._define(statement)
+            case CreateUser():
+                return await self._create_user(statement)
+            case FlushTable():
+                return await self._flush_table(statement)
+            case UseNamespace():
+                raise AssertionError("handled by the request")
+            case _:
+                assert_never(statement)
+
+    async def _select(self, statement: Select) -> Answer | PointAnswer:
+        view = self._growth.view
+        if statement.point is not None and statement.point.key.node is not None:
+            table = statement.point.table
+            require_table(self._principal, Action.READ, table)
+            try:
+                return self._point(statement.point, view, may_block=False)
+            except WouldBlock:
+                return await self._in_thread(partial(self._point, statement.point, view, may_block=True))
+        return Answer(await self._in_thread(partial(self._query, view, statement)))
+
+    def _point(self, point: PointRead, view: View, *, may_block: bool) -> PointAnswer:
+        owner = point.table.owner_for(self._principal.user)
+        key_column = point.table.columns[point.table.key_index]
+        key = find_key(evaluate(point.key.node, [], self._values, self._context()), key_column)
+        if key is None:
+            return point_answer(point, None)
+        found = self._engine.rows.find(view.hot, point.table, owner, key, may_block=may_block)
+        return point_answer(point, found.live)
+
+    def _query(self, view: View, statement: Select) -> pa.Table:
+        text = render(statement.text, self._values, self._context())
+        resolve = self._resolver(view, is_open=statement.is_open)
+        tables = self._engine.query.tables_in(text, self._namespace, resolve)
+        return ordered(
+            text,
+            [resolve(*name) for name in tables],
+            lambda final: self._engine.query.run(view, final, self._namespace, tables, resolve),
+        )
+
+    def _resolver(self, view: View, *, is_open: bool = False) -> Resolve:
+        return partial(_resolve, view, self._principal, is_open)
+
+    async def _write(self, statement: Insert | Update | Delete) -> Changed:
+        require_table(self._principal, Action.WRITE, statement.table)
+        done = None
+        if not self._must_defer(statement):
+            done = self._write_inline(statement)
+        if done is None:
+            done = await self._write_deferred(statement)
+        seq, count = done
+        await self._growth.reached(seq)
+        return Changed(_VERBS[type(statement)], count)
+
+    def _must_defer(self, statement: Insert | Update | Delete) -> bool:
+        """Whether the statement is long or looks at other rows than those that it names."""
+        match statement:
+            case Insert(_, _, rows, query):
+                return query is not None or len(rows) > INLINE_ROWS_MAX
+            case Update(table, assignments):
+                key_index = table.key_index
+                moves = any(index == key_index for index, _ in assignments)
+                return moves and table.id in self._growth.view.catalog.children
+            case Delete(table):
+                return table.id in self._growth.view.catalog.children
+
+    def _write_inline(self, statement: Insert | Update | Delete) -> tuple[int, int] | None:
+        """Evaluate on the newest state and apply, all under the lock; None if that would take too long."""
+        committer = self._engine.committer
+        with committer.lock:
+            write = Write(
+                self._engine.rows,
+                committer.newest,
+                committer.newest_catalog,
+                may_block=False,
+                find_children=_no_children,
+                view_seq=0,
+            )
+            try:
+                count = self._evaluate(statement, write, None)
+                # Nothing to write is also an answer about the newest state: it waits for that one's sync.
+                seq = committer.apply(write.batch) if write.batch.rows else committer.last_seq
+            except (WouldBlock, Foreign, ExpectationFailed):
+                return None
+        return seq, count
+
+    async def _write_deferred(self, statement: Insert | Update | Delete) -> tuple[int, int]:
+        committer = self._engine.committer
+        for _ in range(ATTEMPTS_MAX):
+            view = await self._growth.reached(committer.last_seq)
+            try:
+                return await self._in_thread(partial(self._write_on, view, statement))
+            except ExpectationFailed:
+                statement = self._bound_again(statement)
+        raise Conflict("the rows of this statement keep changing; run it again")
+
+    def _bound_again(self, statement: Insert | Update | Delete) -> Insert | Update | Delete:
+        """Look names up again: the table may have been changed, dropped or made anew."""
+        catalog = self._engine.committer.newest_catalog
+        table = catalog.get_table(statement.table.namespace, statement.table.name)
+        return statement if table.version == statement.table.version else replace(statement, table=table)
+
+    def _write_on(self, view: View, statement: Insert | Update | Delete) -> tuple[int, int]:
+        write = Write(
+            self._engine.rows,
+            view.hot,
+            view.catalog,
+            may_block=True,
+            find_children=Children(self._engine.query, view),
+            view_seq=view.seq,
+        )
+        count = self._evaluate(statement, write, view)
+        return (self._engine.committer.apply(write.batch) if write.batch.rows else view.seq), count
+
+    def _evaluate(self, statement: Insert | Update | Delete, write: Write, view: View | None) -> int:
+        owner = statement.table.owner_for(self._principal.user)
+        run_query = None if view is None else partial(self._rows_of, view)
+        evaluation = Evaluation(
+            write, owner, self._values, self._context(), self._engine.defaults, run_query
+        )
+        match statement:
+            case Insert():
+                return evaluation.insert(statement)
+            case Update():
+                return evaluation.update(statement)
+            case Delete():
+                return evaluation.delete(statement)
+
+    def _rows_of(self, view: View, text: str) -> list[tuple[Value, ...]]:
+        text = render(text, self._values, self._context())
+        resolve = self._resolver(view)
+        tables = self._engine.query.tables_in(text, self._namespace, resolve)
+        return list(result_rows(self._engine.query.run(view, text, self._namespace, tables, resolve)))
+
+    async def _define(
+        self, statement: CreateNamespace | DropNamespace | CreateTable | DropTable
+    ) -> Message:
+        defined = definition.define(statement, self._principal, self._engine.schema, self._growth.view.catalog)
+        if defined.seq is not None:
+            await self._growth.reached(defined.seq)
+        text = defined.text
+        for table in defined.dropped:
+            job = await self._in_slow_thread(partial(self._submit_cleanup, table))
+            text += job if isinstance(statement, DropTable) else ""
+        return Message(text)
+
+    def _submit_cleanup(self, table: Table) -> str:
+        parameters: dict[str, str | int] = {
+            "table_id": table.full_name, "table_number": table.id, "namespace": table.namespace,
+            "table_name": table.name, "table_type": table.kind.value,
+        }  # fmt: skip
+        job = self._engine.jobs.submit(JobType.CLEANUP, parameters, f"cleanup-{table.id}")
+        return f". Cleanup job: {job.job_id}" if job else ""
+
+    async def _create_user(self, statement: CreateUser) -> Message:
+        require_admin(self._principal, "user management")
+        if statement.role is Role.SYSTEM and self._principal.role is not Role.SYSTEM:
+            raise InvalidOperation("only role system can create users of role system")
+        password_hash = None
+        if statement.password is not None:
+            password_hash = await self._in_slow_thread(
+                partial(self._sessions.authenticator.hash_password, statement.password)
+            )
+        now = self._engine.clock.now_us()
+        user = User(statement.name, statement.role, password_hash, statement.email, "password", now, now)
+        await self._growth.reached(self._engine.schema.create_user(user))
+        return Message(f"User '{statement.name}' created")
+
+    async def _flush_table(self, statement: FlushTable) -> Message:
+        require_flush(self._principal)
+        table = statement.table
+        # A barrier: what was acknowledged before this statement is in the View that the job flushes.
+        if not self._engine.flush.pending(self._growth.view, table):
+            return Message(f"Storage flush skipped: no pending writes for table '{table.full_name}'")
+        parameters: dict[str, str | int] = {
+            "table_id": table.full_name,
+            "table_number": table.id,
+            "table_type": table.kind.value,
+        }
+        key = f"flush-{table.namespace}-{table.name}"
+        job = await self._in_slow_thread(partial(self._engine.jobs.submit, JobType.FLUSH, parameters, key))
+        if job is None:
+            return Message(
+                f"Storage flush skipped: a flush is already queued or running for table '{table.full_name}'"
+            )
+        return Message(f"Storage flush started for table '{table.full_name}'. Job ID: {job.job_id}")
+
+    def _context(self) -> Context:
+        clock = self._engine.clock
+        return Context(
+            user=self._principal.user,
+            role=self._principal.role.value,
+            now_us=clock.now_us(),
+            next_id=self._engine.defaults.next_id,
+            next_uuid=partial(uuid7, clock),
+            next_ulid=partial(ulid, clock),
+        )
+
+    async def _in_thread(self, call: Callable[[], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._sessions.threads, call)
+
+    async def _in_slow_thread(self, call: Callable[[], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._sessions.slow, call)
+
+
+def _resolve(
+    view: View, principal: Principal, is_open: bool, namespace: str, name: str
+) -> Source | pa.Table:
+    """Return what a name in a query stands for, if the principal may read it."""
+    if is_system(namespace):
+        return system_table(namespace, name, view, principal, is_open=is_open)
+    table = view.catalog.get_table(namespace, name)
+    require_table(principal, Action.READ, table)
+    return Source(table, table.owner_for(principal.user))
+
+
+def _no_children(
+    child: Table, owner: Owner, reference: Reference, keys: Sequence[Key]
+) -> Iterable[tuple[Key, Key]]:
+    raise AssertionError("a delete with children is never evaluated inline")
