@@ -45,7 +45,8 @@ class Upload:
 class Wire:
     """A device's way to the server: real HTTP, recorded, on which one answer can be lost.
 
-    `in_flight` is called once, when the server has done its work and its answer is on the way.
+    `in_flight` is called once, when the server has done its work and its answer is on the way. `pages` are
+    the rows of each page of a hydration, `sizes` the changes of each upload (of all wires that share it).
     """
 
     url: str = ""
@@ -53,6 +54,7 @@ class Wire:
     is_losing: bool = False
     uploads: list[Upload] = field(default_factory=list)
     pages: list[int] = field(default_factory=list)
+    sizes: list[int] = field(default_factory=list)
     _inner: Transport | None = None
 
     def dial(self, url: str) -> Transport:
@@ -81,6 +83,7 @@ class Wire:
             changes = msgspec.json.decode(request.body or b"", type=dict[str, Any])["changes"]
             answer = sync.decode_upload_response(response.body)
             self.uploads.append(Upload(request, changes, answer.statuses))
+            self.sizes.append(len(changes))
         elif request.path == sync.HYDRATE_PATH:
             self.pages.append(len(sync.decode_hydrate_response(response.body).changes))
 

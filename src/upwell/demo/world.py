@@ -15,7 +15,7 @@ from upwell.demo.cable import Cable
 from upwell.demo.check import Checks
 from upwell.demo.expected import NAMESPACE, TABLES, Expected
 from upwell.demo.phone import App
-from upwell.demo.sql import BackEnd
+from upwell.demo.sql import BackEnd, read_count
 from upwell.demo.watch import Watch
 from upwell.testing import ServerProcess
 
@@ -53,6 +53,12 @@ class World:
     watches: dict[str, Watch] = field(default_factory=dict)
     gaps: list[range] = field(default_factory=list)
     upload_sizes: list[int] = field(default_factory=list)
+    cable: Cable = field(init=False)
+    root: Client = field(init=False)
+    owner: Client = field(init=False)
+    stranger: Client = field(init=False)
+    back_end: BackEnd = field(init=False)
+    phone: App = field(init=False)
 
     def begin(self) -> Counts:
         """Start the server on a fresh directory, define the tables and the users."""
@@ -71,10 +77,7 @@ class World:
         self.checks.equal(
             "its tables are empty",
             [0] * 3,
-            [
-                self.owner.execute(f"SELECT COUNT(*) AS n FROM {NAMESPACE}.{t}").rows[0][0]
-                for t in (*TABLES, "ledger")
-            ],
+            [read_count(self.owner, f"{NAMESPACE}.{table}") for table in (*TABLES, "ledger")],
         )
         return {"users": len(PASSWORDS), "tables": len(TABLES) + 1}
 

@@ -191,6 +191,7 @@ def _context(namespace: str) -> SessionContext:
         .with_target_partitions(1)
         .with_create_default_catalog_and_schema(False)
         .with_default_catalog_and_schema(CATALOG, namespace)
+        .set("datafusion.sql_parser.dialect", "PostgreSQL")
     )
     return SessionContext(config)
 

@@ -48,7 +48,7 @@ def test_what_has_no_end_is_refused(text: str) -> None:
         (" ; -- nothing\n ;/* ; */", []),
         ("SELECT 1", ["SELECT 1"]),
         ("-- first\nSELECT 1; -- second\nSELECT ';' ;", ["SELECT 1", "SELECT ';'"]),
-        ("EXECUTE AS USER a (SELECT 1; SELECT 2); USE b", ["EXECUTE AS USER a (SELECT 1; SELECT 2)", "USE b"]),
+        ("EXECUTE AS USER a (SELECT 1; USE x); USE b", ["EXECUTE AS USER a (SELECT 1; USE x)", "USE b"]),
         ('SELECT ";", E\'\\\';\', $$;$$; x', ['SELECT ";", E\'\\\';\', $$;$$', "x"]),
     ],
 )  # fmt: skip

@@ -126,7 +126,7 @@ STATEMENTS = st.one_of(
 )
 
 
-@settings(max_examples=8000, deadline=None)
+@settings(max_examples=300, deadline=None)
 @given(STATEMENTS)
 def test_shapes_change_nothing(sql: str) -> None:
     plain = outcome(Preparer(shapes=False), sql)
@@ -138,7 +138,7 @@ def test_shapes_change_nothing(sql: str) -> None:
 SHARED = Preparer()
 
 
-@settings(max_examples=8000, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(STATEMENTS)
 @example("INSERT INTO notes VALUES (NULL, TRUE), (NULL, TRUE), (NULL, TRUE)")
 @example(

@@ -1,0 +1,132 @@
+"""Deltas: changes and rows as the JSON of live queries (reference contract, sections 1.5 and 2.4).
+
+Law: an insert shows the whole new row, a delete the whole last row, an update the key and all that isn't
+NULL, with the old values of exactly the columns that changed; `_seq` is always there.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import msgspec
+
+from upwell.engine.catalog import Table
+from upwell.engine.expression import DELETED, SEQ
+from upwell.protocol.codec import change_tail
+from upwell.protocol.messages import ChangeType, FieldSchema, WireRow
+from upwell.storage.hot import Change
+from upwell.types import Column, Row, SqlType, Value, to_json
+
+_encoder = msgspec.json.Encoder()
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """One column as the wire names it; `index` is a column of the table, `SEQ` or `DELETED`."""
+
+    index: int
+    name: str
+    type: SqlType
+    flags: tuple[str, ...] = ()
+
+
+_SEQ_OUTPUT = Output(SEQ, "_seq", SqlType.BIGINT, ("nn",))
+_DELETED_OUTPUT = Output(DELETED, "_deleted", SqlType.BOOLEAN, ("nn",))
+
+
+@dataclass(frozen=True, slots=True, weakref_slot=True, eq=False)
+class Projection:
+    """The columns of a live query in their order; `key` is the primary key's, in it or not.
+
+    Compared by identity: who has the same one shares encoded changes.
+    """
+
+    outputs: tuple[Output, ...]
+    key: Output
+
+    @classmethod
+    def of(cls, table: Table, columns: Sequence[tuple[int, str]] | None) -> "Projection":
+        """Build the projection of (index, name) pairs; None is everything, `_seq` and `_deleted` too."""
+        key = table.columns[table.key_index]
+        key_output = _output(table, table.key_index, key.name)
+        if columns is None:
+            own = [_output(table, index, column.name) for index, column in enumerate(table.columns)]
+            return cls((*own, _SEQ_OUTPUT, _DELETED_OUTPUT), key_output)
+        outputs = [_output(table, index, name) for index, name in columns]
+        if not any(output.name == _SEQ_OUTPUT.name for output in outputs):
+            outputs.append(_SEQ_OUTPUT)
+        return cls(tuple(outputs), key_output)
+
+    def schema(self) -> list[FieldSchema]:
+        """Return the columns as `subscription_ack` tells them."""
+        return [
+            FieldSchema(output.name, output.type.value, index, output.flags)
+            for index, output in enumerate(self.outputs)
+        ]
+
+    def whole(self, row: Sequence[Value], seq: int, *, deleted: bool = False) -> WireRow:
+        """Return all cells of a row."""
+        return {output.name: _cell(output, row, seq, deleted) for output in self.outputs}
+
+    def tail(self, kind: ChangeType, change: Change) -> bytes:
+        """Return the part of the change's frame that all subscribers with this projection share."""
+        before, after = change.before, change.after
+        match kind:
+            case "insert":
+                assert after is not None, "an insert has a new row"
+                return change_tail(kind, rows=[self.whole(after, change.seq)])
+            case "update":
+                assert before is not None and after is not None, "an update has both rows"
+                old = self._changed(before, after, change.previous)
+                return change_tail(kind, rows=[self._present(after, change.seq)], old_values=[old])
+            case "delete":
+                assert before is not None, "a delete has a last row"
+                return change_tail(kind, old_values=[self.whole(before, change.seq, deleted=True)])
+
+    def _present(self, row: Row, seq: int) -> WireRow:
+        """Return the key, `_seq` and every cell that isn't NULL."""
+        shown = {self.key.name: _cell(self.key, row, seq, deleted=False)}
+        for output in self.outputs:
+            if output.index < 0 or row[output.index] is not None:
+                shown[output.name] = _cell(output, row, seq, deleted=False)
+        return shown
+
+    def _changed(self, before: Row, after: Row, seq: int) -> WireRow:
+        """Return the key, the old `_seq`, and the old cells that changed and weren't NULL."""
+        shown = {self.key.name: _cell(self.key, before, seq, deleted=False)}
+        for output in self.outputs:
+            index = output.index
+            if index == SEQ or (index >= 0 and _differ(before[index], after[index])):
+                shown[output.name] = _cell(output, before, seq, deleted=False)
+        return shown
+
+
+def encode_row(row: WireRow) -> msgspec.Raw:
+    """Return a row's JSON, to be put into a batch as it is."""
+    return msgspec.Raw(_encoder.encode(row))
+
+
+def _differ(old: Value, new: Value) -> bool:
+    return old is not None and old != new
+
+
+def _output(table: Table, index: int, name: str) -> Output:
+    if index == SEQ:
+        return Output(SEQ, name, SqlType.BIGINT, ("nn",))
+    if index == DELETED:
+        return Output(DELETED, name, SqlType.BOOLEAN, ("nn",))
+    column = table.columns[index]
+    return Output(index, name, column.type, _flags(column))
+
+
+def _flags(column: Column) -> tuple[str, ...]:
+    if column.primary_key:
+        return ("nn", "pk", "uq")
+    return () if column.nullable else ("nn",)
+
+
+def _cell(output: Output, row: Sequence[Value], seq: int, deleted: bool) -> object:
+    if output.index == SEQ:
+        return str(seq)
+    if output.index == DELETED:
+        return deleted
+    return to_json(row[output.index], output.type)

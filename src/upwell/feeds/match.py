@@ -1,0 +1,163 @@
+"""Matching: which subscriptions a change concerns, and what it is to each of them.
+
+Law: the index finds exactly the subscriptions that a scan over all of them would find, at a cost that
+doesn't depend on those it doesn't concern: by (table, owner), then by one equality of the predicate.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Generic, NoReturn, Protocol, TypeVar
+
+from upwell.engine.catalog import Table
+from upwell.engine.expression import Context, Literal, Node, columns_read, equalities
+from upwell.engine.expression import predicate as compiled
+from upwell.feeds.delta import Projection
+from upwell.protocol.messages import ChangeType
+from upwell.storage.hot import Change
+from upwell.types import Owner, Row, Value
+
+Test = Callable[[Row, int], bool]
+"""(row, its `_seq`) → whether the predicate is true."""
+
+
+def _unbound() -> NoReturn:
+    raise AssertionError("the predicate of a live query was frozen when it was subscribed")
+
+
+_FROZEN = Context("", "", 0, _unbound, _unbound, _unbound)
+
+
+@dataclass(frozen=True)
+class Watch:
+    """What a subscription watches: rows of `owner` in `table` for which `predicate` (frozen) is true.
+
+    `where` is the same predicate as SQL, for the snapshot. With `view`, rows that enter or leave the
+    filter count as inserted or deleted.
+    """
+
+    table: Table
+    owner: Owner
+    projection: Projection
+    predicate: Node | None = None
+    where: str | None = None
+    view: bool = False
+
+    @cached_property
+    def matches(self) -> Test:
+        """Raises `QueryFailure` where SQL has no answer for a row."""
+        if self.predicate is None:
+            return lambda row, seq: True
+        test = compiled(self.predicate)
+        if any(index < 0 for index in columns_read(self.predicate)):
+            return lambda row, seq: test([*row, False, seq], (), _FROZEN)
+        return lambda row, seq: test(row, (), _FROZEN)
+
+    @cached_property
+    def selector(self) -> tuple[int, Value] | None:
+        """A (column, value) that each matching row has; None if the predicate promises none."""
+        if self.predicate is None:
+            return None
+        found = [
+            (index, node.value)
+            for index, node in equalities(self.predicate)
+            if index >= 0 and isinstance(node, Literal)
+        ]
+        by_key = [pair for pair in found if pair[0] == self.table.key_index]
+        return next(iter(by_key + found), None)
+
+
+def judge(watch: Watch, change: Change) -> ChangeType | None:
+    """Return what a change of the watched partition is to `watch`, None if it is nothing."""
+    before, after = change.before, change.after
+    if before == after:
+        return None
+    is_in = after is not None and watch.matches(after, change.seq)
+    if not watch.view and after is not None:
+        return None if not is_in else "insert" if before is None else "update"
+    was_in = before is not None and watch.matches(before, change.previous)
+    if is_in:
+        return "update" if was_in else "insert"
+    return "delete" if was_in else None
+
+
+class Watching(Protocol):
+    """Something with a watch; compared by identity."""
+
+    @property
+    def watch(self) -> Watch: ...
+
+
+W = TypeVar("W", bound=Watching)
+
+
+class _Partition(Generic[W]):
+    """The watchers of one table and owner: those that are found by a column's value, and the rest."""
+
+    def __init__(self) -> None:
+        self.by_value: dict[int, dict[Value, dict[W, None]]] = {}
+        self.rest: dict[W, None] = {}
+
+    @property
+    def is_empty(self) -> bool:
+        return not self.rest and not self.by_value
+
+    def add(self, item: W) -> None:
+        selector = item.watch.selector
+        if selector is None:
+            self.rest[item] = None
+        else:
+            column, value = selector
+            self.by_value.setdefault(column, {}).setdefault(value, {})[item] = None
+
+    def discard(self, item: W) -> None:
+        selector = item.watch.selector
+        if selector is None:
+            self.rest.pop(item, None)
+            return
+        column, value = selector
+        values = self.by_value.get(column, {})
+        items = values.get(value, {})
+        items.pop(item, None)
+        if not items:
+            values.pop(value, None)
+        if not values:
+            self.by_value.pop(column, None)
+
+    def concerned(self, change: Change) -> list[W]:
+        found = list(self.rest)
+        for column, values in self.by_value.items():
+            old = change.before[column] if change.before is not None else None
+            new = change.after[column] if change.after is not None else None
+            found += values.get(new, ())
+            if old != new:
+                found += values.get(old, ())
+        return found
+
+
+class Index(Generic[W]):
+    """Watchers, found by the changes that may concern them."""
+
+    def __init__(self) -> None:
+        self._partitions: dict[tuple[int, str], _Partition[W]] = {}
+
+    def add(self, item: W) -> None:
+        place = (item.watch.table.id, item.watch.owner)
+        self._partitions.setdefault(place, _Partition()).add(item)
+
+    def discard(self, item: W) -> None:
+        place = (item.watch.table.id, item.watch.owner)
+        partition = self._partitions.get(place)
+        if partition is not None:
+            partition.discard(item)
+            if partition.is_empty:
+                del self._partitions[place]
+
+    def partitions(self) -> list[tuple[int, str]]:
+        """Return each (table, owner) that somebody watches."""
+        return list(self._partitions)
+
+    def concerned(self, change: Change) -> list[W]:
+        """Return all whose predicate can be true for the row before or after; `judge` decides."""
+        partition = self._partitions.get((change.table, change.owner))
+        return partition.concerned(change) if partition is not None else []

@@ -1,0 +1,146 @@
+"""Snapshots of live queries: pages of the rows that existed when it was subscribed, and missed deletes.
+
+Law: a page holds rows with `_seq` ≤ the seq of the subscription that are still current on the newest
+View. What was changed meanwhile has a later `_seq` and comes from the log, so nothing is lost and no
+View is kept from page to page.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import msgspec
+
+from upwell.engine.changelog import Changelog
+from upwell.engine.query import QueryEngine, Source
+from upwell.engine.view import View
+from upwell.errors import InvalidInput
+from upwell.feeds.delta import encode_row
+from upwell.feeds.match import Watch, judge
+from upwell.protocol.messages import BatchControl, SubscriptionOptions, batch_size_default
+from upwell.storage import arrow
+from upwell.types import Key, SqlType, Value
+
+BATCH_ROWS_MAX = 10_000
+BATCH_BYTES_MAX = 4 << 20
+SCAN_CHANGES = 1_000
+
+
+@dataclass(slots=True)
+class Snapshot:
+    """How far a snapshot has been read: rows with `after` < `_seq` ≤ `until` are still to come.
+
+    `resumed_after` is where the client had been, None without a resume; `newest` asks the first page to
+    begin with so many of the newest rows.
+    """
+
+    until: int
+    after: int
+    batch_rows: int
+    resumed_after: int | None = None
+    newest: int | None = None
+    batch_num: int = 0
+
+    @classmethod
+    def begin(cls, options: SubscriptionOptions, *, until: int) -> "Snapshot":
+        """Start at the options of a subscription; raise `InvalidInput` if they contradict each other."""
+        batch_rows = min(options.batch_size or batch_size_default, BATCH_ROWS_MAX)
+        if options.after is not None:
+            # Seqs are positive: below them there is nothing, and the log isn't asked for it.
+            after = max(options.after, 0)
+            return cls(until, after, batch_rows, resumed_after=after)
+        newest = options.last_rows
+        if newest is not None and newest > batch_rows:
+            raise InvalidInput(
+                f"last_rows ({newest}) cannot exceed batch_size ({batch_rows}); "
+                "paginated last_rows replay is not supported"
+            )
+        return cls(until, 0, batch_rows, newest=newest)
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """Encoded rows, ascending by `_seq`; `last_seq` None if there are none."""
+
+    rows: list[msgspec.Raw]
+    last_seq: int | None
+    has_more: bool
+
+    def control(self, batch_num: int) -> BatchControl:
+        status = "ready" if not self.has_more else "loading" if batch_num == 0 else "loading_batch"
+        return BatchControl(batch_num, self.has_more, status, self.last_seq)  # type: ignore[arg-type]
+
+
+def read_page(query: QueryEngine, view: View, watch: Watch, snapshot: Snapshot) -> Page:
+    """Return the snapshot's next page; blocks its thread, raises what a query raises."""
+    if snapshot.newest == 0 or snapshot.after >= snapshot.until:
+        return Page([], None, has_more=False)
+    rows = _run(query, view, watch, snapshot)
+    encoded: list[msgspec.Raw] = []
+    last_seq: int | None = None
+    size = 0
+    for row, seq in rows[: snapshot.batch_rows]:
+        if size >= BATCH_BYTES_MAX:
+            break
+        raw = encode_row(watch.projection.whole(row, seq))
+        size += len(bytes(raw))
+        encoded.append(raw)
+        last_seq = seq
+    return Page(encoded, last_seq, has_more=len(encoded) < len(rows))
+
+
+def missed_deletes(
+    changelog: Changelog, view: View, watch: Watch, *, after: int, until: int
+) -> dict[Key, int]:
+    """Return the rows that left `watch` in after < seq ≤ until and hadn't come back at `until`: key → seq."""
+    missed: dict[Key, int] = {}
+    while after < until:
+        changes = changelog.read(view, watch.table.id, watch.owner, after=after, limit=SCAN_CHANGES)
+        for change in changes:
+            if change.seq > until:
+                return missed
+            kind = judge(watch, change)
+            if kind == "delete":
+                missed[change.key] = change.seq
+            elif kind is not None:
+                missed.pop(change.key, None)
+        if len(changes) < SCAN_CHANGES:
+            break
+        after = changes[-1].seq
+    return missed
+
+
+def _run(
+    query: QueryEngine, view: View, watch: Watch, snapshot: Snapshot
+) -> list[tuple[Sequence[Value], int]]:
+    """Return (row as the table has it, `_seq`) pairs, one more than a page if there are more."""
+    table = watch.table
+    needed = sorted({output.index for output in watch.projection.outputs if output.index >= 0})
+    source = Source(table, watch.owner)
+    text = _text(watch, snapshot, [table.columns[index].name for index in needed])
+    found = query.run(view, text, table.namespace, [(table.namespace, table.name)], lambda *_: source)
+    seqs = arrow.cells(found.column(0), SqlType.BIGINT)
+    columns: list[Sequence[Value]] = [[None] * len(seqs)] * len(table.columns)
+    for at, index in enumerate(needed, 1):
+        columns[index] = arrow.cells(found.column(at), table.columns[index].type)
+    rows = list(zip(zip(*columns, strict=True), seqs, strict=True))
+    if snapshot.newest is not None:
+        rows.reverse()
+    return rows  # type: ignore[return-value]
+
+
+def _text(watch: Watch, snapshot: Snapshot, names: Sequence[str]) -> str:
+    columns = ", ".join(_quoted(name) for name in ("_seq", *names))
+    # The line break ends a comment that the predicate may end with.
+    where = f"({watch.where}\n) AND " if watch.where else ""
+    order, limit = "", snapshot.batch_rows + 1
+    if snapshot.newest is not None:
+        order, limit = " DESC", snapshot.newest
+    return (
+        f"SELECT {columns} FROM {_quoted(watch.table.namespace)}.{_quoted(watch.table.name)} "
+        f'WHERE {where}"_seq" > {snapshot.after} AND "_seq" <= {snapshot.until} '
+        f'ORDER BY "_seq"{order} LIMIT {limit}'
+    )
+
+
+def _quoted(name: str) -> str:
+    return '"' + name.replace('"', '""') + '"'
