@@ -21,7 +21,7 @@ import uvloop
 from upwell.clock import Clock, SystemClock
 from upwell.config import Config
 from upwell.edge.accounts import Accounts
-from upwell.edge.devices import DeviceEndpoints
+from upwell.edge.devices import DEVICE_PATHS, DeviceEndpoints
 from upwell.edge.gate import Gate
 from upwell.edge.http import SqlEndpoint
 from upwell.effects import Files, OsFiles, Points, points_from_environment
@@ -43,7 +43,6 @@ from upwell.jobs.kinds import Kinds
 from upwell.jobs.queue import JobQueue
 from upwell.jobs.runner import JobRunner
 from upwell.logs import fields
-from upwell.protocol import sync
 from upwell.session.auth import Authenticator
 from upwell.session.session import Engine, Sessions
 from upwell.sql.prepare import Preparer
@@ -88,9 +87,7 @@ def opened(config: Config, *, clock: Clock, files: Files, points: Points) -> Ite
         committer = Committer(store, points=points, durability=Durability(config.durability))
         stack.callback(committer.close)
         objects = ObjectStore(config.data_dir / "storage", files)
-        cold = ColdCache(
-            objects, partitions_max=COLD_PARTITIONS_MAX, group_bytes_max=COLD_GROUP_BYTES_MAX
-        )
+        cold = ColdCache(objects, partitions_max=COLD_PARTITIONS_MAX, group_bytes_max=COLD_GROUP_BYTES_MAX)
         rows = Rows(cold)
         engine = Engine(
             committer=committer,
@@ -121,9 +118,11 @@ def run(config: Config) -> int:
         points = points_from_environment(os.environ)
     except ValueError as error:
         raise StartRefused(str(error)) from error
-    with opened(config, clock=SystemClock(), files=OsFiles(), points=points) as parts:
-        with asyncio.Runner(loop_factory=_new_loop) as runner:
-            runner.run(_serve(parts))
+    with (
+        opened(config, clock=SystemClock(), files=OsFiles(), points=points) as parts,
+        asyncio.Runner(loop_factory=_new_loop) as runner,
+    ):
+        runner.run(_serve(parts))
     return 0
 
 
@@ -167,10 +166,7 @@ async def _serve(parts: Parts) -> None:
         kinds = Kinds(committer, engine.flush, Cleanup(committer, parts.objects, parts.cold), parts.points)
         gate = Gate(
             {("POST", "/v1/api/sql"): sql},
-            {
-                path: endpoints
-                for path in (sync.UPLOAD_PATH, sync.DOWNLOAD_PATH, sync.HYDRATE_PATH, sync.SCHEMA_VERSION_PATH)
-            },
+            dict.fromkeys(DEVICE_PATHS, endpoints),
             _no_live,
             accounts,
         )
@@ -204,7 +200,7 @@ class _Server(uvicorn.Server):
 async def _listen(config: Config, gate: Gate) -> None:
     server = _Server(
         uvicorn.Config(
-            gate,  # type: ignore[arg-type]
+            gate,
             host=config.host,
             port=config.port,
             http="httptools",

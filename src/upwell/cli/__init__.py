@@ -40,7 +40,9 @@ def _parser() -> argparse.ArgumentParser:
     serve.add_argument("--host", help="address to listen on (default: 127.0.0.1)")
     serve.add_argument("--port", type=int, help="port to listen on (default: 8080)")
     serve.add_argument("--config", type=Path, help="settings as TOML; environment and options override it")
-    serve.add_argument("--durability", choices=("group", "async"), help="acknowledge after or before the sync")
+    serve.add_argument(
+        "--durability", choices=("group", "async"), help="acknowledge after or before the sync"
+    )
     serve.add_argument("--log-level", choices=("debug", "info", "warning", "error"))
     serve.set_defaults(command=_serve)
 

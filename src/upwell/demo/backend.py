@@ -26,9 +26,7 @@ def work_from_all_sides(world: World) -> Counts:
     world.checks.equal("SQL writes, one change each", len(messages), written)
     world.checks.equal("their messages", {"Inserted", "Updated", "Deleted"}, {m.split()[0] for m in messages})
     world.checks.equal("each of one row", {"1 row(s)"}, {message.split(" ", 1)[1] for message in messages})
-    world.checks.equal(
-        "they came from no device", {None}, {entry.device for entry in log[len(log_before) :]}
-    )
+    world.checks.equal("they came from no device", {None}, {entry.device for entry in log[len(log_before) :]})
     check_rows(world, "after the back end")
     check_live(world)
     _sync_devices(world, downloads_phone=written, downloads_laptop=len(log))
@@ -57,7 +55,9 @@ def _write_while_cut_off(world: World) -> list[str]:
     delivered = {table: len(watch.changes) for table, watch in world.watches.items()}
     leaver, *leaver_posts = expected.user(8), *expected.posts_of(expected.user(8))
     messages = [back_end.delete(leaver_posts[0])]
-    messages += [back_end.update(renamed(expected.user(n), f"User {n}, cut off", expected.tick())) for n in (9, 10)]
+    messages += [
+        back_end.update(renamed(expected.user(n), f"User {n}, cut off", expected.tick())) for n in (9, 10)
+    ]
     messages.append(back_end.delete(leaver_posts[1]))
     messages.append(back_end.insert(_new_user(world, "Server User 2")))
     messages.append(back_end.delete(leaver))

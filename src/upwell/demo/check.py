@@ -5,6 +5,7 @@ Law: nothing is skipped and nothing is approximate; a run is good only if it mad
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 SHOWN_CHARS_MAX = 300
 DIFFERENCES_MAX = 3
@@ -62,26 +63,23 @@ def difference(expected: object, found: object) -> str:
     """Say in a line where two values differ: of mappings and lists the first few places."""
     if isinstance(expected, Mapping) and isinstance(found, Mapping):
         keys = [*expected, *(key for key in found if key not in expected)]
-        places = [key for key in keys if key not in expected or key not in found or expected[key] != found[key]]
+        places = [
+            key for key in keys if key not in expected or key not in found or expected[key] != found[key]
+        ]
         return _places({key: (expected.get(key, _NOTHING), found.get(key, _NOTHING)) for key in places})
-    if _is_list(expected) and _is_list(found):
+    if isinstance(expected, (list, tuple)) and isinstance(found, (list, tuple)):
         return _list_difference(expected, found)
     return f"expected {_shown(expected)}, found {_shown(found)}"
 
 
-def _is_list(value: object) -> bool:
-    return isinstance(value, Sequence) and not isinstance(value, (str, bytes))
-
-
-def _list_difference(expected: object, found: object) -> str:
-    assert isinstance(expected, Sequence) and isinstance(found, Sequence)
+def _list_difference(expected: Sequence[object], found: Sequence[object]) -> str:
     length = max(len(expected), len(found))
     pairs = {index: (_at(expected, index), _at(found, index)) for index in range(length)}
     differing = {index: pair for index, pair in pairs.items() if pair[0] != pair[1]}
     return f"{len(expected)} expected, {len(found)} found; " + _places(differing)
 
 
-def _places(differing: Mapping[object, tuple[object, object]]) -> str:
+def _places(differing: Mapping[Any, tuple[object, object]]) -> str:
     shown = [
         f"at {place!r} expected {_shown(expected)}, found {_shown(found)}"
         for place, (expected, found) in list(differing.items())[:DIFFERENCES_MAX]

@@ -102,6 +102,7 @@ class App:
     def __init__(self, path: Path, expected: Expected, *, source: str | None = None) -> None:
         self.path = path
         self.wire = Wire()
+        self.edit_count = 0
         self._expected = expected
         _create_tables(path)
         self.device = Device.open(
@@ -130,6 +131,7 @@ class App:
         cells = device_cells(row)
         self.run(f"INSERT INTO {table_of(row)} VALUES ({', '.join('?' * len(cells))})", *cells)
         self._expected.put(row)
+        self.edit_count += 1
 
     def update(self, row: Row) -> None:
         """Write the columns of a row that may change."""
@@ -141,11 +143,13 @@ class App:
         values = [getattr(row, name) for name in pairs]
         self.run(f"UPDATE {table_of(row)} SET {assignments} WHERE id = ?", *values, row.id)
         self._expected.put(row)
+        self.edit_count += 1
 
     def delete(self, row: Row) -> None:
         """Delete a row."""
         self.run(f"DELETE FROM {table_of(row)} WHERE id = ?", row.id)
         self._expected.delete(row)
+        self.edit_count += 1
 
     def contents(self) -> dict[str, list[Cells]]:
         """Return all rows of all tables, by id."""

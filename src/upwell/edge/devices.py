@@ -8,7 +8,6 @@ import asyncio
 from collections.abc import Callable
 from concurrent.futures import Executor
 from functools import partial
-from typing import TypeVar
 from urllib.parse import parse_qs
 
 import msgspec
@@ -31,7 +30,7 @@ _METHODS = {
     sync.HYDRATE_PATH: "GET",
     sync.SCHEMA_VERSION_PATH: "GET",
 }
-T = TypeVar("T")
+DEVICE_PATHS = tuple(_METHODS)
 
 
 class DeviceEndpoints:

@@ -23,7 +23,11 @@ class Gate:
     """Routes `hot` paths (and their methods) to bare handlers, everything else to `rest`."""
 
     def __init__(
-        self, hot: Mapping[tuple[str, str], Handler], any_method: Mapping[str, Handler], live: Handler, rest: Handler
+        self,
+        hot: Mapping[tuple[str, str], Handler],
+        any_method: Mapping[str, Handler],
+        live: Handler,
+        rest: Handler,
     ) -> None:
         self._hot = hot
         self._any_method = any_method

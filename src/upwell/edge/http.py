@@ -65,10 +65,14 @@ async def read_body(scope: Scope, receive: Receive, *, bytes_max: int) -> bytes:
             return chunks[0] if len(chunks) == 1 else b"".join(chunks)
 
 
-async def respond(send: Send, status: int, body: bytes, headers: list[tuple[bytes, bytes]] | None = None) -> None:
+async def respond(
+    send: Send, status: int, body: bytes, headers: list[tuple[bytes, bytes]] | None = None
+) -> None:
     """Send one JSON answer."""
     length = (b"content-length", str(len(body)).encode())
-    await send({"type": "http.response.start", "status": status, "headers": [*(headers or _JSON_HEADERS), length]})
+    await send(
+        {"type": "http.response.start", "status": status, "headers": [*(headers or _JSON_HEADERS), length]}
+    )
     await send({"type": "http.response.body", "body": body})
 
 
@@ -153,4 +157,3 @@ def _error_body(fault: Fault, details: str | None, began: float) -> tuple[int, b
     took_ms = round((time.perf_counter() - began) * 1000, 3)
     body = ErrorBody(fault.code, fault.message, details if details is not None else msgspec.UNSET)
     return fault.status, _error_encoder.encode(SqlResponse("error", [], took_ms, body))
-

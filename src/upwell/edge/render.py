@@ -66,9 +66,7 @@ def _changed(verb: str, count: int) -> str:
     return f"{verb} {count} row(s)"
 
 
-def _rows_result(
-    columns: Sequence[ResultColumn], rows: list[list[object]], as_user: str
-) -> StatementResult:
+def _rows_result(columns: Sequence[ResultColumn], rows: list[list[object]], as_user: str) -> StatementResult:
     schema = [FieldSchema(c.name, c.type.value, index, c.flags) for index, c in enumerate(columns)]
     return StatementResult(schema=schema, rows=rows, row_count=len(rows), as_user=as_user)
 

@@ -57,9 +57,7 @@ def decode_manifest_record(record: bytes | None) -> ManifestInForce:
 class Committer:
     """Applies batches to the hot store and publishes Views of what has been synced."""
 
-    def __init__(
-        self, store: HotStore, *, points: Points, durability: Durability = Durability.GROUP
-    ) -> None:
+    def __init__(self, store: HotStore, *, points: Points, durability: Durability = Durability.GROUP) -> None:
         self.lock = threading.RLock()
         """The one write lock. Who evaluates and applies while holding it meets no conflict."""
         self._store = store

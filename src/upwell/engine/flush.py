@@ -168,4 +168,3 @@ class Flush:
 def _belongs_in_parquet(version: Version, table: Table) -> bool:
     """Rows do; tombstones only while they hide a cold version, or a device may still ask for their count."""
     return version.row is not None or bool(version.supersedes) or table.synced
-

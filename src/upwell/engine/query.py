@@ -108,9 +108,7 @@ class QueryEngine:
             raise _translated(error) from error
         return pa.Table.from_batches(batches, schema=schema)
 
-    def _fusion_table(
-        self, context: SessionContext, view: View, source: "Source | pa.Table"
-    ) -> FusionTable:
+    def _fusion_table(self, context: SessionContext, view: View, source: "Source | pa.Table") -> FusionTable:
         if isinstance(source, pa.Table):
             return FusionTable(context.from_arrow(source))
         return FusionTable(self._both_tiers(context, view, source))

@@ -44,7 +44,8 @@ class Children:
     ) -> Iterable[tuple[Key, Key]]:
         column, key_column = child.columns[reference.column], child.columns[child.key_index]
         text = (
-            f'SELECT "{column.name}", "{key_column.name}" AS child_key FROM "{child.namespace}"."{child.name}" '
+            f'SELECT "{column.name}", "{key_column.name}" AS child_key '
+            f'FROM "{child.namespace}"."{child.name}" '
             f'WHERE "{column.name}" IN ({", ".join(_literal(key) for key in keys)})'
         )
         name = (child.namespace, child.name)

@@ -53,9 +53,7 @@ class Rows:
     def __init__(self, cold: ColdCache) -> None:
         self._cold = cold
 
-    def find(
-        self, reader: HotReader, table: Table, owner: Owner, key: Key, *, may_block: bool
-    ) -> Found:
+    def find(self, reader: HotReader, table: Table, owner: Owner, key: Key, *, may_block: bool) -> Found:
         """Return the newest version of a key; with `may_block` False never touch a file (`WouldBlock`)."""
         version = reader.find_row(table.id, owner, key)
         if version is not None:
@@ -116,5 +114,3 @@ def _newest_first(hot: Iterator[Version], cold: Iterator[Version]) -> Iterator[V
         else:
             yield cold_version
             cold_version = next(cold, None)
-
-

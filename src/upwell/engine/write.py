@@ -130,22 +130,16 @@ class Write:
         column = table.columns[table.key_index]
         key = self._key_of(table, row)
         if self.find_live(table, owner, key) is not None:
-            if self.is_staged(table, owner, key):
-                raise AlreadyExists(
-                    f"Primary key violation: value '{shown(key)}' appears multiple times in column '{column.name}'"
-                )
-            raise AlreadyExists(
-                f"Primary key violation: value '{shown(key)}' already exists in column '{column.name}'"
-            )
+            is_twice = self.is_staged(table, owner, key)
+            how = "appears multiple times in" if is_twice else "already exists in"
+            raise AlreadyExists(f"Primary key violation: value '{shown(key)}' {how} column '{column.name}'")
         self._check_row(table, owner, row, before=None)
         self._stage(table, owner, key, Op.INSERT, row, origin)
 
-    def update(
-        self, table: Table, owner: Owner, key: Key, row: Row, origin: Origin | None = None
-    ) -> None:
+    def update(self, table: Table, owner: Owner, key: Key, row: Row, origin: Origin | None = None) -> None:
         """Stage a new version of a live row; a changed primary key moves the row."""
         before = self.find_live(table, owner, key)
-        assert before is not None, f"update of a row that isn't there: {table.full_name} {key!r}"
+        assert before is not None, "only rows that were found are updated"
         self._check_row(table, owner, row, before=before.row)
         new_key = self._key_of(table, row)
         if new_key != key:
@@ -154,9 +148,7 @@ class Write:
         else:
             self._stage(table, owner, key, Op.UPDATE, row, origin)
 
-    def delete(
-        self, table: Table, owner: Owner, keys: Sequence[Key], origin: Origin | None = None
-    ) -> None:
+    def delete(self, table: Table, owner: Owner, keys: Sequence[Key], origin: Origin | None = None) -> None:
         """Stage tombstones of live rows; children restrict, follow or lose their reference."""
         for key in keys:
             self._stage(table, owner, key, Op.DELETE, None, origin)
@@ -282,7 +274,8 @@ class Write:
                     cascade.append(child_key)
                 case OnDelete.SET_NULL:
                     version = self.find_live(child, owner, child_key)
-                    assert version is not None and version.row is not None
+                    assert version is not None, "it was just found live"
+                    assert version.row is not None, "a live version has a row"
                     row = list(version.row)
                     row[reference.column] = None
                     self.update(child, owner, child_key, row)

@@ -26,7 +26,7 @@ class Growth:
         return self._publication.view
 
     async def reached(self, seq: int) -> View:
-        """Return a View at `seq` or later, as soon as there is one; raise `ReadOnly` if there never will be."""
+        """Return a View at `seq` or later once there is one; raise `ReadOnly` if there never will be."""
         while self._publication.view.seq < seq:
             if self._publication.failure is not None:
                 raise self._publication.failure

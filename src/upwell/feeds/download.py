@@ -49,7 +49,15 @@ class Downloads:
         self._stream_id = stream_id
 
     def download(
-        self, user: str, source: str, *, after: int, until: int, limit: int, schema: str | None, include_self: bool
+        self,
+        user: str,
+        source: str,
+        *,
+        after: int,
+        until: int,
+        limit: int,
+        schema: str | None,
+        include_self: bool,
     ) -> sync.DownloadResponse:
         """Return at most `limit` changes with after < counter ≤ until (0: freeze now)."""
         view = self._committer.publication.view
@@ -88,7 +96,14 @@ class Downloads:
         )
 
     def _collect(
-        self, view: View, owner: Owner, skip_source: str | None, schema: str | None, after: int, until: int, limit: int
+        self,
+        view: View,
+        owner: Owner,
+        skip_source: str | None,
+        schema: str | None,
+        after: int,
+        until: int,
+        limit: int,
     ) -> tuple[list[sync.DownloadChange], int]:
         """Return up to `limit` + 1 visible changes, and the counter up to which the log was read."""
         found: list[sync.DownloadChange] = []

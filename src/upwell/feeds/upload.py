@@ -106,7 +106,9 @@ class Uploads:
         changes = request.changes
         if len(changes) > self._limits.changes_max:
             statuses = [_too_large(change, len(changes), self._limits.changes_max) for change in changes]
-            return sync.UploadResponse(accepted=False, highest_server_seq=self._highest(owner), statuses=statuses)
+            return sync.UploadResponse(
+                accepted=False, highest_server_seq=self._highest(owner), statuses=statuses
+            )
         answered: dict[int, sync.Status] = {}
         waiting = self._validated(changes, answered)
         while waiting:
@@ -173,7 +175,9 @@ class Uploads:
         else:
             if len(payload) > self._limits.payload_bytes_max:
                 raise _Refused(
-                    _bad_payload(change, f"payload too large: {len(payload)} > {self._limits.payload_bytes_max}")
+                    _bad_payload(
+                        change, f"payload too large: {len(payload)} > {self._limits.payload_bytes_max}"
+                    )
                 )
             try:
                 content = parse_payload(parsed.table, payload)
@@ -193,9 +197,7 @@ class Uploads:
     ) -> list[_Change]:
         """Commit what can be applied now; return changes whose row was already written by this wave."""
         for _ in range(ATTEMPTS_MAX):
-            wave = _Wave(
-                self._committer, self._rows, self._query, self._defaults, user, source, changes
-            )
+            wave = _Wave(self._committer, self._rows, self._query, self._defaults, user, source, changes)
             try:
                 wave.evaluate(changes)
                 seq = wave.commit()

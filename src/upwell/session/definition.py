@@ -50,9 +50,7 @@ def define(
             return Defined(f"Table {namespace}.{name} dropped successfully", seq, [table])
 
 
-def _create_table(
-    statement: CreateTable, principal: Principal, schema: Schema, catalog: Catalog
-) -> Defined:
+def _create_table(statement: CreateTable, principal: Principal, schema: Schema, catalog: Catalog) -> Defined:
     kind = statement.kind or TableKind.SHARED
     require_create(principal, kind)
     table = Table(

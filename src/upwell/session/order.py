@@ -18,9 +18,7 @@ _NOT_PLAIN = frozenset(
 )
 
 
-def ordered(
-    text: str, sources: Sequence["Source | pa.Table"], run: Callable[[str], pa.Table]
-) -> pa.Table:
+def ordered(text: str, sources: Sequence["Source | pa.Table"], run: Callable[[str], pa.Table]) -> pa.Table:
     """Run the query; without ORDER BY and over one table, in primary-key order."""
     source = sources[0] if len(sources) == 1 else None
     words = [token.word for token in tokenize(text)]

@@ -144,8 +144,12 @@ class Sessions:
         statement, values = self._preparer.prepare(text, view.catalog, namespace, params)
         if isinstance(statement, UseNamespace):
             if statement.name not in view.catalog.namespaces:
-                raise InvalidOperation(f"namespace '{statement.name}' does not exist; CREATE NAMESPACE makes it")
-            return Outcome(Message(f"Namespace switched to '{statement.name}'"), principal.user), statement.name
+                raise InvalidOperation(
+                    f"namespace '{statement.name}' does not exist; CREATE NAMESPACE makes it"
+                )
+            return Outcome(
+                Message(f"Namespace switched to '{statement.name}'"), principal.user
+            ), statement.name
         as_user = principal
         if isinstance(statement, ExecuteAs):
             as_user = self._impersonated(principal, statement.user, view)
@@ -302,9 +306,7 @@ class _Run:
     def _evaluate(self, statement: Insert | Update | Delete, write: Write, view: View | None) -> int:
         owner = statement.table.owner_for(self._principal.user)
         run_query = None if view is None else partial(self._rows_of, view)
-        evaluation = Evaluation(
-            write, owner, self._values, self._context(), self._engine.defaults, run_query
-        )
+        evaluation = Evaluation(write, owner, self._values, self._context(), self._engine.defaults, run_query)
         match statement:
             case Insert():
                 return evaluation.insert(statement)
@@ -319,10 +321,10 @@ class _Run:
         tables = self._engine.query.tables_in(text, self._namespace, resolve)
         return list(result_rows(self._engine.query.run(view, text, self._namespace, tables, resolve)))
 
-    async def _define(
-        self, statement: CreateNamespace | DropNamespace | CreateTable | DropTable
-    ) -> Message:
-        defined = definition.define(statement, self._principal, self._engine.schema, self._growth.view.catalog)
+    async def _define(self, statement: CreateNamespace | DropNamespace | CreateTable | DropTable) -> Message:
+        defined = definition.define(
+            statement, self._principal, self._engine.schema, self._growth.view.catalog
+        )
         if defined.seq is not None:
             await self._growth.reached(defined.seq)
         text = defined.text
@@ -390,9 +392,7 @@ class _Run:
         return await asyncio.get_running_loop().run_in_executor(self._sessions.slow, call)
 
 
-def _resolve(
-    view: View, principal: Principal, is_open: bool, namespace: str, name: str
-) -> Source | pa.Table:
+def _resolve(view: View, principal: Principal, is_open: bool, namespace: str, name: str) -> Source | pa.Table:
     """Return what a name in a query stands for, if the principal may read it."""
     if is_system(namespace):
         return system_table(namespace, name, view, principal, is_open=is_open)

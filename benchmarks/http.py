@@ -1,0 +1,143 @@
+"""SQL over HTTP: medians of four requests, one client, one connection; prints one JSON line.
+
+    single insert · point select by primary key · insert of 50 rows · select of 200 rows
+
+beside them the raw `write + fdatasync` of the disk that holds the data, and the server's memory at rest.
+
+    .venv/bin/python benchmarks/http.py [--requests 1000] [--url URL --user U --password P]
+
+Without --url a server of its own is started on a fresh directory. Times are milliseconds at the client.
+"""
+
+import sys
+
+sys.path.pop(0)  # this file's own name would hide the standard library's `http`
+
+import argparse
+import http.client
+import json
+import os
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from upwell.testing import ServerProcess
+
+COLUMNS = (
+    "id BIGINT PRIMARY KEY, name TEXT NOT NULL, email TEXT, age INT, score DOUBLE, active BOOLEAN, "
+    "city TEXT, note TEXT, visits BIGINT, created_at TIMESTAMP DEFAULT NOW()"
+)
+INSERT = "INSERT INTO bench.items (id, name, email, age, score, active, city, note, visits) VALUES "
+SELECT_ROWS = 200
+
+
+class Connection:
+    """One keep-alive connection that sends SQL as root."""
+
+    def __init__(self, url: str, user: str, password: str) -> None:
+        parts = urlsplit(url)
+        self._http = http.client.HTTPConnection(parts.hostname or "127.0.0.1", parts.port or 80)
+        answer = self._post("/v1/api/auth/login", {"user": user, "password": password}, {})
+        self._headers = {"Authorization": f"Bearer {answer['access_token']}"}
+
+    def sql(self, text: str) -> dict[str, object]:
+        return self._post("/v1/api/sql", {"sql": text}, self._headers)
+
+    def _post(self, path: str, body: object, headers: dict[str, str]) -> dict[str, object]:
+        self._http.request("POST", path, json.dumps(body), {"Content-Type": "application/json", **headers})
+        response = self._http.getresponse()
+        content = response.read()
+        if response.status != 200:
+            raise SystemExit(f"{response.status}: {content.decode()[:300]}")
+        answer: dict[str, object] = json.loads(content)
+        return answer
+
+
+def values(row: int) -> str:
+    return (
+        f"({row}, 'Name {row}', 'user{row}@example.com', {row % 90}, {row * 0.5}, TRUE, "
+        f"'City {row % 50}', 'a note of some words, number {row}', {row * 1000})"
+    )
+
+
+def median_ms(call: Callable[[int], object], requests: int) -> float:
+    """Return the median time of `call(0) … call(requests - 1)` in milliseconds."""
+    times = []
+    for number in range(requests):
+        began = time.perf_counter()
+        call(number)
+        times.append(time.perf_counter() - began)
+    return round(statistics.median(times) * 1000, 3)
+
+
+def raw_sync_ms(directory: Path, requests: int) -> float:
+    """Return the median of appending 200 bytes and `fdatasync` on the same disk."""
+    with tempfile.TemporaryFile(dir=directory) as file:
+
+        def append(number: int) -> None:
+            os.write(file.fileno(), b"x" * 200)
+            os.fdatasync(file.fileno())
+
+        return median_ms(append, requests)
+
+
+def memory_mb(pid: int) -> float | None:
+    """Return the resident memory of a process in MiB, None where /proc has no say."""
+    try:
+        status = Path(f"/proc/{pid}/status").read_text()
+    except OSError:
+        return None
+    line = next(line for line in status.splitlines() if line.startswith("VmRSS"))
+    return round(int(line.split()[1]) / 1024, 1)
+
+
+def measure(connection: Connection, directory: Path, requests: int) -> dict[str, object]:
+    connection.sql("CREATE NAMESPACE IF NOT EXISTS bench")
+    connection.sql("DROP TABLE IF EXISTS bench.items")
+    connection.sql(f"CREATE TABLE bench.items ({COLUMNS}) WITH (TYPE='USER')")
+    for start in range(0, SELECT_ROWS, 50):
+        connection.sql(INSERT + ", ".join(values(row) for row in range(start, start + 50)))
+    select = f"SELECT * FROM bench.items WHERE id < {SELECT_ROWS}"
+    assert len(connection.sql(select)["results"][0]["rows"]) == SELECT_ROWS  # type: ignore[index]
+    results: dict[str, object] = {"raw_fdatasync_ms": raw_sync_ms(directory, requests)}
+    results["point_select_ms"] = median_ms(
+        lambda n: connection.sql(f"SELECT * FROM bench.items WHERE id = {n % SELECT_ROWS}"), requests
+    )
+    results["select_200_rows_ms"] = median_ms(lambda n: connection.sql(select), requests)
+    results["single_insert_ms"] = median_ms(
+        lambda n: connection.sql(INSERT + values(1_000_000 + n)), requests
+    )
+    results["insert_50_rows_ms"] = median_ms(
+        lambda n: connection.sql(INSERT + ", ".join(values(2_000_000 + 50 * n + row) for row in range(50))),
+        requests,
+    )
+    results["raw_fdatasync_after_ms"] = raw_sync_ms(directory, requests)
+    return results
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--requests", type=int, default=1000)
+    parser.add_argument("--url")
+    parser.add_argument("--user", default="root")
+    parser.add_argument("--password", default=os.environ.get("UPWELL_ROOT_PASSWORD", ""))
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as name:
+        directory = Path(name)
+        if options.url:
+            connection = Connection(options.url, options.user, options.password)
+            results = measure(connection, directory, options.requests)
+        else:
+            with ServerProcess(directory / "data") as server:
+                idle = memory_mb(server.pid)
+                connection = Connection(server.url, "root", server.root_password)
+                results = measure(connection, directory, options.requests)
+                results |= {"idle_memory_mb": idle, "memory_after_mb": memory_mb(server.pid)}
+    print(json.dumps({"benchmark": "http", "requests": options.requests, **results}))
+
+
+if __name__ == "__main__":
+    main()

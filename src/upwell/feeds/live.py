@@ -1,0 +1,352 @@
+"""Live queries: subscriptions read the log, each from its own cursor, and their frames go to sockets.
+
+Law: what a subscription sends is its snapshot at seq s, then every later change that concerns it, once
+and in order of seq, whatever is committed or flushed meanwhile, however slowly its socket reads.
+
+One pump reads each growth of the log once for all subscriptions at the head. One whose socket is full
+falls behind: nothing is queued for it, it reads the log for itself until it is at the head again.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable, Sequence
+from concurrent.futures import Executor
+from functools import partial
+from typing import TypeVar
+from weakref import WeakValueDictionary
+
+import msgspec
+
+from upwell.engine.catalog import Catalog, Table
+from upwell.engine.changelog import Changelog
+from upwell.engine.query import QueryEngine
+from upwell.engine.view import View
+from upwell.errors import InvalidOperation, QueryFailure, ReadOnly, TableNotFound, UpwellError
+from upwell.feeds.cursor import Growth
+from upwell.feeds.delta import Projection
+from upwell.feeds.match import Index, Watch, judge
+from upwell.feeds.snapshot import Page, Snapshot, missed_deletes, read_page
+from upwell.feeds.subscription import Deltas, Listing, Outlet, State, Subscription, deltas, listing
+from upwell.logs import fields
+from upwell.protocol.codec import encode
+from upwell.protocol.messages import BatchControl, Error, SubscriptionAck, SubscriptionOptions
+from upwell.storage.hot import Change
+from upwell.types import Key, Owner, TableId
+
+log = logging.getLogger("upwell.live")
+
+T = TypeVar("T")
+
+PAGE_CHANGES = 500
+TAIL_CHANGES_MAX = 2_000
+SLICE_STEPS = 1_000
+SLICE_BYTES_MAX = 4 << 20
+_READY = BatchControl(0, False, "ready", None)
+
+
+class _InitialBatch(msgspec.Struct, frozen=True, tag_field="type", tag="initial_data_batch"):
+    """`InitialDataBatch` whose rows are JSON already."""
+
+    subscription_id: str
+    rows: list[msgspec.Raw]
+    batch_control: BatchControl
+
+
+class LiveFeed:
+    """All subscriptions of one event loop. Use it from that loop only; `threads` run reads of files."""
+
+    def __init__(self, changelog: Changelog, growth: Growth, query: QueryEngine, threads: Executor) -> None:
+        self._changelog = changelog
+        self._growth = growth
+        self._query = query
+        self._threads = threads
+        self._head: int = growth.view.seq
+        self._catalog: Catalog = growth.view.catalog
+        self._index: Index[Subscription] = Index()
+        self._subscriptions: dict[Subscription, None] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._projections: WeakValueDictionary[
+            tuple[int, int, tuple[tuple[int, str], ...] | None], Projection
+        ] = WeakValueDictionary()
+
+    async def run(self) -> None:
+        """Pump the log to the subscriptions at the head, until cancelled or nothing can be written any more."""
+        try:
+            while True:
+                view = await self._growth.wait(after=self._head)
+                # Answers to requests of the same group go out first, and a burst is taken at once.
+                await asyncio.sleep(0)
+                await self._advance(max(view, self._growth.view, key=_seq))
+        except ReadOnly as failure:
+            log.warning("live queries stand still", extra=fields(cause=str(failure)))
+
+    async def close(self) -> None:
+        """End all subscriptions without a word."""
+        for subscription in list(self._subscriptions):
+            self.unsubscribe(subscription)
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def subscriptions(self) -> list[Listing]:
+        """Return what there is, for `system.live`."""
+        return [listing(subscription) for subscription in self._subscriptions]
+
+    def projection(self, table: Table, columns: tuple[tuple[int, str], ...] | None) -> Projection:
+        """Return the one projection of these columns, so that encoded changes are shared."""
+        place = (table.id, table.version, columns)
+        found = self._projections.get(place)
+        if found is None:
+            found = self._projections[place] = Projection.of(table, columns)
+        return found
+
+    async def subscribe(
+        self,
+        watch: Watch,
+        *,
+        id: str,
+        outlet: Outlet,
+        options: SubscriptionOptions | None,  # noqa: A002
+    ) -> Subscription:
+        """Acknowledge, send batch 0 if `options` were given, and go live after the last batch.
+
+        Raises `TableNotFound`, `InvalidInput` for options, and what a query raises; nothing is left then.
+        """
+        view = self._growth.view
+        if watch.table.id not in view.catalog.by_id:
+            raise TableNotFound(f"{watch.table.full_name} was dropped")
+        snapshot = Snapshot.begin(options, until=view.seq) if options is not None else None
+        subscription = Subscription(id, watch, outlet, after=view.seq, snapshot=snapshot)
+        self._subscriptions[subscription] = None
+        if snapshot is None:
+            outlet.write([self._ack(subscription, _READY)])
+            self._join(subscription)
+        else:
+            try:
+                await self._send_batch(subscription, snapshot)
+            except BaseException:
+                self.unsubscribe(subscription)
+                raise
+        return subscription
+
+    async def next_batch(self, subscription: Subscription) -> None:
+        """Send the snapshot's next batch; raise `InvalidOperation` if there is none."""
+        snapshot = subscription.snapshot
+        if snapshot is None or subscription.state is not State.LOADING:
+            raise InvalidOperation("the subscription has no further batch")
+        await self._send_batch(subscription, snapshot)
+
+    def unsubscribe(self, subscription: Subscription) -> None:
+        """Send nothing more; an ended one stays ended."""
+        subscription.state = State.ENDED
+        self._index.discard(subscription)
+        self._subscriptions.pop(subscription, None)
+        if subscription.task is not None:
+            subscription.task.cancel()
+
+    # The snapshot
+
+    async def _send_batch(self, subscription: Subscription, snapshot: Snapshot) -> None:
+        await subscription.outlet.drained()
+        page, missed = await self._in_thread(partial(self._read_batch, subscription.watch, snapshot))
+        if subscription.state is not State.LOADING:
+            return
+        control = page.control(snapshot.batch_num)
+        frames = [self._ack(subscription, control)] if snapshot.batch_num == 0 else []
+        frames.append(encode(_InitialBatch(subscription.id, page.rows, control)))
+        subscription.outlet.write(frames)
+        snapshot.batch_num += 1
+        snapshot.newest = None
+        if page.has_more:
+            assert page.last_seq is not None, "a page that isn't the last has rows"
+            snapshot.after = page.last_seq
+        else:
+            self._go_live(subscription, snapshot, missed)
+
+    def _read_batch(self, watch: Watch, snapshot: Snapshot) -> tuple[Page, dict[Key, int]]:
+        view = self._growth.view
+        page = read_page(self._query, view, watch, snapshot)
+        if page.has_more or snapshot.resumed_after is None:
+            return page, {}
+        after, until = snapshot.resumed_after, snapshot.until
+        return page, missed_deletes(self._changelog, view, watch, after=after, until=until)
+
+    def _go_live(self, subscription: Subscription, snapshot: Snapshot, missed: dict[Key, int]) -> None:
+        if missed:
+            assert snapshot.resumed_after is not None, "only a resume misses deletes"
+            subscription.missed, subscription.missed_until = missed, snapshot.until
+            subscription.after = snapshot.resumed_after
+        self._fall_behind(subscription, after=subscription.after)
+
+    def _ack(self, subscription: Subscription, control: BatchControl) -> bytes:
+        schema = subscription.watch.projection.schema()
+        return encode(SubscriptionAck(subscription.id, 0, control, schema))
+
+    # At the head
+
+    async def _advance(self, view: View) -> None:
+        after = self._head
+        # Set first: who joins from now on has read up to here, and is skipped by what follows.
+        self._head = view.seq
+        changes = self._changelog.tail(view, after=after)
+        if changes is not None:
+            await self._dispatch(changes)
+        else:
+            await self._dispatch_partitions(view, after)
+        if view.catalog is not self._catalog:
+            self._catalog = view.catalog
+            self._end_dropped(view.catalog)
+
+    async def _dispatch_partitions(self, view: View, after: int) -> None:
+        """Read what memory no longer has, for each partition that somebody watches."""
+        for table, owner in self._index.partitions():
+            cursor, changes = after, [None] * PAGE_CHANGES
+            while len(changes) == PAGE_CHANGES:
+                read = partial(self._read_log, view, TableId(table), Owner(owner), cursor)
+                changes = page = await self._in_thread(read)
+                await self._dispatch(page)
+                cursor = page[-1].seq if page else cursor
+
+    async def _dispatch(self, changes: Sequence[Change]) -> None:
+        """Write each change to all at the head whom it concerns, in slices between which others run."""
+        outbox = _Outbox(self._fall_behind)
+        steps = 0
+        for change in changes:
+            tails: dict[tuple[Projection, str], bytes] = {}
+            for subscription in self._index.concerned(change):
+                if subscription.state is State.HEAD and change.seq > subscription.after:
+                    self._put(outbox, subscription, change, tails)
+                steps += 1
+                if steps >= SLICE_STEPS or outbox.size_bytes >= SLICE_BYTES_MAX:
+                    outbox.flush()
+                    steps = 0
+                    await asyncio.sleep(0)
+            steps += 1
+        outbox.flush()
+
+    def _put(
+        self,
+        outbox: "_Outbox",
+        subscription: Subscription,
+        change: Change,
+        tails: dict[tuple[Projection, str], bytes],
+    ) -> None:
+        watch = subscription.watch
+        try:
+            kind = judge(watch, change)
+        except QueryFailure as failure:
+            self._fail(subscription, failure)
+            return
+        if kind is not None:
+            place = (watch.projection, kind)
+            tail = tails.get(place)
+            if tail is None:
+                tail = tails[place] = watch.projection.tail(kind, change)
+            outbox.put(subscription, change.seq, subscription.frame_head + tail)
+
+    def _end_dropped(self, catalog: Catalog) -> None:
+        for subscription in list(self._subscriptions):
+            table = subscription.watch.table
+            if table.id not in catalog.by_id:
+                self._fail(subscription, TableNotFound(f"{table.full_name} was dropped"))
+
+    def _join(self, subscription: Subscription) -> None:
+        assert subscription.after >= self._head, "who joins has read what the pump has taken up"
+        subscription.state = State.HEAD
+        self._index.add(subscription)
+
+    # Behind
+
+    def _fall_behind(self, subscription: Subscription, *, after: int) -> None:
+        self._index.discard(subscription)
+        subscription.state = State.BEHIND
+        subscription.after = after
+        subscription.task = asyncio.create_task(self._catch_up(subscription))
+        self._tasks.add(subscription.task)
+        subscription.task.add_done_callback(self._tasks.discard)
+
+    async def _catch_up(self, subscription: Subscription) -> None:
+        try:
+            while subscription.state is State.BEHIND:
+                await subscription.outlet.drained()
+                if self._send_tail(subscription):
+                    self._join(subscription)
+                    break
+                await self._send_page(subscription)
+        except UpwellError as failure:
+            self._fail(subscription, failure)
+        finally:
+            if subscription.task is asyncio.current_task():
+                subscription.task = None
+
+    def _send_tail(self, subscription: Subscription) -> bool:
+        """Send the rest from memory if it is short; tell whether the subscription is at the head now."""
+        view = self._growth.view
+        changes = self._changelog.tail(view, after=subscription.after)
+        if subscription.state is not State.BEHIND or changes is None or len(changes) > TAIL_CHANGES_MAX:
+            return False
+        table, owner = subscription.watch.table.id, subscription.watch.owner
+        own = [change for change in changes if change.table == table and change.owner == owner]
+        return self._send_deltas(subscription, deltas(subscription, own, until=view.seq))
+
+    async def _send_page(self, subscription: Subscription) -> None:
+        found = await self._in_thread(partial(self._read_page, subscription))
+        if subscription.state is State.BEHIND:
+            self._send_deltas(subscription, found)
+
+    def _send_deltas(self, subscription: Subscription, found: Deltas) -> bool:
+        if found.frames:
+            subscription.outlet.write(found.frames)
+        subscription.after = found.after
+        if subscription.after >= subscription.missed_until:
+            subscription.missed = {}
+        return found.is_whole
+
+    def _read_page(self, subscription: Subscription) -> Deltas:
+        view = self._growth.view
+        watch = subscription.watch
+        changes = self._read_log(view, watch.table.id, watch.owner, subscription.after)
+        is_last = len(changes) < PAGE_CHANGES
+        return deltas(subscription, changes, until=view.seq if is_last else changes[-1].seq)
+
+    def _read_log(self, view: View, table: TableId, owner: Owner, after: int) -> list[Change]:
+        return self._changelog.read(view, table, owner, after=after, limit=PAGE_CHANGES)
+
+    def _fail(self, subscription: Subscription, failure: UpwellError) -> None:
+        """End a subscription that can't go on, and say why."""
+        if not subscription.is_ended:
+            code = "NOT_FOUND" if isinstance(failure, TableNotFound) else "SUBSCRIPTION_FAILED"
+            self.unsubscribe(subscription)
+            subscription.outlet.write([encode(Error(subscription.id, code, str(failure)))])
+
+    async def _in_thread(self, call: Callable[[], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._threads, call)
+
+
+class _Outbox:
+    """Frames of one slice, by outlet, so that each outlet is written to once."""
+
+    def __init__(self, fall_behind: Callable[..., None]) -> None:
+        self.size_bytes = 0
+        self._fall_behind = fall_behind
+        self._entries: dict[Outlet, list[tuple[Subscription, int, bytes]]] = {}
+
+    def put(self, subscription: Subscription, seq: int, frame: bytes) -> None:
+        self._entries.setdefault(subscription.outlet, []).append((subscription, seq, frame))
+        self.size_bytes += len(frame)
+
+    def flush(self) -> None:
+        """Write what there is; subscriptions of a full outlet fall behind, just before their first frame."""
+        for outlet, entries in self._entries.items():
+            if outlet.is_full:
+                for subscription, seq, _ in entries:
+                    if subscription.state is State.HEAD:
+                        self._fall_behind(subscription, after=seq - 1)
+            else:
+                outlet.write(
+                    [frame for subscription, _, frame in entries if subscription.state is State.HEAD]
+                )
+        self._entries.clear()
+        self.size_bytes = 0
+
+
+def _seq(view: View) -> int:
+    return view.seq
