@@ -58,6 +58,10 @@ class SqlType(Enum):
     BYTES = "Bytes"
 
 
+TIMESTAMP_MIN = -62_135_596_800_000_000
+TIMESTAMP_MAX = 253_402_300_799_999_999
+"""Microseconds of 0001-01-01 and of the end of 9999-12-31: what ISO 8601 text with four digits can say."""
+
 INTEGER_BITS = {SqlType.SMALLINT: 16, SqlType.INT: 32, SqlType.BIGINT: 64}
 
 
@@ -116,7 +120,8 @@ def parse_timestamp(text: str) -> int:
 
 def format_timestamp(time_us: int) -> str:
     """Return microseconds since the epoch as ISO 8601 in UTC with six decimals and `Z`."""
-    return (_EPOCH + time_us * _MICROSECOND).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+    moment = (_EPOCH + time_us * _MICROSECOND).replace(tzinfo=None)
+    return moment.isoformat(timespec="microseconds") + "Z"
 
 
 def to_json(value: Value, sql_type: SqlType) -> object:
@@ -191,8 +196,8 @@ def _timestamp(value: Value) -> int:
     if isinstance(value, bool) or not isinstance(value, (int, str)):
         raise ValueError("not a timestamp")
     number = parse_timestamp(value) if isinstance(value, str) else value
-    if not -(1 << 63) <= number < 1 << 63:
-        raise ValueError("out of range")
+    if not TIMESTAMP_MIN <= number <= TIMESTAMP_MAX:
+        raise ValueError("timestamps lie in the years 1 to 9999")
     return number
 
 

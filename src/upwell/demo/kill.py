@@ -62,7 +62,7 @@ class Writer:
 
 
 def kill_and_restart(world: World) -> Counts:
-    """Cut the live query off, kill the server among writes, restart, write more, let the live query resume."""
+    """Cut the live query off, kill the server among writes, restart, let the live query resume."""
     checks, acks = world.checks, AckLog()
     watch = world.watch("ledger")
     writers = _writers(world, acks)

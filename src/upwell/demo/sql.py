@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from upwell.client import Client
-from upwell.demo.expected import NAMESPACE, Cells, Expected, Row, sql_cells, table_of
+from upwell.demo.expected import NAMESPACE, Cells, Expected, Row, columns, sql_cells, table_of
 from upwell.testing import wait_until
 
 JOB_S_MAX = 30.0
@@ -33,7 +33,12 @@ class Entry:
 
 def read_rows(client: Client, table: str) -> list[Cells]:
     """Return all rows of a business table, by id."""
-    return list(client.execute(f"SELECT * FROM {NAMESPACE}.{table} ORDER BY id", raw=True).rows)
+    return list(client.execute(select_all(table), raw=True).rows)
+
+
+def select_all(table: str) -> str:
+    """Return the SELECT of all declared columns, by id."""
+    return f"SELECT {', '.join(columns(table))} FROM {NAMESPACE}.{table} ORDER BY id"
 
 
 def read_log(client: Client, table: str | None = None) -> list[Entry]:

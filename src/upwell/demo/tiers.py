@@ -12,7 +12,7 @@ from typing import Any, TypeAlias
 from upwell.client import Client, ServerError
 from upwell.demo.expected import NAMESPACE, TABLES, Expected, Post, User, cold_values, renamed, sql_cells
 from upwell.demo.online import POSTS, USERS, check_live, check_rows, newest_version, reviewed
-from upwell.demo.sql import flush, read_rows
+from upwell.demo.sql import flush, read_log, read_rows, select_all
 from upwell.demo.world import USER, Counts, World
 from upwell.testing import cold
 
@@ -23,8 +23,8 @@ _BY_AUTHOR = (
     " GROUP BY u.id, u.name ORDER BY u.id"
 )
 _QUESTIONS = {
-    "all users": f"SELECT * FROM {USERS} ORDER BY id",
-    "all posts": f"SELECT * FROM {POSTS} ORDER BY id",
+    "all users": select_all("users"),
+    "all posts": select_all("posts"),
     "count of users": f"SELECT COUNT(*) AS n FROM {USERS}",
     "count of posts": f"SELECT COUNT(*) AS n FROM {POSTS}",
     "posts by author": _BY_AUTHOR,
@@ -44,7 +44,12 @@ def go_cold(world: World) -> Counts:
     _check_answers(world, "after the flush")
     _check_reader(world, root, "after the flush")
     first_rows = {table: expected.count(table) for table in TABLES}
-    world.checks.equal("rows in the Parquet files", first_rows, _row_counts(root))
+    deletes = {table: _deletes(world, table) for table in TABLES}
+    world.checks.equal(
+        "rows and tombstones in the Parquet files",
+        {table: (first_rows[table], deletes[table]) for table in TABLES},
+        {table: _row_counts(root, table) for table in TABLES},
+    )
     for table in TABLES:
         _check_missing(world, root, table)
     _check_answers(world, "with the files back")
@@ -102,8 +107,14 @@ def _partition(root: Path, table: str) -> cold.Partition:
     return found
 
 
-def _row_counts(root: Path) -> dict[str, int]:
-    return {table: len(list(cold.versions(_partition(root, table)))) for table in TABLES}
+def _row_counts(root: Path, table: str) -> tuple[int, int]:
+    """Count the live rows and the tombstones of all segments."""
+    deleted = [bool(row["_deleted"]) for row in cold.versions(_partition(root, table))]
+    return len(deleted) - sum(deleted), sum(deleted)
+
+
+def _deletes(world: World, table: str) -> int:
+    return sum(entry.operation == "DELETE" for entry in read_log(world.owner, table))
 
 
 def _check_reader(world: World, root: Path, when: str) -> None:

@@ -1,1 +1,1 @@
-"""Edge: frames and bodies ⇄ values, and the one map from errors to what the wire shows."""
+"""The edge: frames and requests become values, values become frames and answers."""

@@ -75,7 +75,8 @@ class Projection:
                 assert after is not None, "an insert has a new row"
                 return change_tail(kind, rows=[self.whole(after, change.seq)])
             case "update":
-                assert before is not None and after is not None, "an update has both rows"
+                assert before is not None, "an update has an old row"
+                assert after is not None, "an update has a new row"
                 old = self._changed(before, after, change.previous)
                 return change_tail(kind, rows=[self._present(after, change.seq)], old_values=[old])
             case "delete":

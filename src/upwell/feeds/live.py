@@ -70,13 +70,13 @@ class LiveFeed:
         ] = WeakValueDictionary()
 
     async def run(self) -> None:
-        """Pump the log to the subscriptions at the head, until cancelled or nothing can be written any more."""
+        """Pump the log to the subscriptions at the head, until cancelled or the server is read-only."""
         try:
             while True:
-                view = await self._growth.wait(after=self._head)
-                # Answers to requests of the same group go out first, and a burst is taken at once.
+                await self._growth.wait(after=self._head)
+                # Answers to requests of the same group go out first.
                 await asyncio.sleep(0)
-                await self._advance(max(view, self._growth.view, key=_seq))
+                await self._advance(self._growth.view)
         except ReadOnly as failure:
             log.warning("live queries stand still", extra=fields(cause=str(failure)))
 
@@ -102,9 +102,9 @@ class LiveFeed:
         self,
         watch: Watch,
         *,
-        id: str,
+        subscription_id: str,
         outlet: Outlet,
-        options: SubscriptionOptions | None,  # noqa: A002
+        options: SubscriptionOptions | None,
     ) -> Subscription:
         """Acknowledge, send batch 0 if `options` were given, and go live after the last batch.
 
@@ -114,7 +114,7 @@ class LiveFeed:
         if watch.table.id not in view.catalog.by_id:
             raise TableNotFound(f"{watch.table.full_name} was dropped")
         snapshot = Snapshot.begin(options, until=view.seq) if options is not None else None
-        subscription = Subscription(id, watch, outlet, after=view.seq, snapshot=snapshot)
+        subscription = Subscription(subscription_id, watch, outlet, after=view.seq, snapshot=snapshot)
         self._subscriptions[subscription] = None
         if snapshot is None:
             outlet.write([self._ack(subscription, _READY)])
@@ -139,7 +139,7 @@ class LiveFeed:
         subscription.state = State.ENDED
         self._index.discard(subscription)
         self._subscriptions.pop(subscription, None)
-        if subscription.task is not None:
+        if subscription.task is not None and subscription.task is not asyncio.current_task():
             subscription.task.cancel()
 
     # The snapshot
@@ -198,12 +198,12 @@ class LiveFeed:
     async def _dispatch_partitions(self, view: View, after: int) -> None:
         """Read what memory no longer has, for each partition that somebody watches."""
         for table, owner in self._index.partitions():
-            cursor, changes = after, [None] * PAGE_CHANGES
-            while len(changes) == PAGE_CHANGES:
+            cursor = after
+            while cursor < view.seq:
                 read = partial(self._read_log, view, TableId(table), Owner(owner), cursor)
-                changes = page = await self._in_thread(read)
-                await self._dispatch(page)
-                cursor = page[-1].seq if page else cursor
+                changes = await self._in_thread(read)
+                await self._dispatch(changes)
+                cursor = changes[-1].seq if len(changes) == PAGE_CHANGES else view.seq
 
     async def _dispatch(self, changes: Sequence[Change]) -> None:
         """Write each change to all at the head whom it concerns, in slices between which others run."""
@@ -346,7 +346,3 @@ class _Outbox:
                 )
         self._entries.clear()
         self.size_bytes = 0
-
-
-def _seq(view: View) -> int:
-    return view.seq

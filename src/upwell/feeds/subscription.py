@@ -108,9 +108,9 @@ def deltas(subscription: Subscription, changes: Sequence[Change], *, until: int)
     frames: list[bytes] = []
     size = 0
     for change in changes:
-        kind = judge(watch, change)
         if change.seq <= subscription.missed_until and subscription.missed.get(change.key) != change.seq:
             continue
+        kind = judge(watch, change)
         if kind is None:
             continue
         frames.append(subscription.frame_head + watch.projection.tail(kind, change))

@@ -9,7 +9,7 @@ somebody was faster.
 import asyncio
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Executor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import TypeVar, assert_never
 
@@ -282,14 +282,13 @@ class _Run:
             try:
                 return await self._in_thread(partial(self._write_on, view, statement))
             except ExpectationFailed:
-                statement = self._bound_again(statement)
+                self._refuse_stale(statement.table)
         raise Conflict("the rows of this statement keep changing; run it again")
 
-    def _bound_again(self, statement: Insert | Update | Delete) -> Insert | Update | Delete:
-        """Look names up again: the table may have been changed, dropped or made anew."""
-        catalog = self._engine.committer.newest_catalog
-        table = catalog.get_table(statement.table.namespace, statement.table.name)
-        return statement if table.version == statement.table.version else replace(statement, table=table)
+    def _refuse_stale(self, table: Table) -> None:
+        """Names were resolved with a table that was changed, dropped or made anew since."""
+        if self._engine.committer.newest_catalog.tables.get((table.namespace, table.name)) != table:
+            raise Conflict(f"table {table.full_name} was changed while the statement ran; run it again")
 
     def _write_on(self, view: View, statement: Insert | Update | Delete) -> tuple[int, int]:
         write = Write(

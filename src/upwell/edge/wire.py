@@ -1,0 +1,208 @@
+"""The wire under a live socket: ready-made frames straight into the transport.
+
+Law: writing never waits, so that one dead reader delays nobody; who writes looks at `is_full` first.
+
+`RawWS` is uvicorn's sans-I/O protocol with its transport in reach, which is no public interface: what
+`find_wire` needs of it is checked on each connection, and without it frames go through ASGI's `send`.
+"""
+
+import asyncio
+import socket
+from collections import deque
+from collections.abc import Awaitable, Callable, MutableMapping, Sequence
+from typing import Any, Protocol
+
+from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
+from websockets.http11 import Request
+
+Scope = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+
+EXTENSION = "x.upwell.protocol"
+# The kernel's own buffer hides a slow reader: small enough to notice one, large enough for a burst.
+SEND_BUFFER_BYTES = 128 * 1024
+_NEEDED_OF_TRANSPORT = ("write", "abort", "is_closing", "get_write_buffer_size", "set_write_buffer_limits")
+
+
+class RawWS(WebSocketsSansIOProtocol):
+    """uvicorn's protocol with its transport in reach: `Config(…, ws=RawWS, ws_per_message_deflate=False)`."""
+
+    heard_at = 0.0
+
+    def data_received(self, data: bytes) -> None:
+        self.heard_at = self.loop.time()
+        super().data_received(data)
+
+    def handle_connect(self, event: Request) -> None:
+        super().handle_connect(event)
+        if self.response.status_code == 101:
+            extensions: dict[str, object] = self.scope["extensions"]  # type: ignore[assignment]
+            extensions[EXTENSION] = self
+            connected = self.transport.get_extra_info("socket")
+            if connected is not None:
+                connected.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
+
+
+class Wire(Protocol):
+    """The outgoing half of a socket; see `feeds.subscription.Outlet`."""
+
+    @property
+    def heard_at(self) -> float:
+        """When something was last received, in the loop's time."""
+        ...
+
+    @property
+    def is_full(self) -> bool: ...
+
+    def write(self, frames: Sequence[bytes]) -> None: ...
+
+    async def drained(self) -> None: ...
+
+    def hear(self, now: float) -> None:
+        """Note that a message was received, or was being worked on until `now`."""
+        ...
+
+    def abort(self) -> None:
+        """Drop the connection without waiting for the reader, as far as that is possible."""
+        ...
+
+    async def close(self) -> None:
+        """Release what the wire holds."""
+        ...
+
+
+class RawWire:
+    """Writes pre-framed bytes to the transport of `RawWS`."""
+
+    def __init__(self, protocol: RawWS, *, lag_bytes_max: int) -> None:
+        self._protocol = protocol
+        self._transport = protocol.transport
+        self._lag_bytes_max = lag_bytes_max
+        # Full is then exactly when the transport tells the protocol to pause.
+        self._transport.set_write_buffer_limits(high=lag_bytes_max, low=lag_bytes_max // 4)
+
+    @property
+    def heard_at(self) -> float:
+        return self._protocol.heard_at
+
+    @property
+    def is_full(self) -> bool:
+        return self._transport.get_write_buffer_size() > self._lag_bytes_max
+
+    def write(self, frames: Sequence[bytes]) -> None:
+        protocol = self._protocol
+        if protocol.close_sent or protocol.disconnected or self._transport.is_closing():
+            return
+        parts: list[bytes] = []
+        for frame in frames:
+            parts += (_header(len(frame)), frame)
+        self._transport.write(b"".join(parts))
+
+    async def drained(self) -> None:
+        await self._protocol.writable.wait()
+
+    def hear(self, now: float) -> None:
+        self._protocol.heard_at = now
+
+    def abort(self) -> None:
+        self._transport.abort()
+
+    async def close(self) -> None:
+        pass
+
+
+class QueuedWire:
+    """Sends through ASGI: a bounded queue and a task, since `send` may wait for the reader."""
+
+    def __init__(self, send: Send, *, lag_bytes_max: int, now: float) -> None:
+        self._heard_at = now
+        self._send = send
+        self._lag_bytes_max = lag_bytes_max
+        self._queue: deque[bytes] = deque()
+        self._queued_bytes = 0
+        self._is_gone = False
+        self._filled = asyncio.Event()
+        self._emptied = asyncio.Event()
+        self._emptied.set()
+        self._task = asyncio.create_task(self._run())
+
+    @property
+    def heard_at(self) -> float:
+        return self._heard_at
+
+    @property
+    def is_full(self) -> bool:
+        return self._queued_bytes > self._lag_bytes_max
+
+    def write(self, frames: Sequence[bytes]) -> None:
+        if self._is_gone:
+            return
+        self._queue.extend(frames)
+        self._queued_bytes += sum(map(len, frames))
+        self._filled.set()
+        if self.is_full:
+            self._emptied.clear()
+
+    async def drained(self) -> None:
+        await self._emptied.wait()
+
+    def hear(self, now: float) -> None:
+        self._heard_at = now
+
+    def abort(self) -> None:
+        self._leave()
+
+    async def close(self) -> None:
+        self._leave()
+        self._task.cancel()
+        await asyncio.gather(self._task, return_exceptions=True)
+
+    def _leave(self) -> None:
+        self._is_gone = True
+        self._queue.clear()
+        self._queued_bytes = 0
+        self._emptied.set()
+
+    async def _run(self) -> None:
+        try:
+            while True:
+                await self._filled.wait()
+                while self._queue:
+                    frame = self._queue.popleft()
+                    await self._send({"type": "websocket.send", "text": frame.decode()})
+                    self._queued_bytes = max(0, self._queued_bytes - len(frame))
+                    if self._queued_bytes <= self._lag_bytes_max // 4:
+                        self._emptied.set()
+                self._filled.clear()
+        except OSError:  # what ASGI raises when the client is gone
+            self._leave()
+
+
+def find_wire(scope: Scope, send: Send, *, lag_bytes_max: int) -> Wire:
+    """Return the transport's wire if the server underneath is the one that we know, else ASGI's."""
+    protocol = scope.get("extensions", {}).get(EXTENSION)
+    if isinstance(protocol, RawWS) and _is_as_expected(protocol):
+        return RawWire(protocol, lag_bytes_max=lag_bytes_max)
+    return QueuedWire(send, lag_bytes_max=lag_bytes_max, now=asyncio.get_running_loop().time())
+
+
+def _is_as_expected(protocol: RawWS) -> bool:
+    transport = getattr(protocol, "transport", None)
+    return (
+        all(callable(getattr(transport, name, None)) for name in _NEEDED_OF_TRANSPORT)
+        and isinstance(getattr(protocol, "writable", None), asyncio.Event)
+        and isinstance(getattr(protocol, "close_sent", None), bool)
+        and isinstance(getattr(protocol, "disconnected", None), bool)
+        # Our frames are uncompressed: they are only legal if no extension was agreed on.
+        and getattr(getattr(protocol, "conn", None), "extensions", None) == []
+    )
+
+
+def _header(size: int) -> bytes:
+    """Return the header of an unfragmented, unmasked text frame (RFC 6455, section 5.2)."""
+    if size < 126:
+        return bytes((0x81, size))
+    if size < 1 << 16:
+        return b"\x81\x7e" + size.to_bytes(2, "big")
+    return b"\x81\x7f" + size.to_bytes(8, "big")

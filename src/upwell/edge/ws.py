@@ -1,0 +1,310 @@
+"""The WebSocket of live queries: sign-in, frames in, subscriptions of one socket (reference contract, 2).
+
+Law: nothing is subscribed before the sign-in, and a socket lives no longer than the rights it was opened
+with. What a client did wrong is answered by a frame; a socket is only closed where the contract says so.
+"""
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import assert_never
+
+from upwell.config import Config
+from upwell.edge.http import header
+from upwell.edge.watch import bind_watch, live_code
+from upwell.edge.wire import Receive, Scope, Send, Wire, find_wire
+from upwell.engine.catalog import Catalog
+from upwell.engine.expression import Context
+from upwell.errors import AuthenticationFailed, InvalidOperation, ReadOnly, UpwellError
+from upwell.feeds.cursor import Growth
+from upwell.feeds.live import LiveFeed
+from upwell.feeds.subscription import Subscription
+from upwell.protocol import messages
+from upwell.protocol.codec import FrameMalformed, FrameTooLarge, decode_client_frame, encode
+from upwell.protocol.messages import AuthError, AuthSuccess, ClientFrame, Error, Protocol, ServerFrame
+from upwell.session.auth import Authenticator
+from upwell.session.policy import Principal
+
+CLOSE_S_MAX = 2.0
+REASON_BYTES_MAX = 123
+NORMAL, GOING_AWAY, POLICY, INTERNAL = 1000, 1001, 1008, 1011
+# One encoding in this release, whatever a client would rather have.
+_PROTOCOL = Protocol("json", "none")
+
+ContextFor = Callable[[Principal], Context]
+"""What CURRENT_USER() and NOW() are for somebody, now."""
+
+
+class _Closing(Exception):
+    """The socket has to be closed with a code and a reason."""
+
+    def __init__(self, code: int, reason: str) -> None:
+        super().__init__(reason)
+        self.code = code
+        self.reason = reason
+
+
+class _Gone(Exception):
+    """The client has left."""
+
+
+@dataclass(eq=False, slots=True)
+class _Socket:
+    """One connection: who it is, and its subscriptions by id. While `is_busy` its silence is our doing."""
+
+    wire: Wire
+    send: Send
+    principal: Principal | None = None
+    subscriptions: dict[str, Subscription] = field(default_factory=dict)
+    is_busy: bool = False
+    is_closing: bool = False
+
+    def say(self, frame: ServerFrame) -> None:
+        self.wire.write([encode(frame)])
+
+    def live(self) -> dict[str, Subscription]:
+        """Return the subscriptions without those that the feed has ended."""
+        for name in [name for name, subscription in self.subscriptions.items() if subscription.is_ended]:
+            del self.subscriptions[name]
+        return self.subscriptions
+
+
+class LiveSocket:
+    """`GET /v1/ws`, as a bare ASGI handler; `run` watches over all sockets beside it."""
+
+    def __init__(
+        self,
+        feed: LiveFeed,
+        growth: Growth,
+        authenticator: Authenticator,
+        context_for: ContextFor,
+        config: Config,
+    ) -> None:
+        self._feed = feed
+        self._growth = growth
+        self._authenticator = authenticator
+        self._context_for = context_for
+        self._config = config
+        self._sockets: dict[_Socket, None] = {}
+        self._closing: set[asyncio.Task[None]] = set()
+        self._is_shut = False
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await self.serve(scope, receive, send)
+
+    async def serve(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one socket until it is closed."""
+        await receive()
+        if self._is_shut:
+            await _unavailable(send)
+            return
+        await send({"type": "websocket.accept"})
+        socket = _Socket(find_wire(scope, send, lag_bytes_max=self._config.ws_lag_bytes_max), send)
+        socket.wire.hear(asyncio.get_running_loop().time())
+        self._sockets[socket] = None
+        try:
+            await self._sign_in(socket, header(scope, b"authorization"), receive)
+            while True:
+                frame = await self._next_frame(socket, receive)
+                if frame is not None:
+                    await self._handle(socket, frame)
+        except _Closing as closing:
+            await self._close(socket, closing.code, closing.reason)
+        except _Gone:
+            pass
+        finally:
+            del self._sockets[socket]
+            for subscription in socket.subscriptions.values():
+                self._feed.unsubscribe(subscription)
+            await socket.wire.close()
+
+    async def run(self) -> None:
+        """Close sockets that are silent, and those whose account isn't what it was; until cancelled."""
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._watch_silence())
+            tasks.create_task(self._watch_accounts())
+
+    async def close(self) -> None:
+        """Close all sockets, since the server goes away, and accept no more."""
+        self._is_shut = True
+        for socket in list(self._sockets):
+            self._begin_closing(socket, GOING_AWAY, "server is shutting down")
+        await asyncio.gather(*self._closing)
+
+    # Sign-in
+
+    async def _sign_in(self, socket: _Socket, authorization: str | None, receive: Receive) -> None:
+        if authorization is None:
+            seconds = self._config.ws_auth_timeout_s
+            try:
+                async with asyncio.timeout(seconds):
+                    authorization = await self._await_token(socket, receive)
+            except TimeoutError as error:
+                text = f"Authentication timeout - no auth message received within {seconds:g} seconds"
+                socket.say(AuthError(text))
+                raise _Closing(POLICY, "Authentication timeout") from error
+        try:
+            socket.principal = self._authenticator.principal(authorization, self._growth.view.catalog)
+        except AuthenticationFailed as error:
+            socket.say(AuthError(str(error)))
+            raise _Closing(POLICY, "Authentication failed") from error
+        socket.say(_welcome(socket.principal))
+
+    async def _await_token(self, socket: _Socket, receive: Receive) -> str:
+        while True:
+            frame = await self._next_frame(socket, receive)
+            match frame:
+                case messages.Authenticate(token):
+                    return f"Bearer {token}"
+                case messages.Subscribe(subscription):
+                    socket.say(_auth_required(subscription.id))
+                case messages.NextBatch(id) | messages.Unsubscribe(id):
+                    socket.say(_auth_required(id))
+                case messages.Ping() | None:
+                    pass
+                case _:
+                    assert_never(frame)
+
+    # Frames
+
+    async def _next_frame(self, socket: _Socket, receive: Receive) -> ClientFrame | None:
+        """Return the next frame; None if it was refused with an answer."""
+        message = await receive()
+        if message["type"] != "websocket.receive":
+            raise _Gone
+        socket.wire.hear(asyncio.get_running_loop().time())
+        text = message.get("text")
+        if text is None:
+            socket.say(Error("protocol", "UNSUPPORTED_DATA", "Binary not supported"))
+            return None
+        try:
+            return decode_client_frame(text)
+        except FrameTooLarge as error:
+            socket.say(Error("protocol", "MESSAGE_TOO_LARGE", str(error)))
+            return None
+        except FrameMalformed as error:
+            raise _Closing(INTERNAL, str(error)) from error
+
+    async def _handle(self, socket: _Socket, frame: ClientFrame) -> None:
+        socket.is_busy = True
+        try:
+            match frame:
+                case messages.Authenticate():
+                    assert socket.principal is not None, "frames are handled after the sign-in"
+                    socket.say(_welcome(socket.principal))
+                case messages.Subscribe(subscription):
+                    await self._subscribe(socket, subscription)
+                case messages.NextBatch(id):
+                    await self._next_batch(socket, id)
+                case messages.Unsubscribe(id):
+                    found = socket.subscriptions.pop(id, None)
+                    if found is not None:
+                        self._feed.unsubscribe(found)
+                case messages.Ping():
+                    pass
+                case _:
+                    assert_never(frame)
+        finally:
+            socket.is_busy = False
+            socket.wire.hear(asyncio.get_running_loop().time())
+
+    async def _subscribe(self, socket: _Socket, asked: messages.Subscription) -> None:
+        if not asked.id.strip():
+            text = "Subscription id must not be empty"
+            socket.say(Error("invalid_subscription", "INVALID_SUBSCRIPTION_ID", text))
+            return
+        try:
+            self._expect_room(socket, asked.id)
+            assert socket.principal is not None, "nothing is subscribed before the sign-in"
+            context = self._context_for(socket.principal)
+            watch = bind_watch(asked, socket.principal, self._growth.view.catalog, context, self._feed)
+            replaced = socket.subscriptions.pop(asked.id, None)
+            if replaced is not None:
+                self._feed.unsubscribe(replaced)
+            socket.subscriptions[asked.id] = await self._feed.subscribe(
+                watch, subscription_id=asked.id, outlet=socket.wire, options=asked.options
+            )
+        except UpwellError as error:
+            socket.say(Error(asked.id, live_code(error), str(error)))
+
+    async def _next_batch(self, socket: _Socket, id: str) -> None:  # noqa: A002
+        try:
+            subscription = socket.subscriptions.get(id)
+            if subscription is None:
+                raise InvalidOperation("there is no such subscription")
+            await self._feed.next_batch(subscription)
+        except UpwellError as error:
+            socket.say(Error(id, "BATCH_FETCH_FAILED", str(error)))
+
+    def _expect_room(self, socket: _Socket, id: str) -> None:  # noqa: A002
+        limit = self._config.ws_subscriptions_max
+        if id not in socket.live() and len(socket.subscriptions) >= limit:
+            raise InvalidOperation(f"Maximum subscriptions ({limit}) per connection exceeded")
+
+    # Watching over sockets
+
+    async def _watch_silence(self) -> None:
+        limit = self._config.ws_client_timeout_s
+        loop = asyncio.get_running_loop()
+        while True:
+            await asyncio.sleep(min(limit / 4, 5.0))
+            for socket in list(self._sockets):
+                if not socket.is_busy and loop.time() - socket.wire.heard_at > limit:
+                    self._begin_closing(socket, NORMAL, "Heartbeat timeout")
+
+    async def _watch_accounts(self) -> None:
+        view = self._growth.view
+        catalog = view.catalog
+        try:
+            while True:
+                view = await self._growth.wait(after=view.seq)
+                if view.catalog is not catalog:
+                    catalog = view.catalog
+                    self._close_changed(catalog)
+        except ReadOnly:
+            # No account can change any more.
+            return
+
+    def _close_changed(self, catalog: Catalog) -> None:
+        for socket in list(self._sockets):
+            if socket.principal is not None:
+                user = catalog.users.get(socket.principal.user)
+                if user is None or user.role is not socket.principal.role:
+                    socket.say(AuthError("the account was changed; sign in again"))
+                    self._begin_closing(socket, POLICY, "Authentication failed")
+
+    def _begin_closing(self, socket: _Socket, code: int, reason: str) -> None:
+        if not socket.is_closing:
+            socket.is_closing = True
+            for subscription in socket.subscriptions.values():
+                self._feed.unsubscribe(subscription)
+            task = asyncio.create_task(self._close(socket, code, reason))
+            self._closing.add(task)
+            task.add_done_callback(self._closing.discard)
+
+    async def _close(self, socket: _Socket, code: int, reason: str) -> None:
+        """Send the close frame; a reader that doesn't take it in time is cut off."""
+        socket.is_closing = True
+        try:
+            async with asyncio.timeout(CLOSE_S_MAX):
+                await socket.send({"type": "websocket.close", "code": code, "reason": _bounded(reason)})
+        except (TimeoutError, OSError):
+            socket.wire.abort()
+
+
+def _welcome(principal: Principal) -> AuthSuccess:
+    return AuthSuccess(principal.user, principal.role.value, _PROTOCOL)
+
+
+def _auth_required(id: str) -> Error:  # noqa: A002
+    return Error(id, "AUTH_REQUIRED", "Authentication required: send an authenticate message first")
+
+
+def _bounded(reason: str) -> str:
+    return reason.encode()[:REASON_BYTES_MAX].decode(errors="ignore")
+
+
+async def _unavailable(send: Send) -> None:
+    headers = [(b"content-type", b"text/plain")]
+    await send({"type": "websocket.http.response.start", "status": 503, "headers": headers})
+    await send({"type": "websocket.http.response.body", "body": b"the server is shutting down"})
