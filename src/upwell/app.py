@@ -8,6 +8,7 @@ import gc
 import logging
 import os
 import signal
+import socket
 import sys
 import uuid
 from collections.abc import Iterator
@@ -24,6 +25,8 @@ from upwell.edge.accounts import Accounts
 from upwell.edge.devices import DEVICE_PATHS, DeviceEndpoints
 from upwell.edge.gate import Gate
 from upwell.edge.http import SqlEndpoint
+from upwell.edge.wire import RawWS
+from upwell.edge.ws import LiveSocket
 from upwell.effects import Files, OsFiles, Points, points_from_environment
 from upwell.engine.catalog import Role, User
 from upwell.engine.cleanup import Cleanup
@@ -37,6 +40,7 @@ from upwell.engine.schema import Schema
 from upwell.errors import StartRefused
 from upwell.feeds.cursor import Growth
 from upwell.feeds.download import Downloads
+from upwell.feeds.live import LiveFeed
 from upwell.feeds.upload import UploadLimits, Uploads
 from upwell.ids import Snowflakes
 from upwell.jobs.kinds import Kinds
@@ -162,28 +166,39 @@ async def _serve(parts: Parts) -> None:
             body_bytes_max=config.request_body_bytes_max,
             schema_version=config.schema_version,
         )
+        feed = LiveFeed(committer.changelog, growth, engine.query, threads)
+        live = LiveSocket(feed, growth, parts.authenticator, sessions.context, config)
         accounts = Accounts(parts.authenticator, publication, slow).application()
         kinds = Kinds(committer, engine.flush, Cleanup(committer, parts.objects, parts.cold), parts.points)
         gate = Gate(
             {("POST", "/v1/api/sql"): sql},
             dict.fromkeys(DEVICE_PATHS, endpoints),
-            _no_live,
+            live,
             accounts,
         )
-        runner = asyncio.create_task(JobRunner(engine.jobs, kinds, jobs).run())
-        try:
-            await _listen(config, gate)
-        finally:
-            runner.cancel()
-            await asyncio.gather(runner, return_exceptions=True)
-
-
-async def _no_live(scope: object, receive: object, send: object) -> None:
-    raise AssertionError
+        # If one of these fails unexpectedly, the group ends the server rather than go on without it.
+        async with asyncio.TaskGroup() as group:
+            tasks = [
+                group.create_task(JobRunner(engine.jobs, kinds, jobs).run(), name="jobs"),
+                group.create_task(feed.run(), name="live feed"),
+                group.create_task(live.run(), name="live sockets"),
+            ]
+            await _listen(config, gate, live)
+            for task in tasks:
+                task.cancel()
+        await feed.close()
 
 
 class _Server(uvicorn.Server):
-    """uvicorn without its own signal handling: it would end the process with the signal."""
+    """uvicorn without its own signal handling, which would end the process with the signal."""
+
+    def __init__(self, config: uvicorn.Config, live: LiveSocket) -> None:
+        super().__init__(config)
+        self._live = live
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        await self._live.close()
+        await super().shutdown(sockets)
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -197,20 +212,22 @@ class _Server(uvicorn.Server):
         self.should_exit = True
 
 
-async def _listen(config: Config, gate: Gate) -> None:
+async def _listen(config: Config, gate: Gate, live: LiveSocket) -> None:
     server = _Server(
         uvicorn.Config(
             gate,
             host=config.host,
             port=config.port,
             http="httptools",
+            ws=RawWS,
             ws_per_message_deflate=False,
             lifespan="off",
             access_log=False,
             log_config=None,
             backlog=BACKLOG,
             timeout_graceful_shutdown=max(1, round(config.drain_s)),
-        )
+        ),
+        live,
     )
     # Fewer long pauses: what exists now stays, and a thread that computes hands over soon.
     gc.collect()

@@ -14,7 +14,7 @@ from upwell.testing import ServerProcess
 
 SQL = "/v1/api/sql"
 PASSWORD = "a-password-of-a-test"
-TIMEOUT_S = 60.0
+TIMEOUT_S = 20.0
 _names = itertools.count(1)
 
 
@@ -126,10 +126,15 @@ class Wire:
         authorization = authorization or (f"Bearer {self.token}" if self.token else None)
         if authorization:
             sent["Authorization"] = authorization
-        self._connection.request(method, path, content, sent)
-        answer = self._connection.getresponse()
-        fields = {name.lower(): value for name, value in answer.getheaders()}
-        return Answer(answer.status, fields, answer.read())
+        try:
+            self._connection.request(method, path, content, sent)
+            answer = self._connection.getresponse()
+            fields = {name.lower(): value for name, value in answer.getheaders()}
+            return Answer(answer.status, fields, answer.read())
+        except (OSError, http.client.HTTPException):
+            # What went wrong once must not go on in the next test.
+            self._connection.close()
+            raise
 
     def sql(self, text: str, *params: object, namespace: str | None = None) -> Answer:
         """Run SQL as the contract's JSON body."""

@@ -3,10 +3,13 @@
 Law: every reader of the log, by whatever wire and after whatever interruption, ends with the same rows.
 """
 
-from upwell.demo.expected import TABLES, Post, User, renamed
+from dataclasses import replace
+
+from upwell.client import ServerError
+from upwell.demo.expected import TABLES, Expected, Post, User, renamed
 from upwell.demo.online import check_live, check_rows, reviewed
-from upwell.demo.sql import read_log
-from upwell.demo.world import Counts, World
+from upwell.demo.sql import BackEnd, read_log
+from upwell.demo.world import STRANGER, Counts, World
 from upwell.testing import wait_until
 
 RECONNECT_S_MAX = 10.0
@@ -14,6 +17,7 @@ RECONNECT_S_MAX = 10.0
 
 def work_from_all_sides(world: World) -> Counts:
     """Write before, during and after a cut of the live queries; then sync phone and laptop."""
+    _write_as_stranger(world)
     log_before = read_log(world.owner)
     messages = _write_connected(world)
     for watch in world.watches.values():
@@ -31,6 +35,32 @@ def work_from_all_sides(world: World) -> Counts:
     check_live(world)
     _sync_devices(world, downloads_phone=written, downloads_laptop=len(log))
     return {"sql_writes": written, "log_entries": len(log), "live_queries_cut": len(world.watches)}
+
+
+def _write_as_stranger(world: World) -> None:
+    """Another user writes rows with the very same keys by SQL, and alone gets them on a phone."""
+    checks, stranger, log_before = world.checks, world.stranger, read_log(world.owner)
+    now = world.expected.tick()
+    user = User(world.expected.user(1).id, "The same key", "stranger@example.com", now, now, is_from_sql=True)
+    model = world.expected.posts_of(world.expected.user(1))[0]
+    post = replace(model, title="The same key, too", created_at=now, updated_at=now, is_from_sql=True)
+    apart = Expected()
+    back_end = BackEnd(stranger, apart)
+    try:
+        back_end.insert(post)
+        checks.fail("a reference to another user's row", "was taken instead of refused")
+    except ServerError as refusal:
+        checks.equal("a reference to another user's row is refused", 400, refusal.status)
+    for row in (user, post):
+        back_end.insert(row)
+    world.stranger_rows = {table: apart.in_sql(table) for table in TABLES}
+    log = [(entry.operation, entry.key) for entry in read_log(stranger)]
+    checks.equal("the other user's log", [("INSERT", user.id), ("INSERT", post.id)], log)
+    checks.equal("the owner's log after another user wrote", log_before, read_log(world.owner))
+    phone = world.install("phone-of-another-user")
+    world.sign_in(phone, STRANGER)
+    phone.device.sync()
+    checks.equal("the other user's phone", {t: apart.on_device(t) for t in TABLES}, phone.contents())
 
 
 def _write_connected(world: World) -> list[str]:

@@ -85,8 +85,9 @@ def kill_and_restart(world: World) -> Counts:
     acks.settle(recovered)
     _delete_some(world, acks, [key for key, _ in recovered if key in known])
     _write_more(world, acks)
+    seen = {change.seq for change in watch.changes}
     world.cable.mend()
-    _check_resumed(world, watch, known)
+    _check_resumed(world, watch, known, seen)
     check_rows(world, "after the kill")
     check_live(world)
     return {"acknowledged": acknowledged, "attempted": attempted, "recovered": len(recovered)}
@@ -160,10 +161,10 @@ def _write_more(world: World, acks: AckLog) -> None:
     checks.equal("writes after the restart that are lost or doubled", [], acks.check(_states(world.owner)))
 
 
-def _check_resumed(world: World, watch: Watch, known: set[str]) -> None:
+def _check_resumed(world: World, watch: Watch, known: set[str], seen: set[int]) -> None:
+    """Compare all deliveries with the log; `known` keys and `seen` seqs had arrived before the mend."""
     checks, log = world.checks, read_log(world.owner, "ledger")
     newest = {entry.key: entry for entry in log}
-    arrived_before = {change.seq for change in watch.changes}
     watch.wait_for([e.seq for e in newest.values() if e.operation != "DELETE" or e.key in known])
     seqs = [change.seq for change in watch.changes]
     checks.equal("ledger, live: never ended", "", watch.failure)
@@ -186,7 +187,7 @@ def _check_resumed(world: World, watch: Watch, known: set[str]) -> None:
     deleted = {key for key in known if newest[key].operation == "DELETE"}
     told = {c.row["id"] for c in watch.changes if c.kind == "delete" and c.row["id"] in known}
     checks.equal("ledger, live: deletes of rows that it had seen", deleted, told)
-    late = [key for key in deleted if newest[key].seq not in arrived_before]
+    late = [key for key in deleted if newest[key].seq not in seen]
     checks.equal("ledger, live: deletes were missed while it was cut off", True, len(late) >= DELETES_CUT_OFF)
     rows = [(row["id"], row["body"]) for row in watch.rows()]
     checks.equal("ledger, live: folds to the SELECT", _states(world.owner), rows)

@@ -75,7 +75,8 @@ def check_rows(world: World, when: str) -> None:
     for table in TABLES:
         found = read_rows(world.owner, table)
         world.checks.equal(f"{table} on the server {when}", world.expected.in_sql(table), found)
-        world.checks.equal(f"{table} that another user sees {when}", [], read_rows(world.stranger, table))
+        theirs = read_rows(world.stranger, table)
+        world.checks.equal(f"{table} that another user sees {when}", world.stranger_rows[table], theirs)
     world.checks.equal(f"posts without their author {when}", 0, read_count(world.owner, ORPHANS))
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+import httpx
 import msgspec
 
 from upwell.demo.expected import NAMESPACE, TABLES, Cells, Expected, Row, device_cells, table_of
@@ -17,6 +18,7 @@ from upwell.device import Device, HttpTransport, Request, Response, Transport, U
 from upwell.protocol import sync
 
 UPLOAD_LIMIT = 200
+ANSWER_S_MAX = 20.0
 _SCHEMA = """
 CREATE TABLE users (
     id TEXT PRIMARY KEY, name TEXT NOT NULL, email TEXT NOT NULL,
@@ -55,11 +57,12 @@ class Wire:
     uploads: list[Upload] = field(default_factory=list)
     pages: list[int] = field(default_factory=list)
     sizes: list[int] = field(default_factory=list)
+    _client: httpx.Client = field(default_factory=lambda: httpx.Client(timeout=ANSWER_S_MAX))
     _inner: Transport | None = None
 
     def dial(self, url: str) -> Transport:
         """Connect to the server at `url`."""
-        self.url, self._inner = url, HttpTransport(url)
+        self.url, self._inner = url, HttpTransport(url, self._client)
         return self
 
     def send(self, request: Request) -> Response:
@@ -73,8 +76,7 @@ class Wire:
 
     def close(self) -> None:
         """Close the connection."""
-        if self._inner is not None:
-            self._inner.close()
+        self._client.close()
 
     def _record(self, request: Request, response: Response) -> None:
         if response.status != 200:

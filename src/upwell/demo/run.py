@@ -5,7 +5,10 @@ ran, made checks, and all of them held.
 """
 
 import logging
+import signal
+import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
@@ -60,11 +63,12 @@ def run_demo(*, as_json: bool, keep: Path | None, out: TextIO) -> int:
     `keep` is a directory, new or empty, that everything is left in; without it nothing is left.
     """
     if keep is not None and keep.exists() and (not keep.is_dir() or any(keep.iterdir())):
-        print(f"{keep} is not an empty directory: name a new one to keep the files in", file=out)
+        print(f"{keep} is not an empty directory: name a new one to keep the files in", file=sys.stderr)
         return USAGE
     outcomes = [Outcome(phase.name, phase.title) for phase in PHASES]
     screen = None if as_json else Screen(outcomes, out)
     with ExitStack() as stack:
+        _end_on_sigterm(stack)
         if keep is None:
             directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="upwell-demo-")))
         else:
@@ -114,6 +118,16 @@ def _run_phase(phase: Phase, outcome: Outcome, world: World) -> None:
         log.exception("A phase of the demo failed")
         world.checks.fail("the phase ran to its end", f"{type(error).__name__}: {error}")
     outcome.seconds = round(time.perf_counter() - began, 3)
+
+
+def _end_on_sigterm(stack: ExitStack) -> None:
+    """Let SIGTERM unwind the stack, so that no server stays behind; Ctrl-C does already."""
+    if threading.current_thread() is threading.main_thread():
+        stack.callback(signal.signal, signal.SIGTERM, signal.signal(signal.SIGTERM, _end))
+
+
+def _end(number: int, _frame: object) -> None:
+    raise SystemExit(128 + number)
 
 
 def _log_to(path: Path, stack: ExitStack) -> None:

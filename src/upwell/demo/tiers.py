@@ -13,7 +13,7 @@ from upwell.client import Client, ServerError
 from upwell.demo.expected import NAMESPACE, TABLES, Expected, Post, User, cold_values, renamed, sql_cells
 from upwell.demo.online import POSTS, USERS, check_live, check_rows, newest_version, reviewed
 from upwell.demo.sql import flush, read_log, read_rows, select_all
-from upwell.demo.world import USER, Counts, World
+from upwell.demo.world import STRANGER, USER, Counts, World
 from upwell.testing import cold
 
 Answers: TypeAlias = dict[str, list[tuple[Any, ...]]]
@@ -73,8 +73,8 @@ def _flush_all(world: World, when: str) -> None:
 
 def _check_answers(world: World, when: str) -> None:
     world.checks.equal(f"answers {when}", expected_answers(world.expected), answers(world.owner))
-    nothing = [read_rows(world.stranger, table) for table in TABLES]
-    world.checks.equal(f"what another user sees {when}", [[], []], nothing)
+    theirs = {table: read_rows(world.stranger, table) for table in TABLES}
+    world.checks.equal(f"what another user sees {when}", world.stranger_rows, theirs)
 
 
 def answers(client: Client) -> Answers:
@@ -128,7 +128,7 @@ def _check_reader(world: World, root: Path, when: str) -> None:
         )
     world.checks.equal(f"files and manifests {when}", [], cold.audit(root))
     owners = {partition.user_id for partition in cold.partitions(root)}
-    world.checks.equal(f"owners of cold files {when}", {USER}, owners)
+    world.checks.equal(f"owners of cold files {when}", {USER, STRANGER}, owners)
 
 
 def _check_reader_is_behind(world: World, root: Path) -> None:
@@ -160,6 +160,8 @@ def _check_missing(world: World, root: Path, table: str) -> None:
         named = [name for name in names if name in error.message]
         world.checks.equal(f"{table} without their files: the error names one", 1, len(named))
         world.checks.equal(f"{table} without their files: HTTP status", 500, error.status)
+        theirs = read_rows(world.stranger, table)
+        world.checks.equal(f"{table} of another user meanwhile", world.stranger_rows[table], theirs)
     finally:
         aside.rename(partition.directory)
 

@@ -13,7 +13,7 @@ from typing import TypeAlias
 from upwell.client import Client, connect
 from upwell.demo.cable import Cable
 from upwell.demo.check import Checks
-from upwell.demo.expected import NAMESPACE, TABLES, Expected
+from upwell.demo.expected import NAMESPACE, TABLES, Cells, Expected
 from upwell.demo.phone import App
 from upwell.demo.sql import BackEnd, read_count
 from upwell.demo.watch import Watch
@@ -53,6 +53,7 @@ class World:
     watches: dict[str, Watch] = field(default_factory=dict)
     gaps: list[range] = field(default_factory=list)
     upload_sizes: list[int] = field(default_factory=list)
+    stranger_rows: dict[str, list[Cells]] = field(default_factory=lambda: {table: [] for table in TABLES})
     cable: Cable = field(init=False)
     root: Client = field(init=False)
     owner: Client = field(init=False)
@@ -102,9 +103,9 @@ class World:
         app.wire.sizes = self.upload_sizes
         return app
 
-    def sign_in(self, app: App) -> None:
-        """Sign the owner in on a device."""
-        app.device.sign_in(self.server.url, USER, password=PASSWORDS[USER])
+    def sign_in(self, app: App, user: str = USER) -> None:
+        """Sign a user in on a device."""
+        app.device.sign_in(self.server.url, user, password=PASSWORDS[user])
 
     @contextmanager
     def timed(self, name: str) -> Iterator[None]:

@@ -20,12 +20,15 @@ class Cleanup:
 
     def remove_table(self, table: TableId, *, namespace: str, name: str) -> int:
         """Remove everything; returns how many cold partitions there were."""
-        self._committer.newest.forget_table(table)
+        newest = self._committer.newest
         prefix = f"{table:010d}/"
-        names = [record for record, _ in self._committer.newest.scan_records(Kind.MANIFEST, prefix)]
-        for record in names:
-            owner = Owner(record.removeprefix(prefix))
+        names = [record for record, _ in newest.scan_records(Kind.MANIFEST, prefix)]
+        cold = {Owner(record.removeprefix(prefix)) for record in names}
+        # A first flush that failed left files without a record: their owners still have hot rows.
+        for owner in sorted(cold.union(newest.owners(table))):
             drop_partition(self._objects.open(Partition(namespace, name, table, owner)))
-            self._committer.apply(Batch(records=[RecordWrite(Kind.MANIFEST, record, None)]))
+        if names:
+            self._committer.apply(Batch(records=[RecordWrite(Kind.MANIFEST, each, None) for each in names]))
+        newest.forget_table(table)
         self._cold.forget_table(table)
-        return len(names)
+        return len(cold)

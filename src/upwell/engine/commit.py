@@ -71,7 +71,7 @@ class Committer:
         self.publication = Publication(View(seq, reader, self._catalog))
         self._work = threading.Event()
         self._closing = False
-        self._syncer = threading.Thread(target=self._sync_groups, name="upwell-wal-sync", daemon=True)
+        self._syncer = threading.Thread(target=self._run_syncer, name="upwell-wal-sync", daemon=True)
         self._syncer.start()
 
     @property
@@ -100,7 +100,11 @@ class Committer:
             self._points.reach("commit:before-write")
             self._expect_tables(batch)
             batch.rows = [self._superseding(row) for row in batch.rows]
-            applied = self._store.apply(batch)
+            try:
+                applied = self._store.apply(batch)
+            except ReadOnly:
+                self._work.set()  # the syncer meets it too, and tells all who wait
+                raise
             self.changelog.append(applied.changes)
             self._note_records(batch)
         self._points.reach("commit:after-write")
@@ -121,6 +125,7 @@ class Committer:
         return self.publication.wait(seq)
 
     def end_flush(self, table: TableId, owner: Owner) -> None:
+        """Take the mark away; the flush has switched, or has failed."""
         with self.lock:
             self._flushing.discard((table, owner))
 
@@ -167,6 +172,21 @@ class Committer:
             seq, reader = self._store.snapshot()
             self.publication.publish(View(seq, reader, self._catalog))
 
+    def _run_syncer(self) -> None:
+        failure = ReadOnly("the thread that syncs the log ended; restart the server")
+        try:
+            self._sync_groups()
+        except ReadOnly as error:
+            failure = error
+        finally:
+            # However it ended: nobody may wait for a sync that no longer comes.
+            if not self._is_all_published():
+                log.critical("The server is read-only", extra=fields(cause=str(failure)))
+                self.publication.fail(failure)
+
+    def _is_all_published(self) -> bool:
+        return self._closing and self.publication.view.seq >= self._store.last_seq
+
     def _sync_groups(self) -> None:
         while not self._closing or self._work.is_set():
             self._work.wait()
@@ -174,12 +194,7 @@ class Committer:
             with self.lock:
                 seq, reader = self._store.snapshot()
                 catalog = self._catalog
-            try:
-                self._store.sync()
-            except (ReadOnly, OSError) as error:
-                log.critical("WAL sync failed; the server is read-only", extra=fields(cause=str(error)))
-                self.publication.fail(ReadOnly(f"the disk refused a sync, writes are stopped: {error}"))
-                return
+            self._store.sync()
             self._points.reach("commit:after-sync")
             if self._durability is Durability.GROUP and seq > self.publication.view.seq:
                 self.publication.publish(View(seq, reader, catalog))

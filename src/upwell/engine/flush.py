@@ -71,9 +71,8 @@ class Flush:
     def flush_partition(self, table: Table, owner: Owner) -> Flushed:
         """Move what is hot now into a segment; raises `OSError` if a file can't be written."""
         with self._lock:
-            view = self._committer.begin_flush(table.id, owner)
             try:
-                return self._flush(view, table, owner)
+                return self._flush(self._committer.begin_flush(table.id, owner), table, owner)
             finally:
                 self._committer.end_flush(table.id, owner)
 
@@ -85,20 +84,25 @@ class Flush:
         versions = list(view.hot.scan_rows(table.id, owner))
         fresh = [version for version in versions if version.seq > in_force.flushed_until]
         written = [version for version in fresh if _belongs_in_parquet(version, table)]
+        files = self._objects.open(partition_of(table, owner))
         until = in_force.flushed_until
         if fresh:
             until = max(version.seq for version in fresh)
-            manifest = self._write_files(table, owner, in_force, written, fresh, until)
+            manifest = self._write_files(files, table, owner, in_force, written, fresh, until)
             self._points.reach("flush:before-commit")
             self._switch(name, record, manifest)
             self._points.reach("flush:after-commit")
-            copy_manifest(self._objects.open(partition_of(table, owner)), manifest)
+            copy_manifest(files, manifest)
+        elif in_force.number:
+            # An earlier flush may have ended between its commit and the copy for other readers.
+            copy_manifest(files, load_manifest(files, in_force.number))
         self._clean_up(table, owner, [version for version in versions if version.seq <= until])
         self._points.reach("flush:after-cleanup")
         return Flushed(len(written), sum(version.row is not None for version in written), until)
 
     def _write_files(
         self,
+        files: PartitionFiles,
         table: Table,
         owner: Owner,
         in_force: ManifestInForce,
@@ -106,14 +110,13 @@ class Flush:
         fresh: Sequence[Version],
         until: int,
     ) -> Manifest:
-        files = self._objects.open(partition_of(table, owner))
         files.make()
         now_ms = self._clock.now_us() // 1000
         if in_force.number:
             base = load_manifest(files, in_force.number)
         else:
             base = empty_manifest(files.partition, time_ms=now_ms)
-        collect_orphans(files, [base])
+        self._collect(files, base)
         segments, number = base.segments, base.last_sequence_number
         if written:
             number = max(files.next_number("batch"), number + 1)
@@ -136,6 +139,14 @@ class Flush:
         write_manifest(files, manifest)
         self._points.reach("flush:manifest-written")
         return manifest
+
+    def _collect(self, files: PartitionFiles, base: Manifest) -> None:
+        """Remove what neither the manifest in force nor that of a View in use names."""
+        name = partition_name(files.partition.table_id, files.partition.owner)
+        records = (view.hot.find_record(Kind.MANIFEST, name) for view in self._committer.publication.views())
+        older = {decode_manifest_record(record).number for record in records} - {0, base.version}
+        collect_orphans(files, [base, *(load_manifest(files, number) for number in older)])
+        files.drop_links(keep={base.version, *older})
 
     def _write_segment(
         self, files: PartitionFiles, table: Table, owner: Owner, versions: Sequence[Version], number: int

@@ -18,6 +18,8 @@ from upwell.storage.hot import HotReader, Kind
 from upwell.types import Owner
 
 ROWS_KEPT_MAX = 2_000_000
+PARTITION_WEIGHT_ROWS = 16
+"""What a partition costs besides its rows, in rows: empty ones must not pile up either."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,9 +32,14 @@ class HotRows:
     batch: pa.RecordBatch
     superseded: tuple[int, ...]
 
+    @property
+    def weight_rows(self) -> int:
+        row_count: int = self.batch.num_rows
+        return PARTITION_WEIGHT_ROWS + row_count + len(self.superseded)
+
 
 class Overlay:
-    """Keeps the hot rows of the partitions that were read last, bounded by their rows together."""
+    """Keeps the hot rows of the partitions that were read last, bounded by their weight. Thread-safe."""
 
     def __init__(self, *, rows_kept_max: int = ROWS_KEPT_MAX) -> None:
         self._kept: OrderedDict[tuple[int, Owner], HotRows] = OrderedDict()
@@ -45,13 +52,19 @@ class Overlay:
         place = (table.id, owner)
         record = view.hot.find_record(Kind.MANIFEST, partition_name(table.id, owner))
         flushed_until = decode_manifest_record(record).flushed_until
-        kept = self._kept.get(place)
+        kept = self._find(place)
         if kept is not None and self._is_current(kept, view, table, owner, flushed_until):
             return kept
         rows = _scan(view.hot, table, owner, view.seq, flushed_until)
-        if kept is None or kept.seq <= rows.seq:
-            self._keep(place, rows)
+        self._keep(place, rows)
         return rows
+
+    def _find(self, place: tuple[int, Owner]) -> HotRows | None:
+        with self._lock:
+            kept = self._kept.get(place)
+            if kept is not None:
+                self._kept.move_to_end(place)
+            return kept
 
     @staticmethod
     def _is_current(kept: HotRows, view: View, table: Table, owner: Owner, flushed_until: int) -> bool:
@@ -64,12 +77,15 @@ class Overlay:
 
     def _keep(self, place: tuple[int, Owner], rows: HotRows) -> None:
         with self._lock:
-            old = self._kept.pop(place, None)
-            self._rows_kept += rows.batch.num_rows - (old.batch.num_rows if old else 0)
+            old = self._kept.get(place)
+            if old is not None and old.seq > rows.seq:
+                return  # a reader of an older View was slow
             self._kept[place] = rows
+            self._kept.move_to_end(place)
+            self._rows_kept += rows.weight_rows - (old.weight_rows if old else 0)
             while self._rows_kept > self._rows_kept_max and len(self._kept) > 1:
                 _, dropped = self._kept.popitem(last=False)
-                self._rows_kept -= dropped.batch.num_rows
+                self._rows_kept -= dropped.weight_rows
 
 
 def _scan(reader: HotReader, table: Table, owner: Owner, seq: int, flushed_until: int) -> HotRows:

@@ -61,7 +61,9 @@ class Rows:
         record = reader.find_record(Kind.MANIFEST, partition_name(table.id, owner))
         if record is None:
             return Found(None, NO_SEQ, None)
-        if not may_block and not self._known_absent(record, table, owner, key):
+        if not may_block:
+            if self._known_absent(record, table, owner, key):
+                return Found(None, NO_SEQ, record)
             raise WouldBlock
         partition = self.cold_partition(reader, table, owner)
         return Found(partition.find(key) if partition else None, NO_SEQ, record)

@@ -7,6 +7,7 @@ never ahead of the disk. Publishing says "the log grew to seq n" and carries no 
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
+from weakref import WeakSet
 
 from upwell.engine.catalog import Catalog
 from upwell.errors import ReadOnly
@@ -14,9 +15,12 @@ from upwell.ids import Seq
 from upwell.storage.hot import HotReader
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
 class View:
-    """The state at `seq`: hot rows, records (the manifests in force among them) and the catalog."""
+    """The state at `seq`: hot rows, records (the manifests in force among them) and the catalog.
+
+    Who reads holds it until the reading is done: files that its manifests name stay that long.
+    """
 
     seq: Seq
     hot: HotReader
@@ -30,6 +34,7 @@ class Publication:
         self._view = first
         self._failure: ReadOnly | None = None
         self._changed = threading.Condition()
+        self._in_use: WeakSet[View] = WeakSet([first])
         self._listeners: list[Callable[[], object]] = []
 
     @property
@@ -41,12 +46,19 @@ class Publication:
         """Why nothing will be published any more; None while all is well."""
         return self._failure
 
+    def views(self) -> list[View]:
+        """Return the View in force and the older ones that somebody still reads."""
+        with self._changed:
+            return list(self._in_use)
+
     def listen(self, listener: Callable[[], object]) -> None:
         """Call `listener` (in the publishing thread) after every change of `view` or `failure`."""
         self._listeners.append(listener)
 
     def publish(self, view: View) -> None:
-        self._view = view
+        with self._changed:
+            self._in_use.add(view)
+            self._view = view
         self._notify()
 
     def fail(self, failure: ReadOnly) -> None:

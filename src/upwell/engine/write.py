@@ -16,6 +16,9 @@ from upwell.errors import AlreadyExists, ConstraintViolation
 from upwell.storage.hot import Batch, Expectation, HotReader, NoChangeAfter, RowWrite, Version
 from upwell.types import SHARED, Key, Op, Owner, Row
 
+EVERY_OWNER = cast(Owner, None)
+"""What `HotReader.read_log` calls all owners; an expectation asks it the same question."""
+
 Place = tuple[int, Owner, Key]
 FindChildren = Callable[[Table, Owner, Reference, Sequence[Key]], Iterable[tuple[Key, Key]]]
 """(child table, owner, reference, parent keys) → pairs (parent key, child key) of live children."""
@@ -153,6 +156,7 @@ class Write:
         for key in keys:
             self._stage(table, owner, key, Op.DELETE, None, origin)
         for child, reference in self._catalog.children.get(table.id, ()):
+            self._expect_no_new_child(table, owner, child)
             for child_owner in self._child_owners(child, owner):
                 self._settle_children(table, child, child_owner, reference, keys)
 
@@ -261,10 +265,17 @@ class Write:
             return [SHARED]
         return [owner] if owner != SHARED else self._rows.owners(self._reader, child)
 
+    def _expect_no_new_child(self, parent: Table, owner: Owner, child: Table) -> None:
+        """Ask the commit to hold that the children are those of the View, of owners not met yet as well."""
+        if child.kind is TableKind.SHARED:
+            owner = SHARED
+        elif parent.kind is TableKind.SHARED:
+            owner = EVERY_OWNER
+        self.expect(NoChangeAfter(child.id, owner, self._view_seq))
+
     def _settle_children(
         self, parent: Table, child: Table, owner: Owner, reference: Reference, keys: Sequence[Key]
     ) -> None:
-        self.expect(NoChangeAfter(child.id, owner, self._view_seq))
         cascade: list[Key] = []
         for parent_key, child_key in self._live_children(child, owner, reference, keys):
             match reference.on_delete:

@@ -111,7 +111,9 @@ class JobQueue:
                 created_at=now,
                 updated_at=now,
             )
-            job = self._put(job, Status.QUEUED, None)
+            job, seq = self._apply(job, Status.QUEUED, None)
+        # Not under the lock: the event loop asks for the next job, and must not wait for a sync.
+        self._committer.publication.wait(seq)
         for listener in self._listeners:
             listener()
         return job
@@ -141,6 +143,11 @@ class JobQueue:
         return self._put(job, Status.QUEUED, job.message)
 
     def _put(self, job: Job, status: Status, message: str | None, **changes: int) -> Job:
+        job, seq = self._apply(job, status, message, **changes)
+        self._committer.publication.wait(seq)
+        return job
+
+    def _apply(self, job: Job, status: Status, message: str | None, **changes: int) -> tuple[Job, int]:
         assert status in _MOVES[job.status], f"job {job.job_id} can't go from {job.status} to {status}"
         job = msgspec.structs.replace(
             job, status=status, message=message, updated_at=self._clock.now_us(), **changes
@@ -152,8 +159,7 @@ class JobQueue:
                 self._open[job.job_id] = job
             else:
                 self._open.pop(job.job_id, None)
-        self._committer.publication.wait(seq)
-        return job
+        return job, seq
 
 
 def load_jobs(reader: HotReader) -> list[Job]:

@@ -48,5 +48,9 @@ class JobRunner:
         except (OSError, UpwellError) as error:
             log.warning("Job attempt failed", extra=fields(job_id=job.job_id, cause=str(error)))
             return self._queue.fail(job, f"{type(error).__name__}: {error}")
+        except Exception as error:
+            # A bug, or a library's own error: this job has failed, the next one shall run.
+            log.exception("Job attempt failed", extra=fields(job_id=job.job_id))
+            return self._queue.fail(job, f"{type(error).__name__}: {error}")
         log.info("Job finished", extra=fields(job_id=job.job_id, message=done.message))
         return (self._queue.skip if done.skipped else self._queue.complete)(job, done.message)

@@ -28,7 +28,7 @@ from upwell.engine.rows import Rows, WouldBlock
 from upwell.engine.schema import Schema
 from upwell.engine.view import View
 from upwell.engine.write import Write
-from upwell.errors import Conflict, InvalidOperation, InvalidSql, RequestRefused, UpwellError
+from upwell.errors import Conflict, InvalidOperation, InvalidSql, ReadOnly, RequestRefused, UpwellError
 from upwell.feeds.cursor import Growth
 from upwell.ids import ulid, uuid7
 from upwell.jobs.queue import JobQueue, JobType
@@ -121,10 +121,21 @@ class Sessions:
             try:
                 outcome, space = await self._run(principal, text, params, space)
             except UpwellError as error:
-                await self._settled()
-                raise StatementFailed(number, text, error) from error
+                raise StatementFailed(number, text, await self._settled(error)) from error
             outcomes.append(outcome)
         return outcomes
+
+    def context(self, principal: Principal) -> Context:
+        """Return what a statement knows of its session, now."""
+        clock = self.engine.clock
+        return Context(
+            user=principal.user,
+            role=principal.role.value,
+            now_us=clock.now_us(),
+            next_id=self.engine.defaults.next_id,
+            next_uuid=partial(uuid7, clock),
+            next_ulid=partial(ulid, clock),
+        )
 
     def _statements(self, sql: str) -> list[str]:
         try:
@@ -132,10 +143,13 @@ class Sessions:
         except InvalidSql as error:
             raise RequestRefused("BATCH_PARSE_ERROR", f"Failed to parse SQL batch: {error}") from error
 
-    async def _settled(self) -> None:
-        """Wait until what an error may have been judged by is durable."""
-        if self.engine.committer.publication.failure is None:
+    async def _settled(self, error: UpwellError) -> UpwellError:
+        """Return the error when what it may rest on is durable, `ReadOnly` if that never will be."""
+        try:
             await self.growth.reached(self.engine.committer.last_seq)
+        except ReadOnly as failure:
+            return failure
+        return error
 
     async def _run(
         self, principal: Principal, text: str, params: Sequence[Value], namespace: str
@@ -324,8 +338,8 @@ class _Run:
         defined = definition.define(
             statement, self._principal, self._engine.schema, self._growth.view.catalog
         )
-        if defined.seq is not None:
-            await self._growth.reached(defined.seq)
+        # Nothing to do is also an answer about the newest state: it waits for that one's sync.
+        await self._growth.reached(defined.seq or self._engine.committer.last_seq)
         text = defined.text
         for table in defined.dropped:
             job = await self._in_slow_thread(partial(self._submit_cleanup, table))
@@ -374,15 +388,7 @@ class _Run:
         return Message(f"Storage flush started for table '{table.full_name}'. Job ID: {job.job_id}")
 
     def _context(self) -> Context:
-        clock = self._engine.clock
-        return Context(
-            user=self._principal.user,
-            role=self._principal.role.value,
-            now_us=clock.now_us(),
-            next_id=self._engine.defaults.next_id,
-            next_uuid=partial(uuid7, clock),
-            next_ulid=partial(ulid, clock),
-        )
+        return self._sessions.context(self._principal)
 
     async def _in_thread(self, call: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._sessions.threads, call)
@@ -403,4 +409,4 @@ def _resolve(view: View, principal: Principal, is_open: bool, namespace: str, na
 def _no_children(
     child: Table, owner: Owner, reference: Reference, keys: Sequence[Key]
 ) -> Iterable[tuple[Key, Key]]:
-    raise AssertionError("a delete with children is never evaluated inline")
+    raise Foreign  # a table that refers to this one was made since the View

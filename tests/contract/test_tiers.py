@@ -1,0 +1,169 @@
+"""One table name over two tiers: whatever was flushed when, the answers are those of a model without tiers."""
+
+import shutil
+import tempfile
+from pathlib import Path
+
+import pytest
+from embedded import Embedded, memory_store
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from upwell.errors import AlreadyExists
+from upwell.testing import DuplicateKey, TableModel
+
+KEYS = st.integers(1, 9)
+USERS = st.sampled_from(["ann", "bob"])
+MINE, OURS = "app.mine", "app.ours"
+COLUMNS = "(id INT PRIMARY KEY, n BIGINT NOT NULL, s TEXT)"
+# Each table with the owners in the model, and the account that sees an owner's rows.
+PLACES = [(MINE, "ann", "ann"), (MINE, "bob", "bob"), (OURS, None, "root")]
+PLACE = st.sampled_from(PLACES)
+Place = tuple[str, str | None, str]
+
+
+class Tiers(RuleBasedStateMachine):
+    """Statements, flushes and restarts in any order, against `TableModel`."""
+
+    on_rocks: bool
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.directory = Path(tempfile.mkdtemp(prefix="upwell-tiers-"))
+        self.db = Embedded(self.directory, store=None if self.on_rocks else memory_store())
+        self.db.run(
+            f"CREATE NAMESPACE app; CREATE TABLE {MINE} {COLUMNS} WITH (TYPE = 'USER');"
+            f"CREATE TABLE {OURS} {COLUMNS} WITH (TYPE = 'SHARED')"
+        )
+        self.models = {name: TableModel("id", ("id", "n", "s")) for name in (MINE, OURS)}
+        self.flushed_after: bool | None = None
+        self.serial = 0
+
+    @initialize(mode=st.sampled_from(["hot", "cold", "mixed"]))
+    def choose(self, mode: str) -> None:
+        """Nothing is ever flushed, everything is at once, or flushes come as they come."""
+        self.mode = mode
+
+    @rule(place=PLACE, keys=st.lists(KEYS, min_size=1, max_size=4))
+    def insert(self, place: Place, keys: list[int]) -> None:
+        table, owner, user = place
+        values = ", ".join(f"({key}, {self.tick()}, 'new')" for key in keys)
+        rows: list[dict[str, object]] = [
+            {"id": key, "n": self.serial - len(keys) + index, "s": "new"} for index, key in enumerate(keys, 1)
+        ]
+        try:
+            self.models[table].insert(owner, *rows)
+        except DuplicateKey:
+            with pytest.raises(AlreadyExists):
+                self.db.change(f"INSERT INTO {table} VALUES {values}", user=user)
+        else:
+            assert self.db.change(f"INSERT INTO {table} VALUES {values}", user=user) == len(keys)
+        self.flush_if_cold(table)
+
+    @rule(place=PLACE, key=KEYS, null=st.booleans())
+    def update_one(self, place: Place, key: int, null: bool) -> None:
+        table, owner, user = place
+        text = None if null else f"v{self.tick()}"
+        expected = self.models[table].update(owner, lambda row: {"n": int(str(row["n"])) + 1, "s": text}, {"id": key})
+        changed = self.db.change(f"UPDATE {table} SET n = n + 1, s = $1 WHERE id = {key}", [text], user)
+        assert changed == expected
+        self.flush_if_cold(table)
+
+    @rule(place=PLACE, key=KEYS)
+    def update_many(self, place: Place, key: int) -> None:
+        table, owner, user = place
+        above = self.models[table].update(
+            owner, lambda row: {"n": int(str(row["n"])) * -1 - 1}, lambda row: int(str(row["id"])) > key
+        )
+        assert self.db.change(f"UPDATE {table} SET n = n * -1 - 1 WHERE id > {key}", user=user) == above
+        self.flush_if_cold(table)
+
+    @rule(place=PLACE, key=KEYS, other=KEYS)
+    def move(self, place: Place, key: int, other: int) -> None:
+        """A changed primary key is a deletion and an insertion."""
+        table, owner, user = place
+        sql = f"UPDATE {table} SET id = {other}, n = {self.tick()} WHERE id = {key}"
+        try:
+            moved = self.models[table].update(owner, {"id": other, "n": self.serial}, {"id": key})
+        except DuplicateKey:
+            with pytest.raises(AlreadyExists):
+                self.db.change(sql, user=user)
+        else:
+            assert self.db.change(sql, user=user) == moved
+        self.flush_if_cold(table)
+
+    @rule(place=PLACE, key=KEYS)
+    def delete_one(self, place: Place, key: int) -> None:
+        table, owner, user = place
+        gone = self.models[table].delete(owner, {"id": key})
+        assert self.db.change(f"DELETE FROM {table} WHERE id = {key}", user=user) == gone
+        self.flush_if_cold(table)
+
+    @rule(place=PLACE, low=KEYS, width=st.integers(0, 9))
+    def delete_range(self, place: Place, low: int, width: int) -> None:
+        table, owner, user = place
+        high = low + width
+        gone = self.models[table].delete(owner, lambda row: low <= int(str(row["id"])) <= high)
+        sql = f"DELETE FROM {table} WHERE id BETWEEN {low} AND {high}"
+        assert self.db.change(sql, user=user) == gone
+        self.flush_if_cold(table)
+
+    @precondition(lambda self: self.mode == "mixed")
+    @rule(table=st.sampled_from([MINE, OURS]))
+    def flush(self, table: str) -> None:
+        """Afterwards nothing is hot, and the files alone hold the truth."""
+        self.db.flush(table)
+        assert self.db.flush(table) == {}
+        assert self.db.cold_problems() == []
+        for name, owner, _ in PLACES:
+            if name == table:
+                assert self.db.cold_rows(table, owner) == self.models[table].rows(owner)
+
+    @rule()
+    def restart(self) -> None:
+        self.db.reopen()
+
+    @rule(place=PLACE, key=KEYS)
+    def aggregate(self, place: Place, key: int) -> None:
+        """Predicates come after the tiers are resolved: an old version never matches."""
+        table, owner, user = place
+        rows = [int(str(row["n"])) for row in self.models[table].rows(owner) if int(str(row["n"])) > key]
+        found = self.db.rows(f"SELECT count(*), sum(n), max(n) FROM {table} WHERE n > {key}", user=user)
+        assert found == [(len(rows), sum(rows) if rows else None, max(rows, default=None))]
+
+    @invariant()
+    def answers_are_those_of_the_model(self) -> None:
+        for table, owner, user in PLACES:
+            expected = [tuple(row.values()) for row in self.models[table].rows(owner)]
+            assert self.db.rows(f"SELECT id, n, s FROM {table} ORDER BY id", user=user) == expected
+            assert self.db.rows(f"SELECT count(*) FROM {table}", user=user) == [(len(expected),)]
+            for key in range(1, 10):
+                row = self.db.rows(f"SELECT id, n, s FROM {table} WHERE id = {key}", user=user)
+                assert row == [found for found in expected if found[0] == key]
+
+    def tick(self) -> int:
+        self.serial += 1
+        return self.serial
+
+    def flush_if_cold(self, table: str) -> None:
+        if self.mode == "cold":
+            self.flush(table)
+
+    def teardown(self) -> None:
+        self.db.close()
+        shutil.rmtree(self.directory)
+
+
+class TiersInMemory(Tiers):
+    on_rocks = False
+
+
+class TiersOnRocks(Tiers):
+    on_rocks = True
+
+
+TestTiersInMemory = TiersInMemory.TestCase
+TestTiersInMemory.settings = settings(max_examples=30, stateful_step_count=20)
+TestTiersOnRocks = TiersOnRocks.TestCase
+TestTiersOnRocks.settings = settings(max_examples=15, stateful_step_count=20)

@@ -1,0 +1,224 @@
+"""A whole engine inside a test's process, without sockets: SQL through the session layer, tiers, jobs.
+
+What the server wires around an event loop is wired here around a test: the same parts, on either hot
+store, with effects that the test chooses.
+"""
+
+import asyncio
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, Self
+
+from upwell.clock import Clock, SystemClock
+from upwell.effects import Files, NoPoints, OsFiles, Points
+from upwell.engine.catalog import Role, Table
+from upwell.engine.cleanup import Cleanup
+from upwell.engine.commit import Committer, Durability
+from upwell.engine.defaults import Defaults
+from upwell.engine.flush import Flush, Flushed
+from upwell.engine.overlay import Overlay
+from upwell.engine.query import QueryEngine
+from upwell.engine.references import Children
+from upwell.engine.result import result_rows
+from upwell.engine.rows import Rows
+from upwell.engine.schema import Schema
+from upwell.engine.view import View
+from upwell.engine.write import Write
+from upwell.feeds.cursor import Growth
+from upwell.ids import Snowflakes
+from upwell.jobs.kinds import Kinds
+from upwell.jobs.queue import JobQueue
+from upwell.session.auth import Authenticator
+from upwell.session.outcome import Answer, Changed, Outcome, PointAnswer, StatementFailed
+from upwell.session.policy import Principal
+from upwell.session.session import Engine, Sessions
+from upwell.sql.prepare import Preparer
+from upwell.storage.cold import ColdCache
+from upwell.storage.hot import HotStore, Kind
+from upwell.storage.memory import MemoryStore
+from upwell.storage.objects import ObjectStore
+from upwell.storage.rocks import RocksStore, WalSync
+from upwell.testing import cold
+from upwell.types import Owner, Value
+
+ROOT = "root"
+Rows_ = list[tuple[Value, ...]]
+
+
+class Embedded:
+    """One engine on one directory; `with` closes it. `store` None opens a `RocksStore` in the directory."""
+
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        store: HotStore | None = None,
+        clock: Clock | None = None,
+        files: Files | None = None,
+        points: Points | None = None,
+        wal_sync: WalSync | None = None,
+        durability: Durability = Durability.GROUP,
+    ) -> None:
+        self.directory = directory
+        self.clock = clock or SystemClock()
+        self.files = files or OsFiles()
+        self.points = points or NoPoints()
+        self._wal_sync = wal_sync
+        self._durability = durability
+        self._given = store
+        self._open()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @property
+    def view(self) -> View:
+        return self.committer.publication.view
+
+    @property
+    def cold_root(self) -> Path:
+        return self.directory / "storage"
+
+    def _open(self) -> None:
+        hot = self.directory / "hot"
+        self.store: HotStore = self._given or RocksStore(hot, clock=self.clock, wal_sync=self._wal_sync)
+        self.committer = Committer(self.store, points=self.points, durability=self._durability)
+        self.objects = ObjectStore(self.cold_root, self.files)
+        self.cold = ColdCache(self.objects, partitions_max=1000, group_bytes_max=1 << 24)
+        self.rows_by_key = Rows(self.cold)
+        self.overlay = Overlay()
+        self.query = QueryEngine(self.rows_by_key, self.overlay)
+        self.schema = Schema(self.committer, self.clock)
+        self.flusher = Flush(
+            self.committer, self.objects, self.rows_by_key, clock=self.clock, points=self.points
+        )
+        self.jobs = JobQueue(self.committer, self.clock)
+        self.cleanup = Cleanup(self.committer, self.objects, self.cold)
+        self.kinds = Kinds(self.committer, self.flusher, self.cleanup, self.points)
+        self.engine = Engine(
+            committer=self.committer,
+            rows=self.rows_by_key,
+            query=self.query,
+            schema=self.schema,
+            flush=self.flusher,
+            jobs=self.jobs,
+            defaults=Defaults(self.clock, Snowflakes(self.clock, worker=1)),
+            clock=self.clock,
+        )
+        self.schema.ensure_default_namespace()
+        self.threads = ThreadPoolExecutor(4, "test-query")
+        self.runner = asyncio.Runner()
+        self.growth = Growth(self.committer.publication, self.runner.get_loop())
+        self.sessions = self._make_sessions(self.growth)
+
+    def close(self) -> None:
+        """Close all but a store that was given."""
+        self.runner.close()
+        self.threads.shutdown()
+        self.committer.close()
+        if self._given is None:
+            self.store.close()
+
+    def reopen(self) -> None:
+        """Close and open again: nothing is left but what the store and the files hold."""
+        self.close()
+        self._open()
+
+    def session(self, loop: asyncio.AbstractEventLoop) -> Sessions:
+        """Return a session layer of another event loop's own."""
+        return self._make_sessions(Growth(self.committer.publication, loop))
+
+    def _make_sessions(self, growth: Growth) -> Sessions:
+        authenticator = Authenticator(
+            secret="a-secret-of-a-test-with-more-than-32-bytes",
+            clock=self.clock,
+            expiry_hours=1,
+            device_expiry_hours=1,
+            bcrypt_cost=4,
+        )
+        return Sessions(self.engine, growth, Preparer(), authenticator, self.threads, self.threads)
+
+    async def outcomes(self, sql: str, params: Sequence[Value] = (), user: str = ROOT) -> list[Outcome]:
+        """Run SQL as `user`; raise the error of the statement that failed."""
+        try:
+            return await self.sessions.execute(principal(user), sql, params, "default")
+        except StatementFailed as failure:
+            raise failure.cause from None
+
+    def run(self, sql: str, params: Sequence[Value] = (), user: str = ROOT) -> Outcome:
+        """Run SQL to its end and return the outcome of its last statement."""
+        return self.runner.run(self.outcomes(sql, params, user))[-1]
+
+    def change(self, sql: str, params: Sequence[Value] = (), user: str = ROOT) -> int:
+        """Run INSERT, UPDATE or DELETE; return how many rows changed."""
+        result = self.run(sql, params, user).result
+        assert isinstance(result, Changed), result
+        return result.count
+
+    def rows(self, sql: str, params: Sequence[Value] = (), user: str = ROOT) -> Rows_:
+        """Run a SELECT and return its rows."""
+        return answer_rows(self.run(sql, params, user))
+
+    def table(self, full_name: str) -> Table:
+        """Return a table of the View in force by its `namespace.name`."""
+        namespace, name = full_name.split(".")
+        return self.view.catalog.get_table(namespace, name)
+
+    def flush(self, full_name: str) -> dict[Owner, Flushed]:
+        """Flush all partitions of a table now, in this thread."""
+        table = self.table(full_name)
+        owners = self.flusher.pending(self.view, table)
+        return {owner: self.flusher.flush_partition(table, owner) for owner in owners}
+
+    def write(self, view: View | None = None, *, may_block: bool = True) -> Write:
+        """Begin an evaluation on `view` (by default the one in force)."""
+        view = view or self.view
+        return Write(
+            self.rows_by_key,
+            view.hot,
+            view.catalog,
+            may_block=may_block,
+            find_children=Children(self.query, view),
+            view_seq=view.seq,
+        )
+
+    def record_names(self, kind: Kind) -> list[str]:
+        """Return the names of the records of a kind, in the newest state."""
+        return [name for name, _ in self.committer.newest.scan_records(kind)]
+
+    def cold_problems(self, pk: str = "id") -> list[str]:
+        """Return what the independent reader finds wrong with the cold files."""
+        if not self.cold_root.exists():
+            return []
+        partitions = cold.partitions(self.cold_root)
+        hidden = [problem for partition in partitions for problem in cold.audit_hidden(partition, pk)]
+        return cold.audit(self.cold_root) + hidden
+
+    def cold_rows(self, full_name: str, user: str | None = None, pk: str = "id") -> list[dict[str, Any]]:
+        """Return what the independent reader sees of one partition."""
+        partition = cold.find_partition(self.cold_root, full_name, user)
+        return cold.rows(partition, pk) if partition else []
+
+
+def principal(user: str) -> Principal:
+    """Return `root` with role system, everybody else with role user."""
+    return Principal(user, Role.SYSTEM if user == ROOT else Role.USER)
+
+
+def answer_rows(outcome: Outcome) -> Rows_:
+    """Return the rows of a SELECT's outcome."""
+    match outcome.result:
+        case Answer(table):
+            return list(result_rows(table))
+        case PointAnswer(_, rows):
+            return [tuple(row) for row in rows]
+        case other:
+            raise AssertionError(f"not a SELECT: {other}")
+
+
+def memory_store() -> MemoryStore:
+    return MemoryStore(clock=SystemClock())
