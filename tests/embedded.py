@@ -169,10 +169,16 @@ class Embedded:
         return self.view.catalog.get_table(namespace, name)
 
     def flush(self, full_name: str) -> dict[Owner, Flushed]:
-        """Flush all partitions of a table now, in this thread."""
+        """Flush all partitions of a table now, in this thread; return when the cleanup is visible, as a job does."""
         table = self.table(full_name)
         owners = self.flusher.pending(self.view, table)
-        return {owner: self.flusher.flush_partition(table, owner) for owner in owners}
+        flushed = {owner: self.flusher.flush_partition(table, owner) for owner in owners}
+        self.settle()
+        return flushed
+
+    def settle(self) -> View:
+        """Return a View of all that was applied so far."""
+        return self.committer.publication.wait(self.committer.last_seq)
 
     def write(self, view: View | None = None, *, may_block: bool = True) -> Write:
         """Begin an evaluation on `view` (by default the one in force)."""

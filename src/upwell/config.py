@@ -15,6 +15,7 @@ from upwell.errors import StartRefused
 
 DEFAULT_JWT_SECRET = "upwell-development-secret-change-me"
 LOOPBACK_HOSTS = frozenset({"127.0.0.1", "::1", "localhost"})
+PASSWORD_BYTES_MAX = 72  # bcrypt reads no more
 ENVIRONMENT_PREFIX = "UPWELL_"
 # Set by tests and by launchers; not settings of the server.
 _NOT_SETTINGS = frozenset({"UPWELL_CRASH_POINT", "UPWELL_HOLD_POINT", "UPWELL_HOLD_FILE", "UPWELL_CONFIG"})
@@ -59,6 +60,8 @@ class Config:
                 f"refusing to listen on {self.host} with the default secret: anybody could sign tokens. "
                 "Set UPWELL_JWT_SECRET to a long random text"
             )
+        if len(self.root_password.encode()) > PASSWORD_BYTES_MAX:
+            raise StartRefused(f"root_password has more than {PASSWORD_BYTES_MAX} bytes")
         if self.host not in LOOPBACK_HOSTS and not self.root_password:
             raise StartRefused(
                 f"refusing to listen on {self.host} without a root password; set UPWELL_ROOT_PASSWORD"

@@ -1,5 +1,6 @@
 """The main job of the README runs as a program: exit code, every check, and the counts it promises."""
 
+import io
 import json
 import subprocess
 import sys
@@ -7,6 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+from upwell.demo import run as run_module
+from upwell.demo.check import Checks
+from upwell.demo.run import Phase
+from upwell.demo.world import Counts, World
 
 RUN_S_MAX = 180
 
@@ -81,3 +87,62 @@ def test_a_directory_in_use_is_refused(tmp_path: Path) -> None:
     assert done.returncode == 2
     assert (tmp_path / "mine").read_text() == "precious"
     assert [path.name for path in tmp_path.iterdir()] == ["mine"]
+
+
+def test_a_phase_that_fails_ends_the_run_with_a_report(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started: list[World] = []
+
+    def differ(world: World) -> Counts:
+        started.append(world)
+        world.checks.equal("one row", [("a", 1)], [("a", 2)])
+        raise LookupError("and then it broke")
+
+    phases = (run_module.PHASES[0], Phase("differ", "Differs", differ), Phase("never", "Never", differ))
+    monkeypatch.setattr(run_module, "PHASES", phases)
+    out = io.StringIO()
+    assert run_module.run_demo(as_json=True, keep=tmp_path / "kept", out=out) == 1
+
+    document = json.loads(out.getvalue())
+    assert document["failed"] == [
+        {
+            "phase": "differ",
+            "what": "one row",
+            "difference": "1 expected, 1 found; at 0 expected ('a', 1), found ('a', 2)",
+        },
+        {
+            "phase": "differ",
+            "what": "the phase ran to its end",
+            "difference": "LookupError: and then it broke",
+        },
+    ]
+    assert [(phase["name"], phase["ok"]) for phase in document["phases"]] == [
+        ("begin", True),
+        ("differ", False),
+        ("never", False),
+    ]
+    assert [world.server.is_alive for world in started] == [False]
+
+
+def test_a_phase_without_checks_is_no_success(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run_module, "PHASES", (Phase("idle", "Idle", lambda world: {}),))
+    out = io.StringIO()
+    assert run_module.run_demo(as_json=False, keep=tmp_path / "kept", out=out) == 1
+    assert "FAILED Idle: " in out.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("expected", "found", "says"),
+    [
+        (1, True, "expected 1, found True"),
+        ([1], (1,), "1 expected, 1 found; of another type"),
+        ({"a": 1}, {"b": 1}, "at 'a' expected 1, found nothing; at 'b' expected nothing, found 1"),
+        ("x", None, "expected 'x', found None"),
+    ],
+)
+def test_a_check_is_exact(expected: object, found: object, says: str) -> None:
+    checks = Checks(lambda check: None)
+    checks.equal("same", expected, expected)
+    checks.equal("different", expected, found)
+    assert [check.difference for check in checks.made] == ["", says]

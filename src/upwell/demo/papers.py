@@ -59,6 +59,7 @@ def check_papers(world: World) -> Counts:
     )
     tracebacks = [line for line in world.server.log_text().splitlines() if "Traceback" in line]
     checks.equal("tracebacks in the server's log", [], tracebacks)
+    checks.below("seconds of the whole run", RUN_S_MAX, world.elapsed_s())
     return {"demo_log_lines": len(demo), "server_log_lines": len(server)}
 
 

@@ -14,7 +14,7 @@ from upwell.demo.expected import Cells, columns
 from upwell.demo.sql import Entry
 from upwell.testing import WaitFailed, wait_until
 
-ARRIVAL_S_MAX = 10.0
+ARRIVAL_S_MAX = 5.0
 # A short patience: the demo cuts the line and kills the server, and wants to go on at once.
 PATIENCE = Patience(backoff_first_s=0.02, backoff_max_s=0.2, reconnects_max=1000)
 SYSTEM_COLUMNS = ("_seq", "_deleted")

@@ -54,12 +54,17 @@ class World:
     gaps: list[range] = field(default_factory=list)
     upload_sizes: list[int] = field(default_factory=list)
     stranger_rows: dict[str, list[Cells]] = field(default_factory=lambda: {table: [] for table in TABLES})
+    began_s: float = field(default_factory=time.perf_counter)
     cable: Cable = field(init=False)
     root: Client = field(init=False)
     owner: Client = field(init=False)
     stranger: Client = field(init=False)
     back_end: BackEnd = field(init=False)
     phone: App = field(init=False)
+
+    def elapsed_s(self) -> float:
+        """Return the seconds since the run began."""
+        return time.perf_counter() - self.began_s
 
     def begin(self) -> Counts:
         """Start the server on a fresh directory, define the tables and the users."""

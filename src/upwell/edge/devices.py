@@ -14,7 +14,7 @@ import msgspec
 
 from upwell.edge.http import Receive, Scope, Send, header, read_body, respond
 from upwell.engine.view import Publication
-from upwell.errors import AuthenticationFailed, InvalidInput, ReadOnly, TooLarge, UpwellError
+from upwell.errors import AuthenticationFailed, InvalidInput, ReadOnly, SeqTrimmed, TooLarge, UpwellError
 from upwell.feeds.download import Downloads
 from upwell.feeds.upload import Uploads
 from upwell.protocol import sync
@@ -23,6 +23,7 @@ from upwell.session.policy import Principal
 
 LIMIT_DEFAULT = 100
 LIMIT_MAX = 1_000
+DIGITS_MAX = 19
 _SCHEMA_CHARACTERS = frozenset("abcdefghijklmnopqrstuvwxyz0123456789_")
 _METHODS = {
     sync.UPLOAD_PATH: "POST",
@@ -34,7 +35,7 @@ DEVICE_PATHS = tuple(_METHODS)
 
 
 class DeviceEndpoints:
-    """Serves the paths of `_METHODS`; uploads run one at a time and downloads beside them."""
+    """Serves the paths of `_METHODS` in threads; what is decided there is the feeds' business."""
 
     def __init__(
         self,
@@ -68,6 +69,8 @@ class DeviceEndpoints:
             await _refuse(send, 401, "authentication_failed", str(error))
         except (InvalidInput, TooLarge) as error:
             await _refuse(send, 413 if isinstance(error, TooLarge) else 400, "invalid_request", str(error))
+        except SeqTrimmed as error:
+            await _refuse(send, 409, sync.HISTORY_PRUNED, str(error))
         except ReadOnly as error:
             await _refuse(send, 503, "upload_failed", str(error))
         except UpwellError as error:
@@ -117,13 +120,13 @@ async def _refuse(send: Send, status: int, code: str, message: str) -> None:
 def _parsed(body: bytes) -> sync.UploadRequest:
     try:
         return sync.decode_upload_request(body)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise InvalidInput(f"invalid JSON: {error}") from error
 
 
 def _number(query: dict[str, list[str]], name: str, *, default: int) -> int:
     text = query.get(name, [str(default)])[0]
-    if not text.isascii() or not text.isdigit() or int(text) >= 1 << 63:
+    if not text.isascii() or not text.isdigit() or len(text) > DIGITS_MAX or int(text) >= 1 << 63:
         raise InvalidInput(f"query parameter {name} is a number ≥ 0, not '{text[:40]}'")
     return int(text)
 

@@ -17,6 +17,7 @@ _INTERNAL = (
     b'{"status":"error","results":[],"took":0.0,"error":{"code":"INTERNAL_ERROR","message":"'
     b'the server met an unexpected state; its log has the details"}}'
 )
+_WRONG_METHOD = b'{"error":"method_not_allowed","message":"this path takes POST"}'
 
 
 class Gate:
@@ -30,6 +31,7 @@ class Gate:
         rest: Handler,
     ) -> None:
         self._hot = hot
+        self._hot_paths = frozenset(path for _, path in hot)
         self._any_method = any_method
         self._live = live
         self._rest = rest
@@ -42,7 +44,9 @@ class Gate:
             await self._live(scope, receive, send)
             return
         path = scope["path"]
-        handler = self._hot.get((scope["method"], path)) or self._any_method.get(path) or self._rest
+        handler = self._hot.get((scope["method"], path)) or self._any_method.get(path)
+        if handler is None:
+            handler = _wrong_method if path in self._hot_paths else self._rest
         watched = _Watched(send)
         try:
             await handler(scope, receive, watched)
@@ -50,6 +54,10 @@ class Gate:
             log.exception("Request failed unexpectedly", extra=fields(method=scope["method"], path=path))
             if not watched.started:
                 await respond(send, 500, _INTERNAL)
+
+
+async def _wrong_method(scope: Scope, receive: Receive, send: Send) -> None:
+    await respond(send, 405, _WRONG_METHOD)
 
 
 class _Watched:

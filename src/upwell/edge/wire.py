@@ -59,6 +59,10 @@ class Wire(Protocol):
 
     async def drained(self) -> None: ...
 
+    async def handed_over(self) -> None:
+        """Return when all that was written is on its way, so that a close frame comes after it."""
+        ...
+
     def hear(self, now: float) -> None:
         """Note that a message was received, or was being worked on until `now`."""
         ...
@@ -102,6 +106,9 @@ class RawWire:
     async def drained(self) -> None:
         await self._protocol.writable.wait()
 
+    async def handed_over(self) -> None:
+        pass
+
     def hear(self, now: float) -> None:
         self._protocol.heard_at = now
 
@@ -125,6 +132,8 @@ class QueuedWire:
         self._filled = asyncio.Event()
         self._emptied = asyncio.Event()
         self._emptied.set()
+        self._idle = asyncio.Event()
+        self._idle.set()
         self._task = asyncio.create_task(self._run())
 
     @property
@@ -141,11 +150,15 @@ class QueuedWire:
         self._queue.extend(frames)
         self._queued_bytes += sum(map(len, frames))
         self._filled.set()
+        self._idle.clear()
         if self.is_full:
             self._emptied.clear()
 
     async def drained(self) -> None:
         await self._emptied.wait()
+
+    async def handed_over(self) -> None:
+        await self._idle.wait()
 
     def hear(self, now: float) -> None:
         self._heard_at = now
@@ -163,6 +176,7 @@ class QueuedWire:
         self._queue.clear()
         self._queued_bytes = 0
         self._emptied.set()
+        self._idle.set()
 
     async def _run(self) -> None:
         try:
@@ -175,6 +189,7 @@ class QueuedWire:
                     if self._queued_bytes <= self._lag_bytes_max // 4:
                         self._emptied.set()
                 self._filled.clear()
+                self._idle.set()
         except OSError:  # what ASGI raises when the client is gone
             self._leave()
 

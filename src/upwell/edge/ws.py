@@ -25,6 +25,7 @@ from upwell.protocol.messages import AuthError, AuthSuccess, ClientFrame, Error,
 from upwell.session.auth import Authenticator
 from upwell.session.policy import Principal
 
+LIVE_PATH = "/v1/ws"
 CLOSE_S_MAX = 2.0
 REASON_BYTES_MAX = 123
 NORMAL, GOING_AWAY, POLICY, INTERNAL = 1000, 1001, 1008, 1011
@@ -95,8 +96,11 @@ class LiveSocket:
     async def serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one socket until it is closed."""
         await receive()
+        if scope["path"] != LIVE_PATH:
+            await _refuse(send, 404, b"live queries are at " + LIVE_PATH.encode())
+            return
         if self._is_shut:
-            await _unavailable(send)
+            await _refuse(send, 503, b"the server is shutting down")
             return
         await send({"type": "websocket.accept"})
         socket = _Socket(find_wire(scope, send, lag_bytes_max=self._config.ws_lag_bytes_max), send)
@@ -287,6 +291,7 @@ class LiveSocket:
         socket.is_closing = True
         try:
             async with asyncio.timeout(CLOSE_S_MAX):
+                await socket.wire.handed_over()
                 await socket.send({"type": "websocket.close", "code": code, "reason": _bounded(reason)})
         except (TimeoutError, OSError):
             socket.wire.abort()
@@ -304,7 +309,7 @@ def _bounded(reason: str) -> str:
     return reason.encode()[:REASON_BYTES_MAX].decode(errors="ignore")
 
 
-async def _unavailable(send: Send) -> None:
+async def _refuse(send: Send, status: int, text: bytes) -> None:
     headers = [(b"content-type", b"text/plain")]
-    await send({"type": "websocket.http.response.start", "status": 503, "headers": headers})
-    await send({"type": "websocket.http.response.body", "body": b"the server is shutting down"})
+    await send({"type": "websocket.http.response.start", "status": status, "headers": headers})
+    await send({"type": "websocket.http.response.body", "body": text})

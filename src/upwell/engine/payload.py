@@ -28,10 +28,11 @@ _raw_object = msgspec.json.Decoder(dict[str, Raw])
 
 @dataclass(frozen=True, slots=True)
 class Parsed:
-    """An uploaded payload: values by column index, and its text."""
+    """An uploaded payload: values by column index (but the key's), its text, and what that says."""
 
     values: dict[int, Value]
     text: str
+    canonical: bytes
 
 
 def parse_payload(table: Table, payload: bytes) -> Parsed:
@@ -39,22 +40,23 @@ def parse_payload(table: Table, payload: bytes) -> Parsed:
 
     Raises `ValueError` if it is no JSON object, `InvalidValue` if a column can't hold its value.
     """
-    content = msgspec.json.decode(payload)
-    if not isinstance(content, dict):
-        raise ValueError("payload is no JSON object")
-    index_of = table.index_of
-    values: dict[int, Value] = {}
-    for name, value in content.items():
-        index = index_of.get(name.lower())
-        if index is not None:
-            values[index] = _from_device(value, table.columns[index])
-    return Parsed(values, payload.decode())
+    try:
+        return _parse(table, payload)
+    except RecursionError as error:
+        raise ValueError("payload is nested too deeply") from error
 
 
-def kept_text(table: Table, row: Row, text: str) -> str | None:
-    """Return the uploaded text if the columns alone don't give it back, else None."""
-    built = _canonical.encode(_as_object(table, row))
-    return None if built == _canonical.encode(msgspec.json.decode(text)) else text
+def kept_text(table: Table, row: Row, parsed: Parsed, before: Row | None, uploaded: str | None) -> str | None:
+    """Return the text to keep beside `row`, None if the columns alone give it back.
+
+    What an upload leaves out of a live row stays there, and so it stays in the row's payload; `before` and
+    `uploaded` are that row and its kept text.
+    """
+    canonical, text = parsed.canonical, parsed.text
+    if before is not None and (stays := _left_out(table, before, uploaded, text)):
+        text = msgspec.json.encode({**_raw_object.decode(text), **stays}).decode()
+        canonical = _canonical.encode(msgspec.json.decode(text))
+    return None if canonical == _canonical.encode(_as_object(table, row)) else text
 
 
 def payload_of(table: Table, row: Row, uploaded: str | None) -> bytes:
@@ -72,6 +74,29 @@ def patched_text(table: Table, uploaded: str, before: Row, after: Row) -> str:
             value = _in_form(new, column, content.get(name))
             content[name] = Raw(msgspec.json.encode(value))
     return msgspec.json.encode(content).decode()
+
+
+def _parse(table: Table, payload: bytes) -> Parsed:
+    content = msgspec.json.decode(payload)
+    if not isinstance(content, dict):
+        raise ValueError("payload is no JSON object")
+    values: dict[int, Value] = {}
+    for name, value in content.items():
+        index = table.index_of.get(name.lower())
+        if index is not None and index != table.key_index:
+            column = table.columns[index]
+            if column.type is SqlType.JSON and isinstance(value, (dict, list, int, float)):
+                # As it was written: numbers keep their digits.
+                value = bytes(_raw_object.decode(payload)[name]).decode()
+            values[index] = _from_device(value, column)
+    return Parsed(values, payload.decode(), _canonical.encode(content))
+
+
+def _left_out(table: Table, before: Row, uploaded: str | None, text: str) -> dict[str, Raw]:
+    """Return the members of the payload before that `text` doesn't name."""
+    named = {name.lower() for name in _raw_object.decode(text)}
+    stood = _raw_object.decode(payload_of(table, before, uploaded))
+    return {name: value for name, value in stood.items() if name.lower() not in named}
 
 
 def _as_object(table: Table, row: Row) -> dict[str, object]:
@@ -96,19 +121,19 @@ def _to_device(value: Value, column: Column) -> object:
 
 def _in_form(value: Value, column: Column, old: Raw | None) -> object:
     """Return a value as the device wrote the old one: a timestamp as seconds if it was seconds."""
-    if column.type is SqlType.TIMESTAMP and isinstance(value, int) and old is not None:
-        was = msgspec.json.decode(old)
-        if isinstance(was, int) and not isinstance(was, bool):
+    was = None if old is None else msgspec.json.decode(old)
+    if column.type is SqlType.BOOLEAN and isinstance(value, bool) and isinstance(was, bool):
+        return value
+    if column.type is SqlType.TIMESTAMP and isinstance(value, int) and not isinstance(was, bool):
+        if isinstance(was, int):
             return value // _timestamp_unit_us(was)
-    if column.type is SqlType.BOOLEAN and value is not None and old in (Raw(b"true"), Raw(b"false")):
-        return bool(value)
+        if isinstance(was, float):
+            return value / _timestamp_unit_us(was)
     return _to_device(value, column)
 
 
 def _from_device(value: object, column: Column) -> Value:
     if isinstance(value, (dict, list)):
-        if column.type is SqlType.JSON:
-            return msgspec.json.encode(value).decode()
         raise InvalidValue(f"column '{column.name}' ({column.type.name}) cannot hold a JSON {_kind(value)}")
     assert value is None or isinstance(value, (bool, int, float, str))
     match column.type:
@@ -118,8 +143,6 @@ def _from_device(value: object, column: Column) -> Value:
             return _from_base64(value, column)
         case SqlType.UUID if isinstance(value, str) and len(value) == 24:
             return coerce(_from_base64(value, column).hex(), column)
-        case SqlType.JSON if isinstance(value, (bool, int, float)):
-            return msgspec.json.encode(value).decode()
         case _:
             return coerce(value, column)
 

@@ -25,7 +25,7 @@ from upwell.engine.overlay import Overlay
 from upwell.engine.rows import Rows
 from upwell.engine.view import View
 from upwell.errors import InvalidSql, QueryFailure, UpwellError
-from upwell.storage.arrow import DELETED, SEQ, physical_name, table_schema
+from upwell.storage.arrow import DELETED, SEQ, physical_name, scan_schema, table_schema
 from upwell.storage.cold import ColdPartition
 from upwell.types import Owner
 
@@ -199,7 +199,7 @@ def _context(namespace: str) -> SessionContext:
 def _plan_cold(partition: ColdPartition, table: Table) -> DataFrame:
     """Plan a scan of the manifest's segments without tombstones and hidden rows."""
     context = SessionContext(SessionConfig().with_target_partitions(1))
-    schema = table_schema(table.columns, physical=True)
+    schema = scan_schema(table.columns)
     context.register_parquet("cold", str(partition.link_dir()), schema=schema)
     columns = [col(f'"{physical_name(column)}"').alias(column.name) for column in table.columns]
     frame = context.table("cold").filter(~col(DELETED)).select(*columns, col(SEQ), col(DELETED))

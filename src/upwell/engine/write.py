@@ -13,7 +13,7 @@ from upwell.engine.catalog import Catalog, OnDelete, Reference, Table, TableKind
 from upwell.engine.payload import patched_text
 from upwell.engine.rows import Found, Rows
 from upwell.errors import AlreadyExists, ConstraintViolation
-from upwell.storage.hot import Batch, Expectation, HotReader, NoChangeAfter, RowWrite, Version
+from upwell.storage.hot import Batch, Expectation, HotReader, NoChangeAfter, RecordWrite, RowWrite, Version
 from upwell.types import SHARED, Key, Op, Owner, Row
 
 EVERY_OWNER = cast(Owner, None)
@@ -25,24 +25,26 @@ FindChildren = Callable[[Table, Owner, Reference, Sequence[Key]], Iterable[tuple
 
 
 class ParentMissing(ConstraintViolation):
-    """A foreign key points at no live row; `missing` is `namespace.table:value`."""
+    """Foreign keys point at no live row: `missing` as `namespace.table:value`, `places` where they look."""
 
-    def __init__(self, table: Table, column: str, missing: str) -> None:
+    def __init__(self, table: Table, column: str, missing: Sequence[tuple[str, Place]]) -> None:
         super().__init__(
-            f"foreign key '{column}' of {table.full_name} refers to {missing}, which does not exist; "
+            f"foreign key '{column}' of {table.full_name} refers to {missing[0][0]}, which does not exist; "
             "insert the parent first"
         )
-        self.missing = missing
+        self.missing = [name for name, _ in missing]
+        self.places = [place for _, place in missing]
 
 
 class ChildrenLeft(ConstraintViolation):
-    """A parent row can't be deleted while `child` rows refer to it."""
+    """A parent row can't be deleted while the rows of `child` at `places` refer to it."""
 
-    def __init__(self, parent: Table, key: Key, child: Table) -> None:
+    def __init__(self, parent: Table, key: Key, child: Table, places: Sequence[Place]) -> None:
         super().__init__(
             f"row '{shown(key)}' of {parent.full_name} is still referenced by {child.full_name}; "
             "delete those rows first"
         )
+        self.places = places
 
 
 def shown(key: Key) -> str:
@@ -65,6 +67,7 @@ class Savepoint:
 
     staged: dict[Place, RowWrite]
     rows: list[RowWrite]
+    records: list[RecordWrite]
     expectations: list[Expectation]
     manifests_expected: set[tuple[int, Owner]]
 
@@ -87,6 +90,8 @@ class Write:
         view_seq: int,
     ) -> None:
         self.batch = Batch()
+        self.promised: frozenset[Place] = frozenset()
+        """Rows that the caller stages before it commits: parents that are there, children that let go."""
         self._rows = rows
         self._reader = reader
         self._catalog = catalog
@@ -114,6 +119,7 @@ class Write:
         return Savepoint(
             dict(self._staged),
             list(self.batch.rows),
+            list(self.batch.records),
             list(self.batch.expectations),
             set(self._manifests_expected),
         )
@@ -121,12 +127,17 @@ class Write:
     def roll_back(self, savepoint: "Savepoint") -> None:
         self._staged = savepoint.staged
         self.batch.rows = savepoint.rows
+        self.batch.records = savepoint.records
         self.batch.expectations = savepoint.expectations
         self._manifests_expected = savepoint.manifests_expected
 
     def is_staged(self, table: Table, owner: Owner, key: Key) -> bool:
         """Whether this evaluation has already written the key."""
-        return (table.id, owner, key) in self._staged
+        return self.has_staged((table.id, owner, key))
+
+    def has_staged(self, place: Place) -> bool:
+        """Whether this evaluation has already written the row at `place`."""
+        return place in self._staged
 
     def insert(self, table: Table, owner: Owner, row: Row, origin: Origin | None = None) -> None:
         """Stage a new row; raise `AlreadyExists`, `ParentMissing` or a NOT NULL violation."""
@@ -155,10 +166,14 @@ class Write:
         """Stage tombstones of live rows; children restrict, follow or lose their reference."""
         for key in keys:
             self._stage(table, owner, key, Op.DELETE, None, origin)
+        held: list[tuple[Key, Place]] = []
         for child, reference in self._catalog.children.get(table.id, ()):
             self._expect_no_new_child(table, owner, child)
             for child_owner in self._child_owners(child, owner):
-                self._settle_children(table, child, child_owner, reference, keys)
+                held += self._settle_children(child, child_owner, reference, keys)
+        if held:
+            key, place = held[0]
+            raise ChildrenLeft(table, key, self._catalog.by_id[place[0]], [place for _, place in held])
 
     def expect(self, expectation: Expectation) -> None:
         """Ask the commit to hold one more thing."""
@@ -241,24 +256,35 @@ class Write:
                 raise ConstraintViolation(
                     f"NOT NULL constraint violation: column '{column.name}' cannot be NULL"
                 )
-        for reference in table.references:
-            value = row[reference.column]
-            if value is not None and (before is None or before[reference.column] != value):
-                self._check_parent(table, owner, reference, value)
+        self_place = (table.id, owner, row[table.key_index])
+        missing = [
+            (reference.column, lost)
+            for reference in table.references
+            if (value := row[reference.column]) is not None
+            and (before is None or before[reference.column] != value)
+            and (lost := self._missing_parent(owner, reference, value, self_place))
+        ]
+        if missing:
+            raise ParentMissing(table, table.columns[missing[0][0]].name, [lost for _, lost in missing])
 
-    def _check_parent(self, table: Table, owner: Owner, reference: Reference, key: Key) -> None:
+    def _missing_parent(
+        self, owner: Owner, reference: Reference, key: Key, self_place: tuple[int, Owner, object]
+    ) -> tuple[str, Place] | None:
+        """Return name and place of a parent that isn't there, else ask the commit to hold that it is."""
         parent = self._catalog.by_id.get(reference.parent)
-        column = table.columns[reference.column].name
         if parent is None:
-            raise ParentMissing(table, column, f"a dropped table: {shown(key)}")
+            return f"a dropped table: {shown(key)}", (reference.parent, owner, key)
         parent_owner = owner if parent.kind is TableKind.USER else SHARED
+        place = (parent.id, parent_owner, key)
+        if place == self_place or place in self.promised:
+            return None
         if self.find_live(parent, parent_owner, key) is None:
-            raise ParentMissing(table, column, f"{parent.full_name}:{shown(key)}")
-        if not self.is_staged(parent, parent_owner, key):
-            for expectation in self._look_up(parent, parent_owner, key).expectations(
+            return f"{parent.full_name}:{shown(key)}", place
+        if not self.has_staged(place):
+            self.batch.expectations += self._look_up(parent, parent_owner, key).expectations(
                 parent, parent_owner, key
-            ):
-                self.expect(expectation)
+            )
+        return None
 
     def _child_owners(self, child: Table, owner: Owner) -> list[Owner]:
         if child.kind is TableKind.SHARED:
@@ -274,13 +300,15 @@ class Write:
         self.expect(NoChangeAfter(child.id, owner, self._view_seq))
 
     def _settle_children(
-        self, parent: Table, child: Table, owner: Owner, reference: Reference, keys: Sequence[Key]
-    ) -> None:
+        self, child: Table, owner: Owner, reference: Reference, keys: Sequence[Key]
+    ) -> list[tuple[Key, Place]]:
+        """Return (parent key, place) of the children that hold their parent; the others follow or let go."""
+        held: list[tuple[Key, Place]] = []
         cascade: list[Key] = []
         for parent_key, child_key in self._live_children(child, owner, reference, keys):
             match reference.on_delete:
                 case OnDelete.RESTRICT:
-                    raise ChildrenLeft(parent, parent_key, child)
+                    held.append((parent_key, (child.id, owner, child_key)))
                 case OnDelete.CASCADE:
                     cascade.append(child_key)
                 case OnDelete.SET_NULL:
@@ -292,6 +320,7 @@ class Write:
                     self.update(child, owner, child_key, row)
         if cascade:
             self.delete(child, owner, cascade)
+        return [(key, place) for key, place in held if place not in self.promised]
 
     def _live_children(
         self, child: Table, owner: Owner, reference: Reference, keys: Sequence[Key]

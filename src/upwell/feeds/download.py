@@ -22,8 +22,8 @@ from upwell.engine.payload import payload_of
 from upwell.engine.rows import Rows
 from upwell.engine.view import View
 from upwell.engine.write import shown
-from upwell.errors import InvalidInput
-from upwell.feeds.upload import SourceState
+from upwell.errors import SeqTrimmed
+from upwell.feeds.wave import SourceState
 from upwell.ids import snowflake_ms
 from upwell.protocol import sync
 from upwell.storage.hot import Change, Kind, Version
@@ -33,11 +33,12 @@ SCAN_CHANGES = 1_000
 
 
 class HydrationCursor(msgspec.Struct, frozen=True, array_like=True):
-    """Where a hydration stands: the counter at its begin, the table's id (0: none yet) and the last key."""
+    """Where a hydration stands: the store's history, the counter at its begin, the last row's table and key."""
 
+    stream: str
     began: int
-    table: int
-    key: str
+    table: int = 0
+    key: str | None = None
 
 
 class Downloads:
@@ -81,10 +82,14 @@ class Downloads:
     def hydrate(
         self, user: str, source: str, *, cursor: str | None, limit: int, schema: str | None
     ) -> sync.HydrateResponse:
-        """Return the next page of live rows; the first page fixes where the log goes on."""
+        """Return the next page of live rows; the first page fixes where the log goes on.
+
+        Raises `SeqTrimmed` for a cursor that leads nowhere: the hydration has to start again.
+        """
         view = self._committer.publication.view
         owner = user_owner(user)
-        at = _decode_cursor(cursor) if cursor else HydrationCursor(view.hot.owner_counter(owner), 0, "")
+        began = view.hot.owner_counter(owner)
+        at = self._decoded(cursor) if cursor else HydrationCursor(self._stream_id, began)
         page, at, has_more = self._live_rows(view, owner, at, limit, schema)
         return sync.HydrateResponse(
             changes=page,
@@ -94,6 +99,17 @@ class Downloads:
             next_change_id=_change_id_max(view, user, source) + 1,
             stream_id=self._stream_id,
         )
+
+    def _decoded(self, text: str) -> HydrationCursor:
+        try:
+            cursor = msgspec.msgpack.decode(base64.urlsafe_b64decode(text), type=HydrationCursor)
+        except (binascii.Error, ValueError) as error:
+            raise SeqTrimmed(
+                "this is no hydration cursor of this server; start the hydration again"
+            ) from error
+        if cursor.stream != self._stream_id:
+            raise SeqTrimmed("the hydration cursor is of another history; start the hydration again")
+        return cursor
 
     def _collect(
         self,
@@ -130,12 +146,12 @@ class Downloads:
         page: list[sync.DownloadChange] = []
         start = next((i for i, table in enumerate(tables) if table.id == at.table), 0)
         for table in tables[start:]:
-            after: Key | None = at.key if table.id == at.table and at.key else None
+            after: Key | None = at.key if table.id == at.table else None
             room = limit - len(page)
             versions = list(islice(self._rows.scan(view.hot, table, owner, after), room + 1))
             page += [_hydrated(table, version, at.began) for version in versions[:room]]
             if versions[:room]:
-                at = HydrationCursor(at.began, table.id, str(versions[:room][-1].key))
+                at = HydrationCursor(at.stream, at.began, table.id, str(versions[:room][-1].key))
             if len(versions) > room:
                 return page, at, True
         return page, at, False
@@ -196,10 +212,3 @@ def _change_id_max(view: View, user: str, source: str) -> int:
 
 def _encode_cursor(cursor: HydrationCursor) -> str:
     return base64.urlsafe_b64encode(msgspec.msgpack.encode(cursor)).decode()
-
-
-def _decode_cursor(text: str) -> HydrationCursor:
-    try:
-        return msgspec.msgpack.decode(base64.urlsafe_b64decode(text), type=HydrationCursor)
-    except (binascii.Error, ValueError) as error:
-        raise InvalidInput("cursor is not one that this server gave; start the hydration again") from error

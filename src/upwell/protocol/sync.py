@@ -4,10 +4,10 @@ Law: payloads stay the bytes that came in (`msgspec.Raw`); numbers are JSON inte
 a key that doesn't apply is absent, except `payload` of a server row and of a download, which may be null.
 """
 
-from typing import Literal
+from typing import Annotated, Literal
 
 import msgspec
-from msgspec import UNSET, Raw, Struct, UnsetType
+from msgspec import UNSET, Meta, Raw, Struct, UnsetType
 
 UPLOAD_PATH = "/sync/upload"
 DOWNLOAD_PATH = "/sync/download"
@@ -16,12 +16,16 @@ SCHEMA_VERSION_PATH = "/sync/schema-version"
 DEVICE_TOKEN_PATH = "/v1/api/auth/device"
 
 Op = Literal["INSERT", "UPDATE", "DELETE"]
+Int64 = Annotated[int, Meta(ge=-(1 << 63), le=(1 << 63) - 1)]
 
 NULL = Raw(b"null")
 
-# Values of `Invalid.reason` that a device has to tell apart; any other reason means "keep and retry".
+# Values of `Invalid.reason`. A device drops or quarantines a change for the last three only (the reference's
+# for BAD_PAYLOAD and UNREGISTERED_TABLE); any other reason means "keep and retry".
 FK_MISSING = "fk_missing"
 HAS_CHILDREN = "has_children"
+INVALID_VALUE = "invalid_value"
+CONSTRAINT_VIOLATION = "constraint_violation"
 BAD_PAYLOAD = "bad_payload"
 UNREGISTERED_TABLE = "unregistered_table"
 BATCH_TOO_LARGE = "batch_too_large"
@@ -31,11 +35,11 @@ HISTORY_PRUNED = "history_pruned"
 class UploadChange(Struct, kw_only=True):
     """One change of one row; `server_version` is the version that the device started from (0: a new row)."""
 
-    source_change_id: int
+    source_change_id: Int64
     table: str
     op: str
     pk: str
-    server_version: int
+    server_version: Int64
     schema: str = "public"
     payload: Raw | UnsetType = UNSET
 

@@ -14,14 +14,14 @@ import bcrypt
 import jwt
 
 from upwell.clock import Clock
+from upwell.config import PASSWORD_BYTES_MAX
 from upwell.engine.catalog import Catalog, Role, User
-from upwell.errors import AuthenticationFailed
+from upwell.errors import AuthenticationFailed, InvalidOperation
 from upwell.session.policy import Principal
 
 ISSUER = "kalamdb"
 LEEWAY_S = 60
 TOKENS_KEPT_MAX = 10_000
-PASSWORD_BYTES_MAX = 72  # bcrypt reads no more
 _ALGORITHMS = ["HS256"]
 
 
@@ -63,7 +63,7 @@ class Authenticator:
         """Return the user; an unknown one costs the same time as a wrong password."""
         known = user is not None and user.password_hash is not None
         stored = user.password_hash.encode() if user and user.password_hash else self._nobody_hash
-        if not bcrypt.checkpw(_bounded(password), stored) or not known:
+        if not bcrypt.checkpw(_bounded(password), stored) or not known or _is_long(password):
             raise AuthenticationFailed("INVALID_CREDENTIALS", "Invalid credentials")
         assert user is not None
         return user
@@ -87,8 +87,8 @@ class Authenticator:
 
     def principal(self, authorization: str | None, catalog: Catalog) -> Principal:
         """Return who sends an `Authorization` header of an access token."""
-        claims = self._claims(_bearer(authorization))
-        if claims.get("token_type") != "access" or claims.get("iss") != ISSUER or "did" in claims:
+        claims = self._own_claims(authorization)
+        if claims.get("token_type") != "access":
             raise _invalid()
         user = catalog.users.get(str(claims["sub"]))
         if user is None or user.role.value != claims.get("role"):
@@ -97,8 +97,8 @@ class Authenticator:
 
     def refresh_user(self, authorization: str | None, catalog: Catalog) -> User:
         """Return the account behind a refresh token."""
-        claims = self._claims(_bearer(authorization))
-        if claims.get("token_type") != "refresh" or "did" in claims:
+        claims = self._own_claims(authorization)
+        if claims.get("token_type") != "refresh":
             raise AuthenticationFailed("INVALID_CREDENTIALS", "Refresh endpoint requires a refresh token")
         user = catalog.users.get(str(claims["sub"]))
         if user is None or user.role.value != claims.get("role"):
@@ -132,6 +132,13 @@ class Authenticator:
         }
         return Token(jwt.encode(claims, self._secret, "HS256"), now + expiry_s)
 
+    def _own_claims(self, authorization: str | None) -> dict[str, object]:
+        """Return the claims of a token that only this server can have issued: with an end, for no device."""
+        claims = self._claims(_bearer(authorization))
+        if claims.get("iss") != ISSUER or "exp" not in claims or "did" in claims:
+            raise _invalid()
+        return claims
+
     def _claims(self, token: str) -> dict[str, object]:
         digest = hashlib.sha256(token.encode()).hexdigest()
         claims = self._verified.get(digest)
@@ -159,11 +166,23 @@ class Authenticator:
             raise _invalid() from error
         if not isinstance(claims.get("sub"), str) or not claims["sub"]:
             raise _invalid()
+        if not isinstance(claims.get("exp", 0), (int, float)):
+            raise _invalid()
         return claims
 
     def now_s(self) -> int:
         """The time that tokens are judged by, in whole seconds since the epoch."""
         return self._clock.now_us() // 1_000_000
+
+
+def refuse_password(password: str) -> None:
+    """Raise if a new password is longer than its hash could tell apart."""
+    if _is_long(password):
+        raise InvalidOperation(f"a password has at most {PASSWORD_BYTES_MAX} bytes")
+
+
+def _is_long(password: str) -> bool:
+    return len(password.encode()) > PASSWORD_BYTES_MAX
 
 
 def _bearer(authorization: str | None) -> str:

@@ -9,6 +9,8 @@ from enum import Enum
 
 from upwell.engine.catalog import Access, Role, Table, TableKind
 from upwell.errors import PermissionDenied
+from upwell.sql.statements import CreateNamespace, CreateUser, DropNamespace
+from upwell.sql.tree import CreateTableTree, DropTableTree, FlushTree, Tree
 
 _RANK = {Role.USER: 1, Role.SERVICE: 2, Role.DBA: 3, Role.SYSTEM: 4}
 
@@ -35,6 +37,23 @@ def require_admin(principal: Principal, area: str) -> None:
     """Raise unless the role is dba or system."""
     if not principal.is_admin:
         raise PermissionDenied(f"Admin privileges (DBA or System role) required for {area}")
+
+
+def require_statement(principal: Principal, tree: Tree) -> None:
+    """Raise if the role may not issue such a statement at all, whatever it names."""
+    match tree:
+        case CreateNamespace() | DropNamespace():
+            require_admin(principal, "namespace management")
+        case CreateUser():
+            require_admin(principal, "user management")
+        case CreateTableTree(table=table):
+            require_create(principal, table.kind or TableKind.SHARED)
+        case DropTableTree():
+            require_admin(principal, "dropping tables")
+        case FlushTree():
+            require_flush(principal)
+        case _:
+            pass
 
 
 def require_table(principal: Principal, action: Action, table: Table) -> None:

@@ -33,7 +33,7 @@ from upwell.feeds.cursor import Growth
 from upwell.ids import ulid, uuid7
 from upwell.jobs.queue import JobQueue, JobType
 from upwell.session import definition
-from upwell.session.auth import Authenticator
+from upwell.session.auth import Authenticator, refuse_password
 from upwell.session.dml import Evaluation, Foreign, evaluate
 from upwell.session.order import ordered
 from upwell.session.outcome import Answer, Changed, Message, Outcome, PointAnswer, StatementFailed
@@ -44,9 +44,11 @@ from upwell.session.policy import (
     require_admin,
     require_flush,
     require_impersonation,
+    require_statement,
     require_table,
 )
 from upwell.session.system import is_system, system_table
+from upwell.sql.parse import parse
 from upwell.sql.prepare import Preparer
 from upwell.sql.render import render
 from upwell.sql.statements import (
@@ -115,6 +117,8 @@ class Sessions:
         texts = self._statements(sql)
         if params and len(texts) > 1:
             raise RequestRefused("PARAMS_WITH_BATCH", "parameters go with one statement, not with several")
+        if len(texts) > 1 and not principal.is_admin:
+            self._judge(principal, texts)
         space = (namespace or DEFAULT_NAMESPACE).lower()
         outcomes: list[Outcome] = []
         for number, text in enumerate(texts, 1):
@@ -142,6 +146,15 @@ class Sessions:
             return self._preparer.statements(sql)
         except InvalidSql as error:
             raise RequestRefused("BATCH_PARSE_ERROR", f"Failed to parse SQL batch: {error}") from error
+
+    @staticmethod
+    def _judge(principal: Principal, texts: Sequence[str]) -> None:
+        """Refuse a batch as a whole for a statement that the role may not issue."""
+        for number, text in enumerate(texts, 1):
+            try:
+                require_statement(principal, parse(text))
+            except UpwellError as error:
+                raise StatementFailed(number, text, error) from error
 
     async def _settled(self, error: UpwellError) -> UpwellError:
         """Return the error when what it may rest on is durable, `ReadOnly` if that never will be."""
@@ -360,6 +373,7 @@ class _Run:
             raise InvalidOperation("only role system can create users of role system")
         password_hash = None
         if statement.password is not None:
+            refuse_password(statement.password)
             password_hash = await self._in_slow_thread(
                 partial(self._sessions.authenticator.hash_password, statement.password)
             )

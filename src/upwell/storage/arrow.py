@@ -60,6 +60,16 @@ def table_schema(columns: Sequence[Column], *, physical: bool) -> pa.Schema:
     return pa.schema(fields)
 
 
+def scan_schema(columns: Sequence[Column]) -> pa.Schema:
+    """Return the schema to scan segments with: physical names, otherwise the very fields of hot rows.
+
+    Field ids are for the files: a plan over both tiers needs the same metadata on both sides.
+    """
+    logical = table_schema(columns, physical=False)
+    named = zip(logical, [*map(physical_name, columns), SEQ, DELETED], strict=True)
+    return pa.schema([field.with_name(name) for field, name in named])
+
+
 def system_field(name: str, sql_type: SqlType, *, nullable: bool, field_id: int | None = None) -> pa.Field:
     """Return a field that is nobody's declared column."""
     return pa.field(

@@ -123,9 +123,7 @@ class Rig:
         """Return the rows of the newest View by key."""
         text = "SELECT id, kind, size FROM default.items" + (f" WHERE {where}\n" if where else "")
         source = Source(self.table, owner)
-        found = self.query.run(
-            self.growth.view, text, "default", [("default", "items")], lambda *_: source
-        )
+        found = self.query.run(self.growth.view, text, "default", [("default", "items")], lambda *_: source)
         return {int(row[0]): list(row) for row in result_rows(found)}  # type: ignore[arg-type]
 
     def log(self, owner: Owner, *, after: int, until: int | None = None) -> list[Change]:

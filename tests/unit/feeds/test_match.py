@@ -41,9 +41,7 @@ def watch(
     return Watch(table, owner, EVERYTHING[table.id], predicate, None, view)
 
 
-def change(
-    before: Row | None, after: Row | None, *, table: Table = ITEMS, owner: Owner = ANN
-) -> Change:
+def change(before: Row | None, after: Row | None, *, table: Table = ITEMS, owner: Owner = ANN) -> Change:
     row = after or before
     key = row[0] if row else 1
     op = "DELETE" if after is None else "UPDATE" if before else "INSERT"

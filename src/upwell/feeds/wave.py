@@ -1,0 +1,278 @@
+"""A wave: changes of distinct rows, evaluated on one View, and their commit.
+
+Law: a change that can't be applied affects itself alone; it is judged by its base version, and its receipt
+makes a repetition harmless. Parents come before their children, children go before their parents, and rows
+that refer to each other in a circle come or go together.
+"""
+
+from collections import deque
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from urllib.parse import quote
+
+import msgspec
+
+from upwell.engine.catalog import Table
+from upwell.engine.commit import Committer
+from upwell.engine.defaults import Defaults
+from upwell.engine.payload import Parsed, kept_text, payload_of
+from upwell.engine.query import QueryEngine
+from upwell.engine.references import Children
+from upwell.engine.rows import Rows
+from upwell.engine.view import View
+from upwell.engine.write import ChildrenLeft, Origin, ParentMissing, Place, Write, shown
+from upwell.errors import ConstraintViolation
+from upwell.protocol import sync
+from upwell.storage.hot import Kind, RecordIs, RecordWrite, Version
+from upwell.types import Key, Op, Row, user_owner
+
+
+class Receipt(msgspec.Struct, frozen=True, array_like=True):
+    """What a change id did: digest of its content, the row, and the version that it made (0: none)."""
+
+    digest: bytes
+    table: int
+    key: str
+    version: int
+
+
+class SourceState(msgspec.Struct, frozen=True, array_like=True):
+    """What the server knows of one source: the highest change id that it has seen."""
+
+    change_id_max: int
+
+
+@dataclass(slots=True)
+class UploadedChange:
+    """One change after validation; `index` is its place in the request."""
+
+    index: int
+    id: int
+    table: Table
+    op: Op
+    key: Key
+    base: int
+    payload: Parsed
+    digest: bytes
+
+
+class Wave:
+    """One evaluation of changes with distinct rows on one View, and its commit."""
+
+    def __init__(
+        self,
+        committer: Committer,
+        rows: Rows,
+        query: QueryEngine,
+        defaults: Defaults,
+        user: str,
+        source: str,
+        changes: Sequence[UploadedChange],
+    ) -> None:
+        self._committer = committer
+        self._view: View = committer.publication.view
+        self._defaults = defaults
+        self._user = user
+        self._source = source
+        self._owner = user_owner(user)
+        self._names = f"{quote(user, safe='')}/{quote(source, safe='')}"
+        foreseen: dict[int, list[Key]] = {}
+        for change in changes:
+            if change.op is Op.DELETE:
+                foreseen.setdefault(change.table.id, []).append(change.key)
+        self._write = Write(
+            rows,
+            self._view.hot,
+            self._view.catalog,
+            may_block=True,
+            find_children=Children(query, self._view, foreseen),
+            view_seq=self._view.seq,
+        )
+        self.statuses: dict[int, sync.Status] = {}
+        self._change_id_max = 0
+
+    def evaluate(self, changes: Sequence[UploadedChange]) -> None:
+        """Try each change, upserts before deletes."""
+        self._settle(change for change in changes if change.op is not Op.DELETE)
+        self._settle(change for change in changes if change.op is Op.DELETE)
+
+    def _settle(self, changes: Iterable[UploadedChange]) -> None:
+        """Try each change; one that needs another of this very upload is tried again right after that."""
+        ready = deque(changes)
+        stuck: dict[Place, tuple[UploadedChange, Sequence[Place]]] = {}
+        waiting: dict[Place, list[UploadedChange]] = {}
+        while ready:
+            change = ready.popleft()
+            place = self._place(change)
+            needs = self._try(change)
+            if needs:
+                stuck[place] = change, needs
+                waiting.setdefault(needs[0], []).append(change)
+            else:
+                stuck.pop(place, None)
+                ready.extendleft(reversed(waiting.pop(place, ())))
+        self._settle_circle(stuck)
+
+    def _settle_circle(self, stuck: dict[Place, tuple[UploadedChange, Sequence[Place]]]) -> None:
+        """Apply the stuck changes that need nothing but each other: they stand or fall together."""
+        needed_by: dict[Place, list[Place]] = {}
+        for place, (_, needs) in stuck.items():
+            for need in needs:
+                needed_by.setdefault(need, []).append(place)
+        lost = [need for need in needed_by if need not in stuck and not self._write.has_staged(need)]
+        while lost:
+            lost += [place for place in needed_by.get(lost.pop(), ()) if stuck.pop(place, None)]
+        if not stuck:
+            return
+        savepoint, refusals = self._write.savepoint(), dict(self.statuses)
+        self._write.promised = frozenset(stuck)
+        if [change for change, _ in stuck.values() if self._try(change)]:
+            self._write.roll_back(savepoint)
+            self.statuses = refusals
+        self._write.promised = frozenset()
+
+    def commit(self) -> int:
+        """Commit rows and receipts; return the seq that covers all answers of this wave."""
+        batch = self._write.batch
+        if not batch.rows and not batch.records:
+            return self._view.seq
+        record = self._view.hot.find_record(Kind.SOURCE, self._names)
+        known = msgspec.msgpack.decode(record, type=SourceState).change_id_max if record else 0
+        if self._change_id_max > known:
+            state = msgspec.msgpack.encode(SourceState(self._change_id_max))
+            batch.records.append(RecordWrite(Kind.SOURCE, self._names, state))
+            batch.expectations.append(RecordIs(Kind.SOURCE, self._names, record))
+        return self._committer.apply(batch)
+
+    def _place(self, change: UploadedChange) -> Place:
+        return change.table.id, self._owner, change.key
+
+    def _try(self, change: UploadedChange) -> Sequence[Place]:
+        """Answer a change; return the rows that have to come, or go, before it, if there are any."""
+        savepoint = self._write.savepoint() if self._has_children(change) else None
+        try:
+            self.statuses[change.index] = self._apply(change)
+        except ConstraintViolation as refusal:
+            if savepoint:
+                self._write.roll_back(savepoint)
+            self.statuses[change.index] = _refused(change, refusal)
+            return refusal.places if isinstance(refusal, (ParentMissing, ChildrenLeft)) else ()
+        return ()
+
+    def _has_children(self, change: UploadedChange) -> bool:
+        """Whether a refusal may come after something was staged."""
+        return change.op is Op.DELETE and change.table.id in self._view.catalog.children
+
+    def _apply(self, change: UploadedChange) -> sync.Status:
+        current = self._write.current(change.table, self._owner, change.key)
+        receipt = self._receipt(change)
+        if receipt is not None and receipt.digest == change.digest:
+            return _without_effect(change, current, is_repeated=True)
+        version = current.count if current else 0
+        if change.base != version and not self._made_by_this_id(change, receipt, version):
+            return self._behind(change, current)
+        if change.op is Op.DELETE:
+            return self._delete(change, current)
+        return self._upsert(change, current)
+
+    def _upsert(self, change: UploadedChange, current: Version | None) -> sync.Status:
+        table = change.table
+        before = current.row if current is not None else None
+        row = list(before) if before is not None else self._new_row(table)
+        for index, value in change.payload.values.items():
+            row[index] = value
+        row[table.key_index] = change.key
+        uploaded = current.uploaded if current is not None else None
+        text = kept_text(table, row, change.payload, before, uploaded)
+        origin = Origin(self._source, change.id, text)
+        if before is None:
+            self._write.insert(table, self._owner, row, origin)
+        else:
+            self._write.update(table, self._owner, change.key, row, origin)
+        return self._applied(change, current)
+
+    def _new_row(self, table: Table) -> Row:
+        return self._defaults.row(table.columns, user=self._user, now_us=self._defaults.now_us())
+
+    def _delete(self, change: UploadedChange, current: Version | None) -> sync.Status:
+        if current is None or current.row is None:
+            self._keep_receipt(change, 0)
+            return _without_effect(change, current, is_repeated=False)
+        origin = Origin(self._source, change.id, None)
+        self._write.delete(change.table, self._owner, [change.key], origin)
+        return self._applied(change, current)
+
+    def _applied(self, change: UploadedChange, current: Version | None) -> sync.Status:
+        version = (current.count if current else 0) + 1
+        self._keep_receipt(change, version)
+        return sync.Status(source_change_id=change.id, status="applied", new_server_version=version)
+
+    def _behind(self, change: UploadedChange, current: Version | None) -> sync.Status:
+        """Answer a change whose base version isn't the current one."""
+        if current is None:
+            if change.op is Op.DELETE:
+                return _without_effect(change, None, is_repeated=False)
+            return _not_applied(change, "internal_error", "conflict without server_row")
+        deleted = current.row is None
+        row = sync.ServerRow(
+            schema_name=change.table.namespace,
+            table_name=change.table.name,
+            id=shown(change.key),
+            server_version=current.count,
+            deleted=deleted,
+            payload=sync.NULL
+            if current.row is None
+            else msgspec.Raw(payload_of(change.table, current.row, current.uploaded)),
+        )
+        return sync.Status(source_change_id=change.id, status="conflict", server_row=row)
+
+    def _receipt_name(self, change: UploadedChange) -> str:
+        return f"{self._names}/{change.id}"
+
+    def _receipt(self, change: UploadedChange) -> Receipt | None:
+        record = self._view.hot.find_record(Kind.RECEIPT, self._receipt_name(change))
+        return msgspec.msgpack.decode(record, type=Receipt) if record else None
+
+    def _made_by_this_id(self, change: UploadedChange, receipt: Receipt | None, version: int) -> bool:
+        """Whether the row's newest version was made by this very change id with other content."""
+        return (
+            receipt is not None
+            and receipt.version == version > 0
+            and (receipt.table, receipt.key) == (change.table.id, shown(change.key))
+        )
+
+    def _keep_receipt(self, change: UploadedChange, version: int) -> None:
+        self._change_id_max = max(self._change_id_max, change.id)
+        receipt = Receipt(change.digest, change.table.id, shown(change.key), version)
+        self._write.batch.records.append(
+            RecordWrite(Kind.RECEIPT, self._receipt_name(change), msgspec.msgpack.encode(receipt))
+        )
+
+
+def _refused(change: UploadedChange, refusal: ConstraintViolation) -> sync.Status:
+    match refusal:
+        case ParentMissing(missing=missing):
+            details = msgspec.Raw(msgspec.json.encode({"missing": missing}))
+            invalid = sync.Invalid(reason=sync.FK_MISSING, details=details)
+            return sync.Status(source_change_id=change.id, status="invalid", invalid=invalid)
+        case ChildrenLeft():
+            return _not_applied(change, sync.HAS_CHILDREN, str(refusal))
+        case _:
+            return _not_applied(change, sync.CONSTRAINT_VIOLATION, str(refusal))
+
+
+def _not_applied(change: UploadedChange, reason: str, message: str) -> sync.Status:
+    details = msgspec.Raw(msgspec.json.encode({"error": message}))
+    invalid = sync.Invalid(reason=reason, details=details)
+    return sync.Status(source_change_id=change.id, status="invalid", message=message, invalid=invalid)
+
+
+def _without_effect(change: UploadedChange, current: Version | None, *, is_repeated: bool) -> sync.Status:
+    """Answer what needs no doing, with where the row is now; version 0: there never was one."""
+    return sync.Status(
+        source_change_id=change.id,
+        status="applied",
+        current_server_version=current.count if current else 0,
+        current_deleted=current is None or current.row is None,
+        duplicate=True if is_repeated else None,
+    )

@@ -1,0 +1,290 @@
+"""The live socket on ASGI alone, without a transport: sign-in, accounts that change, and its own pace."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from upwell.clock import ManualClock
+from upwell.config import Config
+from upwell.edge.wire import QueuedWire
+from upwell.edge.ws import LiveSocket
+from upwell.effects import NoPoints, OsFiles
+from upwell.engine.catalog import Access, Role, Table, TableKind, User
+from upwell.engine.commit import Committer
+from upwell.engine.expression import Context
+from upwell.engine.overlay import Overlay
+from upwell.engine.query import QueryEngine
+from upwell.engine.rows import Rows
+from upwell.engine.schema import Schema
+from upwell.feeds.cursor import Growth
+from upwell.feeds.live import LiveFeed
+from upwell.session.auth import Authenticator
+from upwell.session.policy import Principal
+from upwell.storage.cold import ColdCache
+from upwell.storage.hot import Batch, Kind, RecordWrite, RowWrite
+from upwell.storage.memory import MemoryStore
+from upwell.storage.objects import ObjectStore
+from upwell.types import Column, Op, SqlType, TableId
+
+WAIT_S = 20.0
+COLUMNS = (Column(1, "id", SqlType.BIGINT, False, True), Column(2, "at", SqlType.TIMESTAMP))
+
+
+class Peer:
+    """The client's end of an ASGI socket."""
+
+    def __init__(self) -> None:
+        self.sent: list[dict[str, Any]] = []
+        self.incoming: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
+        self.incoming.put_nowait({"type": "websocket.connect"})
+        self._news = asyncio.Event()
+
+    async def send(self, message: Any) -> None:
+        self.sent.append(dict(message))
+        self._news.set()
+        if message["type"] == "websocket.close":
+            self.leave()
+
+    def say(self, frame: dict[str, Any]) -> None:
+        self.incoming.put_nowait({"type": "websocket.receive", "text": json.dumps(frame)})
+
+    def leave(self) -> None:
+        self.incoming.put_nowait({"type": "websocket.disconnect", "code": 1005})
+
+    def frames(self) -> list[dict[str, Any]]:
+        return [json.loads(message["text"]) for message in self.sent if message["type"] == "websocket.send"]
+
+    async def frame(self, kind: str, number: int = 0) -> dict[str, Any]:
+        """Return the frame of a type with this number, as soon as there is one."""
+        async with asyncio.timeout(WAIT_S):
+            while len(found := [frame for frame in self.frames() if frame["type"] == kind]) <= number:
+                self._news.clear()
+                await self._news.wait()
+        return found[number]
+
+    async def closed(self) -> tuple[int, str]:
+        async with asyncio.timeout(WAIT_S):
+            while not (found := [each for each in self.sent if each["type"] == "websocket.close"]):
+                self._news.clear()
+                await self._news.wait()
+        return found[0]["code"], found[0]["reason"]
+
+
+@dataclass
+class Server:
+    clock: ManualClock
+    committer: Committer
+    schema: Schema
+    authenticator: Authenticator
+    feed: LiveFeed
+    socket: LiveSocket
+    tasks: list[asyncio.Task[None]] = field(default_factory=list)
+
+    def account(self, name: str, role: Role) -> str:
+        """Make an account and return a token for it."""
+        user = User(name, role)
+        self.committer.publication.wait(self.schema.create_user(user))
+        return self.authenticator.log_in(user).access.text
+
+    def table(self, name: str, kind: TableKind, access: Access = Access.PRIVATE) -> Table:
+        made = Table(TableId(0), "default", name, kind, COLUMNS, access=access)
+        seq, table = self.schema.create_table(made, if_not_exists=False)
+        assert seq is not None
+        self.committer.publication.wait(seq)
+        return table
+
+    def insert(self, table: Table, user: str, key: int, at_us: int | None = None) -> int:
+        write = RowWrite(table.id, table.owner_for(user), key, Op.INSERT, 1, None, [key, at_us], 1, 0)
+        seq = self.committer.apply(Batch([write]))
+        self.committer.publication.wait(seq)
+        return seq
+
+    def connect(self, *, token: str | None = None, path: str = "/v1/ws") -> Peer:
+        peer = Peer()
+        headers = [] if token is None else [(b"authorization", f"Bearer {token}".encode())]
+        scope = {"type": "websocket", "path": path, "headers": headers, "extensions": {}}
+        self.tasks.append(asyncio.create_task(self.socket.serve(scope, peer.incoming.get, peer.send)))
+        return peer
+
+
+@asynccontextmanager
+async def serving(directory: Path, config: Config) -> AsyncIterator[Server]:
+    with ThreadPoolExecutor(1) as threads:
+        clock = ManualClock()
+        committer = Committer(MemoryStore(clock=clock), points=NoPoints())
+        schema = Schema(committer, clock)
+        schema.ensure_default_namespace()
+        committer.publication.wait(committer.last_seq)
+        growth = Growth(committer.publication, asyncio.get_running_loop())
+        rows = Rows(ColdCache(ObjectStore(directory, OsFiles()), partitions_max=1, group_bytes_max=1 << 20))
+        feed = LiveFeed(committer.changelog, growth, QueryEngine(rows, Overlay()), threads)
+        authenticator = Authenticator(
+            secret="a-secret-of-a-test-with-more-than-32-bytes",
+            clock=clock, expiry_hours=1, device_expiry_hours=1, bcrypt_cost=4,
+        )  # fmt: skip
+        socket = LiveSocket(feed, growth, authenticator, partial(context_of, clock), config)
+        server = Server(clock, committer, schema, authenticator, feed, socket)
+        background = [asyncio.create_task(feed.run()), asyncio.create_task(socket.run())]
+        try:
+            yield server
+        finally:
+            await socket.close()
+            await asyncio.gather(*server.tasks)
+            for task in background:
+                task.cancel()
+            await asyncio.gather(*background, return_exceptions=True)
+            await feed.close()
+            committer.close()
+
+
+def context_of(clock: ManualClock, principal: Principal) -> Context:
+    user, role = principal.user, principal.role.value
+    return Context(user, role, clock.now_us(), lambda: 1, lambda: "uuid", lambda: "ulid")
+
+
+@pytest.fixture
+async def server(tmp_path: Path) -> AsyncIterator[Server]:
+    async with serving(tmp_path, Config()) as server:
+        yield server
+
+
+def subscription(sql: str, **options: Any) -> dict[str, Any]:
+    return {"type": "subscribe", "subscription": {"id": "s", "sql": sql, "options": options}}
+
+
+async def test_live_on_plain_asgi(server: Server) -> None:
+    items = server.table("items", TableKind.USER)
+    peer = server.connect()
+    peer.say({"type": "authenticate", "method": "jwt", "token": server.account("ann", Role.USER)})
+    assert await peer.frame("auth_success") == {
+        "type": "auth_success",
+        "user": "ann",
+        "role": "user",
+        "protocol": {"serialization": "json", "compression": "none"},
+    }
+    peer.say(subscription("SELECT * FROM default.items"))
+    await peer.frame("initial_data_batch")
+    server.insert(items, "ben", 1)
+    seq = server.insert(items, "ann", 2)
+    assert (await peer.frame("change"))["rows"] == [
+        {"id": "2", "at": None, "_seq": str(seq), "_deleted": False}
+    ]
+    [one] = server.feed.subscriptions()
+    assert (one.id, one.table, one.user, one.state) == ("s", "default.items", "ann", "head")
+    peer.leave()
+    await server.tasks[0]
+    assert server.feed.subscriptions() == []
+
+
+@pytest.mark.parametrize("change", ["role", "dropped"])
+async def test_a_socket_ends_with_the_rights_it_was_opened_with(server: Server, change: str) -> None:
+    server.table("items", TableKind.USER)
+    token = server.account("ann", Role.SERVICE)
+    changed, other = server.connect(token=token), server.connect(token=server.account("ben", Role.USER))
+    for peer in (changed, other):
+        peer.say(subscription("SELECT * FROM default.items"))
+        await peer.frame("initial_data_batch")
+    if change == "role":
+        server.schema.put_user(User("ann", Role.USER))
+    else:
+        server.committer.apply(Batch(records=[RecordWrite(Kind.USER, "ann", None)]))
+    assert await changed.closed() == (1008, "Authentication failed")
+    assert (await changed.frame("auth_error"))["message"]
+    await server.tasks[0]
+    assert [listing.user for listing in server.feed.subscriptions()] == ["ben"]
+    again = server.connect(token=token)
+    assert await again.closed() == (1008, "Authentication failed")
+    assert (await again.frame("auth_error"))["message"] == "Invalid credentials"
+
+
+async def test_rights_on_shared_tables(server: Server) -> None:
+    server.table("open", TableKind.SHARED, Access.PUBLIC)
+    server.table("inner", TableKind.SHARED, Access.PRIVATE)
+    peer = server.connect(token=server.account("ann", Role.USER))
+    peer.say(subscription("SELECT * FROM default.inner"))
+    assert (await peer.frame("error"))["code"] == "UNAUTHORIZED"
+    peer.say(subscription("SELECT * FROM default.nope"))
+    assert (await peer.frame("error", 1))["code"] == "NOT_FOUND"
+    peer.say(subscription("SELECT * FROM default.open"))
+    assert (await peer.frame("initial_data_batch"))["rows"] == []
+
+
+async def test_now_is_the_moment_of_the_subscription(server: Server) -> None:
+    items = server.table("items", TableKind.USER)
+    token = server.account("ann", Role.USER)
+    moment = server.clock.now_us()
+    server.insert(items, "ann", 1, moment - 1)
+    server.insert(items, "ann", 2, moment + 1)
+    peer = server.connect(token=token)
+    peer.say(subscription("SELECT id FROM default.items WHERE at >= NOW()"))
+    rows = (await peer.frame("initial_data_batch"))["rows"]
+    assert [row["id"] for row in rows] == ["2"]
+    server.clock.advance(3600)
+    server.insert(items, "ann", 3, moment - 1)
+    server.insert(items, "ann", 4, moment)
+    assert [row["id"] for row in (await peer.frame("change"))["rows"]] == ["4"]
+
+
+async def test_a_device_token_opens_no_live_query(server: Server) -> None:
+    server.account("ann", Role.USER)
+    peer = server.connect(token=server.authenticator.device_token("ann", "phone").text)
+    assert await peer.closed() == (1008, "Authentication failed")
+
+
+async def test_other_paths_are_refused(server: Server) -> None:
+    peer = server.connect(path="/v1/other")
+    await server.tasks[0]
+    assert [message.get("status") for message in peer.sent] == [404, None]
+
+
+async def test_shutting_down_closes_and_then_refuses(server: Server) -> None:
+    peer = server.connect(token=server.account("ann", Role.USER))
+    await peer.frame("auth_success")
+    await server.socket.close()
+    assert await peer.closed() == (1001, "server is shutting down")
+    late = server.connect()
+    await server.tasks[1]
+    assert late.sent[0]["status"] == 503
+
+
+async def test_a_queued_wire_is_full_until_its_reader_took_enough() -> None:
+    taken: list[str] = []
+    gate = asyncio.Semaphore(0)
+
+    async def send(message: Any) -> None:
+        await gate.acquire()
+        taken.append(message["text"])
+
+    wire = QueuedWire(send, lag_bytes_max=10, now=0.0)
+    wire.write([b"12345", b"67890"])
+    assert not wire.is_full
+    wire.write([b"more"])
+    assert wire.is_full
+    waiting = asyncio.create_task(wire.drained())
+    gate.release()
+    gate.release()
+    gate.release()
+    await waiting
+    assert not wire.is_full
+    assert taken[:2] == ["12345", "67890"]
+    await wire.close()
+
+
+async def test_a_queued_wire_whose_reader_left_keeps_nothing() -> None:
+    async def send(message: Any) -> None:
+        raise OSError("gone")
+
+    wire = QueuedWire(send, lag_bytes_max=1, now=0.0)
+    wire.write([b"frame"])
+    await wire.drained()
+    wire.write([b"another"])
+    assert not wire.is_full
+    await wire.close()
