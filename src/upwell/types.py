@@ -100,14 +100,24 @@ def coerce(value: Value, column: Column) -> Value:
     Text is read as the type (`'42'`, `'t'`, ISO 8601), integers that fit are widened to DOUBLE,
     a TIMESTAMP also takes an integer of microseconds. None stays None.
     """
-    if value is None:
-        return None
-    try:
-        return _COERCIONS[column.type](value)
-    except (ValueError, TypeError, OverflowError) as error:
-        raise InvalidValue(
-            f"column '{column.name}' ({column.type.name}) cannot hold {_shown(value)}: {error}"
-        ) from error
+    return binder(column)(value)
+
+
+def binder(column: Column) -> Callable[[Value], Value]:
+    """Return `coerce` for one column, with everything looked up that doesn't depend on the value."""
+    convert = _COERCIONS[column.type]
+
+    def bind(value: Value) -> Value:
+        if value is None:
+            return None
+        try:
+            return convert(value)
+        except (ValueError, TypeError, OverflowError) as error:
+            raise InvalidValue(
+                f"column '{column.name}' ({column.type.name}) cannot hold {_shown(value)}: {error}"
+            ) from error
+
+    return bind
 
 
 def parse_timestamp(text: str) -> int:

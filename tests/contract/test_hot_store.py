@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from upwell.clock import ManualClock
@@ -250,7 +251,7 @@ def test_a_write_lands_only_on_the_version_that_it_expects(store: HotStore) -> N
             write(store, put("b"), put("a", "2", expect=expect))
     second = write(store, put("a", "2", expect=first, count=2)).seq
     assert list(store.scan_rows(NOTES, ANN)) == [Version("a", second, 2, 1, ["a", "2"])]
-    tombstone = replace(put("a", expect=second), op=Op.DELETE, after=None, count=3)
+    tombstone = msgspec.structs.replace(put("a", expect=second), op=Op.DELETE, after=None, count=3)
     third = write(store, tombstone).seq
     assert store.find_row(NOTES, ANN, "a") == Version("a", third, 3, 1, None)
     write(store, put("a", "4", expect=third, count=4))

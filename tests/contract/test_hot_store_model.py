@@ -4,9 +4,10 @@ import shutil
 import tempfile
 from collections.abc import Iterable
 from copy import deepcopy
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
+import msgspec
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -228,7 +229,7 @@ class HotStores(RuleBasedStateMachine):
         batch = Batch(rows=[row], records=[RecordWrite(KINDS[0], "x", b"x")])
         last = self.last_change(table, owner)
         if which == 0:
-            batch.rows = [replace(row, expect=row.expect + seq_off)]
+            batch.rows = [msgspec.structs.replace(row, expect=row.expect + seq_off)]
         elif which == 1:
             batch.expectations = [RowIs(*place, row.expect + seq_off)]
         elif last:

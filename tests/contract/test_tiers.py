@@ -5,11 +5,11 @@ import tempfile
 from pathlib import Path
 
 import pytest
-from embedded import Embedded, memory_store
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from embedded import Embedded, memory_store
 from upwell.errors import AlreadyExists
 from upwell.testing import DuplicateKey, TableModel
 
@@ -65,7 +65,9 @@ class Tiers(RuleBasedStateMachine):
     def update_one(self, place: Place, key: int, null: bool) -> None:
         table, owner, user = place
         text = None if null else f"v{self.tick()}"
-        expected = self.models[table].update(owner, lambda row: {"n": int(str(row["n"])) + 1, "s": text}, {"id": key})
+        expected = self.models[table].update(
+            owner, lambda row: {"n": int(str(row["n"])) + 1, "s": text}, {"id": key}
+        )
         changed = self.db.change(f"UPDATE {table} SET n = n + 1, s = $1 WHERE id = {key}", [text], user)
         assert changed == expected
         self.flush_if_cold(table)
@@ -137,7 +139,6 @@ class Tiers(RuleBasedStateMachine):
         for table, owner, user in PLACES:
             expected = [tuple(row.values()) for row in self.models[table].rows(owner)]
             assert self.db.rows(f"SELECT id, n, s FROM {table} ORDER BY id", user=user) == expected
-            assert self.db.rows(f"SELECT count(*) FROM {table}", user=user) == [(len(expected),)]
             for key in range(1, 10):
                 row = self.db.rows(f"SELECT id, n, s FROM {table} WHERE id = {key}", user=user)
                 assert row == [found for found in expected if found[0] == key]
@@ -164,6 +165,6 @@ class TiersOnRocks(Tiers):
 
 
 TestTiersInMemory = TiersInMemory.TestCase
-TestTiersInMemory.settings = settings(max_examples=30, stateful_step_count=20)
+TestTiersInMemory.settings = settings(max_examples=16, stateful_step_count=20)
 TestTiersOnRocks = TiersOnRocks.TestCase
-TestTiersOnRocks.settings = settings(max_examples=15, stateful_step_count=20)
+TestTiersOnRocks.settings = settings(max_examples=8, stateful_step_count=20)

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import msgspec
 import pyarrow as pa
 
-from upwell.engine.result import ResultColumn, result_cells, result_columns
+from upwell.engine.result import ResultColumn, column_cells, result_columns
 from upwell.protocol.messages import FieldSchema, SqlResponse, StatementResult
 from upwell.session.outcome import Answer, Changed, Message, Outcome, PointAnswer
 from upwell.types import SqlType, to_json
@@ -80,9 +80,7 @@ def _json_rows(table: pa.Table) -> list[list[object]]:
 
 def _json_cells(column: ResultColumn, array: pa.ChunkedArray) -> Sequence[object]:
     if column.type is SqlType.BIGINT:
-        cells: Sequence[object] = array.cast(pa.string()).to_pylist()
-        return cells
-    values = result_cells(pa.table([array], schema=pa.schema([pa.field("c", array.type)])))[0]
-    if column.type is SqlType.BYTES:
-        return [None if value is None else to_json(value, column.type) for value in values]
-    return values
+        texts: Sequence[object] = array.cast(pa.string()).to_pylist()
+        return texts
+    cells = column_cells(array, column.type)
+    return [to_json(cell, column.type) for cell in cells] if column.type is SqlType.BYTES else cells

@@ -4,7 +4,7 @@ Law: a catalog never changes; a schema change is a commit of records, and the ne
 catalog. Table ids are never used twice.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from functools import cached_property
@@ -14,7 +14,7 @@ import msgspec
 
 from upwell.errors import TableNotFound
 from upwell.storage.hot import HotReader, Kind, RecordWrite
-from upwell.types import SHARED, Column, Owner, TableId, user_owner
+from upwell.types import SHARED, Column, Owner, TableId, Value, binder, user_owner
 
 DEFAULT_NAMESPACE = "default"
 SYSTEM_NAMESPACE = "system"
@@ -95,6 +95,16 @@ class Table:
     def owner_for(self, user: str) -> Owner:
         """Return whose rows a session of `user` sees in this table."""
         return user_owner(user) if self.kind is TableKind.USER else SHARED
+
+    @cached_property
+    def binders(self) -> tuple[Callable[[Value], Value], ...]:
+        """For each column what turns a value into what the column holds."""
+        return tuple(binder(column) for column in self.columns)
+
+    @cached_property
+    def required(self) -> tuple[int, ...]:
+        """Indexes of the columns that are never NULL."""
+        return tuple(i for i, column in enumerate(self.columns) if not column.nullable)
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,6 @@ So an acknowledgement (`Publication.wait`, `Growth.reached`) always follows a sy
 
 import logging
 import threading
-from dataclasses import replace
 from enum import Enum
 
 import msgspec
@@ -148,7 +147,7 @@ class Committer:
         partition = (row.table, row.owner)
         if partition not in self._flushing and row.previous > self._cold_until(partition):
             return row
-        return replace(row, supersedes=(*row.supersedes, row.previous))
+        return msgspec.structs.replace(row, supersedes=(*row.supersedes, row.previous))
 
     def _cold_until(self, partition: tuple[TableId, Owner]) -> int:
         until = self._flushed_until.get(partition)

@@ -6,6 +6,7 @@ gets the nearest type of its Arrow type, and what has none is shown as text.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import pyarrow as pa
@@ -30,10 +31,13 @@ def result_columns(schema: pa.Schema) -> list[ResultColumn]:
 
 def result_cells(table: pa.Table) -> list[Sequence[Value]]:
     """Return the values column by column: rows × columns, transposed."""
-    return [
-        cells(_plain(array), column.type)
-        for array, column in zip(table.columns, result_columns(table.schema), strict=True)
-    ]
+    columns = result_columns(table.schema)
+    return [column_cells(array, column.type) for array, column in zip(table.columns, columns, strict=True)]
+
+
+def column_cells(array: pa.ChunkedArray, sql_type: SqlType) -> list[Value]:
+    """Return the values of one column of a result."""
+    return cells(_plain(array), sql_type)
 
 
 def result_rows(table: pa.Table) -> Iterator[tuple[Value, ...]]:
@@ -58,6 +62,7 @@ def _fits(sql_type: SqlType, arrow_type: pa.DataType) -> bool:
     return nearest is sql_type or (nearest is SqlType.TEXT and sql_type in (SqlType.UUID, SqlType.JSON))
 
 
+@lru_cache(maxsize=256)
 def _nearest(arrow_type: pa.DataType) -> SqlType:
     is_a = pa.types
     tests: list[tuple[Any, SqlType]] = [

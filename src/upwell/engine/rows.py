@@ -58,7 +58,25 @@ class Rows:
         version = reader.find_row(table.id, owner, key)
         if version is not None:
             return Found(version, version.seq, None)
-        record = reader.find_record(Kind.MANIFEST, partition_name(table.id, owner))
+        record = self.manifest_record(reader, table, owner)
+        return self.find_cold(reader, table, owner, key, record, may_block=may_block)
+
+    @staticmethod
+    def manifest_record(reader: HotReader, table: Table, owner: Owner) -> bytes | None:
+        """Return the record of the partition's manifest in force, None if nothing was ever cold."""
+        return reader.find_record(Kind.MANIFEST, partition_name(table.id, owner))
+
+    def find_cold(
+        self,
+        reader: HotReader,
+        table: Table,
+        owner: Owner,
+        key: Key,
+        record: bytes | None,
+        *,
+        may_block: bool,
+    ) -> Found:
+        """Return the newest version of a key that has no hot one, under its partition's `record`."""
         if record is None:
             return Found(None, NO_SEQ, None)
         if not may_block:
@@ -73,6 +91,10 @@ class Rows:
         name = partition_name(table.id, owner)
         number = decode_manifest_record(reader.find_record(Kind.MANIFEST, name)).number
         return self._open(table, owner, number) if number else None
+
+    def is_cold(self, reader: HotReader, table: Table, owner: Owner) -> bool:
+        """Whether some of the partition's rows may lie in segments; touches no file."""
+        return self.manifest_record(reader, table, owner) is not None
 
     def scan(
         self, reader: HotReader, table: Table, owner: Owner, after: Key | None = None

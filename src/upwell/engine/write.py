@@ -100,6 +100,7 @@ class Write:
         self._view_seq = view_seq
         self._found: dict[Place, Found] = {}
         self._staged: dict[Place, RowWrite] = {}
+        self._manifests: dict[tuple[int, Owner], bytes | None] = {}
         self._manifests_expected: set[tuple[int, Owner]] = set()
 
     def current(self, table: Table, owner: Owner, key: Key) -> Version | None:
@@ -183,9 +184,23 @@ class Write:
         place = (table.id, owner, key)
         found = self._found.get(place)
         if found is None:
-            found = self._rows.find(self._reader, table, owner, key, may_block=self._may_block)
+            version = self._reader.find_row(table.id, owner, key)
+            if version is not None:
+                found = Found(version, version.seq, None)
+            else:
+                record = self._manifest_record(table, owner)
+                found = self._rows.find_cold(
+                    self._reader, table, owner, key, record, may_block=self._may_block
+                )
             self._found[place] = found
         return found
+
+    def _manifest_record(self, table: Table, owner: Owner) -> bytes | None:
+        """Looked up once a partition: the reader doesn't move while a write is evaluated."""
+        partition = (table.id, owner)
+        if partition not in self._manifests:
+            self._manifests[partition] = self._rows.manifest_record(self._reader, table, owner)
+        return self._manifests[partition]
 
     def _stage(
         self, table: Table, owner: Owner, key: Key, op: Op, row: Row | None, origin: Origin | None
@@ -251,11 +266,13 @@ class Write:
         return key
 
     def _check_row(self, table: Table, owner: Owner, row: Row, before: Row | None) -> None:
-        for value, column in zip(row, table.columns, strict=True):
-            if value is None and not column.nullable:
+        for index in table.required:
+            if row[index] is None:
                 raise ConstraintViolation(
-                    f"NOT NULL constraint violation: column '{column.name}' cannot be NULL"
+                    f"NOT NULL constraint violation: column '{table.columns[index].name}' cannot be NULL"
                 )
+        if not table.references:
+            return
         self_place = (table.id, owner, row[table.key_index])
         missing = [
             (reference.column, lost)

@@ -21,7 +21,7 @@ from upwell.engine.expression import (
 from upwell.engine.write import Write
 from upwell.errors import InvalidSql
 from upwell.sql.statements import Delete, Insert, Scalar, Update
-from upwell.types import Key, Owner, Row, Value, coerce
+from upwell.types import Column, Key, Owner, Row, Value
 
 RunQuery = Callable[[str], list[tuple[Value, ...]]]
 """Query text with `$n` → rows; runs on the View of the evaluation."""
@@ -53,22 +53,23 @@ class Evaluation:
     def insert(self, statement: Insert) -> int:
         """Stage the rows of an INSERT; returns how many."""
         table = statement.table
+        width = len(table.columns)
+        named = [(index, table.binders[index]) for index in statement.columns]
         given = set(statement.columns)
-        missing = [index for index in range(len(table.columns)) if index not in given]
-        count = 0
-        for cells in self._inserted(statement):
-            row: Row = [None] * len(table.columns)
-            for index, value in zip(statement.columns, cells, strict=True):
-                row[index] = coerce(value, table.columns[index])
-            for index in missing:
-                column = table.columns[index]
-                if column.default is not None:
-                    row[index] = self._defaults.value(
-                        column, user=self._context.user, now_us=self._context.now_us
-                    )
+        defaulted = [
+            (index, column)
+            for index, column in enumerate(table.columns)
+            if index not in given and column.default is not None
+        ]
+        rows = self._inserted(statement)
+        for cells in rows:
+            row: Row = [None] * width
+            for (index, bind), value in zip(named, cells, strict=True):
+                row[index] = bind(value)
+            for index, column in defaulted:
+                row[index] = self._default(column)
             self._write.insert(table, self._owner, row)
-            count += 1
-        return count
+        return len(rows)
 
     def update(self, statement: Update) -> int:
         """Stage an UPDATE; returns how many rows really change."""
@@ -88,6 +89,9 @@ class Evaluation:
         if keys:
             self._write.delete(table, self._owner, keys)
         return len(keys)
+
+    def _default(self, column: Column) -> Value:
+        return self._defaults.value(column, user=self._context.user, now_us=self._context.now_us)
 
     def _inserted(self, statement: Insert) -> list[Sequence[Value]]:
         if statement.query is not None:
@@ -112,7 +116,7 @@ class Evaluation:
             return 0
         row = list(version.row)
         for index, scalar in statement.assignments:
-            row[index] = coerce(self._value(scalar.node, version.row), table.columns[index])
+            row[index] = table.binders[index](self._value(scalar.node, version.row))
         return self._stage_update(table, key, version.row, row)
 
     def _update_by_query(self, statement: Update) -> int:
@@ -129,7 +133,7 @@ class Evaluation:
             assert version.row is not None, "a live version has a row"
             row = list(version.row)
             for (index, _), value in zip(statement.assignments, found[1:], strict=True):
-                row[index] = coerce(value, table.columns[index])
+                row[index] = table.binders[index](value)
             changed += self._stage_update(table, key, version.row, row)
         return changed
 

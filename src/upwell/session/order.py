@@ -18,11 +18,22 @@ _NOT_PLAIN = frozenset(
 )
 
 
-def ordered(text: str, sources: Sequence["Source | pa.Table"], run: Callable[[str], pa.Table]) -> pa.Table:
-    """Run the query; without ORDER BY and over one table, in primary-key order."""
+def ordered(
+    text: str,
+    sources: Sequence["Source | pa.Table"],
+    run: Callable[[str], pa.Table],
+    *,
+    is_split: Callable[[Source], bool],
+) -> pa.Table:
+    """Run the query; without ORDER BY and over one table, in primary-key order.
+
+    `is_split` tells whether a source's rows lie in both tiers; a plain scan of one keeps its order.
+    """
     source = sources[0] if len(sources) == 1 else None
-    words = [token.word for token in tokenize(text)]
+    words = {token.word for token in tokenize(text)}
     if not isinstance(source, Source) or "ORDER" in words:
+        return run(text)
+    if not is_split(source) and not words & _NOT_PLAIN:
         return run(text)
     if "LIMIT" in words or "OFFSET" in words:
         return run(_before_limit(text, source) or text)

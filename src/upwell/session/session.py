@@ -254,6 +254,7 @@ class _Run:
             text,
             [resolve(*name) for name in tables],
             lambda final: self._engine.query.run(view, final, self._namespace, tables, resolve),
+            is_split=lambda source: self._engine.rows.is_cold(view.hot, source.table, source.owner),
         )
 
     def _resolver(self, view: View, *, is_open: bool = False) -> Resolve:

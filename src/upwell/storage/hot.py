@@ -77,8 +77,7 @@ class Change(msgspec.Struct, frozen=True, array_like=True, gc=False):
     uploaded: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class RowWrite:
+class RowWrite(msgspec.Struct, frozen=True, gc=False):
     """One row change asked for. `expect` is the `_seq` that the key's hot version must have, or NO_SEQ."""
 
     table: TableId
