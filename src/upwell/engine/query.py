@@ -35,6 +35,31 @@ NAMES_KEPT_MAX = 2_048
 NAMES_KEPT_TEXT_CHARS_MAX = 16_384
 # Possessive and from a word's begin: a literal of a megabyte costs one pass, not one for each letter.
 _BEFORE_A_DOT = re.compile(r"\b(\w++)\"?\s*+\.")
+_SYNTAX = re.compile(
+    r"(?:Parser|Tokenizer)Error\(|RecursionLimitExceeded|\b(?:DDL|DML|Statement) not supported"
+)
+# What the engine says about itself is of no use to who asked.
+_CLEARER = [
+    (re.compile(r"^.*\ncaused by\n", re.DOTALL), ""),
+    (re.compile(r"\n*This issue was likely caused by a bug .*", re.DOTALL), ""),
+    (
+        re.compile(
+            r"\b(?:DataFusion|Arrow|Execution|External|SQL|Schema|Internal|Compute|Parquet) error: "
+            r"|Error during planning: "
+        ),
+        "",
+    ),
+    (re.compile(r"\b(?:Parser|Tokenizer)Error\(\"(.*)\"\)", re.DOTALL), r"\1"),
+    (re.compile(r".*RecursionLimitExceeded.*", re.DOTALL), "the statement nests deeper than 50 levels"),
+    (
+        re.compile(r"\b(?:DDL|DML|Statement) not supported: .*"),
+        "a query can only read; SELECT … INTO can't run",
+    ),
+    (
+        re.compile(r".*Null byte .* not allowed in name"),
+        "a column's name has a NUL character; name it with AS",
+    ),
+]
 _ONLY_QUERIES = SQLOptions().with_allow_ddl(False).with_allow_dml(False).with_allow_statements(False)
 
 
@@ -76,7 +101,7 @@ class QueryEngine:
             catalog.register_schema(name, _ScoutSchema(name, scout))
         try:
             context.sql_with_options(text, _ONLY_QUERIES)
-        except Exception as error:
+        except BaseException as error:
             raise scout.failure or _translated(error) from error
         if scout.failure:
             raise scout.failure
@@ -106,7 +131,7 @@ class QueryEngine:
             frame = context.sql_with_options(text, _ONLY_QUERIES)
             batches = frame.collect()
             schema = batches[0].schema if batches else frame.schema()
-        except Exception as error:
+        except BaseException as error:
             raise _translated(error) from error
         return pa.Table.from_batches(batches, schema=schema)
 
@@ -217,11 +242,15 @@ def _mentioned_namespaces(text: str, default: str) -> set[str]:
     return {default, *(word.lower() for word in _BEFORE_A_DOT.findall(text))}
 
 
-def _translated(error: Exception) -> UpwellError:
+def _translated(error: BaseException) -> BaseException:
+    """Return the domain error for a failure of the engine, and what isn't one as it is."""
+    if type(error).__name__ == "PanicException":  # no Exception, and importable from nowhere
+        return QueryFailure("the query engine could not handle this query; write it another way")
+    if not isinstance(error, Exception):
+        return error
     text = str(error)
-    for noise in ("DataFusion error: ", "Arrow error: ", "Execution error: ", "External error: "):
-        text = text.replace(noise, "")
-    if text.startswith(("SQL error: ", "Error during planning: ", "This feature is not implemented")):
-        text = text.removeprefix("SQL error: ").removeprefix("Error during planning: ")
-        return InvalidSql(text) if "ParserError" in text else QueryFailure(text)
-    return QueryFailure(text)
+    is_syntax = _SYNTAX.search(text) is not None
+    for pattern, replacement in _CLEARER:
+        text = pattern.sub(replacement, text)
+    text = " ".join(text.split())
+    return InvalidSql(text) if is_syntax else QueryFailure(text)

@@ -4,13 +4,16 @@ Law: a column that comes straight from a table keeps its declared type (field me
 gets the nearest type of its Arrow type, and what has none is shown as text.
 """
 
+import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute
 
+from upwell.errors import QueryFailure
 from upwell.storage.arrow import FLAGS_METADATA, TYPE_METADATA, cells
 from upwell.types import SqlType, Value
 
@@ -45,6 +48,16 @@ def result_rows(table: pa.Table) -> Iterator[tuple[Value, ...]]:
     if table.num_columns == 0:
         return iter(() for _ in range(table.num_rows))
     return zip(*result_cells(table), strict=True)
+
+
+def refuse_not_finite(table: pa.Table) -> None:
+    """Raise `QueryFailure` for NaN and infinity, which JSON can't hold."""
+    for field, column in zip(table.schema, table.columns, strict=True):
+        if pa.types.is_floating(field.type) and pa.compute.all(pa.compute.is_finite(column)).as_py() is False:
+            raise QueryFailure(
+                f"column '{field.name}' has NaN or infinity, which JSON can't hold; "
+                "use NULLIF, NANVL or CAST(… AS TEXT)"
+            )
 
 
 def _column(field: pa.Field) -> ResultColumn:
@@ -89,8 +102,15 @@ def _plain(array: pa.ChunkedArray) -> pa.ChunkedArray:
     if pa.types.is_timestamp(kind) and (kind.unit != "us" or kind.tz):
         return array.cast(pa.timestamp("us"), safe=False)
     if _nearest(kind) is SqlType.TEXT and not pa.types.is_string(kind):
-        if pa.types.is_nested(kind) or pa.types.is_null(kind):
-            texts = [None if value is None else str(value) for value in array.to_pylist()]
-            return pa.chunked_array([pa.array(texts, pa.string())])
-        return array.cast(pa.string())
+        if not pa.types.is_nested(kind) and not pa.types.is_interval(kind):
+            return array.cast(pa.string())
+        texts = [None if value is None else _shown(value) for value in array.to_pylist()]
+        return pa.chunked_array([pa.array(texts, pa.string())])
     return array
+
+
+def _shown(value: Any) -> str:
+    """Return a list or a struct as JSON, an interval as its parts."""
+    if isinstance(value, pa.MonthDayNano):
+        return f"{value.months} months {value.days} days {value.nanoseconds} ns"
+    return json.dumps(value, ensure_ascii=False, default=str)

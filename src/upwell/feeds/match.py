@@ -69,9 +69,9 @@ class Watch:
 
 def judge(watch: Watch, change: Change) -> ChangeType | None:
     """Return what a change of the watched partition is to `watch`, None if it is nothing."""
+    # An update that changed no value isn't left out: the row has a new `_seq`, so that a snapshot which is
+    # being read doesn't show it any more.
     before, after = change.before, change.after
-    if before == after:
-        return None
     is_in = after is not None and watch.matches(after, change.seq)
     if not watch.view and after is not None:
         return None if not is_in else "insert" if before is None else "update"

@@ -23,7 +23,7 @@ from upwell.engine.expression import Context, find_key
 from upwell.engine.flush import Flush
 from upwell.engine.query import QueryEngine, Resolve, Source
 from upwell.engine.references import Children
-from upwell.engine.result import result_rows
+from upwell.engine.result import refuse_not_finite, result_rows
 from upwell.engine.rows import Rows, WouldBlock
 from upwell.engine.schema import Schema
 from upwell.engine.view import View
@@ -34,6 +34,7 @@ from upwell.ids import ulid, uuid7
 from upwell.jobs.queue import JobQueue, JobType
 from upwell.session import definition
 from upwell.session.auth import Authenticator, refuse_password
+from upwell.session.depth import refuse_deep
 from upwell.session.dml import Evaluation, Foreign, evaluate
 from upwell.session.order import ordered
 from upwell.session.outcome import Answer, Changed, Message, Outcome, PointAnswer, StatementFailed
@@ -235,7 +236,9 @@ class _Run:
                 return self._point(statement.point, view, may_block=False)
             except WouldBlock:
                 return await self._in_thread(partial(self._point, statement.point, view, may_block=True))
-        return Answer(await self._in_thread(partial(self._query, view, statement)))
+        table = await self._in_thread(partial(self._query, view, statement))
+        refuse_not_finite(table)
+        return Answer(table)
 
     def _point(self, point: PointRead, view: View, *, may_block: bool) -> PointAnswer:
         owner = point.table.owner_for(self._principal.user)
@@ -248,6 +251,7 @@ class _Run:
 
     def _query(self, view: View, statement: Select) -> pa.Table:
         text = render(statement.text, self._values, self._context())
+        refuse_deep(text)
         resolve = self._resolver(view, is_open=statement.is_open)
         tables = self._engine.query.tables_in(text, self._namespace, resolve)
         return ordered(
@@ -344,6 +348,7 @@ class _Run:
 
     def _rows_of(self, view: View, text: str) -> list[tuple[Value, ...]]:
         text = render(text, self._values, self._context())
+        refuse_deep(text)
         resolve = self._resolver(view)
         tables = self._engine.query.tables_in(text, self._namespace, resolve)
         return list(result_rows(self._engine.query.run(view, text, self._namespace, tables, resolve)))

@@ -158,7 +158,7 @@ A, A2, B = [1, "a", 1, None, True], [1, "a", 2, None, True], [1, "b", 1, None, T
         (B, None, None, None),
         (A, None, "delete", "delete"),
         (None, None, None, None),
-        (A, A, None, None),
+        (A, A, "update", "update"),
     ],
 )
 def test_what_a_change_is_to_a_filter(

@@ -1,0 +1,111 @@
+"""The overlay is the hot rows of a View; kept while nothing changed, and bounded whatever is asked."""
+
+import threading
+
+from embedded import Embedded
+
+from upwell.engine.overlay import PARTITION_WEIGHT_ROWS, HotRows, Overlay
+from upwell.engine.view import View
+from upwell.types import SHARED, user_owner
+
+ANN = user_owner("ann")
+
+
+def hot(db: Embedded, overlay: Overlay, view: View | None = None, owner: str = "ann") -> HotRows:
+    return overlay.hot_rows(view or db.view, db.table("app.mine"), user_owner(owner))
+
+
+def keys(rows: HotRows) -> list[object]:
+    found: list[object] = rows.batch.column(0).to_pylist()
+    return found
+
+
+def insert(db: Embedded, *ids: int, user: str = "ann") -> None:
+    db.change(f"INSERT INTO app.mine (id) VALUES {', '.join(f'({key})' for key in ids)}", user=user)
+
+
+def test_a_batch_is_kept_until_its_partition_changes(db: Embedded) -> None:
+    overlay = Overlay()
+    insert(db, 2, 1)
+    first = hot(db, overlay)
+    assert keys(first) == [1, 2]
+    insert(db, 1, user="bob")
+    db.change("INSERT INTO app.ours VALUES (1, 1)")
+    assert hot(db, overlay) is first, "others' rows are others'"
+    insert(db, 3)
+    assert keys(hot(db, overlay)) == [1, 2, 3]
+    db.change("DELETE FROM app.mine WHERE id = 1", user="ann")
+    assert keys(hot(db, overlay)) == [2, 3]
+
+
+def test_an_older_view_gets_its_own_rows_and_spoils_nothing(db: Embedded) -> None:
+    overlay = Overlay()
+    insert(db, 1)
+    old = db.settle()
+    insert(db, 2)
+    newest = hot(db, overlay)
+    assert keys(hot(db, overlay, old)) == [1]
+    assert hot(db, overlay) is newest
+
+
+def test_what_is_cold_is_left_out_before_and_after_its_cleanup(db: Embedded) -> None:
+    overlay = Overlay()
+    insert(db, 1, 2)
+    assert keys(hot(db, overlay)) == [1, 2]
+    db.flush("app.mine")
+    assert keys(hot(db, overlay)) == []
+    cold_seqs = db.rows("SELECT _seq FROM app.mine ORDER BY id", user="ann")
+    db.change("UPDATE app.mine SET n = 1 WHERE id = 1", user="ann")
+    db.change("DELETE FROM app.mine WHERE id = 2", user="ann")
+    changed = hot(db, overlay)
+    assert keys(changed) == [1]
+    assert sorted(changed.superseded) == sorted(seq for (seq,) in cold_seqs)
+
+
+def test_the_weight_is_bounded_and_the_least_recently_read_goes_first(db: Embedded) -> None:
+    overlay = Overlay(rows_kept_max=3 * PARTITION_WEIGHT_ROWS + 2)
+    kept = {}
+    for user in ("a", "b", "c"):
+        kept[user] = hot(db, overlay, owner=user)  # empty partitions weigh as well
+    assert hot(db, overlay, owner="a") is kept["a"]
+    insert(db, 1, 2, 3, user="d")
+    hot(db, overlay, owner="d")
+    assert hot(db, overlay, owner="a") is kept["a"]
+    assert hot(db, overlay, owner="b") is not kept["b"]
+
+
+def test_many_empty_partitions_do_not_pile_up(db: Embedded) -> None:
+    overlay = Overlay(rows_kept_max=10 * PARTITION_WEIGHT_ROWS)
+    for number in range(100):
+        hot(db, overlay, owner=f"user {number}")
+    assert len(overlay._kept) == 10
+
+
+def test_one_partition_above_the_bound_is_still_served(db: Embedded) -> None:
+    overlay = Overlay(rows_kept_max=1)
+    insert(db, *range(10))
+    assert keys(hot(db, overlay)) == list(range(10))
+
+
+def test_threads_that_read_while_rows_change_each_get_their_view(db: Embedded) -> None:
+    overlay, table = Overlay(rows_kept_max=2 * PARTITION_WEIGHT_ROWS), db.table("app.ours")
+    problems: list[object] = []
+    done = threading.Event()
+
+    def read() -> None:
+        while not done.is_set():
+            view = db.view
+            found = keys(overlay.hot_rows(view, table, SHARED))
+            if found != [version.key for version in view.hot.scan_rows(table.id, SHARED)]:
+                problems.append(found)
+            hot(db, overlay, view, owner=str(len(found)))
+
+    readers = [threading.Thread(target=read) for _ in range(4)]
+    for reader in readers:
+        reader.start()
+    for key in range(60):
+        db.change(f"INSERT INTO app.ours VALUES ({key}, 1)")
+    done.set()
+    for reader in readers:
+        reader.join(30)
+    assert problems == []
