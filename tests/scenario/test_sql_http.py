@@ -194,6 +194,15 @@ def test_names_fold_to_lower_case(root: Wire, namespace: str) -> None:
     ]  # fmt: skip
 
 
+def test_expressions_may_repeat_in_a_write(root: Wire, namespace: str) -> None:
+    root.run(f"CREATE TABLE {namespace}.t (id INT PRIMARY KEY, a INT, b INT, c TEXT, d TEXT)")
+    root.run(f"INSERT INTO {namespace}.t VALUES (abs(-1), abs(-1), abs(-1), repeat('x', 2), repeat('x', 2))")
+    assert root.run(f"UPDATE {namespace}.t SET a = id, b = id, c = upper('y'), d = upper('y') WHERE a < 5").count == 1
+    assert root.run(f"SELECT id, a, b, c, d FROM {namespace}.t").rows == [[1, 1, 1, "Y", "Y"]]
+    assert root.run(f"UPDATE {namespace}.t SET a = b + 1, b = a + 10 WHERE c LIKE 'Y%'").count == 1
+    assert root.run(f"SELECT a, b FROM {namespace}.t").rows == [[2, 11]]
+
+
 # Parameters
 
 

@@ -50,6 +50,7 @@ _CLEARER = [
         "",
     ),
     (re.compile(r"\b(?:Parser|Tokenizer)Error\(\"(.*)\"\)", re.DOTALL), r"\1"),
+    (re.compile(rf"\btable '{CATALOG}\.([^']*)' not found"), r"table '\1' not found"),
     (re.compile(r".*RecursionLimitExceeded.*", re.DOTALL), "the statement nests deeper than 50 levels"),
     (
         re.compile(r"\b(?:DDL|DML|Statement) not supported: .*"),

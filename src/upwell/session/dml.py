@@ -105,7 +105,7 @@ class Evaluation:
 
     def _inserted_row(self, scalars: Sequence[Scalar]) -> Sequence[Value]:
         if any(scalar.node is None for scalar in scalars):
-            return self._query("SELECT " + ", ".join(f"({scalar.text})" for scalar in scalars))[0]
+            return self._query("SELECT " + ", ".join(_named([scalar.text for scalar in scalars])))[0]
         return [self._value(scalar.node, []) for scalar in scalars]
 
     def _update_by_key(self, statement: Update, key_scalar: Scalar) -> int:
@@ -124,7 +124,7 @@ class Evaluation:
         where = statement.where
         if where is None and statement.key is not None:
             where = f'"{table.columns[table.key_index].name}" = ({statement.key.text})'
-        texts = [f"({scalar.text})" for _, scalar in statement.assignments]
+        texts = [scalar.text for _, scalar in statement.assignments]
         changed = 0
         for found in self._query(_matching(table, where, texts)):
             key = _known_key(found[0])
@@ -176,7 +176,12 @@ def _compiled(node: Node) -> Compiled:
 def _matching(table: Table, where: str | None, scalars: Sequence[str]) -> str:
     key = f'"{table.columns[table.key_index].name}"'
     condition = f" WHERE {where}" if where else ""
-    return f'SELECT {", ".join([key, *scalars])} FROM "{table.namespace}"."{table.name}"{condition}'
+    return f'SELECT {", ".join([key, *_named(scalars)])} FROM "{table.namespace}"."{table.name}"{condition}'
+
+
+def _named(scalars: Sequence[str]) -> list[str]:
+    """Return expressions with names of their own: the query engine refuses two that look the same."""
+    return [f'({scalar}\n) AS "_{number}"' for number, scalar in enumerate(scalars)]
 
 
 def _known_key(value: Value) -> Key:

@@ -1,0 +1,379 @@
+"""Constraints hold, versions follow each other, and whoever was slower is told: also under many threads."""
+
+import asyncio
+import random
+import threading
+from collections.abc import Callable
+
+import pytest
+from embedded import Embedded
+
+from upwell.engine.write import ChildrenLeft, Origin, ParentMissing, Write
+from upwell.errors import AlreadyExists, ConstraintViolation, UpwellError
+from upwell.storage.hot import Change, ExpectationFailed
+from upwell.types import SHARED, Key, Owner, user_owner
+
+ANN = user_owner("ann")
+TIMEOUT_S = 60.0
+
+
+def commit(db: Embedded, write: Write) -> None:
+    db.committer.publication.wait(db.committer.apply(write.batch))
+
+
+def log(db: Embedded, table: str, owner: Owner = SHARED) -> list[Change]:
+    return db.settle().hot.read_log(db.table(table).id, owner, 0, None, 10_000)
+
+
+def insert(db: Embedded, table: str, *rows: list[object], owner: Owner = SHARED) -> None:
+    write = db.write()
+    for row in rows:
+        write.insert(db.table(table), owner, row)  # type: ignore[arg-type]
+    commit(db, write)
+
+
+def test_each_version_follows_the_one_before(db: Embedded) -> None:
+    table = db.table("app.ours")
+    insert(db, "app.ours", [1, 10])
+    write = db.write()
+    write.update(table, SHARED, 1, [1, 11])
+    commit(db, write)
+    write = db.write()
+    write.delete(table, SHARED, [1])
+    commit(db, write)
+    insert(db, "app.ours", [1, 12])
+    changes = log(db, "app.ours")
+    assert [(c.op, c.before, c.after, c.count) for c in changes] == [
+        ("INSERT", None, [1, 10], 1),
+        ("UPDATE", [1, 10], [1, 11], 2),
+        ("DELETE", [1, 11], None, 3),
+        ("INSERT", None, [1, 12], 4),
+    ]
+    assert [c.previous for c in changes] == [0, *(c.seq for c in changes[:-1])]
+
+
+def test_one_commit_logs_a_key_once_as_it_was_before_and_after(db: Embedded) -> None:
+    """Rows that exchange their keys, come and go within one evaluation."""
+    table = db.table("app.ours")
+    insert(db, "app.ours", [1, 1], [2, 2])
+    write = db.write()
+    write.update(table, SHARED, 1, [3, 1])
+    write.update(table, SHARED, 2, [1, 2])
+    write.update(table, SHARED, 3, [2, 1])
+    write.update(table, SHARED, 1, [1, 20])
+    commit(db, write)
+    changes = log(db, "app.ours")[2:]
+    assert sorted((c.key, c.op, c.before, c.after) for c in changes) == [
+        (1, "UPDATE", [1, 1], [1, 20]),
+        (2, "UPDATE", [2, 2], [2, 1]),
+        (3, "DELETE", None, None),
+    ]
+    assert db.rows("SELECT id, n FROM app.ours ORDER BY id") == [(1, 20), (2, 1)]
+
+
+def test_a_key_is_unique_over_both_tiers_and_within_a_statement(db: Embedded) -> None:
+    table = db.table("app.ours")
+    insert(db, "app.ours", [1, 1])
+    db.flush("app.ours")
+    insert(db, "app.ours", [2, 2])
+    for key in (1, 2):
+        with pytest.raises(AlreadyExists, match=f"value '{key}' already exists in column 'id'"):
+            db.write().insert(table, SHARED, [key, 0])
+    write = db.write()
+    write.insert(table, SHARED, [3, 0])
+    with pytest.raises(AlreadyExists, match="appears multiple times"):
+        write.insert(table, SHARED, [3, 1])
+
+
+def test_not_null_holds(db: Embedded) -> None:
+    table = db.table("app.mine")
+    for row in ([1, 1, None], [None, 1, "x"]):
+        with pytest.raises(ConstraintViolation, match="cannot be NULL"):
+            db.write().insert(table, ANN, row)
+    insert(db, "app.mine", [1, None, "x"], owner=ANN)
+    with pytest.raises(ConstraintViolation, match="column 's' cannot be NULL"):
+        db.write().update(table, ANN, 1, [1, 1, None])
+
+
+def test_going_back_to_a_savepoint_undoes_what_came_after(db: Embedded) -> None:
+    table = db.table("app.ours")
+    insert(db, "app.ours", [1, 1])
+    write = db.write()
+    write.insert(table, SHARED, [2, 2])
+    savepoint = write.savepoint()
+    expected = list(write.batch.expectations)
+    write.update(table, SHARED, 2, [2, 3])
+    write.delete(table, SHARED, [1])
+    write.roll_back(savepoint)
+    assert write.batch.expectations == expected
+    assert write.find_live(table, SHARED, 1) is not None
+    commit(db, write)
+    assert db.rows("SELECT id, n FROM app.ours ORDER BY id") == [(1, 1), (2, 2)]
+
+
+def test_who_relied_on_what_has_moved_is_refused(db: Embedded) -> None:
+    """Each pair evaluates on one View; the second to commit sees what the first did, or is refused."""
+    table = db.table("app.ours")
+    insert(db, "app.ours", [1, 1])
+    db.flush("app.ours")
+    insert(db, "app.ours", [2, 2])
+
+    def change(write: Write, key: Key) -> None:
+        write.update(table, SHARED, key, [key, 5])
+
+    def delete(write: Write, key: Key) -> None:
+        write.delete(table, SHARED, [key])
+
+    def create(write: Write, _: Key) -> None:
+        write.insert(table, SHARED, [9, 9])
+
+    for first, second, key in ((change, delete, 1), (change, change, 2), (create, create, 0)):
+        one, two = db.write(), db.write()
+        first(one, key)
+        second(two, key)
+        commit(db, one)
+        with pytest.raises(ExpectationFailed):
+            db.committer.apply(two.batch)
+
+
+def test_a_flush_between_evaluation_and_commit_is_noticed(db: Embedded) -> None:
+    """What was hot is cold now, what was absent may be: the answer is looked up again."""
+    table = db.table("app.ours")
+    insert(db, "app.ours", [1, 1])
+    update, create = db.write(), db.write()
+    update.update(table, SHARED, 1, [1, 2])
+    create.insert(table, SHARED, [2, 2])
+    db.flush("app.ours")
+    for write in (update, create):
+        with pytest.raises(ExpectationFailed):
+            db.committer.apply(write.batch)
+
+
+def test_the_text_of_a_device_stays_where_sql_leaves_it(db: Embedded) -> None:
+    table = db.table("app.mine")
+    write = db.write()
+    write.insert(table, ANN, [1, 1, "x"], Origin("phone", 7, '{"id":1,"n":1,"s":"x","extra":true}'))
+    commit(db, write)
+    assert db.change("UPDATE app.mine SET n = 2 WHERE id = 1", user="ann") == 1
+    first, second = log(db, "app.mine", ANN)
+    assert (first.source, first.change_id, first.uploaded) == ("phone", 7, '{"id":1,"n":1,"s":"x","extra":true}')
+    assert (second.source, second.change_id, second.uploaded) == (None, None, '{"id":1,"n":2,"s":"x","extra":true}')
+
+
+@pytest.fixture
+def family(db: Embedded) -> Embedded:
+    """Parents that restrict, cascade and set NULL; of users' own, and shared ones of users' children."""
+    db.run(
+        "CREATE TABLE app.place (id INT PRIMARY KEY) WITH (TYPE = 'SHARED');"
+        "CREATE TABLE app.list (id INT PRIMARY KEY, place INT REFERENCES app.place(id)) WITH (TYPE = 'USER');"
+        "CREATE TABLE app.item (id INT PRIMARY KEY, list INT REFERENCES app.list(id) ON DELETE CASCADE,"
+        " above INT REFERENCES app.item(id) ON DELETE SET NULL) WITH (TYPE = 'USER')"
+    )
+    return db
+
+
+def children(db: Embedded, user: str = "ann") -> tuple[list[object], list[object]]:
+    lists = db.rows("SELECT id, place FROM app.list ORDER BY id", user=user)
+    return list(lists), list(db.rows("SELECT id, list, above FROM app.item ORDER BY id", user=user))
+
+
+@pytest.mark.parametrize("cold", [False, True], ids=["hot", "cold"])
+def test_references_hold_in_both_tiers(family: Embedded, cold: bool) -> None:
+    db = family
+    db.change("INSERT INTO app.place VALUES (1), (2)")
+    db.run("INSERT INTO app.list VALUES (1, 1), (2, NULL); INSERT INTO app.item VALUES (1, 1, NULL)", user="ann")
+    db.change("INSERT INTO app.item VALUES (2, 1, 1), (3, 2, 1), (4, NULL, 3)", user="ann")
+    if cold:
+        for table in ("app.place", "app.list", "app.item"):
+            db.flush(table)
+    for sql in (
+        "INSERT INTO app.list VALUES (9, 3)",
+        "INSERT INTO app.item VALUES (9, 9, NULL)",
+        "UPDATE app.item SET list = 9 WHERE id = 1",
+        "UPDATE app.item SET above = 77",
+    ):
+        with pytest.raises(ParentMissing):
+            db.change(sql, user="ann")
+    with pytest.raises(ParentMissing):
+        db.change("INSERT INTO app.item VALUES (1, 1, NULL)", user="bob")
+    with pytest.raises(ChildrenLeft, match=r"row '1' of app.place is still referenced by app.list"):
+        db.change("DELETE FROM app.place WHERE id = 1")
+    with pytest.raises(ChildrenLeft):
+        db.change("UPDATE app.place SET id = 7 WHERE id = 1")
+    assert db.change("DELETE FROM app.place WHERE id = 2") == 1
+    assert db.change("DELETE FROM app.list WHERE id = 1", user="ann") == 1
+    assert children(db) == ([(2, None)], [(3, 2, None), (4, None, 3)])
+    assert db.change("DELETE FROM app.list", user="ann") == 1
+    assert children(db) == ([], [(4, None, None)])
+    assert db.change("DELETE FROM app.place") == 1
+
+
+def test_a_child_may_point_at_itself_and_at_rows_of_its_own_statement(family: Embedded) -> None:
+    family.change("INSERT INTO app.item VALUES (1, NULL, 1), (2, NULL, 1)", user="ann")
+    assert family.change("DELETE FROM app.item WHERE id = 1", user="ann") == 1
+    assert children(family)[1] == [(2, None, None)]
+
+
+def in_threads(count: int, call: Callable[[int], None]) -> None:
+    """Run `call(0)`, `call(1)`, … at once; raise what one of them raised."""
+    problems: list[BaseException] = []
+    together = threading.Barrier(count)
+
+    def run(number: int) -> None:
+        try:
+            together.wait(TIMEOUT_S)
+            call(number)
+        except BaseException as error:
+            problems.append(error)
+
+    threads = [threading.Thread(target=run, args=(number,)) for number in range(count)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(TIMEOUT_S)
+    if problems:
+        raise problems[0]
+
+
+def retried(db: Embedded, stage: Callable[[Write], None]) -> None:
+    """Evaluate on the View in force and commit, again until nobody was faster."""
+    while True:
+        write = db.write()
+        stage(write)
+        try:
+            db.committer.publication.wait(db.committer.apply(write.batch))
+        except ExpectationFailed:
+            db.settle()
+        else:
+            return
+
+
+@pytest.mark.parametrize("cold", [False, True], ids=["hot", "cold"])
+def test_twenty_threads_that_count_lose_no_step(db: Embedded, cold: bool) -> None:
+    """Each reads the row, adds one and commits; a flush comes in between where it can."""
+    table = db.table("app.ours")
+    insert(db, "app.ours", [1, 0])
+    if cold:
+        db.flush("app.ours")
+
+    def count(number: int) -> None:
+        for _ in range(10):
+
+            def step(write: Write) -> None:
+                version = write.find_live(table, SHARED, 1)
+                assert version is not None
+                assert version.row is not None
+                write.update(table, SHARED, 1, [1, version.row[1] + 1])
+
+            retried(db, step)
+            if cold and number == 0:
+                db.flush("app.ours")
+
+    in_threads(20, count)
+    assert db.rows("SELECT n FROM app.ours") == [(200,)]
+    assert [c.after for c in log(db, "app.ours")] == [[1, n] for n in range(201)]
+
+
+def test_sessions_that_count_at_once_lose_no_step(db: Embedded) -> None:
+    """By key on the event loop, and by a predicate in worker threads, both on one row."""
+    db.change("INSERT INTO app.ours VALUES (1, 0), (2, 0)")
+
+    async def count(number: int) -> None:
+        where = "id = 1" if number % 2 else "id < 2"
+        for _ in range(10):
+            await db.outcomes(f"UPDATE app.ours SET n = n + 1 WHERE {where}")
+
+    async def all_count() -> None:
+        await asyncio.gather(*(count(number) for number in range(20)))
+
+    db.runner.run(all_count())
+    assert db.rows("SELECT id, n FROM app.ours ORDER BY id") == [(1, 200), (2, 0)]
+
+
+def test_of_racing_inserts_of_a_key_exactly_one_wins(db: Embedded) -> None:
+    table = db.table("app.ours")
+    won: list[tuple[int, int]] = []
+    lost: list[int] = []
+
+    def race(number: int) -> None:
+        for key in range(20):
+            try:
+                retried(db, lambda write, key=key: write.insert(table, SHARED, [key, number]))  # type: ignore[misc]
+            except AlreadyExists:
+                lost.append(key)
+            else:
+                won.append((key, number))
+
+    in_threads(16, race)
+    assert sorted(key for key, _ in won) == list(range(20))
+    assert len(lost) == 15 * 20
+    assert db.rows("SELECT id, n FROM app.ours ORDER BY id") == sorted(won)
+
+
+@pytest.mark.parametrize("parent_kind", ["USER", "SHARED"])
+def test_no_orphan_comes_of_a_race_between_child_and_parent(db: Embedded, parent_kind: str) -> None:
+    """Also a user's first child ever: the parent's deletion has met none of this owner's rows."""
+    db.run(
+        f"CREATE TABLE app.parent (id INT PRIMARY KEY) WITH (TYPE = '{parent_kind}');"
+        "CREATE TABLE app.child (id INT PRIMARY KEY, parent INT REFERENCES app.parent(id)) WITH (TYPE = 'USER')"
+    )
+    parent, child = db.table("app.parent"), db.table("app.child")
+    chance = random.Random(1)
+    outcomes: set[tuple[bool, bool]] = set()
+    for round_ in range(40):
+        owner = user_owner(f"user {round_}")
+        parent_owner = owner if parent_kind == "USER" else SHARED
+        insert(db, "app.parent", [round_], owner=parent_owner)
+        # Both look before either commits: what would be a window of microseconds is the rule here.
+        create, delete = db.write(), db.write()
+        create.insert(child, owner, [1, round_])
+        delete.delete(parent, parent_owner, [round_])
+        order = [create, delete]
+        chance.shuffle(order)
+        committed = []
+        for write in order:
+            try:
+                commit(db, write)
+            except ExpectationFailed:
+                continue
+            committed.append(write)
+        assert committed == order[:1]
+        has_parent = db.rows_by_key.find(db.view.hot, parent, parent_owner, round_, may_block=True).live is not None
+        has_child = db.rows_by_key.find(db.view.hot, child, owner, 1, may_block=True).live is not None
+        assert has_parent == has_child
+        outcomes.add((has_parent, has_child))
+    assert outcomes == {(True, True), (False, False)}
+
+
+def test_no_orphan_comes_of_sessions_that_race(db: Embedded) -> None:
+    db.run(
+        "CREATE TABLE app.parent (id INT PRIMARY KEY) WITH (TYPE = 'SHARED');"
+        "CREATE TABLE app.child (id INT PRIMARY KEY, parent INT REFERENCES app.parent(id)) WITH (TYPE = 'USER')"
+    )
+    succeeded: dict[str, int] = {"insert": 0, "delete": 0}
+
+    async def attempt(kind: str, sql: str, user: str) -> None:
+        try:
+            await db.outcomes(sql, user=user)
+            succeeded[kind] += 1
+        except UpwellError as error:
+            assert isinstance(error, (ParentMissing, ChildrenLeft)), error
+
+    async def race(key: int) -> None:
+        await db.outcomes(f"INSERT INTO app.parent VALUES ({key})")
+        delete = attempt("delete", f"DELETE FROM app.parent WHERE id = {key}", "root")
+        creates = [
+            attempt("insert", f"INSERT INTO app.child VALUES ({key}, {key})", f"user {number}") for number in range(4)
+        ]
+        await asyncio.gather(*((delete, *creates) if key % 2 else (*creates, delete)))
+
+    async def all_race() -> None:
+        for key in range(20):
+            await race(key)
+
+    db.runner.run(all_race())
+    parents = {row[0] for row in db.rows("SELECT id FROM app.parent")}
+    for number in range(4):
+        referenced = {row[0] for row in db.rows("SELECT parent FROM app.child", user=f"user {number}")}
+        assert referenced <= parents
+    assert succeeded["insert"] > 0

@@ -1,0 +1,38 @@
+"""Promise: the papers speak of what exists: each guarantee names a test that is there."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+NAMED = re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", (ROOT / "docs/guarantees.md").read_text())
+
+
+def test_there_are_guarantees() -> None:
+    assert len(NAMED) > 30
+
+
+@pytest.mark.parametrize(("file", "name"), NAMED)
+def test_the_test_of_a_guarantee_exists(file: str, name: str) -> None:
+    assert re.search(rf"^(?:async def|def|class|) ?{name}\b", (ROOT / file).read_text(), re.MULTILINE)
+
+
+@pytest.mark.parametrize("paper", ["README.md", "ARCHITECTURE.md", "docs/guarantees.md"])
+def test_links_lead_somewhere(paper: str) -> None:
+    path = ROOT / paper
+    targets = re.findall(r"\]\(([^)#:]+)\)", path.read_text())
+    assert [target for target in targets if not (path.parent / target).exists()] == []
+
+
+def test_architecture_names_functions_that_exist() -> None:
+    text = (ROOT / "ARCHITECTURE.md").read_text()
+    named = re.findall(r"`(\w+/\w+\.py): (\w+)(?:\.(\w+))?`", re.sub(r"\s+", " ", text))
+    assert len(named) > 10
+    for file, *names in named:
+        source = (ROOT / "src/upwell" / file).read_text()
+        for name in filter(None, names):
+            assert re.search(rf"^\s*(?:async )?(?:def|class) {name}\b|^{name} =", source, re.MULTILINE), (
+                file,
+                name,
+            )
