@@ -63,6 +63,7 @@ DEVICE_THREADS = 4
 SLOW_THREADS = 2
 SWITCH_INTERVAL_S = 0.0005
 BACKLOG = 2_048
+KEEP_ALIVE_S = 75
 _STREAM_ID = "stream_id"
 # SNOWFLAKE_ID() has a worker number of its own, so that its ids and `_seq`s never meet.
 _DEFAULT_IDS_WORKER = 1
@@ -225,6 +226,7 @@ async def _listen(config: Config, gate: Gate, live: LiveSocket) -> None:
             access_log=False,
             log_config=None,
             backlog=BACKLOG,
+            timeout_keep_alive=KEEP_ALIVE_S,
             timeout_graceful_shutdown=max(1, round(config.drain_s)),
         ),
         live,

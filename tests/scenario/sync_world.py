@@ -13,6 +13,7 @@ from typing import Any, Self
 
 import httpx
 import jwt
+from wire import PASSWORD, Wire
 
 from upwell.client import Client, connect
 from upwell.device import Device, HttpTransport, Request, Response, Unreachable
@@ -207,6 +208,20 @@ class World:
     def user(self) -> str:
         """A user that no other test has; without an account, as an app's own users are."""
         return f"user-{next(_numbers)}-{uuid.uuid4().hex[:6]}"
+
+    def account(self, role: str = "user", name: str | None = None) -> tuple[str, Wire]:
+        """Create an account; return its name and a fresh connection of it."""
+        name = name or self.user()
+        self.root.execute(f"CREATE USER '{name}' WITH PASSWORD '{PASSWORD}' ROLE {role}")
+        wire = self.wire()
+        wire.token = wire.call("POST", "/v1/api/auth/login", {"user": name, "password": PASSWORD}).json[
+            "access_token"
+        ]
+        return name, wire
+
+    def wire(self, token: str | None = None) -> Wire:
+        """Open a connection with a token, or without any."""
+        return self.stack.enter_context(Wire(self.server.port, token))
 
     def token(self, user: str, source: str, **claims: Any) -> str:
         """A device token as an app's own back end signs it."""

@@ -38,7 +38,7 @@ def status(world: World, method: str, path: str, authorization: str | None) -> i
 
 
 @pytest.mark.parametrize(("method", "path"), PATHS)
-def test_only_a_device_token_opens_the_sync(world: World, site: Site, method: str, path: str) -> None:
+def test_only_a_device_token_opens_the_sync(world: World, method: str, path: str) -> None:
     user = world.user()
     good = world.token(user, "phone")
     tokens = {
@@ -54,7 +54,7 @@ def test_only_a_device_token_opens_the_sync(world: World, site: Site, method: st
         "with a number as user": jwt.encode({"sub": 7, "did": "phone"}, world.server.jwt_secret, "HS256"),
         "garbage": "garbage",
         "cut": good[:-4],
-        "an access token": site.account()[1].token or "",
+        "an access token": world.account()[1].token or "",
     }
     for name, token in tokens.items():
         assert status(world, method, path, f"Bearer {token}") == 401, name
@@ -82,8 +82,8 @@ def test_a_wrong_method_is_not_allowed(world: World, method: str, path: str) -> 
     assert phone.call("GET", path + "/more").status_code == 404
 
 
-def test_a_logged_in_user_gets_a_token_for_each_device(world: World, site: Site) -> None:
-    name, alice = site.account()
+def test_a_logged_in_user_gets_a_token_for_each_device(world: World) -> None:
+    name, alice = world.account()
     for device in ("phone", "Ünïcode 🌊", "x" * 256):
         answer = alice.call("POST", "/v1/api/auth/device", {"device": device})
         assert answer.status == 200
@@ -96,24 +96,24 @@ def test_a_logged_in_user_gets_a_token_for_each_device(world: World, site: Site)
         assert alice.call("POST", "/v1/api/auth/device", {"device": device}).status == 400
     for raw in (b"", b"{}", b"not json", b'{"device":7}'):
         assert alice.call("POST", "/v1/api/auth/device", raw=raw).status == 400
-    assert site.wire().call("POST", "/v1/api/auth/device", {"device": "phone"}).status == 401
+    assert world.wire().call("POST", "/v1/api/auth/device", {"device": "phone"}).status == 401
 
 
 @pytest.mark.parametrize("role", ["service", "dba", "system"])
-def test_accounts_above_role_user_are_no_devices(world: World, site: Site, role: str) -> None:
-    name, wire = site.account(role)
+def test_accounts_above_role_user_are_no_devices(world: World, role: str) -> None:
+    name, wire = world.account(role)
     assert wire.call("POST", "/v1/api/auth/device", {"device": "phone"}).status == 403
     assert status(world, "GET", "/sync/download", f"Bearer {world.token(name, 'phone')}") == 401
     assert status(world, "GET", "/sync/download", f"Bearer {world.token('root', 'phone')}") == 401
 
 
-def test_a_device_token_opens_nothing_but_the_sync(world: World, site: Site) -> None:
-    _, alice = site.account()
+def test_a_device_token_opens_nothing_but_the_sync(world: World) -> None:
+    _, alice = world.account()
     device = alice.call("POST", "/v1/api/auth/device", {"device": "phone"}).json["token"]
     access = jwt.decode(alice.token or "", world.server.jwt_secret, ["HS256"])
     # Neither as it is, nor with all the claims of an access token beside its device.
     for token in (device, jwt.encode({**access, "did": "phone"}, world.server.jwt_secret, "HS256")):
-        wire = site.wire(token)
+        wire = world.wire(token)
         wire.sql("SELECT 1").refused(401, "INVALID_CREDENTIALS")
         assert wire.call("POST", "/v1/api/auth/device", {"device": "other"}).status == 401
         assert wire.call("GET", "/v1/api/auth/me").status == 401
@@ -128,17 +128,15 @@ def test_an_apps_own_user_needs_no_account(world: World) -> None:
     assert [row["name"] for row in world.sql(user, "SELECT name FROM {ns}.users")] == ["n"]
 
 
-def test_what_a_user_uploaded_is_theirs_when_the_account_comes_later(world: World, site: Site) -> None:
+def test_what_a_user_uploaded_is_theirs_when_the_account_comes_later(world: World) -> None:
     user = world.user()
     world.handset(user).put(upsert(1, "users", key(1), name="n"))
-    _, wire = site.account(name=user)
+    _, wire = world.account(name=user)
     assert wire.run(f"SELECT name FROM {world.ns}.users").rows == [["n"]]
 
 
-def test_a_phone_signs_in_with_a_password(
-    world: World, site: Site, tmp_path_factory: pytest.TempPathFactory
-) -> None:
-    name, _ = site.account()
+def test_a_phone_signs_in_with_a_password(world: World, tmp_path_factory: pytest.TempPathFactory) -> None:
+    name, _ = world.account()
     phone = world.phone(tmp_path_factory.mktemp("phone"), name)
     phone.device.sign_out()
     phone.run("INSERT INTO users (id, name) VALUES (?, 'offline')", key(1))

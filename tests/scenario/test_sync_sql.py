@@ -24,14 +24,14 @@ def world(site: Site) -> Iterator[World]:
 # --- who sees what
 
 
-def test_what_a_phone_uploads_is_in_sql_at_once_and_nobody_elses(world: World, site: Site) -> None:
-    (name, alice), (other, bob) = site.account(), site.account()
+def test_what_a_phone_uploads_is_in_sql_at_once_and_nobody_elses(world: World) -> None:
+    (name, alice), (other, bob) = world.account(), world.account()
     phone = world.handset(name)
     phone.put(upsert(1, "users", A, name="a"), upsert(2, "posts", B, title="t", author=A))
     join = f"SELECT p.title, u.name FROM {world.ns}.posts p JOIN {world.ns}.users u ON p.author = u.id"
     assert alice.run(join).rows == [["t", "a"]]
     assert alice.run(f"SELECT name FROM {world.ns}.users WHERE id = '{A}'").rows == [["a"]]
-    for nobody in (bob, site.root):
+    for nobody in (bob, world.wire(world.root.login())):
         assert nobody.run(join).rows == []
         assert nobody.run(f"SELECT COUNT(*) FROM {world.ns}.users WHERE id = '{A}'").cell == "0"
     # The same key is another row for another user.
@@ -41,8 +41,8 @@ def test_what_a_phone_uploads_is_in_sql_at_once_and_nobody_elses(world: World, s
     assert bob.run(f"SELECT name FROM {world.ns}.users").rows == [["bob's"]]
 
 
-def test_what_sql_writes_comes_down(world: World, site: Site) -> None:
-    name, alice = site.account()
+def test_what_sql_writes_comes_down(world: World) -> None:
+    name, alice = world.account()
     phone = world.handset(name)
     alice.run(f"INSERT INTO {world.ns}.users VALUES ('{A}', 'sql', NULL)")
     alice.run(f"INSERT INTO {world.ns}.posts VALUES ('{B}', 't', '{A}')")
@@ -71,8 +71,8 @@ def test_a_back_end_writes_on_behalf_of_a_user_without_account(world: World) -> 
     assert other.log() == []
 
 
-def test_the_same_rules_hold_for_sql_and_for_devices(world: World, site: Site) -> None:
-    name, alice = site.account()
+def test_the_same_rules_hold_for_sql_and_for_devices(world: World) -> None:
+    name, alice = world.account()
     phone = world.handset(name)
     phone.put(upsert(1, "users", A, name="a"), upsert(2, "posts", B, title="t", author=A))
     # SQL can't take a phone's parent away, and can't insert what the phone has.
@@ -97,8 +97,8 @@ def test_the_same_rules_hold_for_sql_and_for_devices(world: World, site: Site) -
     assert phone.put(upsert(5, "posts", B, 3, title="t3", author=A)) == [4]
 
 
-def test_every_uploaded_state_stays_in_the_users_own_log(world: World, site: Site) -> None:
-    name, alice = site.account()
+def test_every_uploaded_state_stays_in_the_users_own_log(world: World) -> None:
+    name, alice = world.account()
     phone = world.handset(name, "my phone")
     for number in range(1, 5):
         phone.put(upsert(number, "users", A, number - 1, name=f"state {number}"))

@@ -210,7 +210,7 @@ class Write:
         staged = self._staged.get(place)
         if staged is None:
             self._expect_manifest(found, table, owner)
-        else:
+        elif self._is_change(found, staged):
             # One log entry a key and commit: what the row was before the commit → what it is after it.
             self.batch.rows.remove(staged)
             op = self._merged(found, op)
@@ -233,7 +233,13 @@ class Write:
             uploaded=origin.uploaded if origin else self._uploaded_after(table, owner, key, row),
         )
         self._staged[place] = write
-        self.batch.rows.append(write)
+        if self._is_change(found, write):
+            self.batch.rows.append(write)
+
+    @staticmethod
+    def _is_change(found: Found, write: RowWrite) -> bool:
+        """Whether others can see it: a row that came and went within one commit never was."""
+        return write.after is not None or found.live is not None
 
     def _uploaded_after(self, table: Table, owner: Owner, key: Key, row: Row | None) -> str | None:
         """What stays of a device's payload text when the back end changes its row."""

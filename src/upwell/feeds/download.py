@@ -33,7 +33,7 @@ SCAN_CHANGES = 1_000
 
 
 class HydrationCursor(msgspec.Struct, frozen=True, array_like=True):
-    """Where a hydration stands: the store's history, the counter at its begin, the last row's table and key."""
+    """Where a hydration stands: the history, the counter at its begin, the last row's table and key."""
 
     stream: str
     began: int

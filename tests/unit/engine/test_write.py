@@ -66,9 +66,21 @@ def test_one_commit_logs_a_key_once_as_it_was_before_and_after(db: Embedded) -> 
     assert sorted((c.key, c.op, c.before, c.after) for c in changes) == [
         (1, "UPDATE", [1, 1], [1, 20]),
         (2, "UPDATE", [2, 2], [2, 1]),
-        (3, "DELETE", None, None),
-    ]
+    ], "3 came and went: nobody else ever saw it"
     assert db.rows("SELECT id, n FROM app.ours ORDER BY id") == [(1, 20), (2, 1)]
+
+
+def test_a_row_may_come_and_go_and_come_within_one_commit(db: Embedded) -> None:
+    table = db.table("app.ours")
+    write = db.write()
+    for n in (1, 2, 3):
+        write.insert(table, SHARED, [1, n])
+        write.delete(table, SHARED, [1])
+        assert write.batch.rows == []
+        assert write.find_live(table, SHARED, 1) is None
+    write.insert(table, SHARED, [1, 4])
+    commit(db, write)
+    assert [(c.op, c.before, c.after) for c in log(db, "app.ours")] == [("INSERT", None, [1, 4])]
 
 
 def test_a_key_is_unique_over_both_tiers_and_within_a_statement(db: Embedded) -> None:

@@ -1,0 +1,231 @@
+"""A flush moves what is hot into files, at once or not at all, and says exactly what it did."""
+
+import threading
+from pathlib import Path
+
+import pytest
+from embedded import Embedded, memory_store
+
+from upwell.engine.flush import Flushed
+from upwell.errors import ColdFileMissing, TableNotFound
+from upwell.jobs.queue import Job, JobType
+from upwell.storage.hot import Kind
+from upwell.testing import PointActions, cold
+from upwell.types import SHARED, Owner, user_owner
+
+ANN, BOB = user_owner("ann"), user_owner("bob")
+
+
+def did(flushed: dict[Owner, Flushed]) -> dict[Owner, tuple[int, int]]:
+    return {owner: (each.rows, each.live) for owner, each in flushed.items()}
+
+
+def segments(db: Embedded, table: str = "app.ours", user: str | None = None) -> list[cold.Segment]:
+    partition = cold.find_partition(db.cold_root, table, user)
+    return list(partition.segments) if partition else []
+
+
+def hot_keys(db: Embedded, table: str = "app.ours", owner: Owner = SHARED) -> list[object]:
+    return [version.key for version in db.settle().hot.scan_rows(db.table(table).id, owner)]
+
+
+def files(db: Embedded, pattern: str) -> list[Path]:
+    return sorted(path for path in db.cold_root.rglob(pattern) if ".links" not in path.parts)
+
+
+def test_each_owner_has_a_partition_of_its_own(db: Embedded) -> None:
+    db.change("INSERT INTO app.mine (id, n) VALUES (1, 10), (2, 20)", user="ann")
+    db.change("INSERT INTO app.mine (id, n) VALUES (1, 30)", user="bob")
+    assert did(db.flush("app.mine")) == {ANN: (2, 2), BOB: (1, 1)}
+    assert db.flush("app.mine") == {}
+    assert db.cold_rows("app.mine", "ann") == [{"id": 1, "n": 10, "s": "-"}, {"id": 2, "n": 20, "s": "-"}]
+    assert db.cold_rows("app.mine", "bob") == [{"id": 1, "n": 30, "s": "-"}]
+    assert db.rows("SELECT sum(n) FROM app.mine", user="ann") == [(30,)]
+    assert hot_keys(db, "app.mine", ANN) == []
+    assert db.cold_problems() == []
+
+
+def test_each_flush_adds_one_segment_with_rising_seqs(db: Embedded) -> None:
+    for round_ in range(3):
+        db.change(f"INSERT INTO app.ours VALUES ({round_ * 10}, 0), ({round_ * 10 + 1}, 0)")
+        db.flush("app.ours")
+        found = segments(db)
+        assert [segment.row_count for segment in found] == [2] * (round_ + 1)
+        assert all(a.max_seq < b.min_seq for a, b in zip(found, found[1:], strict=False))
+    assert db.rows("SELECT count(*) FROM app.ours") == [(6,)]
+
+
+def test_what_came_and_went_while_hot_leaves_no_file(db: Embedded) -> None:
+    db.change("INSERT INTO app.ours VALUES (1, 1)")
+    db.change("DELETE FROM app.ours WHERE id = 1")
+    assert did(db.flush("app.ours")) == {SHARED: (0, 0)}
+    assert segments(db) == []
+    assert files(db, "*.parquet") == []
+    assert (hot_keys(db), db.flush("app.ours"), db.rows("SELECT * FROM app.ours")) == ([], {}, [])
+    assert db.change("INSERT INTO app.ours VALUES (1, 2)") == 1
+    db.flush("app.ours")
+    assert db.cold_rows("app.ours") == [{"id": 1, "n": 2}]
+
+
+def test_a_tombstone_goes_to_the_files_while_it_hides_a_row_there(db: Embedded) -> None:
+    db.change("INSERT INTO app.ours VALUES (1, 1), (2, 2)")
+    db.flush("app.ours")
+    db.change("DELETE FROM app.ours")
+    assert did(db.flush("app.ours")) == {SHARED: (2, 0)}
+    assert (db.rows("SELECT * FROM app.ours"), db.cold_rows("app.ours"), db.cold_problems()) == ([], [], [])
+    db.reopen()
+    assert db.rows("SELECT count(*) FROM app.ours") == [(0,)]
+    assert db.change("INSERT INTO app.ours VALUES (1, 3)") == 1, "the key is free again"
+    db.flush("app.ours")
+    assert db.cold_rows("app.ours") == [{"id": 1, "n": 3}]
+    assert db.cold_problems() == []
+
+
+def test_a_synced_table_keeps_the_count_of_what_is_gone(db: Embedded) -> None:
+    """A device may still ask for the version of a row that was deleted."""
+    db.run("CREATE TABLE app.todo (id TEXT PRIMARY KEY) WITH (TYPE = 'USER', SYNC = TRUE)")
+    for sql in ("INSERT INTO app.todo VALUES ('a')", "DELETE FROM app.todo WHERE id = 'a'"):
+        db.change(sql, user="ann")
+    assert did(db.flush("app.todo")) == {ANN: (1, 0)}
+    table = db.table("app.todo")
+    found = db.rows_by_key.find(db.view.hot, table, ANN, "a", may_block=True)
+    assert found.version is not None
+    assert (found.version.count, found.live) == (2, None)
+
+
+def test_versions_rise_over_all_tiers(db: Embedded) -> None:
+    db.change("INSERT INTO app.ours VALUES (1, 0)")
+    for n in range(1, 6):
+        db.flush("app.ours")
+        db.change(f"UPDATE app.ours SET n = {n} WHERE id = 1")
+    log = db.settle().hot.read_log(db.table("app.ours").id, SHARED, 0, None, 99)
+    assert [(change.count, change.after) for change in log] == [(n + 1, [1, n]) for n in range(6)]
+    assert [change.previous for change in log[1:]] == [change.seq for change in log[:-1]]
+    db.flush("app.ours")
+    assert db.rows("SELECT n FROM app.ours") == [(5,)]
+    assert db.cold_problems() == []
+
+
+def test_a_missing_file_is_an_error_that_names_it_never_fewer_rows(db: Embedded) -> None:
+    db.change("INSERT INTO app.ours VALUES (1, 1)")
+    db.flush("app.ours")
+    db.change("INSERT INTO app.ours VALUES (2, 2)")
+    [segment] = files(db, "*.parquet")
+    away = segment.rename(segment.with_suffix(".away"))
+    for sql in ("SELECT * FROM app.ours", "SELECT count(*) FROM app.ours", "SELECT * FROM app.ours WHERE id = 1"):
+        with pytest.raises(ColdFileMissing, match=segment.name):
+            db.rows(sql)
+    away.rename(segment)
+    assert db.rows("SELECT count(*) FROM app.ours") == [(2,)]
+
+
+def test_old_manifests_and_their_links_are_collected(db: Embedded) -> None:
+    for key in range(5):
+        db.change(f"INSERT INTO app.ours VALUES ({key}, 0)")
+        db.flush("app.ours")
+        assert db.rows("SELECT count(*) FROM app.ours") == [(key + 1,)]
+    numbers = [int(path.stem.split("-")[2]) for path in files(db, "manifest-*.json")]
+    assert numbers == [4, 5], "the one in force, and the one before until the next flush"
+    assert len(list((db.cold_root / "app" / "ours" / ".links").iterdir())) == 2
+
+
+def flush_job(db: Embedded, table: str) -> Job:
+    job = db.jobs.submit(JobType.FLUSH, {"table_number": db.table(table).id}, f"flush-{table}")
+    assert job is not None
+    return db.jobs.start(job)
+
+
+def drop(db: Embedded, name: str) -> Job:
+    """Drop a table and return the job that removes what is left of it."""
+    table = db.table(f"app.{name}")
+    db.run(f"DROP TABLE app.{name}")
+    job = db.jobs.find_queued()
+    assert job is not None
+    assert job.parameters["table_number"] == table.id
+    return job
+
+
+@pytest.mark.parametrize("point", ["flush:begin", "flush:segment-published", "flush:before-commit", "flush:mid-cleanup"])
+def test_a_table_may_be_dropped_while_it_is_flushed(tmp_path: Path, point: str) -> None:
+    """The flush ends, the cleanup follows, and nothing of the table is left in either tier."""
+    cleanups: list[Job] = []
+    points = PointActions({point: lambda: cleanups or cleanups.append(drop(db, "ours"))})
+    with Embedded(tmp_path, store=memory_store(), points=points) as db:
+        db.run("CREATE NAMESPACE app; CREATE TABLE app.ours (id INT PRIMARY KEY, n INT) WITH (TYPE = 'SHARED')")
+        db.change("INSERT INTO app.ours VALUES (1, 1)")
+        table = db.table("app.ours")
+        db.kinds.run(flush_job(db, "app.ours"))
+        with pytest.raises(TableNotFound):
+            db.rows("SELECT * FROM app.ours")
+        db.kinds.run(cleanups[0])
+        assert files(db, "*.*") == []
+        assert db.record_names(Kind.MANIFEST) == []
+        assert list(db.committer.newest.scan_rows(table.id, SHARED)) == []
+
+
+def test_cleanup_also_removes_what_a_first_flush_left_that_failed(tmp_path: Path) -> None:
+    """No record names these files yet."""
+    reached = []
+
+    def fail() -> None:
+        reached.append(True)
+        raise OSError("no space left")
+
+    points = PointActions({"flush:before-commit": fail})
+    with Embedded(tmp_path, store=memory_store(), points=points) as db:
+        db.run("CREATE NAMESPACE app; CREATE TABLE app.mine (id INT PRIMARY KEY) WITH (TYPE = 'USER')")
+        db.change("INSERT INTO app.mine VALUES (1)", user="ann")
+        with pytest.raises(OSError, match="no space"):
+            db.flush("app.mine")
+        assert files(db, "*.parquet") != []
+        job = drop(db, "mine")
+        db.kinds.run(job)
+        db.kinds.run(job)  # a cleanup that is run again meets nothing
+        assert files(db, "*.*") == []
+
+
+def test_a_table_of_the_same_name_meets_nothing_of_the_old_one(db: Embedded) -> None:
+    db.change("INSERT INTO app.ours VALUES (1, 1)")
+    db.flush("app.ours")
+    job = drop(db, "ours")
+    db.run("CREATE TABLE app.ours (id INT PRIMARY KEY, n INT) WITH (TYPE = 'SHARED')")
+    assert db.rows("SELECT * FROM app.ours") == []
+    db.change("INSERT INTO app.ours VALUES (1, 2)")
+    db.flush("app.ours")
+    db.kinds.run(job)
+    assert db.rows("SELECT id, n FROM app.ours") == [(1, 2)]
+    assert db.cold_rows("app.ours") == [{"id": 1, "n": 2}]
+    assert db.cold_problems() == []
+
+
+def test_readers_and_writers_never_notice_a_flush(db: Embedded) -> None:
+    """Forty flushes in a row: each SELECT has all rows, and the two that moved together still agree."""
+    db.change("INSERT INTO app.ours VALUES " + ", ".join(f"({key}, 0)" for key in range(10)))
+    problems: list[object] = []
+    done = threading.Event()
+
+    def flush() -> None:
+        try:
+            for _ in range(40):
+                db.flush("app.ours")
+        except BaseException as error:
+            problems.append(error)
+        finally:
+            done.set()
+
+    thread = threading.Thread(target=flush)
+    thread.start()
+    moved = reads = 0
+    while not done.is_set():
+        moved += 1
+        db.change(f"UPDATE app.ours SET n = {moved} WHERE id IN (3, 7)")
+        found = db.rows("SELECT count(*), min(n), max(n), sum(n) FROM app.ours")
+        if found != [(10, 0, moved, 2 * moved)]:
+            problems.append(found)
+        reads += 1
+    thread.join()
+    assert problems == []
+    assert reads > 10
+    db.flush("app.ours")
+    assert db.cold_rows("app.ours") == [{"id": key, "n": moved if key in (3, 7) else 0} for key in range(10)]
+    assert db.cold_problems() == []
