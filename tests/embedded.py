@@ -169,7 +169,7 @@ class Embedded:
         return self.view.catalog.get_table(namespace, name)
 
     def flush(self, full_name: str) -> dict[Owner, Flushed]:
-        """Flush all partitions of a table now, in this thread; return when the cleanup is visible, as a job does."""
+        """Flush all partitions of a table now, in this thread; return when the cleanup is visible."""
         table = self.table(full_name)
         owners = self.flusher.pending(self.view, table)
         flushed = {owner: self.flusher.flush_partition(table, owner) for owner in owners}

@@ -51,6 +51,8 @@ class Config:
         """Raise `StartRefused` if the server would be open to strangers or the settings make no sense."""
         if self.durability not in ("group", "async"):
             raise StartRefused(f"durability is 'group' or 'async', not '{self.durability}'")
+        if not 0 <= self.port <= 65_535:
+            raise StartRefused(f"port is 0..65535, not {self.port}")
         if not 4 <= self.bcrypt_cost <= 16:
             raise StartRefused(f"bcrypt_cost is 4..16, not {self.bcrypt_cost}")
         if len(self.jwt_secret) < 16:

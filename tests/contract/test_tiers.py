@@ -1,4 +1,4 @@
-"""One table name over two tiers: whatever was flushed when, the answers are those of a model without tiers."""
+"""One table name over two tiers: whatever was flushed when, the answers are those of a plain model."""
 
 import shutil
 import tempfile

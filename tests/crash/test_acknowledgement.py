@@ -1,4 +1,4 @@
-"""Nothing is acknowledged, and nothing seen, before a sync of the write-ahead log that covers it has returned.
+"""Nothing is acknowledged, and nothing seen, before a sync of the log that covers it has returned.
 
 The sync is observed at the effect: the store calls ours in the place of RocksDB's, and ours holds it,
 lets it go, or fails it.
@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from embedded import ROOT, Embedded, answer_rows, principal
 
+from embedded import ROOT, Embedded, answer_rows, principal
 from upwell.engine.commit import Durability
 from upwell.errors import AlreadyExists, ReadOnly
 from upwell.feeds.download import Downloads
@@ -177,7 +177,11 @@ def test_an_answer_that_rests_on_an_unsynced_commit_waits_for_its_sync(
         await sync.is_held()
         others = [
             asyncio.create_task(db.outcomes(text))
-            for text in (f"DELETE FROM {NOTES} WHERE id = 'gone'", "CREATE NAMESPACE space", "DROP TABLE app.dropped")
+            for text in (
+                f"DELETE FROM {NOTES} WHERE id = 'gone'",
+                "CREATE NAMESPACE space",
+                "DROP TABLE app.dropped",
+            )
         ]
         await asyncio.sleep(0)
         second = asyncio.create_task(db.outcomes(sql))

@@ -1,4 +1,4 @@
-"""A flush whose n-th call on the file system fails loses nothing, doubles nothing, and succeeds the next time.
+"""A flush whose n-th file call fails loses nothing, doubles nothing, and succeeds the next time.
 
 Each run is a world of its own; `each_fault` goes through every n until a flush passes without the fault.
 """
@@ -10,8 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from embedded import Embedded, memory_store
 
+from embedded import Embedded, memory_store
 from upwell.errors import ColdFileMissing
 from upwell.testing import FailingFiles, TableModel, each_fault
 
@@ -27,7 +27,9 @@ class World:
         self.files = FailingFiles(NEVER)
         self.db = Embedded(directory, store=memory_store(), files=self.files)
         self.model = TableModel("id", ("id", "v"))
-        self.db.run(f"CREATE NAMESPACE app; CREATE TABLE {TABLE} (id INT PRIMARY KEY, v TEXT) WITH (TYPE = 'USER')")
+        self.db.run(
+            f"CREATE NAMESPACE app; CREATE TABLE {TABLE} (id INT PRIMARY KEY, v TEXT) WITH (TYPE = 'USER')"
+        )
         for flush in range(flushes_before + 1):
             if flush:
                 self.db.flush(TABLE)

@@ -1,4 +1,4 @@
-"""Whatever happens to a row while its flush stands at any named point, it is there once, with its newest value.
+"""Whatever happens to a row at any named point of its flush, it is there once, with its newest value.
 
 The flush runs in the test's own thread; at each point statements run as other sessions would run them.
 """
@@ -7,10 +7,10 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import pytest
-from embedded import Embedded, memory_store
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from embedded import Embedded, memory_store
 from upwell.engine import flush as flush_module
 from upwell.engine.flush import Flushed
 from upwell.jobs.queue import JobType
@@ -39,7 +39,9 @@ class World:
         self.db = Embedded(directory, store=memory_store(), points=self.points)
         self.model = TableModel("id", ("id", "n"))
         self.serial = 0
-        self.db.run(f"CREATE NAMESPACE app; CREATE TABLE {TABLE} (id INT PRIMARY KEY, n INT) WITH (TYPE = 'SHARED')")
+        self.db.run(
+            f"CREATE NAMESPACE app; CREATE TABLE {TABLE} (id INT PRIMARY KEY, n INT) WITH (TYPE = 'SHARED')"
+        )
         self.insert(*range(1, 8))
         self.db.flush(TABLE)
         # 1 stays cold; 2 is changed twice, 3 deleted, 4 deleted and back; 8 to 10 are new, 11 came and went.
@@ -202,7 +204,9 @@ def test_rows_change_at_several_points_of_several_flushes(
 ) -> None:
     world = World(tmp_path_factory.mktemp("points"))
     try:
-        world.actions = {point: lambda action=action: ACTIONS[action](world) for point, action in plan.items()}
+        world.actions = {
+            point: lambda action=action: ACTIONS[action](world) for point, action in plan.items()
+        }
         for _ in range(flushes):
             flushed: dict[object, Flushed] = dict(world.db.flush(TABLE))
             assert len(flushed) <= 1

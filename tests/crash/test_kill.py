@@ -1,4 +1,4 @@
-"""A server that is killed at any moment comes back with every acknowledged write, once, and with no job running.
+"""A server killed at any moment comes back with every acknowledged write, once, and no job running.
 
 Real processes on one directory, cycle after cycle: clients write over HTTP while flushes run, SIGKILL comes
 at a named point or at a moment of chance, the next start is checked and is the next one's victim.
@@ -108,7 +108,9 @@ class Site:
         assert self.acks.check(recovered) == []
         self.acks.settle(recovered)
         for writer in self.writers:
-            mine = [place[2] for place, _ in recovered if place[0] == writer.table and place[1] == writer.user]
+            mine = [
+                place[2] for place, _ in recovered if place[0] == writer.table and place[1] == writer.user
+            ]
             writer.alive = sorted(key for key in mine if key.startswith(f"w{writer.number}-"))
         jobs = self.ended_jobs()
         assert {job["status"] for job in jobs} <= {"completed", "skipped"}, jobs
@@ -126,7 +128,7 @@ class Site:
             return wait_until(ended, timeout_s=WAIT_S, what="all jobs to end") or []
 
     def write_until_killed(self, cycle: int, *, acks_max: int | None) -> None:
-        """Let all clients write and flush; kill the server after so many answers, or wait for its crash point."""
+        """Let clients write and flush until the server dies: after so many answers, or at its crash point."""
         target = None if acks_max is None else self.acks.acknowledged_count + acks_max
         clients = [self.client(writer.user) for writer in self.writers]
         threads = [

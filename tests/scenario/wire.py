@@ -6,6 +6,7 @@ Nothing here uses Upwell's own client or encoders: it is the contract, read a se
 import http.client
 import itertools
 import json
+import select
 import uuid
 from dataclasses import dataclass
 from typing import Any, Self
@@ -122,6 +123,7 @@ class Wire:
     ) -> Answer:
         """Send one request: `body` as JSON, or `raw` as it is."""
         content = raw if raw is not None else None if body is None else json.dumps(body).encode()
+        self._leave_if_closed()
         sent = {"Content-Type": "application/json", **(headers or {})}
         authorization = authorization or (f"Bearer {self.token}" if self.token else None)
         if authorization:
@@ -135,6 +137,12 @@ class Wire:
             # What went wrong once must not go on in the next test.
             self._connection.close()
             raise
+
+    def _leave_if_closed(self) -> None:
+        """Let go of a connection that the server has closed meanwhile, as a keep-alive client does."""
+        connection = self._connection.sock
+        if connection is not None and select.select([connection], [], [], 0)[0]:
+            self._connection.close()
 
     def sql(self, text: str, *params: object, namespace: str | None = None) -> Answer:
         """Run SQL as the contract's JSON body."""

@@ -9,6 +9,7 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from upwell import __version__, logs
 from upwell.config import load_config
@@ -72,7 +73,19 @@ def _serve(options: argparse.Namespace) -> int:
         from upwell.app import run
     except ModuleNotFoundError as error:
         raise StartRefused(f"{NEEDS_SERVER} ({error.name} is missing)") from error
-    return run(config)
+    try:
+        return run(config)
+    except ExceptionGroup as group:
+        refusals = group.subgroup(StartRefused)
+        raise StartRefused(str(_first(refusals))) if refusals else group from group
+    except OSError as error:
+        if error.filename is None or not Path(error.filename).is_relative_to(config.data_dir):
+            raise
+        raise StartRefused(f"data directory {config.data_dir} can't be used: {error.strerror}") from error
+
+
+def _first(group: BaseException) -> BaseException:
+    return _first(group.exceptions[0]) if isinstance(group, BaseExceptionGroup) else group
 
 
 def _sql(options: argparse.Namespace) -> int:
@@ -84,16 +97,32 @@ def _sql(options: argparse.Namespace) -> int:
         password = os.environ.get("UPWELL_ROOT_PASSWORD")
     if password is None:
         password = getpass.getpass(f"Password of {options.user}: ")
+    _refuse_address(options.url)
     try:
         with connect(options.url, user=options.user, password=password) as client:
             if options.text is not None:
                 return run_sql(
-                    client, options.text, as_json=options.json, out=sys.stdout, as_user=options.as_user
+                    client,
+                    options.text,
+                    as_json=options.json,
+                    out=sys.stdout,
+                    errors=sys.stderr,
+                    as_user=options.as_user,
                 )
             return repl(client, as_json=options.json, as_user=options.as_user)
     except ClientError as error:
         print(f"upwell: {error}", file=sys.stderr)
         return 1
+
+
+def _refuse_address(url: str) -> None:
+    try:
+        parts = urlsplit(url if "://" in url else f"http://{url}")
+        usable = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+    except ValueError:  # a port that is no number
+        usable = False
+    if not usable:
+        raise StartRefused(f"--url is not a server's address: {url!r} (expected http://host:port)")
 
 
 def _demo(options: argparse.Namespace) -> int:

@@ -19,14 +19,28 @@ _HELP = r"""A statement ends with ; at the end of a line.
 
 _CLOSED_PARTS = re.compile(r"'(?:[^']|'')*'|\"(?:[^\"]|\"\")*\"|--[^\n]*(?:\n|$)|/\*.*?\*/", re.DOTALL)
 _OPEN_PART = re.compile(r"'|\"|/\*")
-_ESCAPES = {ord("\n"): "\\n", ord("\r"): "\\r", ord("\t"): "\\t"}
+# What a terminal would obey instead of show.
+_CONTROLS = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160))}
+_ESCAPES = _CONTROLS | {ord("\n"): "\\n", ord("\r"): "\\r", ord("\t"): "\\t"}
 _INTERRUPTED = "\x03"
 _PROMPTS = ("upwell> ", "   ...> ")
 
 
-def run_sql(client: Client, text: str, *, as_json: bool, out: TextIO, as_user: str | None = None) -> int:
-    """Run `text` and print its results to `out`; return 0, or 1 if it failed."""
+def run_sql(
+    client: Client,
+    text: str,
+    *,
+    as_json: bool,
+    out: TextIO,
+    errors: TextIO | None = None,
+    as_user: str | None = None,
+) -> int:
+    """Run `text`, print its results to `out` and an error to `errors` (default: `out`).
+
+    Returns 0, or 1 if it failed.
+    """
     sql = text if as_user is None else wrap_as_user(as_user, text)
+    errors = errors or out
     try:
         response = client.request(sql)
         if as_json:
@@ -38,13 +52,13 @@ def run_sql(client: Client, text: str, *, as_json: bool, out: TextIO, as_user: s
         if as_json and error.body:
             _print_json(error.body, out)
         else:
-            _print_error(error.code, error.message, out)
+            _print_error(error.code, error.message, errors)
         return 1
     except ConnectionLost as error:
-        _print_error("CONNECTION_LOST", str(error), out)
+        _print_error("CONNECTION_LOST", str(error), errors)
         return 1
     except ClientError as error:
-        _print_error("CLIENT_ERROR", str(error), out)
+        _print_error("CLIENT_ERROR", str(error), errors)
         return 1
     return 0
 
@@ -74,7 +88,7 @@ def repl(
             buffer = ""
             continue
         word = line.strip()
-        if not buffer and word in (r"\q", r"\?"):
+        if _is_blank(buffer) and word in (r"\q", r"\?"):
             if word == r"\q":
                 break
             print(_HELP, file=out)
@@ -85,7 +99,7 @@ def repl(
         elif is_complete(buffer):
             failed |= run_sql(client, buffer, as_json=as_json, out=out, as_user=as_user)
             buffer = ""
-    if buffer.strip() and not interactive:
+    if not _is_blank(buffer) and not interactive:
         failed |= run_sql(client, buffer, as_json=as_json, out=out, as_user=as_user)
     return 0 if interactive else failed
 
@@ -100,9 +114,18 @@ def wrap_as_user(user: str, text: str) -> str:
 
 def is_complete(text: str) -> bool:
     """Whether `text` ends with a `;` that is neither quoted nor in a comment."""
-    bare = _CLOSED_PARTS.sub(lambda part: "''" if part[0][0] in "'\"" else " ", text)
+    bare = _without_comments(text)
     # Every closed text is `''` by now; what else opens is still open.
     return not _OPEN_PART.search(bare.replace("''", "")) and bare.rstrip().endswith(";")
+
+
+def _is_blank(text: str) -> bool:
+    return not _without_comments(text).strip()
+
+
+def _without_comments(text: str) -> str:
+    """Return `text` without comments, and with `''` for each quoted text."""
+    return _CLOSED_PARTS.sub(lambda part: "''" if part[0][0] in "'\"" else " ", text)
 
 
 def _read_line(source: TextIO, prompt: str | None) -> str | None:
@@ -126,13 +149,17 @@ def _print_result(result: Result, out: TextIO) -> None:
     cells = [[_shown(cell) for cell in row] for row in result.rows]
     widths = [max(map(len, column)) for column in zip(result.columns, *cells, strict=True)]
     to_right = [
-        any(isinstance(row[index], (int, float)) for row in result.rows) for index in range(len(widths))
+        any(_is_number(row[index]) for row in result.rows) for index in range(len(widths))
     ]
     print(_line(list(result.columns), widths, to_right), file=out)
     print("-+-".join("-" * width for width in widths), file=out)
     for row in cells:
         print(_line(row, widths, to_right), file=out)
     print(f"({result.row_count} row{'' if result.row_count == 1 else 's'})", file=out)
+
+
+def _is_number(cell: Any) -> bool:
+    return isinstance(cell, (int, float)) and not isinstance(cell, bool)
 
 
 def _line(cells: list[str], widths: list[int], to_right: list[bool]) -> str:

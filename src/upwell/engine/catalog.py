@@ -207,11 +207,19 @@ def _put(entries: dict[str, Entry], name: str, value: bytes | None, kind: type[E
 EMPTY = Catalog({}, {}, {})
 
 _json = msgspec.json.Encoder()
+_DROPPED = "dropped/"
 
 
 def table_record(table: Table, *, dropped: bool = False) -> RecordWrite:
     """Return the record that creates, changes or drops a table."""
     return RecordWrite(Kind.TABLE, f"{table.id:010d}", None if dropped else _json.encode(table))
+
+
+def dropped_record(table: TableId, remains: Table | None) -> RecordWrite:
+    """Return the record of a dropped table whose rows and files still have to go; None: they are gone."""
+    return RecordWrite(
+        Kind.META, f"{_DROPPED}{table:010d}", None if remains is None else _json.encode(remains)
+    )
 
 
 def user_record(user: User) -> RecordWrite:
@@ -232,3 +240,8 @@ def load_catalog(reader: HotReader) -> Catalog:
         {(table.namespace, table.name): table for table in tables},
         {user.name: user for user in users},
     )
+
+
+def load_dropped(reader: HotReader) -> list[Table]:
+    """Read the tables that were dropped and still have rows or files."""
+    return [msgspec.json.decode(value, type=Table) for _, value in reader.scan_records(Kind.META, _DROPPED)]

@@ -1,8 +1,10 @@
 """Cleanup: what is left of a dropped table is removed; nobody can name it any more.
 
-Law: table ids are never used again, so a cleanup can be repeated and meets no living table.
+Law: table ids are never used again, so a cleanup can be repeated and meets no living table. The commit
+that drops a table notes it as dropped; the cleanup's last commit takes the note away.
 """
 
+from upwell.engine.catalog import dropped_record
 from upwell.engine.commit import Committer
 from upwell.storage.cold import ColdCache, drop_partition
 from upwell.storage.hot import Batch, Kind, RecordWrite
@@ -27,8 +29,8 @@ class Cleanup:
         # A first flush that failed left files without a record: their owners still have hot rows.
         for owner in sorted(cold.union(newest.owners(table))):
             drop_partition(self._objects.open(Partition(namespace, name, table, owner)))
-        if names:
-            self._committer.apply(Batch(records=[RecordWrite(Kind.MANIFEST, each, None) for each in names]))
         newest.forget_table(table)
         self._cold.forget_table(table)
+        gone = [RecordWrite(Kind.MANIFEST, each, None) for each in names]
+        self._committer.apply(Batch(records=[*gone, dropped_record(table, None)]))
         return len(cold)

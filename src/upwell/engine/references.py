@@ -11,7 +11,7 @@ from upwell.engine.query import QueryEngine, Source
 from upwell.engine.view import View
 from upwell.errors import TableNotFound
 from upwell.storage.arrow import cells
-from upwell.types import Key, Owner
+from upwell.types import Key, Owner, SqlType
 
 
 class Children:
@@ -46,7 +46,7 @@ class Children:
         text = (
             f'SELECT "{column.name}", "{key_column.name}" AS child_key '
             f'FROM "{child.namespace}"."{child.name}" '
-            f'WHERE "{column.name}" IN ({", ".join(_literal(key) for key in keys)})'
+            f'WHERE "{column.name}" IN ({", ".join(_literal(key, column.type) for key in keys)})'
         )
         name = (child.namespace, child.name)
 
@@ -60,7 +60,9 @@ class Children:
         return [(parent, key) for parent, key in pairs if parent is not None and key is not None]
 
 
-def _literal(key: Key) -> str:
+def _literal(key: Key, sql_type: SqlType) -> str:
+    if sql_type is SqlType.TIMESTAMP:
+        return f"arrow_cast({key!r}, 'Timestamp(Microsecond, None)')"
     match key:
         case bool() | int() | float():
             return repr(key)

@@ -19,6 +19,7 @@ from upwell.engine.catalog import (
     Table,
     TableKind,
     User,
+    dropped_record,
     namespace_record,
     table_record,
     user_record,
@@ -68,7 +69,7 @@ class Schema:
                 raise NotFound(f"Namespace '{name}' not found")
             tables = self._catalog.in_namespace(name)
             self._refuse_referenced(tables)
-            records = [table_record(table, dropped=True) for table in tables]
+            records = [record for table in tables for record in _drop(table)]
             records.append(namespace_record(space, dropped=True))
             return self._committer.apply(Batch(records=records)), tables
 
@@ -100,7 +101,7 @@ class Schema:
                     return None, None
                 raise NotFound(f"Table '{name}' not found in namespace '{namespace}'")
             self._refuse_referenced([table])
-            return self._committer.apply(Batch(records=[table_record(table, dropped=True)])), table
+            return self._committer.apply(Batch(records=_drop(table))), table
 
     def create_user(self, user: User) -> Seq:
         with self._committer.lock:
@@ -158,3 +159,8 @@ class Schema:
                     raise InvalidOperation(
                         f"table {table.full_name} is referenced by {child.full_name}; drop that table first"
                     )
+
+
+def _drop(table: Table) -> list[RecordWrite]:
+    """The name goes, and with the same commit the duty to remove what is left is written down."""
+    return [table_record(table, dropped=True), dropped_record(table.id, table)]

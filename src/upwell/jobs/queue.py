@@ -13,6 +13,7 @@ from enum import Enum
 import msgspec
 
 from upwell.clock import Clock
+from upwell.engine.catalog import Table, load_dropped
 from upwell.engine.commit import Committer
 from upwell.ids import job_id
 from upwell.storage.hot import Batch, HotReader, Kind, RecordWrite
@@ -87,12 +88,17 @@ class JobQueue:
         self._listeners.append(listener)
 
     def recover(self) -> None:
-        """Queue again what a crash interrupted; an interrupted attempt counts as a failed one."""
+        """Queue again what a crash interrupted; an interrupted attempt counts as a failed one.
+
+        Dropped tables that nobody cleans up, because the crash came first, are queued as well.
+        """
         for job in list(self._open.values()):
             if job.status is Status.RUNNING:
                 job = self.fail(job, "interrupted by a restart")
             if job.status in (Status.NEW, Status.RETRYING):
                 self._put(job, Status.QUEUED, job.message)
+        for table in load_dropped(self._committer.newest):
+            self.submit_cleanup(table)
 
     def submit(
         self, job_type: JobType, parameters: Mapping[str, str | int], idempotency_key: str
@@ -117,6 +123,14 @@ class JobQueue:
         for listener in self._listeners:
             listener()
         return job
+
+    def submit_cleanup(self, table: Table) -> Job | None:
+        """Queue the removal of what is left of a dropped table; None if it is queued already."""
+        parameters: dict[str, str | int] = {
+            "table_id": table.full_name, "table_number": table.id, "namespace": table.namespace,
+            "table_name": table.name, "table_type": table.kind.value,
+        }  # fmt: skip
+        return self.submit(JobType.CLEANUP, parameters, f"cleanup-{table.id}")
 
     def find_queued(self) -> Job | None:
         """Return the job that has waited longest."""
@@ -148,7 +162,9 @@ class JobQueue:
         return job
 
     def _apply(self, job: Job, status: Status, message: str | None, **changes: int) -> tuple[Job, int]:
-        assert status in _MOVES[job.status], f"job {job.job_id} can't go from {job.status} to {status}"
+        assert status in _MOVES.get(job.status, ()), (
+            f"job {job.job_id} can't go from {job.status} to {status}"
+        )
         job = msgspec.structs.replace(
             job, status=status, message=message, updated_at=self._clock.now_us(), **changes
         )

@@ -361,17 +361,9 @@ class _Run:
         await self._growth.reached(defined.seq or self._engine.committer.last_seq)
         text = defined.text
         for table in defined.dropped:
-            job = await self._in_slow_thread(partial(self._submit_cleanup, table))
-            text += job if isinstance(statement, DropTable) else ""
+            job = await self._in_slow_thread(partial(self._engine.jobs.submit_cleanup, table))
+            text += f". Cleanup job: {job.job_id}" if job and isinstance(statement, DropTable) else ""
         return Message(text)
-
-    def _submit_cleanup(self, table: Table) -> str:
-        parameters: dict[str, str | int] = {
-            "table_id": table.full_name, "table_number": table.id, "namespace": table.namespace,
-            "table_name": table.name, "table_type": table.kind.value,
-        }  # fmt: skip
-        job = self._engine.jobs.submit(JobType.CLEANUP, parameters, f"cleanup-{table.id}")
-        return f". Cleanup job: {job.job_id}" if job else ""
 
     async def _create_user(self, statement: CreateUser) -> Message:
         require_admin(self._principal, "user management")

@@ -17,7 +17,8 @@ def db(tmp_path: Path) -> Iterator[Embedded]:
     with Embedded(tmp_path, store=memory_store()) as db:
         db.run(
             "CREATE NAMESPACE app;"
-            "CREATE TABLE app.mine (id INT PRIMARY KEY, n INT, s TEXT NOT NULL DEFAULT '-') WITH (TYPE = 'USER');"
+            "CREATE TABLE app.mine (id INT PRIMARY KEY, n INT, s TEXT NOT NULL DEFAULT '-')"
+            " WITH (TYPE = 'USER');"
             "CREATE TABLE app.ours (id INT PRIMARY KEY, n INT) WITH (TYPE = 'SHARED')"
         )
         yield db

@@ -3,8 +3,8 @@
 from dataclasses import replace
 
 import pytest
-from embedded import Embedded
 
+from embedded import Embedded
 from upwell.engine.changelog import Changelog
 from upwell.engine.view import View
 from upwell.storage.hot import Change

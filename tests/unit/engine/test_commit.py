@@ -5,8 +5,8 @@ from collections.abc import Callable, Iterator
 
 import msgspec
 import pytest
-from embedded import Embedded
 
+from embedded import Embedded
 from upwell.clock import ManualClock
 from upwell.effects import NoPoints
 from upwell.engine.commit import Committer, ManifestInForce, decode_manifest_record, partition_name
@@ -118,7 +118,9 @@ def test_a_row_of_another_schema_or_of_no_table_is_refused(db: Embedded, changed
         db.committer.apply(Batch(rows=[replace(row(db, 1), **changed)]))
 
 
-@pytest.mark.parametrize("batch", [Batch(records=[NOTE]), Batch(drops=[Drop(TableId(1), SHARED, 1, 1)]), Batch()])
+@pytest.mark.parametrize(
+    "batch", [Batch(records=[NOTE]), Batch(drops=[Drop(TableId(1), SHARED, 1, 1)]), Batch()]
+)
 def test_a_commit_without_rows_takes_a_seq_and_is_published(committer: Committer, batch: Batch) -> None:
     before = committer.last_seq
     seq = committer.apply(batch)
@@ -162,7 +164,7 @@ def test_a_failed_sync_stops_writes_and_wakes_all_who_wait(committer: Committer,
     with pytest.raises(ReadOnly):
         committer.publication.wait(seq)
     assert committer.publication.failure is failure
-    with pytest.raises(ReadOnly, match="^Storage error: the disk is gone$"):
+    with pytest.raises(ReadOnly, match=r"^Storage error: the disk is gone$"):
         committer.apply(Batch(records=[NOTE]))
     assert committer.publication.view.seq < seq
     assert committer.publication.wait(committer.publication.view.seq) is committer.publication.view
@@ -206,9 +208,7 @@ def test_only_versions_that_may_be_cold_are_superseded(db: Embedded) -> None:
     set_flushed(db, second)
     third = db.committer.apply(Batch(rows=[row(db, 1, previous=second, expect=second)]))
     assert supersedes(db, 1) == (second,)
-    db.committer.apply(
-        Batch(rows=[replace(row(db, 1, previous=third, expect=third), supersedes=(second,))])
-    )
+    db.committer.apply(Batch(rows=[replace(row(db, 1, previous=third, expect=third), supersedes=(second,))]))
     assert supersedes(db, 1) == (second,), "inherited; the third was never cold"
 
 
@@ -266,7 +266,9 @@ def test_seqs_of_racing_commits_are_one_order_without_gaps_in_views(committer: C
     def commit(number: int) -> None:
         for serial in range(50):
             name, value = f"{number}", str(serial).encode()
-            view = committer.publication.wait(committer.apply(Batch(records=[RecordWrite(Kind.META, name, value)])))
+            view = committer.publication.wait(
+                committer.apply(Batch(records=[RecordWrite(Kind.META, name, value)]))
+            )
             if view.hot.find_record(Kind.META, name) != value:
                 problems.append(f"{name} {value!r}")
 

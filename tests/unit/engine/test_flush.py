@@ -1,11 +1,12 @@
 """A flush moves what is hot into files, at once or not at all, and says exactly what it did."""
 
-import threading
+from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
-from embedded import Embedded, memory_store
 
+from embedded import Embedded, memory_store
 from upwell.engine.flush import Flushed
 from upwell.errors import ColdFileMissing, TableNotFound
 from upwell.jobs.queue import Job, JobType
@@ -51,7 +52,7 @@ def test_each_flush_adds_one_segment_with_rising_seqs(db: Embedded) -> None:
         db.flush("app.ours")
         found = segments(db)
         assert [segment.row_count for segment in found] == [2] * (round_ + 1)
-        assert all(a.max_seq < b.min_seq for a, b in zip(found, found[1:], strict=False))
+        assert all(a.max_seq < b.min_seq for a, b in pairwise(found))
     assert db.rows("SELECT count(*) FROM app.ours") == [(6,)]
 
 
@@ -112,7 +113,11 @@ def test_a_missing_file_is_an_error_that_names_it_never_fewer_rows(db: Embedded)
     db.change("INSERT INTO app.ours VALUES (2, 2)")
     [segment] = files(db, "*.parquet")
     away = segment.rename(segment.with_suffix(".away"))
-    for sql in ("SELECT * FROM app.ours", "SELECT count(*) FROM app.ours", "SELECT * FROM app.ours WHERE id = 1"):
+    for sql in (
+        "SELECT * FROM app.ours",
+        "SELECT count(*) FROM app.ours",
+        "SELECT * FROM app.ours WHERE id = 1",
+    ):
         with pytest.raises(ColdFileMissing, match=segment.name):
             db.rows(sql)
     away.rename(segment)
@@ -145,13 +150,17 @@ def drop(db: Embedded, name: str) -> Job:
     return job
 
 
-@pytest.mark.parametrize("point", ["flush:begin", "flush:segment-published", "flush:before-commit", "flush:mid-cleanup"])
+@pytest.mark.parametrize(
+    "point", ["flush:begin", "flush:segment-published", "flush:before-commit", "flush:mid-cleanup"]
+)
 def test_a_table_may_be_dropped_while_it_is_flushed(tmp_path: Path, point: str) -> None:
     """The flush ends, the cleanup follows, and nothing of the table is left in either tier."""
     cleanups: list[Job] = []
     points = PointActions({point: lambda: cleanups or cleanups.append(drop(db, "ours"))})
     with Embedded(tmp_path, store=memory_store(), points=points) as db:
-        db.run("CREATE NAMESPACE app; CREATE TABLE app.ours (id INT PRIMARY KEY, n INT) WITH (TYPE = 'SHARED')")
+        db.run(
+            "CREATE NAMESPACE app; CREATE TABLE app.ours (id INT PRIMARY KEY, n INT) WITH (TYPE = 'SHARED')"
+        )
         db.change("INSERT INTO app.ours VALUES (1, 1)")
         table = db.table("app.ours")
         db.kinds.run(flush_job(db, "app.ours"))
@@ -199,33 +208,24 @@ def test_a_table_of_the_same_name_meets_nothing_of_the_old_one(db: Embedded) -> 
 
 
 def test_readers_and_writers_never_notice_a_flush(db: Embedded) -> None:
-    """Forty flushes in a row: each SELECT has all rows, and the two that moved together still agree."""
+    """Twenty flushes in a row: each SELECT has all rows, and the two that moved together still agree."""
     db.change("INSERT INTO app.ours VALUES " + ", ".join(f"({key}, 0)" for key in range(10)))
-    problems: list[object] = []
-    done = threading.Event()
 
     def flush() -> None:
-        try:
-            for _ in range(40):
-                db.flush("app.ours")
-        except BaseException as error:
-            problems.append(error)
-        finally:
-            done.set()
+        for _ in range(20):
+            while not db.flush("app.ours"):
+                pass  # the writer is at it
 
-    thread = threading.Thread(target=flush)
-    thread.start()
-    moved = reads = 0
-    while not done.is_set():
-        moved += 1
-        db.change(f"UPDATE app.ours SET n = {moved} WHERE id IN (3, 7)")
-        found = db.rows("SELECT count(*), min(n), max(n), sum(n) FROM app.ours")
-        if found != [(10, 0, moved, 2 * moved)]:
-            problems.append(found)
-        reads += 1
-    thread.join()
-    assert problems == []
-    assert reads > 10
+    moved = 0
+    with ThreadPoolExecutor(1) as thread:
+        flushing = thread.submit(flush)
+        while not flushing.done():
+            moved += 1
+            db.change(f"UPDATE app.ours SET n = {moved} WHERE id IN (3, 7)")
+            found = db.rows("SELECT count(*), min(n), max(n), sum(n) FROM app.ours")
+            assert found == [(10, 0, moved, 2 * moved)]
+        flushing.result()
+    assert moved > 10
     db.flush("app.ours")
     assert db.cold_rows("app.ours") == [{"id": key, "n": moved if key in (3, 7) else 0} for key in range(10)]
     assert db.cold_problems() == []

@@ -3,7 +3,6 @@
 import threading
 
 from embedded import Embedded
-
 from upwell.engine.overlay import PARTITION_WEIGHT_ROWS, HotRows, Overlay
 from upwell.engine.view import View
 from upwell.types import SHARED, user_owner

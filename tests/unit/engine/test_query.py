@@ -1,11 +1,9 @@
 """The door to DataFusion: a query sees one View, resolved over both tiers before any predicate."""
 
-from collections.abc import Iterator
-
 import pyarrow as pa
 import pytest
-from embedded import Embedded
 
+from embedded import Embedded
 from upwell.engine.query import Resolve, Source
 from upwell.errors import InvalidSql, PermissionDenied, QueryFailure, TableNotFound, UpwellError
 from upwell.types import SHARED, user_owner
@@ -31,10 +29,12 @@ def run(db: Embedded, text: str, user: str = "ann") -> list[tuple[object, ...]]:
 
 
 @pytest.fixture(params=["hot", "cold", "mixed"])
-def filled(db: Embedded, request: pytest.FixtureRequest) -> Iterator[Embedded]:
+def filled(db: Embedded, request: pytest.FixtureRequest) -> Embedded:
     """The same rows in whichever tier: (1, 10), (2, 21), (4, 40); 3 is deleted."""
     tier = request.param
-    db.change("INSERT INTO app.mine (id, n, s) VALUES (1, 10, 'old'), (2, 20, 'old'), (3, 30, 'old')", user="ann")
+    db.change(
+        "INSERT INTO app.mine (id, n, s) VALUES (1, 10, 'old'), (2, 20, 'old'), (3, 30, 'old')", user="ann"
+    )
     if tier == "mixed":
         db.flush("app.mine")
     db.change("UPDATE app.mine SET n = 21, s = 'new' WHERE id = 2", user="ann")
@@ -43,7 +43,7 @@ def filled(db: Embedded, request: pytest.FixtureRequest) -> Iterator[Embedded]:
     db.change("INSERT INTO app.mine (id, n, s) VALUES (1, 99, 'bob')", user="bob")
     if tier == "cold":
         db.flush("app.mine")
-    yield db
+    return db
 
 
 @pytest.mark.parametrize(
@@ -54,7 +54,10 @@ def filled(db: Embedded, request: pytest.FixtureRequest) -> Iterator[Embedded]:
         ("SELECT id FROM mine WHERE s = 'old' ORDER BY id", [(1,)]),
         ("SELECT id FROM mine WHERE n = 20 OR id = 3", []),
         ("SELECT count(*) FROM mine WHERE _deleted", [(0,)]),
-        ("SELECT a.id, b.n FROM mine a JOIN mine b ON a.id = b.id WHERE b.n > 20 ORDER BY 1", [(2, 21), (4, 40)]),
+        (
+            "SELECT a.id, b.n FROM mine a JOIN mine b ON a.id = b.id WHERE b.n > 20 ORDER BY 1",
+            [(2, 21), (4, 40)],
+        ),
         ("WITH big AS (SELECT * FROM mine WHERE n > 15) SELECT count(*) FROM big", [(2,)]),
         ("SELECT s, count(*) FROM mine GROUP BY s ORDER BY s", [("new", 2), ("old", 1)]),
         ("SELECT id, row_number() OVER (ORDER BY n DESC) FROM mine ORDER BY id LIMIT 2", [(1, 3), (2, 2)]),
@@ -63,7 +66,9 @@ def filled(db: Embedded, request: pytest.FixtureRequest) -> Iterator[Embedded]:
         ("SELECT 1 + 1", [(2,)]),
     ],
 )
-def test_the_tier_makes_no_difference(filled: Embedded, text: str, expected: list[tuple[object, ...]]) -> None:
+def test_the_tier_makes_no_difference(
+    filled: Embedded, text: str, expected: list[tuple[object, ...]]
+) -> None:
     assert run(filled, text) == expected
 
 

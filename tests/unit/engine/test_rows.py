@@ -1,8 +1,8 @@
-"""A row is found in whichever tier its newest version lies, and never by touching a file on the event loop."""
+"""A row is found in whichever tier its newest version lies, and the event loop never touches a file."""
 
 import pytest
-from embedded import Embedded
 
+from embedded import Embedded
 from upwell.engine.commit import partition_name
 from upwell.engine.rows import Found, Rows, WouldBlock
 from upwell.storage.hot import NO_SEQ, Kind, NoChangeAfter, RecordIs, RowIs

@@ -1,0 +1,58 @@
+"""What each kind of job does: its message says how much, and a job that is run again does no harm."""
+
+from embedded import Embedded
+from upwell.jobs.kinds import Done
+from upwell.jobs.queue import Job, JobType
+from upwell.storage.hot import Kind
+from upwell.testing import PointActions
+from upwell.types import SHARED
+
+
+def job(db: Embedded, kind: JobType, **parameters: str | int) -> Job:
+    made = db.jobs.submit(kind, parameters, f"{kind.value}")
+    assert made is not None
+    return db.jobs.start(made)
+
+
+def test_a_flush_counts_rows_and_partitions(db: Embedded, points: PointActions) -> None:
+    db.run("CREATE TABLE app.mine (id INT PRIMARY KEY) WITH (TYPE = 'USER')")
+    for user in ("ann", "bob", "eve"):
+        db.change("INSERT INTO app.mine VALUES (1), (2)", user=user)
+    db.change("DELETE FROM app.mine WHERE id = 1", user="eve")
+    flush = job(db, JobType.FLUSH, table_number=db.table("app.mine").id)
+    assert db.kinds.run(flush) == Done("5 row(s) of 3 partition(s) are in Parquet now")
+    assert points.reached[-1] != "flush:begin"
+    assert points.reached.count("flush:job-completed") == 1
+    db.settle()
+    assert db.kinds.run(flush) == Done("0 row(s) of 0 partition(s) are in Parquet now")
+
+
+def test_a_flush_of_a_table_that_is_gone_is_skipped(db: Embedded) -> None:
+    assert db.kinds.run(job(db, JobType.FLUSH, table_number=99)) == Done(
+        "the table was dropped meanwhile", True
+    )
+
+
+def test_a_cleanup_leaves_nothing_and_may_be_repeated(db: Embedded) -> None:
+    table = db.table("app.ours")
+    db.flush("app.ours")
+    db.change("INSERT INTO app.ours VALUES (3, 3)")
+    db.run(
+        "CREATE TABLE app.rest (id INT PRIMARY KEY) WITH (TYPE = 'SHARED'); INSERT INTO app.rest VALUES (1)"
+    )
+    db.flush("app.rest")
+    db.run("DROP TABLE app.ours")
+    cleanup = db.jobs.find_queued()
+    assert cleanup is not None
+    assert db.kinds.run(cleanup) == Done("rows, log and 1 cold partition(s) removed")
+    newest = db.committer.newest
+    assert list(newest.scan_rows(table.id, SHARED)) == []
+    assert newest.read_log(table.id, None, 0, None, 9) == []
+    assert [name.split("/")[0] for name in db.record_names(Kind.MANIFEST)] == [
+        f"{db.table('app.rest').id:010d}"
+    ]
+    assert [path.name for path in (db.cold_root / "app" / "ours").rglob("*") if path.is_file()] == []
+    assert db.kinds.run(cleanup) == Done("rows, log and 0 cold partition(s) removed")
+    db.settle()
+    assert db.rows("SELECT id FROM app.rest") == [(1,)]
+    assert db.cold_problems() == []
