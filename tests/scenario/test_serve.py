@@ -33,7 +33,7 @@ def _refused(args: Sequence[str], env: dict[str, str] | None = None, *, timeout_
     )
     assert done.returncode == 2, (done.returncode, done.stdout, done.stderr)
     assert "Traceback" not in done.stdout + done.stderr
-    (line,) = [line for line in done.stderr.splitlines() if not line.startswith("{")]
+    line = done.stderr.splitlines()[-1]
     assert line.startswith("upwell: ")
     return line.removeprefix("upwell: ")
 

@@ -12,26 +12,44 @@ from upwell.storage.hot import Change
 from upwell.types import Owner, TableId
 
 TAIL_CHANGES_MAX = 8_192
+TAIL_BYTES_MAX = 64 * 1024 * 1024
+CHANGE_BYTES = 500
+"""About what a change costs in memory besides its texts."""
 
 
 class Changelog:
     """Reads of the log. The committer appends to the tail under its lock; any thread reads."""
 
-    def __init__(self, *, floor: int, tail_changes_max: int = TAIL_CHANGES_MAX) -> None:
+    def __init__(
+        self, *, floor: int, tail_changes_max: int = TAIL_CHANGES_MAX, tail_bytes_max: int = TAIL_BYTES_MAX
+    ) -> None:
         self._tail: list[Change] = []
         self._floor = floor
+        self._size_bytes = 0
         self._tail_changes_max = tail_changes_max
+        self._tail_bytes_max = tail_bytes_max
 
     def append(self, changes: Sequence[Change]) -> None:
-        """Remember the changes of a commit; the oldest are forgotten beyond twice the limit."""
-        tail = self._tail
-        if len(tail) > 2 * self._tail_changes_max:
-            # A new list, so that a reader of the old one isn't disturbed; the floor is raised first,
-            # so that it is never below the oldest change that a reader can find.
-            self._floor = tail[-self._tail_changes_max - 1].seq
-            tail = tail[-self._tail_changes_max :]
-            self._tail = tail
-        tail.extend(changes)
+        """Remember the changes of a commit; beyond twice a limit the oldest are forgotten."""
+        if len(self._tail) > 2 * self._tail_changes_max or self._size_bytes > 2 * self._tail_bytes_max:
+            self._forget()
+        self._tail.extend(changes)
+        self._size_bytes += sum(map(_size_bytes, changes))
+
+    def _forget(self) -> None:
+        kept, size_bytes = 0, 0
+        for change in reversed(self._tail[-self._tail_changes_max :]):
+            size_bytes += _size_bytes(change)
+            if size_bytes > self._tail_bytes_max:
+                size_bytes -= _size_bytes(change)
+                break
+            kept += 1
+        # A new list, so that a reader of the old one isn't disturbed; the floor is raised first, so
+        # that it is never below the oldest change that a reader can find.
+        oldest = len(self._tail) - kept
+        self._floor = self._tail[oldest - 1].seq
+        self._tail = self._tail[oldest:]
+        self._size_bytes = size_bytes
 
     def tail(self, view: View, *, after: int) -> list[Change] | None:
         """Return all changes with after < seq ≤ view.seq; None if memory doesn't reach back so far."""
@@ -51,3 +69,8 @@ class Changelog:
 
 def _seq(change: Change) -> Seq:
     return Seq(change.seq)
+
+
+def _size_bytes(change: Change) -> int:
+    texts = sum(len(value) for value in change.after or () if isinstance(value, (str, bytes)))
+    return CHANGE_BYTES + 2 * texts

@@ -17,9 +17,9 @@ from upwell.storage.arrow import record_batch
 from upwell.storage.hot import HotReader, Kind
 from upwell.types import Owner
 
-ROWS_KEPT_MAX = 2_000_000
-PARTITION_WEIGHT_ROWS = 16
-"""What a partition costs besides its rows, in rows: empty ones must not pile up either."""
+BYTES_KEPT_MAX = 256 * 1024 * 1024
+PARTITION_BYTES = 4_096
+"""About what a partition costs besides its rows: empty ones must not pile up either."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,18 +33,18 @@ class HotRows:
     superseded: tuple[int, ...]
 
     @property
-    def weight_rows(self) -> int:
-        row_count: int = self.batch.num_rows
-        return PARTITION_WEIGHT_ROWS + row_count + len(self.superseded)
+    def size_bytes(self) -> int:
+        arrow_bytes: int = self.batch.nbytes
+        return PARTITION_BYTES + arrow_bytes + 8 * len(self.superseded)
 
 
 class Overlay:
-    """Keeps the hot rows of the partitions that were read last, bounded by their weight. Thread-safe."""
+    """Keeps the hot rows of the partitions that were read last, bounded by their bytes. Thread-safe."""
 
-    def __init__(self, *, rows_kept_max: int = ROWS_KEPT_MAX) -> None:
+    def __init__(self, *, bytes_kept_max: int = BYTES_KEPT_MAX) -> None:
         self._kept: OrderedDict[tuple[int, Owner], HotRows] = OrderedDict()
-        self._rows_kept = 0
-        self._rows_kept_max = rows_kept_max
+        self._bytes_kept = 0
+        self._bytes_kept_max = bytes_kept_max
         self._lock = threading.Lock()
 
     def hot_rows(self, view: View, table: Table, owner: Owner) -> HotRows:
@@ -82,10 +82,10 @@ class Overlay:
                 return  # a reader of an older View was slow
             self._kept[place] = rows
             self._kept.move_to_end(place)
-            self._rows_kept += rows.weight_rows - (old.weight_rows if old else 0)
-            while self._rows_kept > self._rows_kept_max and len(self._kept) > 1:
+            self._bytes_kept += rows.size_bytes - (old.size_bytes if old else 0)
+            while self._bytes_kept > self._bytes_kept_max and len(self._kept) > 1:
                 _, dropped = self._kept.popitem(last=False)
-                self._rows_kept -= dropped.weight_rows
+                self._bytes_kept -= dropped.size_bytes
 
 
 def _scan(reader: HotReader, table: Table, owner: Owner, seq: int, flushed_until: int) -> HotRows:

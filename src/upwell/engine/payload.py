@@ -124,11 +124,14 @@ def _in_form(value: Value, column: Column, old: Raw | None) -> object:
     was = None if old is None else msgspec.json.decode(old)
     if column.type is SqlType.BOOLEAN and isinstance(value, bool) and isinstance(was, bool):
         return value
-    if column.type is SqlType.TIMESTAMP and isinstance(value, int) and not isinstance(was, bool):
-        if isinstance(was, int):
-            return value // _timestamp_unit_us(was)
-        if isinstance(was, float):
-            return value / _timestamp_unit_us(was)
+    if isinstance(was, bool) or not isinstance(was, (int, float)):
+        return _to_device(value, column)
+    if column.type is SqlType.TIMESTAMP and isinstance(value, int):
+        unit_us = _timestamp_unit_us(was)
+        number = value // unit_us if isinstance(was, int) else value / unit_us
+        # A number tells its unit by its size: one that would tell another becomes text.
+        if _timestamp_unit_us(number) == unit_us:
+            return number
     return _to_device(value, column)
 
 

@@ -1,43 +1,56 @@
 """Order of results without ORDER BY: by primary key, up to 100,000 rows.
 
-Law: the same query gives the same rows in the same order wherever the rows lie. Both tiers keep rows by
-key, but their union doesn't, so a query of one table is put in order here.
+Law: the same query gives the same rows in the same order wherever the rows lie. Hot rows come by key as
+they are; cold rows don't, so a query of one table with some gets the ORDER BY that it hasn't.
 """
 
 from collections.abc import Callable, Sequence
 
 import pyarrow as pa
+import pyarrow.compute
 
 from upwell.engine.query import Source
 from upwell.engine.result import result_columns
-from upwell.sql.lex import tokenize
+from upwell.errors import QueryFailure
+from upwell.sql.lex import END, Token, tokenize
 
 ORDERED_ROWS_MAX = 100_000
-_NOT_PLAIN = frozenset(
+# What forms rows anew: there the key of a table can't be asked for any more.
+_FORMING = frozenset(
     {"GROUP", "HAVING", "DISTINCT", "UNION", "INTERSECT", "EXCEPT", "JOIN", "WITH", "OVER", "EXPLAIN"}
 )
+_AGGREGATES = frozenset({"COUNT", "SUM", "AVG", "MIN", "MAX"})
+_LIMITING = frozenset({"LIMIT", "OFFSET", "FETCH"})
+_CLAUSES = _LIMITING | {"WHERE"}
+
+Run = Callable[[str], pa.Table]
 
 
 def ordered(
-    text: str,
-    sources: Sequence["Source | pa.Table"],
-    run: Callable[[str], pa.Table],
-    *,
-    is_split: Callable[[Source], bool],
+    text: str, sources: Sequence["Source | pa.Table"], run: Run, *, cold_rows: Callable[[Source], int]
 ) -> pa.Table:
     """Run the query; without ORDER BY and over one table, in primary-key order.
 
-    `is_split` tells whether a source's rows lie in both tiers; a plain scan of one keeps its order.
+    `cold_rows` tells how many of a source's rows lie in segments.
     """
     source = sources[0] if len(sources) == 1 else None
-    words = {token.word for token in tokenize(text)}
+    tokens = tokenize(text)
+    words = {token.word for token in tokens}
     if not isinstance(source, Source) or "ORDER" in words:
         return run(text)
-    if not is_split(source) and not words & _NOT_PLAIN:
+    if words & _FORMING:
+        return _by_key(run(text))
+    cold = cold_rows(source)
+    if cold == 0 or (cold > ORDERED_ROWS_MAX and words.isdisjoint(_CLAUSES)):
         return run(text)
-    if "LIMIT" in words or "OFFSET" in words:
-        return run(_before_limit(text, source) or text)
-    return _by_key(run(text))
+    with_order = _with_order(text, tokens, source)
+    if with_order is None:
+        return _by_key(run(text))
+    try:
+        return run(with_order)
+    except QueryFailure:
+        # An aggregate that we don't know by name, or a failure that the query has of its own.
+        return run(text)
 
 
 def _by_key(table: pa.Table) -> pa.Table:
@@ -49,20 +62,53 @@ def _by_key(table: pa.Table) -> pa.Table:
     return table.take(order)
 
 
-def _before_limit(text: str, source: Source) -> str | None:
-    """Put ORDER BY in front of a plain query's LIMIT; None if the query isn't plain."""
-    tokens = tokenize(text)
+def _with_order(text: str, tokens: Sequence[Token], source: Source) -> str | None:
+    """Return a plain query (SELECT … FROM table [alias] …) with ORDER BY its key, None for any other."""
+    outer = _outer(tokens)
+    at = next((index for index, token in enumerate(outer) if token.word == "FROM"), None)
+    if at is None or _aggregates(tokens, before=outer[at]):
+        return None
+    name = _name_in_query(outer[at + 1 :])
+    if name is None:
+        return None
+    end = next((token.start for token in outer[at:] if token.word in _LIMITING), tokens[-1].end)
+    key = source.table.columns[source.table.key_index].name
+    # A line break: the text may end in a comment.
+    return f'{text[:end]}\nORDER BY {name}."{key}" {text[end:]}'
+
+
+def _outer(tokens: Sequence[Token]) -> list[Token]:
+    """Return the tokens outside parentheses, and the opening ones."""
+    outer: list[Token] = []
     depth = 0
     for token in tokens:
-        if token.word in _NOT_PLAIN:
-            return None
-        if token.word == "FROM" and depth == 0:
+        if depth == 0:
+            outer.append(token)
+        depth += (token.word in ("(", "[")) - (token.word in (")", "]"))
+    return outer
+
+
+def _aggregates(tokens: Sequence[Token], *, before: Token) -> bool:
+    following = zip(tokens, tokens[1:], strict=False)
+    return any(
+        token.word in _AGGREGATES and after.word == "("
+        for token, after in following
+        if token.start < before.start
+    )
+
+
+def _name_in_query(tokens: Sequence[Token]) -> str | None:
+    """Return the name that the query gives its table; None if what follows FROM is more than a table."""
+    rest = [*tokens, END]
+    name = None
+    while rest[0].kind in ("word", "quoted"):
+        name = rest.pop(0)
+        if rest[0].word != ".":
             break
-        if token.word in ("(", "SELECT") and token is not tokens[0]:
-            return None  # an expression that may be an aggregate
-    for token in tokens:
-        depth += {"(": 1, ")": -1}.get(token.word, 0)
-        if depth == 0 and token.word in ("LIMIT", "OFFSET"):
-            key = source.table.columns[source.table.key_index].name
-            return f'{text[: token.start]} ORDER BY "{key}" {text[token.start :]}'
-    return None
+        rest.pop(0)
+    if rest[0].word == "AS":
+        rest.pop(0)
+    if rest[0].kind in ("word", "quoted") and rest[0].word not in _CLAUSES:
+        name = rest.pop(0)
+    ended = rest[0] is END or rest[0].word in _CLAUSES
+    return name.text if name is not None and ended else None

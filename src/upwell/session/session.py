@@ -258,8 +258,12 @@ class _Run:
             text,
             [resolve(*name) for name in tables],
             lambda final: self._engine.query.run(view, final, self._namespace, tables, resolve),
-            is_split=lambda source: self._engine.rows.is_cold(view.hot, source.table, source.owner),
+            cold_rows=lambda source: self._cold_rows(view, source),
         )
+
+    def _cold_rows(self, view: View, source: Source) -> int:
+        partition = self._engine.rows.cold_partition(view.hot, source.table, source.owner)
+        return 0 if partition is None else sum(each.live_count for each in partition.manifest.segments)
 
     def _resolver(self, view: View, *, is_open: bool = False) -> Resolve:
         return partial(_resolve, view, self._principal, is_open)

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import msgspec
 import pytest
 
 from embedded import Embedded
@@ -44,6 +45,15 @@ def test_the_oldest_are_forgotten_and_the_floor_says_so(view: View) -> None:
             assert found is None or [c.seq for c in found] == list(range(after + 1, seq + 1))
         assert log.tail(at(view, seq), after=max(0, seq - 4)) is not None, "the newest are always there"
     assert log.tail(at(view, 40), after=20) is None
+
+
+def test_large_rows_are_forgotten_by_their_bytes(view: View) -> None:
+    log = Changelog(floor=0, tail_bytes_max=100_000)
+    for seq in range(1, 101):
+        log.append([msgspec.structs.replace(change(seq), after=[seq, "x" * 10_000])])
+    kept = next(100 - after for after in range(100) if log.tail(at(view, 100), after=after) is not None)
+    assert 4 <= kept <= 10, "each costs some 20 kB; forgetting starts at twice the bound"
+    assert log.tail(at(view, 100), after=99) is not None
 
 
 def test_the_log_is_read_by_table_and_owner_never_beyond_the_view(db: Embedded) -> None:

@@ -3,7 +3,7 @@
 import threading
 
 from embedded import Embedded
-from upwell.engine.overlay import PARTITION_WEIGHT_ROWS, HotRows, Overlay
+from upwell.engine.overlay import PARTITION_BYTES, HotRows, Overlay
 from upwell.engine.view import View
 from upwell.types import SHARED, user_owner
 
@@ -61,8 +61,8 @@ def test_what_is_cold_is_left_out_before_and_after_its_cleanup(db: Embedded) -> 
     assert sorted(changed.superseded) == sorted(seq for (seq,) in cold_seqs)
 
 
-def test_the_weight_is_bounded_and_the_least_recently_read_goes_first(db: Embedded) -> None:
-    overlay = Overlay(rows_kept_max=3 * PARTITION_WEIGHT_ROWS + 2)
+def test_the_bytes_are_bounded_and_the_least_recently_read_goes_first(db: Embedded) -> None:
+    overlay = Overlay(bytes_kept_max=3 * PARTITION_BYTES + 1_000)
     kept = {}
     for user in ("a", "b", "c"):
         kept[user] = hot(db, overlay, owner=user)  # empty partitions weigh as well
@@ -74,20 +74,20 @@ def test_the_weight_is_bounded_and_the_least_recently_read_goes_first(db: Embedd
 
 
 def test_many_empty_partitions_do_not_pile_up(db: Embedded) -> None:
-    overlay = Overlay(rows_kept_max=10 * PARTITION_WEIGHT_ROWS)
+    overlay = Overlay(bytes_kept_max=10 * PARTITION_BYTES)
     for number in range(100):
         hot(db, overlay, owner=f"user {number}")
     assert len(overlay._kept) == 10
 
 
 def test_one_partition_above_the_bound_is_still_served(db: Embedded) -> None:
-    overlay = Overlay(rows_kept_max=1)
+    overlay = Overlay(bytes_kept_max=1)
     insert(db, *range(10))
     assert keys(hot(db, overlay)) == list(range(10))
 
 
 def test_threads_that_read_while_rows_change_each_get_their_view(db: Embedded) -> None:
-    overlay, table = Overlay(rows_kept_max=2 * PARTITION_WEIGHT_ROWS), db.table("app.ours")
+    overlay, table = Overlay(bytes_kept_max=2 * PARTITION_BYTES), db.table("app.ours")
     problems: list[object] = []
     done = threading.Event()
 
