@@ -26,7 +26,9 @@ def _claims(site: Site, sub: str, role: str, /, **changes: Any) -> dict[str, Any
     return {name: value for name, value in (claims | changes).items() if value is not ...}
 
 
-def _signed(site: Site, claims: dict[str, Any], *, secret: str | None = None, algorithm: str = "HS256") -> str:
+def _signed(
+    site: Site, claims: dict[str, Any], *, secret: str | None = None, algorithm: str = "HS256"
+) -> str:
     return jwt.encode(claims, secret or site.server.jwt_secret, algorithm)
 
 
@@ -50,7 +52,11 @@ def test_a_login_gives_tokens_and_the_account(site: Site) -> None:
     assert set(body) == {
         "user", "admin_ui_access", "expires_at", "access_token", "refresh_token", "refresh_expires_at"
     }  # fmt: skip
-    assert {key: body["user"][key] for key in ("id", "role", "email")} == {"id": name, "role": "dba", "email": None}
+    assert {key: body["user"][key] for key in ("id", "role", "email")} == {
+        "id": name,
+        "role": "dba",
+        "email": None,
+    }
     for moment in (body["user"]["created_at"], body["user"]["updated_at"], body["expires_at"]):
         assert datetime.fromisoformat(moment).utcoffset() is not None
         assert moment.endswith("+00:00")
@@ -108,7 +114,9 @@ def test_odd_login_bodies_are_refused(site: Site, raw: bytes) -> None:
 def test_a_password_may_be_any_text(site: Site) -> None:
     for number, password in enumerate(["pass'word", "ünïcode ✓ パス", "x" * 72, " leading", "a\\b"]):
         name = f"odd_password_{number}"
-        site.root.run("CREATE USER " + name + " WITH PASSWORD '" + password.replace("'", "''") + "' ROLE user")
+        site.root.run(
+            "CREATE USER " + name + " WITH PASSWORD '" + password.replace("'", "''") + "' ROLE user"
+        )
         assert site.login(name, password)["user"]["id"] == name
         answer = site.wire().call("POST", "/v1/api/auth/login", {"user": name, "password": password + "x"})
         # bcrypt reads 72 bytes; what comes after must not open the account either.
@@ -206,7 +214,10 @@ def test_a_token_of_our_own_making_is_accepted(site: Site) -> None:
     ids=str,
 )  # fmt: skip
 def test_tokens_with_other_claims(site: Site, changes: dict[str, Any]) -> None:
-    assert _fault(_ask(site, "Bearer " + _raw_token(site, _claims(site, "root", "system", **changes)))) == INVALID
+    assert (
+        _fault(_ask(site, "Bearer " + _raw_token(site, _claims(site, "root", "system", **changes))))
+        == INVALID
+    )
 
 
 def test_a_token_that_never_ends_is_refused(site: Site) -> None:
@@ -289,7 +300,9 @@ def test_an_access_token_does_not_open_the_device_endpoints(site: Site, alice: W
     assert alice.call("GET", "/sync/download").status == 401
 
 
-@pytest.mark.parametrize("body", [{}, {"device": ""}, {"device": 5}, {"device": None}, {"device": "x" * 10_000}])
+@pytest.mark.parametrize(
+    "body", [{}, {"device": ""}, {"device": 5}, {"device": None}, {"device": "x" * 10_000}]
+)
 def test_odd_device_names_are_refused(site: Site, alice: Wire, body: object) -> None:
     assert alice.call("POST", "/v1/api/auth/device", body).status == 400
 
@@ -313,7 +326,9 @@ def test_health_needs_no_credentials(site: Site, path: str) -> None:
     assert {"status", "version", "api_version", "build_date"} <= set(answer.json)
 
 
-@pytest.mark.parametrize("path", ["/", "/v1", "/v1/api/sql/", "/v1/api/nothing", "/../etc/passwd", "/%00", "//health"])
+@pytest.mark.parametrize(
+    "path", ["/", "/v1", "/v1/api/sql/", "/v1/api/nothing", "/../etc/passwd", "/%00", "//health"]
+)
 def test_unknown_paths_are_not_found(site: Site, path: str) -> None:
     answer = site.wire().call("GET", path)
     assert answer.status == 404

@@ -18,7 +18,9 @@ Run = Callable[..., subprocess.CompletedProcess[str]]
 def sql(site: Site) -> Run:
     """Run `upwell sql` as root against the shared server."""
 
-    def run(*args: str, text: str = "", env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+    def run(
+        *args: str, text: str = "", env: dict[str, str] | None = None
+    ) -> subprocess.CompletedProcess[str]:
         inherited = {name: value for name, value in os.environ.items() if not name.startswith("UPWELL_")}
         return subprocess.run(
             [sys.executable, "-m", "upwell", "sql", *args],
@@ -72,7 +74,10 @@ def test_json_is_the_answer_of_the_server(sql: Run) -> None:
 def test_as_another_user(sql: Run, site: Site, namespace: str) -> None:
     site.root.run(f"CREATE USER TABLE {namespace}.t (id INT PRIMARY KEY, v TEXT)")
     for user in ("ada", "bo'b"):
-        assert sql("--as", user, "-c", f"INSERT INTO {namespace}.t VALUES (1, '{len(user)}') -- mine").returncode == 0
+        assert (
+            sql("--as", user, "-c", f"INSERT INTO {namespace}.t VALUES (1, '{len(user)}') -- mine").returncode
+            == 0
+        )
     done = sql("--json", "--as", "bo'b", "-c", f"SELECT v, CURRENT_USER() AS who FROM {namespace}.t; -- :)")
     assert json.loads(done.stdout)["results"][0]["rows"] == [["4", "bo'b"]]
     assert sql("-c", f"SELECT COUNT(*) AS n FROM {namespace}.t").stdout.splitlines()[2].strip() == "0"
@@ -116,7 +121,9 @@ def test_no_server(sql: Run) -> None:
     assert done.stdout == ""
 
 
-@pytest.mark.parametrize("url", ["", "nonsense://x", "http://", "http://127.0.0.1:notaport", "ftp://127.0.0.1"])
+@pytest.mark.parametrize(
+    "url", ["", "nonsense://x", "http://", "http://127.0.0.1:notaport", "ftp://127.0.0.1"]
+)
 def test_an_address_that_is_none(sql: Run, url: str) -> None:
     done = sql("--url", url, "-c", "SELECT 1")
     assert done.returncode in (1, 2)
@@ -154,10 +161,14 @@ def test_text_that_a_terminal_could_mistake(sql: Run) -> None:
 
 def test_help_and_version(sql: Run) -> None:
     for words in (["--help"], ["sql", "--help"], ["serve", "--help"], ["--version"]):
-        done = subprocess.run([sys.executable, "-m", "upwell", *words], capture_output=True, text=True, timeout=60)
+        done = subprocess.run(
+            [sys.executable, "-m", "upwell", *words], capture_output=True, text=True, timeout=60
+        )
         assert (done.returncode, done.stderr) == (0, "")
         assert "upwell" in done.stdout
     for words in ([], ["nothing"], ["serve", "--port", "x"]):
-        done = subprocess.run([sys.executable, "-m", "upwell", *words], capture_output=True, text=True, timeout=60)
+        done = subprocess.run(
+            [sys.executable, "-m", "upwell", *words], capture_output=True, text=True, timeout=60
+        )
         assert done.returncode == 2
         assert "usage:" in done.stderr

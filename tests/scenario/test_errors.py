@@ -261,7 +261,15 @@ def test_reasonable_nesting_works(root: Wire) -> None:
 
 def test_text_of_any_kind_comes_back(root: Wire, namespace: str) -> None:
     root.run(f"CREATE TABLE {namespace}.t (id INT PRIMARY KEY, v TEXT)")
-    texts = ["a\x00b", "\x00", "\x7f\x1b[31m", "\u2028\ufeff\uffff", "\U0010ffff", "'\"\\$1;--/*", "x" * 100_000]
+    texts = [
+        "a\x00b",
+        "\x00",
+        "\x7f\x1b[31m",
+        "\u2028\ufeff\uffff",
+        "\U0010ffff",
+        "'\"\\$1;--/*",
+        "x" * 100_000,
+    ]
     for number, text in enumerate(texts):
         root.run(f"INSERT INTO {namespace}.t VALUES ($1, $2)", number, text)
         literal = text.replace("'", "''")

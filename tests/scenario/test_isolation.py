@@ -25,14 +25,18 @@ def test_users_with_odd_names_have_their_own_rows_in_both_tiers(
 ) -> None:
     table = f"{namespace}.notes"
     site.root.run(f"CREATE USER TABLE {table} (id TEXT PRIMARY KEY, v TEXT)")
-    site.root.run(f"CREATE SHARED TABLE {namespace}.s (id TEXT PRIMARY KEY, v TEXT) WITH (ACCESS_LEVEL = 'PUBLIC')")
+    site.root.run(
+        f"CREATE SHARED TABLE {namespace}.s (id TEXT PRIMARY KEY, v TEXT) WITH (ACCESS_LEVEL = 'PUBLIC')"
+    )
     site.root.run(f"INSERT INTO {namespace}.s VALUES ('1', 'everybody')")
     for name, wire in odd.items():
         wire.run(f"INSERT INTO {table} VALUES ('1', $1), ('2', 'second')", name)
 
     def check(second: str) -> None:
         for name, wire in odd.items():
-            assert wire.run(f"SELECT id, v FROM {table} ORDER BY id").rows == [["1", name], ["2", second]], name
+            assert wire.run(f"SELECT id, v FROM {table} ORDER BY id").rows == [["1", name], ["2", second]], (
+                name
+            )
             assert wire.run(f"SELECT v FROM {table} WHERE id = '1'").cell == name
             assert wire.run("SELECT CURRENT_USER()").cell == name
             assert wire.run(f"SELECT v FROM {namespace}.s").cell == "everybody"
@@ -48,7 +52,9 @@ def test_users_with_odd_names_have_their_own_rows_in_both_tiers(
     check("changed")
     odd["shared"].run(f"DELETE FROM {table}")
     assert odd["shared"].run(f"SELECT * FROM {table}").rows == []
-    assert [wire.run(f"SELECT COUNT(*) FROM {table}").cell for wire in odd.values()].count("2") == len(odd) - 1
+    assert [wire.run(f"SELECT COUNT(*) FROM {table}").cell for wire in odd.values()].count("2") == len(
+        odd
+    ) - 1
 
 
 def test_odd_names_stay_inside_the_data_directory(site: Site, odd: dict[str, Wire], namespace: str) -> None:
@@ -154,7 +160,9 @@ def test_the_same_names_in_two_namespaces(site: Site) -> None:
 
 @pytest.mark.parametrize("actor", ["user", "service", "dba", "system"])
 @pytest.mark.parametrize("target", ["user", "service", "dba", "system", "self", "nobody"])
-def test_the_matrix_of_impersonation(site: Site, people: dict[str, tuple[str, Wire]], things: str, actor: str, target: str) -> None:
+def test_the_matrix_of_impersonation(
+    site: Site, people: dict[str, tuple[str, Wire]], things: str, actor: str, target: str
+) -> None:
     rank = ["user", "service", "dba", "system"]
     name, wire = people[actor]
     other = {"self": name, "nobody": f"nobody_{actor}"}.get(target) or people["other " + target][0]
@@ -175,7 +183,9 @@ def test_the_matrix_of_impersonation(site: Site, people: dict[str, tuple[str, Wi
     assert found["as_user"] == other
     own = wire.run(f"SELECT COUNT(*) FROM {things}.t WHERE id = '{actor} as {target}'").cell
     assert own == ("1" if target == "self" else "0")
-    update = f"EXECUTE AS USER {quoted(other)} (UPDATE {things}.t SET v = 'new' WHERE id = '{actor} as {target}')"
+    update = (
+        f"EXECUTE AS USER {quoted(other)} (UPDATE {things}.t SET v = 'new' WHERE id = '{actor} as {target}')"
+    )
     assert wire.run(update).count == 1
     delete = f"EXECUTE AS USER {quoted(other)} (DELETE FROM {things}.t WHERE id = '{actor} as {target}')"
     assert wire.run(delete).count == 1
@@ -185,7 +195,9 @@ def test_the_matrix_of_impersonation(site: Site, people: dict[str, tuple[str, Wi
 def people(site: Site) -> dict[str, tuple[str, Wire]]:
     """Two accounts of each role."""
     roles = ("user", "service", "dba", "system")
-    return {role: site.account(role) for role in roles} | {f"other {role}": site.account(role) for role in roles}
+    return {role: site.account(role) for role in roles} | {
+        f"other {role}": site.account(role) for role in roles
+    }
 
 
 @pytest.fixture(scope="module")

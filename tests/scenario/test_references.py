@@ -77,7 +77,9 @@ def test_restrict_keeps_the_parent(site: Site, family: str, request: pytest.Fixt
 
 def test_cascade_takes_the_children_along(site: Site, family: str, request: pytest.FixtureRequest) -> None:
     root = site.root
-    root.run(f"CREATE USER TABLE {family}.grandchild (id INT PRIMARY KEY, c INT REFERENCES {family}.cascade (id) ON DELETE CASCADE)")
+    root.run(
+        f"CREATE USER TABLE {family}.grandchild (id INT PRIMARY KEY, c INT REFERENCES {family}.cascade (id) ON DELETE CASCADE)"
+    )
     root.run(f"INSERT INTO {family}.cascade VALUES (1, 1), (2, 1), (3, 2), (4, NULL)")
     root.run(f"INSERT INTO {family}.grandchild VALUES (10, 1), (11, 1), (12, 2), (13, 3)")
     _flush(site, request, family, "cascade", "grandchild")
@@ -92,10 +94,16 @@ def test_cascade_takes_the_children_along(site: Site, family: str, request: pyte
     ]  # fmt: skip
 
 
-def test_a_cascade_that_meets_restrict_deletes_nothing(site: Site, family: str, request: pytest.FixtureRequest) -> None:
+def test_a_cascade_that_meets_restrict_deletes_nothing(
+    site: Site, family: str, request: pytest.FixtureRequest
+) -> None:
     root = site.root
-    root.run(f"CREATE USER TABLE {family}.grandchild (id INT PRIMARY KEY, c INT REFERENCES {family}.cascade (id))")
-    root.run(f"INSERT INTO {family}.cascade VALUES (1, 1), (2, 1); INSERT INTO {family}.grandchild VALUES (10, 2)")
+    root.run(
+        f"CREATE USER TABLE {family}.grandchild (id INT PRIMARY KEY, c INT REFERENCES {family}.cascade (id))"
+    )
+    root.run(
+        f"INSERT INTO {family}.cascade VALUES (1, 1), (2, 1); INSERT INTO {family}.grandchild VALUES (10, 2)"
+    )
     _flush(site, request, family, "cascade", "grandchild")
     root.sql(f"DELETE FROM {family}.parent WHERE id = 1").refused(400, "SQL_EXECUTION_ERROR")
     assert root.run(f"SELECT COUNT(*) FROM {family}.cascade").cell == "2"
@@ -120,7 +128,9 @@ def test_set_null_needs_a_column_that_takes_null(root: Wire, namespace: str) -> 
 
 def test_a_table_may_reference_itself(site: Site, namespace: str) -> None:
     table, root = f"{namespace}.node", site.root
-    root.run(f"CREATE USER TABLE {table} (id INT PRIMARY KEY, up INT REFERENCES {table} (id) ON DELETE CASCADE)")
+    root.run(
+        f"CREATE USER TABLE {table} (id INT PRIMARY KEY, up INT REFERENCES {table} (id) ON DELETE CASCADE)"
+    )
     assert root.run(f"INSERT INTO {table} VALUES (1, NULL), (2, 1), (3, 2), (4, 3), (5, 5)").count == 5
     root.sql(f"INSERT INTO {table} VALUES (6, 7)").refused(400, "SQL_EXECUTION_ERROR")
     root.run(f"INSERT INTO {table} VALUES (9, NULL), (8, 9); UPDATE {table} SET up = 8 WHERE id = 9")
@@ -186,15 +196,32 @@ def test_what_cannot_be_referenced(root: Wire, namespace: str) -> None:
         f"CREATE USER TABLE {namespace}.u (id INT PRIMARY KEY, v INT); CREATE SHARED TABLE {namespace}.s (id INT PRIMARY KEY)"
     )
     for text, part in (
-        (f"CREATE SHARED TABLE {namespace}.x (id INT PRIMARY KEY, u INT REFERENCES {namespace}.u (id))", "cannot reference USER"),
+        (
+            f"CREATE SHARED TABLE {namespace}.x (id INT PRIMARY KEY, u INT REFERENCES {namespace}.u (id))",
+            "cannot reference USER",
+        ),
         (f"CREATE USER TABLE {namespace}.x (id INT PRIMARY KEY, u INT REFERENCES {namespace}.u (v))", "v"),
-        (f"CREATE USER TABLE {namespace}.x (id INT PRIMARY KEY, u TEXT REFERENCES {namespace}.u (id))", "cannot reference"),
-        (f"CREATE USER TABLE {namespace}.x (id INT PRIMARY KEY, u INT REFERENCES {namespace}.nope (id))", "nope"),
-        ("CREATE USER TABLE default.x (id INT PRIMARY KEY, u INT REFERENCES system.users (id))", "system.users"),
+        (
+            f"CREATE USER TABLE {namespace}.x (id INT PRIMARY KEY, u TEXT REFERENCES {namespace}.u (id))",
+            "cannot reference",
+        ),
+        (
+            f"CREATE USER TABLE {namespace}.x (id INT PRIMARY KEY, u INT REFERENCES {namespace}.nope (id))",
+            "nope",
+        ),
+        (
+            "CREATE USER TABLE default.x (id INT PRIMARY KEY, u INT REFERENCES system.users (id))",
+            "system.users",
+        ),
     ):
         answer = root.sql(text)
         assert part in answer.refused(400, answer.json["error"]["code"])
-    assert root.run(f"SELECT COUNT(*) FROM system.tables WHERE table_name = 'x' AND namespace_id = '{namespace}'").cell == "0"
+    assert (
+        root.run(
+            f"SELECT COUNT(*) FROM system.tables WHERE table_name = 'x' AND namespace_id = '{namespace}'"
+        ).cell
+        == "0"
+    )
 
 
 def test_a_referenced_table_stays(root: Wire, namespace: str) -> None:

@@ -33,7 +33,9 @@ def test_the_matrix_of_shared_tables(
     site: Site, people: dict[str, Wire], namespace: str, role: str, level: str
 ) -> None:
     table = f"{namespace}.t"
-    site.root.run(f"CREATE SHARED TABLE {table} (id INT PRIMARY KEY, v INT) WITH (ACCESS_LEVEL = '{level.upper()}')")
+    site.root.run(
+        f"CREATE SHARED TABLE {table} (id INT PRIMARY KEY, v INT) WITH (ACCESS_LEVEL = '{level.upper()}')"
+    )
     site.root.run(f"INSERT INTO {table} VALUES (1, 1), (2, 2)")
     wire = people[role]
     reads, writes = role in READS[level].split(), role in WRITES[level].split()
@@ -70,9 +72,13 @@ def test_shared_tables_are_private_unless_they_say_otherwise(
 
 
 @pytest.mark.parametrize("role", ROLES)
-def test_what_only_administrators_may_issue(site: Site, people: dict[str, Wire], namespace: str, role: str) -> None:
+def test_what_only_administrators_may_issue(
+    site: Site, people: dict[str, Wire], namespace: str, role: str
+) -> None:
     wire, allowed = people[role], role in ("dba", "system")
-    site.root.run(f"CREATE USER TABLE {namespace}.gone (id INT PRIMARY KEY); CREATE NAMESPACE {namespace}_gone")
+    site.root.run(
+        f"CREATE USER TABLE {namespace}.gone (id INT PRIMARY KEY); CREATE NAMESPACE {namespace}_gone"
+    )
     assert _may(wire, f"CREATE NAMESPACE {namespace}_mine") == allowed
     assert _may(wire, f"CREATE NAMESPACE IF NOT EXISTS {namespace}") == allowed
     assert _may(wire, f"DROP NAMESPACE {namespace}_gone") == allowed
@@ -86,7 +92,9 @@ def test_what_only_administrators_may_issue(site: Site, people: dict[str, Wire],
 
 
 @pytest.mark.parametrize("role", ROLES)
-def test_who_may_create_and_flush_tables(site: Site, people: dict[str, Wire], namespace: str, role: str) -> None:
+def test_who_may_create_and_flush_tables(
+    site: Site, people: dict[str, Wire], namespace: str, role: str
+) -> None:
     wire = people[role]
     assert _may(wire, f"CREATE USER TABLE {namespace}.u (id INT PRIMARY KEY)")
     assert _may(wire, f"CREATE SHARED TABLE {namespace}.s (id INT PRIMARY KEY)") == (role != "user")
@@ -166,7 +174,9 @@ def things(site: Site) -> str:
     return space
 
 
-@pytest.mark.parametrize("text", ["EXPLAIN SELECT * FROM system.users", "SHOW USERS", "SELECT * FROM system/**/.users"])
+@pytest.mark.parametrize(
+    "text", ["EXPLAIN SELECT * FROM system.users", "SHOW USERS", "SELECT * FROM system/**/.users"]
+)
 def test_other_statements_do_not_lead_there_either(people: dict[str, Wire], text: str) -> None:
     assert people["user"].sql(text).status in (400, 403)
 
@@ -212,7 +222,9 @@ def test_reference_rows_join_with_private_ones(site: Site, namespace: str) -> No
         wire.run(f"INSERT INTO {activity} VALUES " + ", ".join(f"({n}, {plan})" for n in range(1, 6)))
 
     def check() -> None:
-        for wire, name, counts in zip(users, ("Pro", "Free"), (["0", "5", "0"], ["5", "0", "0"]), strict=True):
+        for wire, name, counts in zip(
+            users, ("Pro", "Free"), (["0", "5", "0"], ["5", "0", "0"]), strict=True
+        ):
             joined = f"SELECT a.id, p.name FROM {activity} a JOIN {plans} p ON p.id = a.plan_id ORDER BY a.id"
             assert wire.run(joined).rows == [[str(n), name] for n in range(1, 6)]
             left = (

@@ -57,7 +57,9 @@ def test_the_file_gives_way_to_the_environment_and_that_to_the_command_line(tmp_
     ]  # fmt: skip
     env = {"UPWELL_PORT": "2", "UPWELL_DATA_DIR": str(tmp_path / "from-environment")}
     port.close()
-    with ServerProcess(tmp_path / "log", command=command, env=env, root_password="from-environment") as server:
+    with ServerProcess(
+        tmp_path / "log", command=command, env=env, root_password="from-environment"
+    ) as server:
         assert _logged_in(server.port, "from-environment")
         assert not _logged_in(server.port, "from-file")
         assert (tmp_path / "from-command-line").is_dir()
@@ -93,9 +95,22 @@ def test_strangers_are_not_let_in_by_default(tmp_path: Path) -> None:
 
 
 def test_with_secrets_it_listens_for_everybody(data_dir: Path) -> None:
-    command = [sys.executable, "-m", "upwell", "serve", "--data-dir", "{data_dir}", "--host", "0.0.0.0", "--port", "{port}"]
+    command = [
+        sys.executable,
+        "-m",
+        "upwell",
+        "serve",
+        "--data-dir",
+        "{data_dir}",
+        "--host",
+        "0.0.0.0",
+        "--port",
+        "{port}",
+    ]
     with ServerProcess(data_dir, command=command, env=CHEAP) as server:
-        with socket.create_connection((socket.gethostbyname(socket.gethostname()), server.port), timeout=5) as peer:
+        with socket.create_connection(
+            (socket.gethostbyname(socket.gethostname()), server.port), timeout=5
+        ) as peer:
             peer.sendall(b"GET /health HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
             assert peer.recv(4_096).startswith(b"HTTP/1.1 200")
 
@@ -265,7 +280,11 @@ def test_the_directory_holds_what_it_should(start_server: Start, data_dir: Path)
     server = start_server(env=CHEAP)
     server.terminate()
     assert (data_dir / "hot").is_dir()
-    assert not any(server.root_password in path.read_text(errors="replace") for path in data_dir.rglob("*") if path.is_file())
+    assert not any(
+        server.root_password in path.read_text(errors="replace")
+        for path in data_dir.rglob("*")
+        if path.is_file()
+    )
     assert server.jwt_secret not in server.log_text()
     assert server.root_password not in server.log_text()
     shutil.rmtree(data_dir)

@@ -122,7 +122,9 @@ def test_a_failing_statement_stops_the_batch_and_earlier_ones_stay(root: Wire, t
         f"INSERT INTO {todo} VALUES (20, 'x', NULL); INSERT INTO {todo} VALUES (20, 'y', NULL);"
         f"INSERT INTO {todo} VALUES (21, 'z', NULL)"
     ).refused(400, "SQL_EXECUTION_ERROR")
-    expected = "Statement 2 failed: Already exists: Primary key violation: value '20' already exists in column 'id'"
+    expected = (
+        "Statement 2 failed: Already exists: Primary key violation: value '20' already exists in column 'id'"
+    )
     assert message == expected
     assert root.run(f"SELECT id, title FROM {todo} WHERE id >= 20 ORDER BY id").rows == [["20", "x"]]
 
@@ -142,7 +144,9 @@ def test_a_role_violation_anywhere_runs_nothing(site: Site, namespace: str, alic
     assert alice.run(f"SELECT COUNT(*) FROM {namespace}.t").cell == "0"
 
 
-@pytest.mark.parametrize("text", ["", "   \n", ";", " ; ; ", "-- nothing", "/* nothing */", "/* a */ -- b\n ;"])
+@pytest.mark.parametrize(
+    "text", ["", "   \n", ";", " ; ; ", "-- nothing", "/* nothing */", "/* a */ -- b\n ;"]
+)
 def test_empty_sql(root: Wire, text: str) -> None:
     assert root.sql(text).refused(400, "EMPTY_SQL") == "No SQL statements provided"
 
@@ -197,7 +201,10 @@ def test_names_fold_to_lower_case(root: Wire, namespace: str) -> None:
 def test_expressions_may_repeat_in_a_write(root: Wire, namespace: str) -> None:
     root.run(f"CREATE TABLE {namespace}.t (id INT PRIMARY KEY, a INT, b INT, c TEXT, d TEXT)")
     root.run(f"INSERT INTO {namespace}.t VALUES (abs(-1), abs(-1), abs(-1), repeat('x', 2), repeat('x', 2))")
-    assert root.run(f"UPDATE {namespace}.t SET a = id, b = id, c = upper('y'), d = upper('y') WHERE a < 5").count == 1
+    assert (
+        root.run(f"UPDATE {namespace}.t SET a = id, b = id, c = upper('y'), d = upper('y') WHERE a < 5").count
+        == 1
+    )
     assert root.run(f"SELECT id, a, b, c, d FROM {namespace}.t").rows == [[1, 1, 1, "Y", "Y"]]
     assert root.run(f"UPDATE {namespace}.t SET a = b + 1, b = a + 10 WHERE c LIKE 'Y%'").count == 1
     assert root.run(f"SELECT a, b FROM {namespace}.t").rows == [[2, 11]]
@@ -254,7 +261,9 @@ def test_at_most_50_parameters(root: Wire) -> None:
 
 def test_a_parameter_has_at_most_512_kib(root: Wire) -> None:
     assert root.run("SELECT length($1)", "x" * 524_288).cell in ("524288", 524_288)
-    assert "maximum 524288 bytes" in root.sql("SELECT length($1)", "x" * 600_000).refused(400, "SQL_EXECUTION_ERROR")
+    assert "maximum 524288 bytes" in root.sql("SELECT length($1)", "x" * 600_000).refused(
+        400, "SQL_EXECUTION_ERROR"
+    )
 
 
 @pytest.mark.parametrize("params", [[], [1], [1, 2, 3]])
@@ -269,7 +278,9 @@ def test_the_count_of_parameters_must_fit(root: Wire, todo: str, params: list[ob
 
 
 def test_definitions_take_no_parameters(root: Wire, namespace: str) -> None:
-    message = root.sql(f"CREATE TABLE {namespace}.t (id INT PRIMARY KEY)", 1).refused(400, "SQL_EXECUTION_ERROR")
+    message = root.sql(f"CREATE TABLE {namespace}.t (id INT PRIMARY KEY)", 1).refused(
+        400, "SQL_EXECUTION_ERROR"
+    )
     assert "Parameters not supported for" in message
 
 
@@ -377,13 +388,17 @@ def test_a_chunked_body_is_bounded_too(root: Wire) -> None:
 
 
 def test_a_request_without_a_body_is_refused_as_one(root: Wire) -> None:
-    head = f"POST {SQL} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {root.token}\r\nConnection: close\r\n\r\n"
+    head = (
+        f"POST {SQL} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {root.token}\r\nConnection: close\r\n\r\n"
+    )
     answer = _exchange(root.port, head.encode())
     assert answer.startswith(b"HTTP/1.1 400")
     assert b'"code":"INVALID_INPUT"' in answer
 
 
-@pytest.mark.parametrize("request_line", [b"\x00\x01\x02", b"GET", b"POST /v1/api/sql HTTP/9.9\r\n\r\n", b"\r\n\r\n\r\nx"])
+@pytest.mark.parametrize(
+    "request_line", [b"\x00\x01\x02", b"GET", b"POST /v1/api/sql HTTP/9.9\r\n\r\n", b"\r\n\r\n\r\nx"]
+)
 def test_noise_on_the_socket_harms_nobody(root: Wire, request_line: bytes) -> None:
     with socket.create_connection(("127.0.0.1", root.port), timeout=30) as connection:
         connection.sendall(request_line)
@@ -424,7 +439,8 @@ def test_thirty_parallel_clients_lose_and_double_nothing(site: Site, namespace: 
     def work(client: int) -> list[int]:
         with Wire(site.server.port, site.root.token) as wire:
             done = [
-                wire.run(f"INSERT INTO {table} VALUES ({client * 100 + n}, {client}, {n})").count for n in range(1, 11)
+                wire.run(f"INSERT INTO {table} VALUES ({client * 100 + n}, {client}, {n})").count
+                for n in range(1, 11)
             ]
             done += [wire.run(f"UPDATE {table} SET n = n + 1 WHERE id = 0").count for _ in range(10)]
             mine = wire.run(f"SELECT COUNT(*), SUM(n) FROM {table} WHERE client = {client}").rows

@@ -101,7 +101,12 @@ def test_literals_mean_what_they_say(site: Site, wide: str, number: int, text: s
     quoted = "'" + text.replace("'", "''") + "'"
     root.run(f"DELETE FROM {wide}; INSERT INTO {wide} (id, c4, c5) VALUES ({number}, {double!r}, {quoted})")
     assert _exact(root.run(f"SELECT id, c4, c5 FROM {wide}").rows) == _exact([[str(number), double, text]])
-    for condition in (f"id = {number}", f"c5 = {quoted}", f"c4 = {double!r}", f"c5 = {quoted} AND id = {number}"):
+    for condition in (
+        f"id = {number}",
+        f"c5 = {quoted}",
+        f"c4 = {double!r}",
+        f"c5 = {quoted} AND id = {number}",
+    ):
         assert root.run(f"SELECT COUNT(*) FROM {wide} WHERE {condition}").cell == "1", condition
     assert root.run(f"UPDATE {wide} SET c5 = {quoted} || 'x' WHERE id = {number}").count == 1
     assert root.run(f"SELECT c5 FROM {wide}").cell == text + "x"
@@ -169,7 +174,9 @@ def test_keys_of_every_scalar_type(site: Site, namespace: str, key_type: str) ->
         assert root.run(f"SELECT id FROM {table}").rows == expected
         for number, key in enumerate(keys):
             assert root.run(f"SELECT v FROM {table} WHERE id = $1", key).cell == number
-            assert "Primary key" in root.sql(f"INSERT INTO {table} VALUES ($1, 0)", key).refused(400, "SQL_EXECUTION_ERROR")
+            assert "Primary key" in root.sql(f"INSERT INTO {table} VALUES ($1, 0)", key).refused(
+                400, "SQL_EXECUTION_ERROR"
+            )
         site.flush(table)
     assert root.run(f"UPDATE {table} SET v = v + 100 WHERE id = $1", keys[0]).count == 1
     assert root.run(f"DELETE FROM {table} WHERE id = $1", keys[-1]).count == 1
@@ -217,7 +224,9 @@ def test_minus_zero_is_zero_as_a_key(root: Wire, namespace: str) -> None:
         ("TIMESTAMP '2024-01-02' - TIMESTAMP '2024-01-01'", "Text", ...),
     ],
 )  # fmt: skip
-def test_results_of_expressions_have_a_form(root: Wire, expression: str, data_type: str, cell: object) -> None:
+def test_results_of_expressions_have_a_form(
+    root: Wire, expression: str, data_type: str, cell: object
+) -> None:
     answer = root.run(f"SELECT {expression} AS x")
     assert answer.columns == [("x", data_type)]
     assert answer.result["schema"] == [{"name": "x", "data_type": data_type, "index": 0}]
@@ -227,7 +236,9 @@ def test_results_of_expressions_have_a_form(root: Wire, expression: str, data_ty
 
 def test_flags_survive_plain_columns_and_leave_expressions(root: Wire, namespace: str) -> None:
     root.run(f"CREATE TABLE {namespace}.t (id INT PRIMARY KEY, a TEXT NOT NULL, b TEXT)")
-    schema = root.run(f"SELECT id, a AS renamed, b, id + 1 AS next, upper(a) AS u FROM {namespace}.t").result["schema"]
+    schema = root.run(f"SELECT id, a AS renamed, b, id + 1 AS next, upper(a) AS u FROM {namespace}.t").result[
+        "schema"
+    ]
     assert [(column["name"], column.get("flags")) for column in schema] == [
         ("id", ["nn", "pk", "uq"]), ("renamed", ["nn"]), ("b", None), ("next", None), ("u", None)
     ]  # fmt: skip
@@ -235,7 +246,9 @@ def test_flags_survive_plain_columns_and_leave_expressions(root: Wire, namespace
 
 
 def test_columns_may_have_equal_names_and_none(root: Wire, namespace: str) -> None:
-    root.run(f"CREATE TABLE {namespace}.t (id INT PRIMARY KEY, v TEXT); INSERT INTO {namespace}.t VALUES (1, 'a'), (2, 'b')")
+    root.run(
+        f"CREATE TABLE {namespace}.t (id INT PRIMARY KEY, v TEXT); INSERT INTO {namespace}.t VALUES (1, 'a'), (2, 'b')"
+    )
     joined = root.run(f"SELECT a.id, b.id FROM {namespace}.t a JOIN {namespace}.t b ON b.id = a.id + 1")
     assert joined.columns == [("id", "Int"), ("id", "Int")]
     assert joined.rows == [[1, 2]]

@@ -46,7 +46,9 @@ def parse(text: str) -> list[Record]:
             word, _, argument = rest.partition(" ")
             sql, mark, rows = "\n".join(body).partition("\n----")
             assert kind == "statement" or mark, f"line {line}: a query needs its rows"
-            records.append(Record(line, f"{kind} {word}".strip(), argument, sql, rows.strip("\n").splitlines()))
+            records.append(
+                Record(line, f"{kind} {word}".strip(), argument, sql, rows.strip("\n").splitlines())
+            )
         line += block.count("\n") + 2
     return records
 
@@ -90,7 +92,9 @@ class Tiers:
         message = result.message or ""
         if "Job ID: " in message:
             question = f"SELECT status FROM system.jobs WHERE job_id = '{message.split('Job ID: ')[1]}'"
-            wait_until(lambda: self._status(question) == "completed", timeout_s=20, what=f"the flush of {table}")
+            wait_until(
+                lambda: self._status(question) == "completed", timeout_s=20, what=f"the flush of {table}"
+            )
 
     def _status(self, question: str) -> str:
         status = self._client.execute(question).results[0].rows[0][0]

@@ -148,9 +148,7 @@ def _print_result(result: Result, out: TextIO) -> None:
         return
     cells = [[_shown(cell) for cell in row] for row in result.rows]
     widths = [max(map(len, column)) for column in zip(result.columns, *cells, strict=True)]
-    to_right = [
-        any(_is_number(row[index]) for row in result.rows) for index in range(len(widths))
-    ]
+    to_right = [any(_is_number(row[index]) for row in result.rows) for index in range(len(widths))]
     print(_line(list(result.columns), widths, to_right), file=out)
     print("-+-".join("-" * width for width in widths), file=out)
     for row in cells:

@@ -100,6 +100,7 @@ class Write:
         self._view_seq = view_seq
         self._found: dict[Place, Found] = {}
         self._staged: dict[Place, RowWrite] = {}
+        self._staged_rows: dict[tuple[int, Owner], dict[Key, Row]] = {}
         self._manifests: dict[tuple[int, Owner], bytes | None] = {}
         self._manifests_expected: set[tuple[int, Owner]] = set()
 
@@ -131,6 +132,9 @@ class Write:
         self.batch.records = savepoint.records
         self.batch.expectations = savepoint.expectations
         self._manifests_expected = savepoint.manifests_expected
+        self._staged_rows = {}
+        for write in self._staged.values():
+            self._note_row(write)
 
     def is_staged(self, table: Table, owner: Owner, key: Key) -> bool:
         """Whether this evaluation has already written the key."""
@@ -356,11 +360,15 @@ class Write:
             if not self.is_staged(child, owner, pair[1])
         ]
         staged: list[tuple[Key, Key]] = [
-            (cast(Key, write.after[reference.column]), write.key)
-            for write in self._staged.values()
-            if write.table == child.id
-            and write.owner == owner
-            and write.after is not None
-            and write.after[reference.column] in wanted
+            (cast(Key, row[reference.column]), key)
+            for key, row in self._staged_rows.get((child.id, owner), {}).items()
+            if row[reference.column] in wanted
         ]
         return stored + staged
+
+    def _note_row(self, write: RowWrite) -> None:
+        rows = self._staged_rows.setdefault((write.table, write.owner), {})
+        if write.after is None:
+            rows.pop(write.key, None)
+        else:
+            rows[write.key] = write.after
