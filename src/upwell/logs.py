@@ -32,10 +32,11 @@ def configure(level: str, stream: TextIO | None = None) -> None:
     """Send the log of the whole process to `stream` (default: stderr) from `level` upward."""
     handler = logging.StreamHandler(stream or sys.stderr)
     handler.setFormatter(JsonLines())
-    root = logging.getLogger("upwell")
-    root.handlers = [handler]
-    root.setLevel(level.upper())
-    root.propagate = False
+    for name, lowest in (("upwell", level.upper()), ("uvicorn", "WARNING")):
+        logger = logging.getLogger(name)
+        logger.handlers = [handler]
+        logger.setLevel(lowest)
+        logger.propagate = False
 
 
 def fields(**values: object) -> dict[str, dict[str, object]]:

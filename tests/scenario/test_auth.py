@@ -20,9 +20,14 @@ INVALID = (401, "INVALID_CREDENTIALS", "Invalid credentials")
 def _claims(site: Site, sub: str, role: str, /, **changes: Any) -> dict[str, Any]:
     now = int(time.time())
     claims = {
-        "sub": sub, "iss": "kalamdb", "iat": now, "exp": now + 600, "email": None, "role": role,
+        "sub": sub,
+        "iss": "kalamdb",
+        "iat": now,
+        "exp": now + 600,
+        "email": None,
+        "role": role,
         "token_type": "access",
-    }  # fmt: skip
+    }
     return {name: value for name, value in (claims | changes).items() if value is not ...}
 
 
@@ -50,8 +55,13 @@ def test_a_login_gives_tokens_and_the_account(site: Site) -> None:
     answer = site.wire().call("POST", "/v1/api/auth/login", {"user": name, "password": PASSWORD})
     body = answer.json
     assert set(body) == {
-        "user", "admin_ui_access", "expires_at", "access_token", "refresh_token", "refresh_expires_at"
-    }  # fmt: skip
+        "user",
+        "admin_ui_access",
+        "expires_at",
+        "access_token",
+        "refresh_token",
+        "refresh_expires_at",
+    }
     assert {key: body["user"][key] for key in ("id", "role", "email")} == {
         "id": name,
         "role": "dba",
@@ -99,12 +109,22 @@ def test_wrong_password_and_unknown_user_look_the_same(site: Site) -> None:
 
 @pytest.mark.parametrize(
     "raw",
-    [b"", b"{", b"[]", b"{}", b'{"user": 1, "password": "x"}', b'{"user": "root"}', b'{"password": "x"}',
-     b'{"user": "root", "password": null}', b'{"user": "root", "password": "x", "colour": "red"}',
-     b'{"user": "\\ud800", "password": "x"}', b'{"user": "\xff", "password": "x"}',
-     json.dumps({"user": "u" * 129, "password": "x"}).encode(),
-     json.dumps({"user": "root", "password": "x" * 257}).encode()],
-)  # fmt: skip
+    [
+        b"",
+        b"{",
+        b"[]",
+        b"{}",
+        b'{"user": 1, "password": "x"}',
+        b'{"user": "root"}',
+        b'{"password": "x"}',
+        b'{"user": "root", "password": null}',
+        b'{"user": "root", "password": "x", "colour": "red"}',
+        b'{"user": "\\ud800", "password": "x"}',
+        b'{"user": "\xff", "password": "x"}',
+        json.dumps({"user": "u" * 129, "password": "x"}).encode(),
+        json.dumps({"user": "root", "password": "x" * 257}).encode(),
+    ],
+)
 def test_odd_login_bodies_are_refused(site: Site, raw: bytes) -> None:
     answer = site.wire().call("POST", "/v1/api/auth/login", raw=raw)
     assert answer.status == 400
@@ -193,9 +213,19 @@ def test_without_a_header(site: Site) -> None:
 
 @pytest.mark.parametrize(
     "authorization",
-    ["Basic cm9vdDpyb290", "Bearer", "Bearer ", "Bearer x", "Bearer a.b.c", "Bearer ...", "Digest x", "x",
-     "Bearer " + "x" * 8_000, "Bearer \xff\xfe"],
-)  # fmt: skip
+    [
+        "Basic cm9vdDpyb290",
+        "Bearer",
+        "Bearer ",
+        "Bearer x",
+        "Bearer a.b.c",
+        "Bearer ...",
+        "Digest x",
+        "x",
+        "Bearer " + "x" * 8_000,
+        "Bearer \xff\xfe",
+    ],
+)
 def test_what_is_no_token(site: Site, authorization: str) -> None:
     assert _fault(_ask(site, authorization)) == INVALID
 
@@ -208,11 +238,25 @@ def test_a_token_of_our_own_making_is_accepted(site: Site) -> None:
 
 @pytest.mark.parametrize(
     "changes",
-    [{"iss": "somebody"}, {"iss": ...}, {"sub": ...}, {"sub": ""}, {"sub": "nobody"}, {"sub": 5}, {"role": ...},
-     {"role": "user"}, {"role": "SYSTEM"}, {"role": None}, {"token_type": "refresh"}, {"token_type": ...},
-     {"did": "phone"}, {"exp": "soon"}, {"exp": None}],
+    [
+        {"iss": "somebody"},
+        {"iss": ...},
+        {"sub": ...},
+        {"sub": ""},
+        {"sub": "nobody"},
+        {"sub": 5},
+        {"role": ...},
+        {"role": "user"},
+        {"role": "SYSTEM"},
+        {"role": None},
+        {"token_type": "refresh"},
+        {"token_type": ...},
+        {"did": "phone"},
+        {"exp": "soon"},
+        {"exp": None},
+    ],
     ids=str,
-)  # fmt: skip
+)
 def test_tokens_with_other_claims(site: Site, changes: dict[str, Any]) -> None:
     assert (
         _fault(_ask(site, "Bearer " + _raw_token(site, _claims(site, "root", "system", **changes))))

@@ -1,4 +1,4 @@
-"""What is wrong is said clearly: status, code and message of the contract, no traceback, nothing half-applied.
+"""What is wrong is said clearly: status, code and message; no traceback, nothing half-applied.
 
 Written from the reference contract, sections 1.3, 1.4, 3.2–3.9, and scenarios E1–E10, Q10.
 """
@@ -75,22 +75,46 @@ def _state(site: Site, space: str) -> list[list[object]]:
         ("CREATE SHARED TABLE N.x (id INT)", INVALID_SQL, "Shared tables require a PRIMARY KEY column"),
         ("CREATE TABLE N.x (a INT, b INT, PRIMARY KEY (a, b))", INVALID_SQL, "Composite PRIMARY KEYs"),
         ("CREATE TABLE N.x (id INT PRIMARY KEY, ID TEXT)", INVALID_SQL, "Duplicate column name 'id'"),
-        ("CREATE TABLE N.x (id INT PRIMARY KEY, _seq INT)", INVALID_SQL, "'_seq' is reserved for system columns"),
+        (
+            "CREATE TABLE N.x (id INT PRIMARY KEY, _seq INT)",
+            INVALID_SQL,
+            "'_seq' is reserved for system columns",
+        ),
         ("CREATE TABLE N.x (id INT PRIMARY KEY, _deleted INT)", INVALID_SQL, "'_deleted' is reserved"),
         ("CREATE TABLE N.x (id NOTYPE PRIMARY KEY)", INVALID_SQL, "NOTYPE"),
         ("CREATE TABLE N.x (id INT PRIMARY KEY, f FLOAT)", INVALID_SQL, "DOUBLE"),
         ("CREATE TABLE N.x (id INT PRIMARY KEY, f DECIMAL(10, 2))", INVALID_SQL, "DECIMAL"),
         ("CREATE STREAM TABLE N.x (id INT PRIMARY KEY)", INVALID_SQL, "STREAM tables are not supported yet"),
-        ("CREATE TABLE N.x (id INT PRIMARY KEY) WITH (COLOUR = 'red')", INVALID_SQL, "Unknown table option 'COLOUR'"),
-        ("CREATE USER TABLE N.x (id INT PRIMARY KEY) WITH (TYPE = 'SHARED')", INVALID_SQL, "Conflicting table type"),
+        (
+            "CREATE TABLE N.x (id INT PRIMARY KEY) WITH (COLOUR = 'red')",
+            INVALID_SQL,
+            "Unknown table option 'COLOUR'",
+        ),
+        (
+            "CREATE USER TABLE N.x (id INT PRIMARY KEY) WITH (TYPE = 'SHARED')",
+            INVALID_SQL,
+            "Conflicting table type",
+        ),
         ("CREATE USER TABLE N.x (id INT PRIMARY KEY) WITH (ACCESS_LEVEL = 'PUBLIC')", INVALID_SQL, "SHARED"),
-        ("CREATE TABLE N.x (id INT PRIMARY KEY) WITH (TTL_SECONDS = 5)", INVALID_SQL, "only supported for STREAM"),
-        ("CREATE TABLE N.x (id INT PRIMARY KEY) WITH (STORAGE_ID = 'x')", INVALID_SQL, "Storage 'x' does not exist"),
+        (
+            "CREATE TABLE N.x (id INT PRIMARY KEY) WITH (TTL_SECONDS = 5)",
+            INVALID_SQL,
+            "only supported for STREAM",
+        ),
+        (
+            "CREATE TABLE N.x (id INT PRIMARY KEY) WITH (STORAGE_ID = 'x')",
+            INVALID_SQL,
+            "Storage 'x' does not exist",
+        ),
         ("CREATE TABLE N.x (id INT PRIMARY KEY, a INT DEFAULT 'x')", INVALID_SQL, "DEFAULT"),
         ("CREATE TABLE N.x (id INT PRIMARY KEY, p INT REFERENCES N.nope (id))", FAILED, "N.nope"),
         ("CREATE USER u1 WITH PASSWORD 'x'", INVALID_SQL, "ROLE"),
         ("CREATE USER u1 WITH PASSWORD 'x' ROLE emperor", INVALID_SQL, "emperor"),
-        ("CREATE USER root WITH PASSWORD 'x' ROLE user", FAILED, "Already exists: User 'root' already exists"),
+        (
+            "CREATE USER root WITH PASSWORD 'x' ROLE user",
+            FAILED,
+            "Already exists: User 'root' already exists",
+        ),
         ("DROP TABLE N.nope", FAILED, "Not found: Table 'nope' not found in namespace 'N'"),
         ("DROP TABLE system.users", FAILED, "system.users"),
         ("CREATE TABLE system.x (id INT PRIMARY KEY)", FAILED, "Cannot create system table 'system.x'"),
@@ -116,7 +140,11 @@ def _state(site: Site, space: str) -> list[list[object]]:
         ("UPDATE N.t SET v = nope WHERE id = 1", FAILED, "nope"),
         ("DELETE FROM N.t WHERE nope = 1", FAILED, "nope"),
         # Values
-        ("INSERT INTO N.t (id, v) VALUES (1, 'again')", FAILED, "Primary key violation: value '1' already exists"),
+        (
+            "INSERT INTO N.t (id, v) VALUES (1, 'again')",
+            FAILED,
+            "Primary key violation: value '1' already exists",
+        ),
         ("INSERT INTO N.t (id, v) VALUES (5, 'a'), (5, 'b')", FAILED, "appears multiple times"),
         ("INSERT INTO N.t (id, v) VALUES (5, 'a'), (1, 'b')", FAILED, "Primary key violation"),
         ("INSERT INTO N.t (id, v) VALUES (5, NULL)", FAILED, "NOT NULL constraint violation: column 'v'"),
@@ -166,10 +194,14 @@ def _state(site: Site, space: str) -> list[list[object]]:
         ("EXECUTE AS USER 'x' (SELECT 1; SELECT 2)", "INVALID_INPUT", "single SQL statement"),
         ("EXECUTE AS USER 'x' (CREATE NAMESPACE y)", INVALID_SQL, "EXECUTE AS USER takes"),
         ("EXECUTE AS USER 'x' (SELECT * FROM N.s)", FAILED, "not allowed on SHARED tables (table 'N.s')"),
-        ("EXECUTE AS USER 'x' (INSERT INTO N.s VALUES (1))", FAILED, "not allowed on SHARED tables (table 'N.s')"),
+        (
+            "EXECUTE AS USER 'x' (INSERT INTO N.s VALUES (1))",
+            FAILED,
+            "not allowed on SHARED tables (table 'N.s')",
+        ),
         ("EXECUTE AS USER 'x' (SELECT 1", INVALID_SQL + ",BATCH_PARSE_ERROR", "expected,unmatched"),
     ],
-)  # fmt: skip
+)
 def test_each_fault_has_its_code_and_says_what_is_wrong(
     site: Site, things: str, text: str, code: str, part: str
 ) -> None:
@@ -219,11 +251,13 @@ def test_errors_never_show_directories_of_the_server(site: Site, things: str) ->
         " UNION ALL ".join(["SELECT 1"] * 20_000),
         " EXCEPT ".join(["SELECT 1"] * 5_000),
         "SELECT " + "(SELECT " * 1_000 + "1" + ")" * 1_000,
-        "SELECT 1 FROM (SELECT 1 AS x) AS a " + " ".join(f"CROSS JOIN (SELECT 1) AS b{n}" for n in range(2_000)),
-        "WITH c0 AS (SELECT 1 AS x)" + "".join(f", c{n} AS (SELECT x FROM c{n - 1})" for n in range(1, 9_000)),
+        "SELECT 1 FROM (SELECT 1 AS x) AS a "
+        + " ".join(f"CROSS JOIN (SELECT 1) AS b{n}" for n in range(2_000)),
+        "WITH c0 AS (SELECT 1 AS x)"
+        + "".join(f", c{n} AS (SELECT x FROM c{n - 1})" for n in range(1, 9_000)),
     ],
     ids=lambda text: text[:40],
-)  # fmt: skip
+)
 def test_no_nesting_can_end_the_server(site: Site, text: str) -> None:
     answer = site.root.sql(text)
     assert answer.status == 400

@@ -8,8 +8,12 @@ from wire import Site, Wire
 
 ROLES = ("user", "service", "dba", "system")
 LEVELS = ("public", "private", "restricted", "dba")
-READS = {"public": "user service dba system", "private": "service dba system", "restricted": "service dba system",
-         "dba": "dba system"}  # fmt: skip
+READS = {
+    "public": "user service dba system",
+    "private": "service dba system",
+    "restricted": "service dba system",
+    "dba": "dba system",
+}
 WRITES = {level: "dba system" if level == "dba" else "service dba system" for level in LEVELS}
 
 
@@ -161,7 +165,10 @@ SYSTEM_READS = (
 def test_no_way_leads_to_system_tables(
     site: Site, people: dict[str, Wire], things: str, role: str, text: str
 ) -> None:
-    answer = people[role].sql(text.replace("N.", f"{things}."))
+    text = text.replace("N.", f"{things}.")
+    if not text.startswith(("INSERT", "UPDATE", "DELETE")):
+        site.root.run(text)  # what the server remembers of a text must not open it to others
+    answer = people[role].sql(text)
     answer.refused(403, "PERMISSION_DENIED")
     assert "root" not in answer.body.decode()
 
@@ -214,7 +221,8 @@ def test_reference_rows_join_with_private_ones(site: Site, namespace: str) -> No
     site.root.run(
         f"CREATE SHARED TABLE {plans} (id BIGINT PRIMARY KEY, name TEXT NOT NULL, price DOUBLE NOT NULL)"
         " WITH (ACCESS_LEVEL = 'PUBLIC');"
-        f"CREATE USER TABLE {activity} (id BIGINT PRIMARY KEY, plan_id BIGINT NOT NULL REFERENCES {plans} (id));"
+        f"CREATE USER TABLE {activity} (id BIGINT PRIMARY KEY,"
+        f" plan_id BIGINT NOT NULL REFERENCES {plans} (id));"
         f"INSERT INTO {plans} VALUES (1, 'Free', 0.0), (2, 'Pro', 9.99), (3, 'Enterprise', 99.99)"
     )
     users = [site.account()[1] for _ in range(2)]

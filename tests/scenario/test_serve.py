@@ -52,9 +52,17 @@ def test_the_file_gives_way_to_the_environment_and_that_to_the_command_line(tmp_
         'bcrypt_cost = 4\nlog_level = "error"\njwt_secret = "secret-from-the-file-of-32-bytes"\n'
     )
     command = [
-        sys.executable, "-m", "upwell", "serve", "--config", str(config), "--port", "{port}",
-        "--data-dir", str(tmp_path / "from-command-line"),
-    ]  # fmt: skip
+        sys.executable,
+        "-m",
+        "upwell",
+        "serve",
+        "--config",
+        str(config),
+        "--port",
+        "{port}",
+        "--data-dir",
+        str(tmp_path / "from-command-line"),
+    ]
     env = {"UPWELL_PORT": "2", "UPWELL_DATA_DIR": str(tmp_path / "from-environment")}
     port.close()
     with ServerProcess(
@@ -70,10 +78,17 @@ def test_the_file_gives_way_to_the_environment_and_that_to_the_command_line(tmp_
 
 @pytest.mark.parametrize(
     ("text", "part"),
-    [("prot = 1", "prot"), ("port = ", "can't be read"), ('port = "many"', "port"), ("bcrypt_cost = 99", "bcrypt_cost"),
-     ('durability = "maybe"', "durability"), ('jwt_secret = "short"', "jwt_secret"),
-     (f'root_password = "{"x" * 73}"', "root_password"), ("port = 70000", "port")],
-)  # fmt: skip
+    [
+        ("prot = 1", "prot"),
+        ("port = ", "can't be read"),
+        ('port = "many"', "port"),
+        ("bcrypt_cost = 99", "bcrypt_cost"),
+        ('durability = "maybe"', "durability"),
+        ('jwt_secret = "short"', "jwt_secret"),
+        (f'root_password = "{"x" * 73}"', "root_password"),
+        ("port = 70000", "port"),
+    ],
+)
 def test_settings_that_make_no_sense_stop_the_start(tmp_path: Path, text: str, part: str) -> None:
     file = tmp_path / "upwell.toml"
     file.write_text(text)
@@ -107,12 +122,14 @@ def test_with_secrets_it_listens_for_everybody(data_dir: Path) -> None:
         "--port",
         "{port}",
     ]
-    with ServerProcess(data_dir, command=command, env=CHEAP) as server:
-        with socket.create_connection(
+    with (
+        ServerProcess(data_dir, command=command, env=CHEAP) as server,
+        socket.create_connection(
             (socket.gethostbyname(socket.gethostname()), server.port), timeout=5
-        ) as peer:
-            peer.sendall(b"GET /health HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
-            assert peer.recv(4_096).startswith(b"HTTP/1.1 200")
+        ) as peer,
+    ):
+        peer.sendall(b"GET /health HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+        assert peer.recv(4_096).startswith(b"HTTP/1.1 200")
 
 
 def test_a_second_server_on_the_directory_is_refused(server: ServerProcess) -> None:
@@ -211,7 +228,10 @@ def test_a_request_under_way_finishes_before_the_end(start_server: Start) -> Non
     site = Site(server)
     site.root.run("CREATE NAMESPACE app; CREATE TABLE app.t (id INT PRIMARY KEY)")
     body = json.dumps({"sql": "INSERT INTO app.t VALUES (1); SELECT COUNT(*) AS n FROM app.t"}).encode()
-    head = f"POST /v1/api/sql HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {site.root.token}\r\nContent-Length: {len(body)}\r\n\r\n"
+    head = (
+        f"POST /v1/api/sql HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {site.root.token}\r\n"
+        f"Content-Length: {len(body)}\r\n\r\n"
+    )
     with socket.create_connection(("127.0.0.1", server.port), timeout=20) as connection:
         connection.sendall(head.encode() + body[:20])
         site.root.run("SELECT 1")  # the server has seen the head by now, or sees it before the signal's turn

@@ -54,8 +54,12 @@ def test_a_select_star_shows_the_system_columns_last(root: Wire, todo: str) -> N
     for where in ("", " WHERE id = 1"):
         answer = root.run(f"SELECT * FROM {todo}{where}")
         assert answer.columns == [
-            ("id", "BigInt"), ("title", "Text"), ("done", "Boolean"), ("_seq", "BigInt"), ("_deleted", "Boolean"),
-        ]  # fmt: skip
+            ("id", "BigInt"),
+            ("title", "Text"),
+            ("done", "Boolean"),
+            ("_seq", "BigInt"),
+            ("_deleted", "Boolean"),
+        ]
         assert all(isinstance(row[3], str) and int(row[3]) > 0 and row[4] is False for row in answer.rows)
 
 
@@ -162,12 +166,25 @@ def test_comments_quotes_and_semicolons_are_understood(root: Wire, todo: str) ->
 @pytest.mark.parametrize(
     "raw",
     [
-        b"", b"{", b"[]", b"null", b'"SELECT 1"', b"{}", b'{"sql": 1}', b'{"sql": null}',
-        b'{"sql": "SELECT 1", "params": {}}', b'{"sql": "SELECT 1", "params": 1}',
-        b'{"sql": "SELECT 1", "namespace_id": 5}', b'{"sql": "\xff\xfe"}', b'{"sql": "SELECT 1"} trailing',
-        b'{"sql": "\\ud800"}', b"SELECT 1", b"\x00", b"[" * 5_000,
+        b"",
+        b"{",
+        b"[]",
+        b"null",
+        b'"SELECT 1"',
+        b"{}",
+        b'{"sql": 1}',
+        b'{"sql": null}',
+        b'{"sql": "SELECT 1", "params": {}}',
+        b'{"sql": "SELECT 1", "params": 1}',
+        b'{"sql": "SELECT 1", "namespace_id": 5}',
+        b'{"sql": "\xff\xfe"}',
+        b'{"sql": "SELECT 1"} trailing',
+        b'{"sql": "\\ud800"}',
+        b"SELECT 1",
+        b"\x00",
+        b"[" * 5_000,
     ],
-)  # fmt: skip
+)
 def test_bad_bodies(root: Wire, raw: bytes) -> None:
     answer = root.call("POST", SQL, raw=raw)
     assert answer.refused(400, "INVALID_INPUT").startswith("Invalid JSON payload: ")
@@ -194,8 +211,9 @@ def test_names_fold_to_lower_case(root: Wire, namespace: str) -> None:
     root.run(f"CREATE TABLE {namespace}.MiXed (Id INT PRIMARY KEY, FirstName TEXT)")
     root.run(f"INSERT INTO {namespace.upper()}.mixed (ID, firstNAME) VALUES (1, 'x')")
     assert root.run(f"SELECT ID, FIRSTNAME FROM {namespace}.MIXED").columns == [
-        ("id", "Int"), ("firstname", "Text")
-    ]  # fmt: skip
+        ("id", "Int"),
+        ("firstname", "Text"),
+    ]
 
 
 def test_expressions_may_repeat_in_a_write(root: Wire, namespace: str) -> None:
@@ -225,10 +243,21 @@ def test_parameters_bind_in_every_kind_of_statement(root: Wire, todo: str) -> No
 
 @pytest.mark.parametrize(
     ("value", "cell"),
-    [(42, "42"), (-9223372036854775808, "-9223372036854775808"), (1.5, 1.5), ("x'y", "x'y"), (True, True),
-     (False, False), (None, None), ("", ""), ("ünï😀", "ünï😀"), ("a\nb\tc\\d", "a\nb\tc\\d"), ("$1", "$1"),
-     (1e300, 1e300)],
-)  # fmt: skip
+    [
+        (42, "42"),
+        (-9223372036854775808, "-9223372036854775808"),
+        (1.5, 1.5),
+        ("x'y", "x'y"),
+        (True, True),
+        (False, False),
+        (None, None),
+        ("", ""),
+        ("ünï😀", "ünï😀"),
+        ("a\nb\tc\\d", "a\nb\tc\\d"),
+        ("$1", "$1"),
+        (1e300, 1e300),
+    ],
+)
 def test_a_parameter_comes_back_as_it_went(root: Wire, value: object, cell: object) -> None:
     assert root.run("SELECT $1", value).cell == cell
     assert root.run("SELECT $1 AS x FROM (SELECT 1) AS t", value).cell == cell
@@ -406,7 +435,10 @@ def test_noise_on_the_socket_harms_nobody(root: Wire, request_line: bytes) -> No
 
 
 def test_a_client_that_leaves_in_the_middle_harms_nobody(root: Wire, todo: str) -> None:
-    head = f"POST {SQL} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {root.token}\r\nContent-Length: 500\r\n\r\n{{"
+    head = (
+        f"POST {SQL} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {root.token}\r\n"
+        "Content-Length: 500\r\n\r\n{"
+    )
     for _ in range(5):
         with socket.create_connection(("127.0.0.1", root.port), timeout=30) as connection:
             connection.sendall(head.encode())

@@ -116,12 +116,19 @@ def test_both_tiers_show_the_same_cells(site: Site, wide: str) -> None:
     root = site.root
     root.run(f"DELETE FROM {wide}")
     extremes = [
-        (True, False), (2**15 - 1, -(2**15)), (2**31 - 1, -(2**31)), (2**63 - 1, -(2**63)),
-        (1.7976931348623157e308, -5e-324), ("", "\x00ü😀'\""), (253402300799999999, -62135596800000000),
+        (True, False),
+        (2**15 - 1, -(2**15)),
+        (2**31 - 1, -(2**31)),
+        (2**63 - 1, -(2**63)),
+        (1.7976931348623157e308, -5e-324),
+        ("", "\x00ü😀'\""),
+        (253402300799999999, -62135596800000000),
         ("2024-02-29T23:59:59.999999+05:30", "1969-12-31T23:59:59.999999Z"),
-        (str(uuid.UUID(int=0)), str(uuid.UUID(int=2**128 - 1))), ("A" * 32, "0" * 32), ("f" * 32, "1" * 32),
+        (str(uuid.UUID(int=0)), str(uuid.UUID(int=2**128 - 1))),
+        ("A" * 32, "0" * 32),
+        ("f" * 32, "1" * 32),
         ('{"a": [1, 2.50, null], "ü": "\\u0000"}', "null"),
-    ]  # fmt: skip
+    ]
     marks = ", ".join(f"${index + 2}" for index in range(len(KINDS)))
     for number in range(2):
         root.run(f"INSERT INTO {wide} VALUES ($1, {marks})", number, *(pair[number] for pair in extremes))
@@ -147,10 +154,22 @@ def test_both_tiers_show_the_same_cells(site: Site, wide: str) -> None:
 
 @pytest.mark.parametrize(
     ("declared", "data_type"),
-    [("BOOL", "Boolean"), ("INT2", "SmallInt"), ("INTEGER", "Int"), ("INT4", "Int"), ("INT8", "BigInt"),
-     ("DOUBLE PRECISION", "Double"), ("FLOAT8", "Double"), ("VARCHAR(5)", "Text"), ("CHAR(2)", "Text"),
-     ("STRING", "Text"), ("JSONB", "Json"), ("TIMESTAMP", "Timestamp"), ("uuid", "Uuid")],
-)  # fmt: skip
+    [
+        ("BOOL", "Boolean"),
+        ("INT2", "SmallInt"),
+        ("INTEGER", "Int"),
+        ("INT4", "Int"),
+        ("INT8", "BigInt"),
+        ("DOUBLE PRECISION", "Double"),
+        ("FLOAT8", "Double"),
+        ("VARCHAR(5)", "Text"),
+        ("CHAR(2)", "Text"),
+        ("STRING", "Text"),
+        ("JSONB", "Json"),
+        ("TIMESTAMP", "Timestamp"),
+        ("uuid", "Uuid"),
+    ],
+)
 def test_aliases_of_types(root: Wire, namespace: str, declared: str, data_type: str) -> None:
     root.run(f"CREATE TABLE {namespace}.t (id INT PRIMARY KEY, c {declared})")
     assert root.run(f"SELECT c FROM {namespace}.t").columns == [("c", data_type)]
@@ -209,21 +228,35 @@ def test_minus_zero_is_zero_as_a_key(root: Wire, namespace: str) -> None:
 @pytest.mark.parametrize(
     ("expression", "data_type", "cell"),
     [
-        ("1", "BigInt", "1"), ("-9223372036854775808", "BigInt", "-9223372036854775808"), ("1.5", "Double", 1.5),
-        ("TRUE", "Boolean", True), ("NULL", "Text", None), ("'x'", "Text", "x"), ("1 = 1", "Boolean", True),
-        ("COUNT(*)", "BigInt", "1"), ("SUM(1)", "BigInt", "1"), ("AVG(1)", "Double", 1.0), ("SUM(1.5)", "Double", 1.5),
-        ("CAST(1 AS SMALLINT)", "SmallInt", 1), ("CAST(1 AS INT)", "Int", 1), ("length('abc')", "Int", 3),
+        ("1", "BigInt", "1"),
+        ("-9223372036854775808", "BigInt", "-9223372036854775808"),
+        ("1.5", "Double", 1.5),
+        ("TRUE", "Boolean", True),
+        ("NULL", "Text", None),
+        ("'x'", "Text", "x"),
+        ("1 = 1", "Boolean", True),
+        ("COUNT(*)", "BigInt", "1"),
+        ("SUM(1)", "BigInt", "1"),
+        ("AVG(1)", "Double", 1.0),
+        ("SUM(1.5)", "Double", 1.5),
+        ("CAST(1 AS SMALLINT)", "SmallInt", 1),
+        ("CAST(1 AS INT)", "Int", 1),
+        ("length('abc')", "Int", 3),
         ("arrow_cast(18446744073709551615, 'UInt64')", "BigInt", "18446744073709551615"),
-        ("arrow_cast(7, 'UInt8')", "SmallInt", 7), ("arrow_cast(1.5, 'Float32')", "Double", 1.5),
+        ("arrow_cast(7, 'UInt8')", "SmallInt", 7),
+        ("arrow_cast(1.5, 'Float32')", "Double", 1.5),
         ("TIMESTAMP '2024-01-01 00:00:00'", "Timestamp", 1704067200000000),
         ("to_timestamp('2024-01-01T00:00:00.123456789Z')", "Timestamp", 1704067200123456),
-        ("CAST(100.5 AS DECIMAL(10, 2))", "Text", "100.50"), ("DATE '2024-01-02'", "Text", "2024-01-02"),
-        ("[1, 2]", "Text", "[1, 2]"), ("['a', NULL]", "Text", '["a", null]'),
-        ("named_struct('a', 1)", "Text", '{"a": 1}'), ("X'00ff'", "Bytes", [0, 255]),
+        ("CAST(100.5 AS DECIMAL(10, 2))", "Text", "100.50"),
+        ("DATE '2024-01-02'", "Text", "2024-01-02"),
+        ("[1, 2]", "Text", "[1, 2]"),
+        ("['a', NULL]", "Text", '["a", null]'),
+        ("named_struct('a', 1)", "Text", '{"a": 1}'),
+        ("X'00ff'", "Bytes", [0, 255]),
         ("INTERVAL '1 day'", "Text", "0 months 1 days 0 ns"),
         ("TIMESTAMP '2024-01-02' - TIMESTAMP '2024-01-01'", "Text", ...),
     ],
-)  # fmt: skip
+)
 def test_results_of_expressions_have_a_form(
     root: Wire, expression: str, data_type: str, cell: object
 ) -> None:
@@ -240,14 +273,19 @@ def test_flags_survive_plain_columns_and_leave_expressions(root: Wire, namespace
         "schema"
     ]
     assert [(column["name"], column.get("flags")) for column in schema] == [
-        ("id", ["nn", "pk", "uq"]), ("renamed", ["nn"]), ("b", None), ("next", None), ("u", None)
-    ]  # fmt: skip
+        ("id", ["nn", "pk", "uq"]),
+        ("renamed", ["nn"]),
+        ("b", None),
+        ("next", None),
+        ("u", None),
+    ]
     assert all("flags" not in column or column["flags"] for column in schema)
 
 
 def test_columns_may_have_equal_names_and_none(root: Wire, namespace: str) -> None:
     root.run(
-        f"CREATE TABLE {namespace}.t (id INT PRIMARY KEY, v TEXT); INSERT INTO {namespace}.t VALUES (1, 'a'), (2, 'b')"
+        f"CREATE TABLE {namespace}.t (id INT PRIMARY KEY, v TEXT);"
+        f"INSERT INTO {namespace}.t VALUES (1, 'a'), (2, 'b')"
     )
     joined = root.run(f"SELECT a.id, b.id FROM {namespace}.t a JOIN {namespace}.t b ON b.id = a.id + 1")
     assert joined.columns == [("id", "Int"), ("id", "Int")]
@@ -266,7 +304,8 @@ def test_columns_may_have_equal_names_and_none(root: Wire, namespace: str) -> No
 def test_defaults_fill_what_is_left_out(root: Wire, namespace: str) -> None:
     table = f"{namespace}.t"
     root.run(
-        f"CREATE USER TABLE {table} (id BIGINT PRIMARY KEY DEFAULT SNOWFLAKE_ID(), at TIMESTAMP DEFAULT NOW(),"
+        f"CREATE USER TABLE {table} (id BIGINT PRIMARY KEY DEFAULT SNOWFLAKE_ID(),"
+        " at TIMESTAMP DEFAULT NOW(),"
         " u UUID DEFAULT UUID_V7(), l TEXT DEFAULT ULID(), who TEXT DEFAULT CURRENT_USER(), n INT DEFAULT -5,"
         " t TEXT DEFAULT 'it''s', b BOOLEAN DEFAULT TRUE, d DOUBLE DEFAULT 1.5, e TEXT)"
     )
@@ -297,13 +336,15 @@ def test_generated_keys(root: Wire, namespace: str, words: str) -> None:
 
 def test_text_is_read_as_its_column(root: Wire, namespace: str) -> None:
     root.run(
-        f"CREATE TABLE {namespace}.t (id INT PRIMARY KEY, b BOOLEAN, n BIGINT, d DOUBLE, ts TIMESTAMP, x TEXT);"
+        f"CREATE TABLE {namespace}.t (id INT PRIMARY KEY, b BOOLEAN, n BIGINT, d DOUBLE, ts TIMESTAMP,"
+        " x TEXT);"
         f"INSERT INTO {namespace}.t VALUES ('1', 'true', '-5', '2.5', '2024-01-01', 7);"
         f"INSERT INTO {namespace}.t VALUES (2, 'f', 3.0, 2, '2024-01-01 10:00:00', TRUE)"
     )
     assert root.run(f"SELECT id, b, n, d, ts, x FROM {namespace}.t").rows == [
-        [1, True, "-5", 2.5, 1704067200000000, "7"], [2, False, "3", 2.0, 1704103200000000, "true"]
-    ]  # fmt: skip
+        [1, True, "-5", 2.5, 1704067200000000, "7"],
+        [2, False, "3", 2.0, 1704103200000000, "true"],
+    ]
 
 
 def _exact(rows: Sequence[Sequence[object]]) -> list[list[object]]:

@@ -2,7 +2,7 @@
 
     statement ok                a statement that succeeds
     statement count N           a statement that changes N rows
-    statement error PATTERN     a statement that fails with a message in which PATTERN (a regular expression) occurs
+    statement error PATTERN     a statement that fails with a message that matches PATTERN
     query                       a query; below ---- its rows in order, cells between ` | `,
                                 NULL as NULL and an empty text as (empty)
 

@@ -14,7 +14,7 @@ from upwell.engine.payload import patched_text
 from upwell.engine.rows import Found, Rows
 from upwell.errors import AlreadyExists, ConstraintViolation
 from upwell.storage.hot import Batch, Expectation, HotReader, NoChangeAfter, RecordWrite, RowWrite, Version
-from upwell.types import SHARED, Key, Op, Owner, Row
+from upwell.types import SHARED, Key, Op, Owner, Row, Value
 
 EVERY_OWNER = cast(Owner, None)
 """What `HotReader.read_log` calls all owners; an expectation asks it the same question."""
@@ -179,6 +179,10 @@ class Write:
         if held:
             key, place = held[0]
             raise ChildrenLeft(table, key, self._catalog.by_id[place[0]], [place for _, place in held])
+
+    def promise(self, table: Table, owner: Owner, keys: Iterable[Value]) -> None:
+        """Say that rows of these keys will be staged as well, or else this write be given up."""
+        self.promised |= {(table.id, owner, key) for key in keys if key is not None}
 
     def expect(self, expectation: Expectation) -> None:
         """Ask the commit to hold one more thing."""

@@ -61,13 +61,18 @@ class Evaluation:
             for index, column in enumerate(table.columns)
             if index not in given and column.default is not None
         ]
-        rows = self._inserted(statement)
-        for cells in rows:
+        rows: list[Row] = []
+        for cells in self._inserted(statement):
             row: Row = [None] * width
             for (index, bind), value in zip(named, cells, strict=True):
                 row[index] = bind(value)
             for index, column in defaulted:
                 row[index] = self._default(column)
+            rows.append(row)
+        if any(reference.parent == table.id for reference in table.references):
+            # References are judged by the end of the statement: a child may stand before its parent.
+            self._write.promise(table, self._owner, [row[table.key_index] for row in rows])
+        for row in rows:
             self._write.insert(table, self._owner, row)
         return len(rows)
 

@@ -5,6 +5,7 @@ they are; cold rows don't, so a query of one table with some gets the ORDER BY t
 """
 
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 
 import pyarrow as pa
 import pyarrow.compute
@@ -89,10 +90,9 @@ def _outer(tokens: Sequence[Token]) -> list[Token]:
 
 
 def _aggregates(tokens: Sequence[Token], *, before: Token) -> bool:
-    following = zip(tokens, tokens[1:], strict=False)
     return any(
         token.word in _AGGREGATES and after.word == "("
-        for token, after in following
+        for token, after in pairwise(tokens)
         if token.start < before.start
     )
 

@@ -74,6 +74,7 @@ from upwell.types import Key, Owner, Value
 T = TypeVar("T")
 
 INLINE_ROWS_MAX = 300
+INLINE_CHARS_MAX = 64 * 1024
 ATTEMPTS_MAX = 100
 _VERBS = {Insert: "Inserted", Update: "Updated", Delete: "Deleted"}
 
@@ -115,11 +116,11 @@ class Sessions:
         self, principal: Principal, sql: str, params: Sequence[Value], namespace: str | None
     ) -> list[Outcome]:
         """Run a request's statements in order; raise `StatementFailed` at the first that fails."""
-        texts = self._statements(sql)
+        texts = await self._read(sql, partial(self._statements, sql))
         if params and len(texts) > 1:
             raise RequestRefused("PARAMS_WITH_BATCH", "parameters go with one statement, not with several")
         if len(texts) > 1 and not principal.is_admin:
-            self._judge(principal, texts)
+            await self._read(sql, partial(self._judge, principal, texts))
         space = (namespace or DEFAULT_NAMESPACE).lower()
         outcomes: list[Outcome] = []
         for number, text in enumerate(texts, 1):
@@ -157,6 +158,12 @@ class Sessions:
             except UpwellError as error:
                 raise StatementFailed(number, text, error) from error
 
+    async def _read(self, text: str, call: Callable[[], T]) -> T:
+        """Run what reads `text`; a long one takes long, and the event loop serves others too."""
+        if len(text) <= INLINE_CHARS_MAX:
+            return call()
+        return await asyncio.get_running_loop().run_in_executor(self.threads, call)
+
     async def _settled(self, error: UpwellError) -> UpwellError:
         """Return the error when what it may rest on is durable, `ReadOnly` if that never will be."""
         try:
@@ -169,7 +176,8 @@ class Sessions:
         self, principal: Principal, text: str, params: Sequence[Value], namespace: str
     ) -> tuple[Outcome, str]:
         view = self.growth.view
-        statement, values = self._preparer.prepare(text, view.catalog, namespace, params)
+        prepare = partial(self._preparer.prepare, text, view.catalog, namespace, params)
+        statement, values = await self._read(text, prepare)
         if isinstance(statement, UseNamespace):
             if statement.name not in view.catalog.namespaces:
                 raise InvalidOperation(
