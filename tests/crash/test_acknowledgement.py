@@ -211,8 +211,8 @@ def test_an_answer_that_rests_on_an_unsynced_commit_waits_for_its_sync(
 def test_after_a_failed_sync_nothing_is_acknowledged_and_everybody_refused(db: Embedded, sync: Sync) -> None:
     async def scenario() -> None:
         before = await seen(db)
-        told: list[bool] = []
-        db.committer.publication.listen(lambda: told.append(db.committer.publication.failure is not None))
+        told = threading.Event()
+        db.committer.publication.listen(told.set)
         sync.hold()
         waiting = [
             asyncio.create_task(db.sessions.execute(principal(ROOT), sql, (), "default"))
@@ -229,7 +229,7 @@ def test_after_a_failed_sync_nothing_is_acknowledged_and_everybody_refused(db: E
             with pytest.raises(StatementFailed) as failed:
                 await task
             assert isinstance(failed.value.cause, ReadOnly)
-        assert told[-1]
+        assert await asyncio.to_thread(told.wait, TIMEOUT_S), "who listens is told as well"
         # Later ones as well: also those whose error would rest on what was never synced.
         for sql in (
             f"INSERT INTO {NOTES} VALUES ('new', 'z')",

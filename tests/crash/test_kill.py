@@ -118,14 +118,14 @@ class Site:
 
     def ended_jobs(self) -> list[dict[str, object]]:
         """Return all jobs, when none of them is open any more."""
-
-        def ended() -> list[dict[str, object]] | None:
-            jobs = root.query("SELECT job_id, status, message FROM system.jobs")
-            is_open = [job for job in jobs if job["status"] in ("new", "queued", "running", "retrying")]
-            return None if is_open else [*jobs, {"status": "completed"}]
-
         with self.client("root") as root:
-            return wait_until(ended, timeout_s=WAIT_S, what="all jobs to end") or []
+
+            def is_idle() -> bool:
+                jobs = root.query("SELECT status FROM system.jobs")
+                return all(job["status"] in ("completed", "skipped", "failed") for job in jobs)
+
+            wait_until(is_idle, timeout_s=WAIT_S, what="all jobs to end")
+            return root.query("SELECT job_id, status, retry_count, message FROM system.jobs")
 
     def write_until_killed(self, cycle: int, *, acks_max: int | None) -> None:
         """Let clients write and flush until the server dies: after so many answers, or at its crash point."""
@@ -206,7 +206,8 @@ def check_cold(site: Site) -> None:
     with site.client("root") as root:
         for table in (OURS, MINE):
             root.execute(f"STORAGE FLUSH TABLE {table}")
-    site.ended_jobs()
+    jobs = site.ended_jobs()
+    assert any(job["retry_count"] != 0 for job in jobs), "some kill came while a job ran"
     root_dir = site.server.data_dir / "storage"
     assert cold.audit(root_dir) == []
     by_select = sorted(site.state(), key=lambda pair: pair[0])

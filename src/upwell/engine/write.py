@@ -16,9 +16,6 @@ from upwell.errors import AlreadyExists, ConstraintViolation
 from upwell.storage.hot import Batch, Expectation, HotReader, NoChangeAfter, RecordWrite, RowWrite, Version
 from upwell.types import SHARED, Key, Op, Owner, Row, Value
 
-EVERY_OWNER = cast(Owner, None)
-"""What `HotReader.read_log` calls all owners; an expectation asks it the same question."""
-
 Place = tuple[int, Owner, Key]
 FindChildren = Callable[[Table, Owner, Reference, Sequence[Key]], Iterable[tuple[Key, Key]]]
 """(child table, owner, reference, parent keys) → pairs (parent key, child key) of live children."""
@@ -324,11 +321,12 @@ class Write:
 
     def _expect_no_new_child(self, parent: Table, owner: Owner, child: Table) -> None:
         """Ask the commit to hold that the children are those of the View, of owners not met yet as well."""
+        partition: Owner | None = owner
         if child.kind is TableKind.SHARED:
-            owner = SHARED
+            partition = SHARED
         elif parent.kind is TableKind.SHARED:
-            owner = EVERY_OWNER
-        self.expect(NoChangeAfter(child.id, owner, self._view_seq))
+            partition = None
+        self.expect(NoChangeAfter(child.id, partition, self._view_seq))
 
     def _settle_children(
         self, child: Table, owner: Owner, reference: Reference, keys: Sequence[Key]

@@ -197,6 +197,7 @@ def drop_partition(files: PartitionFiles) -> None:
     files.drop_links(keep=())
     remove_copy(files)
     collect_orphans(files, ())
+    files.remove_empty()
 
 
 def _by_key_newest_first(version: Version) -> tuple[Key, int]:

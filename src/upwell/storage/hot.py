@@ -126,10 +126,10 @@ class RowIs:
 
 @dataclass(frozen=True, slots=True)
 class NoChangeAfter:
-    """The partition must not have changed after this seq."""
+    """The partition (owner None: the whole table) must not have changed after this seq."""
 
     table: TableId
-    owner: Owner
+    owner: Owner | None
     after: int
 
 
