@@ -33,6 +33,7 @@ from upwell.session.auth import Authenticator
 from upwell.session.outcome import Answer, Changed, Outcome, PointAnswer, StatementFailed
 from upwell.session.policy import Principal
 from upwell.session.session import Engine, Sessions
+from upwell.session.threads import QueryThreads
 from upwell.sql.prepare import Preparer
 from upwell.storage.cold import ColdCache
 from upwell.storage.hot import HotStore, Kind
@@ -140,7 +141,8 @@ class Embedded:
             device_expiry_hours=1,
             bcrypt_cost=4,
         )
-        return Sessions(self.engine, growth, Preparer(), authenticator, self.threads, self.threads)
+        queries = QueryThreads(self.threads, slots=4, timeout_s=60)
+        return Sessions(self.engine, growth, Preparer(), authenticator, queries, self.threads)
 
     async def outcomes(self, sql: str, params: Sequence[Value] = (), user: str = ROOT) -> list[Outcome]:
         """Run SQL as `user`; raise the error of the statement that failed."""

@@ -10,6 +10,7 @@ import os
 import signal
 import socket
 import sys
+import threading
 import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -49,6 +50,7 @@ from upwell.jobs.runner import JobRunner
 from upwell.logs import fields
 from upwell.session.auth import Authenticator
 from upwell.session.session import Engine, Sessions
+from upwell.session.threads import QueryThreads
 from upwell.sql.prepare import Preparer
 from upwell.storage.cold import ColdCache
 from upwell.storage.hot import Batch, HotStore, Kind, RecordWrite
@@ -61,6 +63,9 @@ COLD_PARTITIONS_MAX = 10_000
 COLD_GROUP_BYTES_MAX = 256 * 1024 * 1024
 DEVICE_THREADS = 4
 SLOW_THREADS = 2
+QUERY_THREAD = "upwell-query"
+# For statements whose time is over but whose thread goes on.
+SPARE_THREADS = 4
 SWITCH_INTERVAL_S = 0.0005
 BACKLOG = 2_048
 KEEP_ALIVE_S = 75
@@ -128,6 +133,10 @@ def run(config: Config) -> int:
         asyncio.Runner(loop_factory=_new_loop) as runner,
     ):
         runner.run(_serve(parts))
+    if any(thread.name.startswith(QUERY_THREAD) for thread in threading.enumerate()):
+        # All is closed; a query that can't be interrupted would only keep the process from ending.
+        logging.shutdown()
+        os._exit(0)
     return 0
 
 
@@ -135,13 +144,16 @@ async def _serve(parts: Parts) -> None:
     config, committer, engine = parts.config, parts.committer, parts.engine
     publication = committer.publication
     with ExitStack() as stack:
-        threads = stack.enter_context(ThreadPoolExecutor(max(1, (os.cpu_count() or 1) - 1), "upwell-query"))
+        slots = max(1, (os.cpu_count() or 1) - 1)
+        threads = ThreadPoolExecutor(slots + SPARE_THREADS, QUERY_THREAD)
+        stack.callback(threads.shutdown, wait=False, cancel_futures=True)
+        queries = QueryThreads(threads, slots=slots, timeout_s=config.statement_timeout_s)
         slow = stack.enter_context(ThreadPoolExecutor(SLOW_THREADS, "upwell-slow"))
         devices = stack.enter_context(ThreadPoolExecutor(DEVICE_THREADS, "upwell-device"))
         jobs = stack.enter_context(ThreadPoolExecutor(1, "upwell-job"))
         growth = Growth(publication, asyncio.get_running_loop())
         sessions = Sessions(
-            engine, growth, Preparer(shapes=config.shape_cache), parts.authenticator, threads, slow
+            engine, growth, Preparer(shapes=config.shape_cache), parts.authenticator, queries, slow
         )
         sql = SqlEndpoint(
             sessions,

@@ -39,6 +39,7 @@ class Config:
     bcrypt_cost: int = 10
     request_body_bytes_max: int = 10 * 1024 * 1024
     sql_bytes_max: int = 1024 * 1024
+    statement_timeout_s: float = 60.0
     upload_changes_max: int = 10_000
     upload_payload_bytes_max: int = 1024 * 1024
     ws_auth_timeout_s: float = 3.0

@@ -23,6 +23,7 @@ from datafusion.catalog import Table as FusionTable
 from upwell.engine.catalog import Table
 from upwell.engine.overlay import Overlay
 from upwell.engine.rows import Rows
+from upwell.engine.stop import Stop
 from upwell.engine.view import View
 from upwell.errors import InvalidSql, QueryFailure, UpwellError
 from upwell.storage.arrow import DELETED, SEQ, physical_name, scan_schema, table_schema
@@ -31,6 +32,7 @@ from upwell.types import Owner
 
 CATALOG = "upwell"
 COLD_PLANS_MAX = 256
+RESULT_BYTES_MAX = 256 * 1024 * 1024
 NAMES_KEPT_MAX = 2_048
 NAMES_KEPT_TEXT_CHARS_MAX = 16_384
 # Possessive and from a word's begin: a literal of a megabyte costs one pass, not one for each letter.
@@ -114,9 +116,20 @@ class QueryEngine:
         return names
 
     def run(
-        self, view: View, text: str, namespace: str, tables: list[tuple[str, str]], resolve: Resolve
+        self,
+        view: View,
+        text: str,
+        namespace: str,
+        tables: list[tuple[str, str]],
+        resolve: Resolve,
+        *,
+        stop: Stop | None = None,
     ) -> pa.Table:
-        """Run a query over `tables` on `view`; blocks its thread. Field metadata has the wire types."""
+        """Run a query over `tables` on `view`; blocks its thread. Field metadata has the wire types.
+
+        Raises `Stopped` between two batches after a request to stop, `QueryFailure` above
+        `RESULT_BYTES_MAX`.
+        """
         context = _context(namespace)
         catalog = FusionCatalog.memory_catalog()
         context.register_catalog_provider(CATALOG, catalog)
@@ -130,8 +143,10 @@ class QueryEngine:
                 schemas[space].register_table(name, self._fusion_table(context, view, source))
         try:
             frame = context.sql_with_options(text, _ONLY_QUERIES)
-            batches = frame.collect()
+            batches = _collected(frame, stop or Stop())
             schema = batches[0].schema if batches else frame.schema()
+        except UpwellError:
+            raise
         except BaseException as error:
             raise _translated(error) from error
         return pa.Table.from_batches(batches, schema=schema)
@@ -208,6 +223,20 @@ class _ScoutSchema(SchemaProvider):
 
     def table(self, name: str) -> FusionTable | None:
         return self._scout.table(self._name, name)
+
+
+def _collected(frame: DataFrame, stop: Stop) -> list[pa.RecordBatch]:
+    batches: list[pa.RecordBatch] = []
+    size_bytes = 0
+    for batch in frame.execute_stream():
+        stop.check()
+        batches.append(batch.to_pyarrow())
+        size_bytes += batches[-1].nbytes
+        if size_bytes > RESULT_BYTES_MAX:
+            raise QueryFailure(
+                f"the result is larger than {RESULT_BYTES_MAX >> 20} MiB; narrow it with WHERE or LIMIT"
+            )
+    return batches
 
 
 def _context(namespace: str) -> SessionContext:

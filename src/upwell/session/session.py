@@ -26,6 +26,7 @@ from upwell.engine.references import Children
 from upwell.engine.result import refuse_not_finite, result_rows
 from upwell.engine.rows import Rows, WouldBlock
 from upwell.engine.schema import Schema
+from upwell.engine.stop import Stop
 from upwell.engine.view import View
 from upwell.engine.write import Write
 from upwell.errors import Conflict, InvalidOperation, InvalidSql, ReadOnly, RequestRefused, UpwellError
@@ -35,7 +36,7 @@ from upwell.jobs.queue import JobQueue, JobType
 from upwell.session import definition
 from upwell.session.auth import Authenticator, refuse_password
 from upwell.session.depth import refuse_deep
-from upwell.session.dml import Evaluation, Foreign, evaluate
+from upwell.session.dml import Evaluation, Foreign, RunQuery, evaluate
 from upwell.session.order import ordered
 from upwell.session.outcome import Answer, Changed, Message, Outcome, PointAnswer, StatementFailed
 from upwell.session.point import point_answer
@@ -49,6 +50,7 @@ from upwell.session.policy import (
     require_table,
 )
 from upwell.session.system import is_system, system_table
+from upwell.session.threads import QueryThreads
 from upwell.sql.parse import parse
 from upwell.sql.prepare import Preparer
 from upwell.sql.render import render
@@ -102,7 +104,7 @@ class Sessions:
         growth: Growth,
         preparer: Preparer,
         authenticator: Authenticator,
-        threads: Executor,
+        threads: QueryThreads,
         slow: Executor,
     ) -> None:
         self.engine = engine
@@ -162,7 +164,7 @@ class Sessions:
         """Run what reads `text`; a long one takes long, and the event loop serves others too."""
         if len(text) <= INLINE_CHARS_MAX:
             return call()
-        return await asyncio.get_running_loop().run_in_executor(self.threads, call)
+        return await self.threads.run(lambda stop: call())
 
     async def _settled(self, error: UpwellError) -> UpwellError:
         """Return the error when what it may rest on is durable, `ReadOnly` if that never will be."""
@@ -243,8 +245,9 @@ class _Run:
             try:
                 return self._point(statement.point, view, may_block=False)
             except WouldBlock:
-                return await self._in_thread(partial(self._point, statement.point, view, may_block=True))
-        table = await self._in_thread(partial(self._query, view, statement))
+                point = partial(self._point, statement.point, view, may_block=True)
+                return await self._sessions.threads.run(lambda stop: point())
+        table = await self._sessions.threads.run(partial(self._query, view, statement))
         refuse_not_finite(table)
         return Answer(table)
 
@@ -257,7 +260,7 @@ class _Run:
         found = self._engine.rows.find(view.hot, point.table, owner, key, may_block=may_block)
         return point_answer(point, found.live)
 
-    def _query(self, view: View, statement: Select) -> pa.Table:
+    def _query(self, view: View, statement: Select, stop: Stop) -> pa.Table:
         text = render(statement.text, self._values, self._context())
         refuse_deep(text)
         resolve = self._resolver(view, is_open=statement.is_open)
@@ -265,7 +268,7 @@ class _Run:
         return ordered(
             text,
             [resolve(*name) for name in tables],
-            lambda final: self._engine.query.run(view, final, self._namespace, tables, resolve),
+            lambda final: self._engine.query.run(view, final, self._namespace, tables, resolve, stop=stop),
             cold_rows=lambda source: self._cold_rows(view, source),
         )
 
@@ -324,7 +327,7 @@ class _Run:
         for _ in range(ATTEMPTS_MAX):
             view = await self._growth.reached(committer.last_seq)
             try:
-                return await self._in_thread(partial(self._write_on, view, statement))
+                return await self._sessions.threads.run(partial(self._write_on, view, statement))
             except ExpectationFailed:
                 self._refuse_stale(statement.table)
         raise Conflict("the rows of this statement keep changing; run it again")
@@ -334,7 +337,7 @@ class _Run:
         if self._engine.committer.newest_catalog.tables.get((table.namespace, table.name)) != table:
             raise Conflict(f"table {table.full_name} was changed while the statement ran; run it again")
 
-    def _write_on(self, view: View, statement: Insert | Update | Delete) -> tuple[int, int]:
+    def _write_on(self, view: View, statement: Insert | Update | Delete, stop: Stop) -> tuple[int, int]:
         write = Write(
             self._engine.rows,
             view.hot,
@@ -343,12 +346,12 @@ class _Run:
             find_children=Children(self._engine.query, view),
             view_seq=view.seq,
         )
-        count = self._evaluate(statement, write, view)
+        count = self._evaluate(statement, write, partial(self._rows_of, view, stop))
+        stop.take_effect()
         return (self._engine.committer.apply(write.batch) if write.batch.rows else view.seq), count
 
-    def _evaluate(self, statement: Insert | Update | Delete, write: Write, view: View | None) -> int:
+    def _evaluate(self, statement: Insert | Update | Delete, write: Write, run_query: RunQuery | None) -> int:
         owner = statement.table.owner_for(self._principal.user)
-        run_query = None if view is None else partial(self._rows_of, view)
         evaluation = Evaluation(write, owner, self._values, self._context(), self._engine.defaults, run_query)
         match statement:
             case Insert():
@@ -358,12 +361,13 @@ class _Run:
             case Delete():
                 return evaluation.delete(statement)
 
-    def _rows_of(self, view: View, text: str) -> list[tuple[Value, ...]]:
+    def _rows_of(self, view: View, stop: Stop, text: str) -> list[tuple[Value, ...]]:
         text = render(text, self._values, self._context())
         refuse_deep(text)
         resolve = self._resolver(view)
         tables = self._engine.query.tables_in(text, self._namespace, resolve)
-        return list(result_rows(self._engine.query.run(view, text, self._namespace, tables, resolve)))
+        found = self._engine.query.run(view, text, self._namespace, tables, resolve, stop=stop)
+        return list(result_rows(found))
 
     async def _define(self, statement: CreateNamespace | DropNamespace | CreateTable | DropTable) -> Message:
         defined = definition.define(
@@ -413,9 +417,6 @@ class _Run:
 
     def _context(self) -> Context:
         return self._sessions.context(self._principal)
-
-    async def _in_thread(self, call: Callable[[], T]) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._sessions.threads, call)
 
     async def _in_slow_thread(self, call: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._sessions.slow, call)

@@ -1,0 +1,45 @@
+"""Statements that never end or give too much are answered in time, and harm nobody else."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from upwell.client import Client, ServerError, connect
+from upwell.testing import ServerProcess
+
+ROWS = 3_000
+ENDLESS = "SELECT sum(a.id * b.id * c.id) FROM app.n a, app.n b, app.n c"
+HUGE = "SELECT a.id AS a, b.id AS b, a.id AS c, b.id AS d, a.id AS e FROM app.n a, app.n b"
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[ServerProcess]:
+    with ServerProcess(tmp_path / "data", env={"UPWELL_STATEMENT_TIMEOUT_S": "3"}) as server:
+        yield server
+
+
+@pytest.fixture
+def client(server: ServerProcess) -> Iterator[Client]:
+    with connect(server.url, user="root", password=server.root_password) as client:
+        client.execute("CREATE NAMESPACE app")
+        client.execute("CREATE USER TABLE app.n (id BIGINT PRIMARY KEY, n INT)")
+        client.execute("INSERT INTO app.n (id) VALUES " + ", ".join(f"({n})" for n in range(ROWS)))
+        yield client
+
+
+def test_an_endless_statement_ends_alone(server: ServerProcess, client: Client) -> None:
+    for statement in (ENDLESS, f"UPDATE app.n SET n = 1 WHERE id = ({ENDLESS})"):
+        with pytest.raises(ServerError, match="Handler execution timeout: exceeded 3s"):
+            client.execute(statement)
+        counts = client.query("SELECT count(*) AS rows, count(n) AS changed FROM app.n")
+        assert counts == [{"rows": ROWS, "changed": 0}]
+    assert server.terminate(timeout_s=20) == 0, (
+        "what still burns a thread doesn't keep the server from ending"
+    )
+
+
+def test_a_result_too_large_is_refused(client: Client) -> None:
+    with pytest.raises(ServerError, match="the result is larger than 256 MiB; narrow it with WHERE or LIMIT"):
+        client.execute(HUGE)
+    assert client.query(f"SELECT count(*) AS c FROM ({HUGE})") == [{"c": ROWS * ROWS}]
