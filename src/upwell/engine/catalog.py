@@ -18,6 +18,8 @@ from upwell.types import SHARED, Column, Owner, TableId, Value, binder, user_own
 
 DEFAULT_NAMESPACE = "default"
 SYSTEM_NAMESPACE = "system"
+TABLES_MADE = "tables_made"
+"""The META record that counts tables: the newest id, and a sign that one was made."""
 
 
 class TableKind(Enum):

@@ -72,5 +72,5 @@ def _seq(change: Change) -> Seq:
 
 
 def _size_bytes(change: Change) -> int:
-    texts = sum(len(value) for value in change.after or () if isinstance(value, (str, bytes)))
-    return CHANGE_BYTES + 2 * texts
+    values = [*(change.before or ()), *(change.after or ()), change.uploaded]
+    return CHANGE_BYTES + sum(len(value) for value in values if isinstance(value, (str, bytes)))

@@ -68,6 +68,10 @@ class Flush:
         """Return the owners that have hot versions, live or waiting for cleanup."""
         return list(view.hot.owners(table.id))
 
+    def is_pending(self, view: View, table: Table) -> bool:
+        """Whether anything of the table is hot; looks for one owner only."""
+        return next(iter(view.hot.owners(table.id)), None) is not None
+
     def flush_partition(self, table: Table, owner: Owner) -> Flushed:
         """Move what is hot now into a segment; raises `OSError` if a file can't be written."""
         with self._lock:

@@ -13,6 +13,7 @@ from upwell.clock import Clock
 from upwell.engine.catalog import (
     DEFAULT_NAMESPACE,
     SYSTEM_NAMESPACE,
+    TABLES_MADE,
     Catalog,
     Namespace,
     Reference,
@@ -36,7 +37,6 @@ RESERVED_NAMESPACES = frozenset(
         "internal", "information_schema", "pg_catalog", "datafusion",
     }
 )  # fmt: skip
-_TABLES_MADE = "tables_made"
 
 
 class Schema:
@@ -90,7 +90,7 @@ class Schema:
             table = replace(table, id=TableId(made), created_at_us=self._clock.now_us())
             table = replace(table, references=tuple(self._own(table, made)))
             self._check_references(table)
-            counter = RecordWrite(Kind.META, _TABLES_MADE, msgspec.msgpack.encode(made))
+            counter = RecordWrite(Kind.META, TABLES_MADE, msgspec.msgpack.encode(made))
             return self._committer.apply(Batch(records=[table_record(table), counter])), table
 
     def drop_table(self, namespace: str, name: str, *, if_exists: bool) -> tuple[Seq | None, Table | None]:
@@ -126,7 +126,7 @@ class Schema:
         return self._committer.newest_catalog
 
     def _tables_made(self) -> int:
-        record = self._committer.newest.find_record(Kind.META, _TABLES_MADE)
+        record = self._committer.newest.find_record(Kind.META, TABLES_MADE)
         return msgspec.msgpack.decode(record, type=int) if record else 0
 
     @staticmethod

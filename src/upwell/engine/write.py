@@ -5,15 +5,26 @@ If anything moved, the commit refuses and the evaluation is done again. SQL and 
 through here, so a constraint holds for all of them.
 """
 
+from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import cast
 
-from upwell.engine.catalog import Catalog, OnDelete, Reference, Table, TableKind
+from upwell.engine.catalog import TABLES_MADE, Catalog, OnDelete, Reference, Table, TableKind
 from upwell.engine.payload import patched_text
 from upwell.engine.rows import Found, Rows
 from upwell.errors import AlreadyExists, ConstraintViolation
-from upwell.storage.hot import Batch, Expectation, HotReader, NoChangeAfter, RecordWrite, RowWrite, Version
+from upwell.storage.hot import (
+    Batch,
+    Expectation,
+    HotReader,
+    Kind,
+    NoChangeAfter,
+    RecordIs,
+    RecordWrite,
+    RowWrite,
+    Version,
+)
 from upwell.types import SHARED, Key, Op, Owner, Row, Value
 
 Place = tuple[int, Owner, Key]
@@ -67,6 +78,15 @@ class Savepoint:
     records: list[RecordWrite]
     expectations: list[Expectation]
     manifests_expected: set[tuple[int, Owner]]
+
+
+@dataclass(frozen=True, slots=True)
+class _Deleted:
+    """Rows whose tombstones are staged and whose children have still to be settled."""
+
+    table: Table
+    owner: Owner
+    keys: Sequence[Key]
 
 
 class Write:
@@ -166,16 +186,13 @@ class Write:
 
     def delete(self, table: Table, owner: Owner, keys: Sequence[Key], origin: Origin | None = None) -> None:
         """Stage tombstones of live rows; children restrict, follow or lose their reference."""
+        # A table made since, whose rows may refer to these, isn't among the children that are known here.
+        self.expect(RecordIs(Kind.META, TABLES_MADE, self._reader.find_record(Kind.META, TABLES_MADE)))
         for key in keys:
             self._stage(table, owner, key, Op.DELETE, None, origin)
-        held: list[tuple[Key, Place]] = []
-        for child, reference in self._catalog.children.get(table.id, ()):
-            self._expect_no_new_child(table, owner, child)
-            for child_owner in self._child_owners(child, owner):
-                held += self._settle_children(child, child_owner, reference, keys)
-        if held:
-            key, place = held[0]
-            raise ChildrenLeft(table, key, self._catalog.by_id[place[0]], [place for _, place in held])
+        deleted = deque([_Deleted(table, owner, keys)])
+        while deleted:
+            self._settle_references(deleted.popleft(), deleted)
 
     def promise(self, table: Table, owner: Owner, keys: Iterable[Value]) -> None:
         """Say that rows of these keys will be staged as well, or else this write be given up."""
@@ -328,8 +345,25 @@ class Write:
             partition = None
         self.expect(NoChangeAfter(child.id, partition, self._view_seq))
 
+    def _settle_references(self, gone: "_Deleted", deleted: "deque[_Deleted]") -> None:
+        """Settle all that refers to deleted rows; what follows them is staged, and put into `deleted`."""
+        held: list[tuple[Key, Place]] = []
+        for child, reference in self._catalog.children.get(gone.table.id, ()):
+            self._expect_no_new_child(gone.table, gone.owner, child)
+            for owner in self._child_owners(child, gone.owner):
+                held += self._settle_children(child, owner, reference, gone.keys, deleted)
+        if held:
+            key, place = held[0]
+            places = [place for _, place in held]
+            raise ChildrenLeft(gone.table, key, self._catalog.by_id[place[0]], places)
+
     def _settle_children(
-        self, child: Table, owner: Owner, reference: Reference, keys: Sequence[Key]
+        self,
+        child: Table,
+        owner: Owner,
+        reference: Reference,
+        keys: Sequence[Key],
+        deleted: "deque[_Deleted]",
     ) -> list[tuple[Key, Place]]:
         """Return (parent key, place) of the children that hold their parent; the others follow or let go."""
         held: list[tuple[Key, Place]] = []
@@ -339,6 +373,7 @@ class Write:
                 case OnDelete.RESTRICT:
                     held.append((parent_key, (child.id, owner, child_key)))
                 case OnDelete.CASCADE:
+                    self._stage(child, owner, child_key, Op.DELETE, None, None)
                     cascade.append(child_key)
                 case OnDelete.SET_NULL:
                     version = self.find_live(child, owner, child_key)
@@ -348,7 +383,7 @@ class Write:
                     row[reference.column] = None
                     self.update(child, owner, child_key, row)
         if cascade:
-            self.delete(child, owner, cascade)
+            deleted.append(_Deleted(child, owner, cascade))
         return [(key, place) for key, place in held if place not in self.promised]
 
     def _live_children(

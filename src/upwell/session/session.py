@@ -77,6 +77,7 @@ T = TypeVar("T")
 
 INLINE_ROWS_MAX = 300
 INLINE_CHARS_MAX = 64 * 1024
+LOCK_WAIT_S_MAX = 0.002
 ATTEMPTS_MAX = 100
 _VERBS = {Insert: "Inserted", Update: "Updated", Delete: "Deleted"}
 
@@ -305,7 +306,9 @@ class _Run:
     def _write_inline(self, statement: Insert | Update | Delete) -> tuple[int, int] | None:
         """Evaluate on the newest state and apply, all under the lock; None if that would take too long."""
         committer = self._engine.committer
-        with committer.lock:
+        if not committer.lock.acquire(timeout=LOCK_WAIT_S_MAX):
+            return None  # a worker thread commits many rows
+        try:
             write = Write(
                 self._engine.rows,
                 committer.newest,
@@ -314,12 +317,13 @@ class _Run:
                 find_children=_no_children,
                 view_seq=0,
             )
-            try:
-                count = self._evaluate(statement, write, None)
-                # Nothing to write is also an answer about the newest state: it waits for that one's sync.
-                seq = committer.apply(write.batch) if write.batch.rows else committer.last_seq
-            except (WouldBlock, Foreign, ExpectationFailed):
-                return None
+            count = self._evaluate(statement, write, None)
+            # Nothing to write is also an answer about the newest state: it waits for that one's sync.
+            seq = committer.apply(write.batch) if write.batch.rows else committer.last_seq
+        except (WouldBlock, Foreign, ExpectationFailed):
+            return None
+        finally:
+            committer.lock.release()
         return seq, count
 
     async def _write_deferred(self, statement: Insert | Update | Delete) -> tuple[int, int]:
@@ -400,7 +404,7 @@ class _Run:
         require_flush(self._principal)
         table = statement.table
         # A barrier: what was acknowledged before this statement is in the View that the job flushes.
-        if not self._engine.flush.pending(self._growth.view, table):
+        if not self._engine.flush.is_pending(self._growth.view, table):
             return Message(f"Storage flush skipped: no pending writes for table '{table.full_name}'")
         parameters: dict[str, str | int] = {
             "table_id": table.full_name,

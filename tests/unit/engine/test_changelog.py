@@ -52,8 +52,19 @@ def test_large_rows_are_forgotten_by_their_bytes(view: View) -> None:
     for seq in range(1, 101):
         log.append([msgspec.structs.replace(change(seq), after=[seq, "x" * 10_000])])
     kept = next(100 - after for after in range(100) if log.tail(at(view, 100), after=after) is not None)
-    assert 4 <= kept <= 10, "each costs some 20 kB; forgetting starts at twice the bound"
+    assert 9 <= kept <= 20, "each costs some 10.5 kB; forgetting starts at twice the bound"
     assert log.tail(at(view, 100), after=99) is not None
+
+
+def test_deleted_rows_and_uploaded_texts_have_a_size_too(view: View) -> None:
+    log = Changelog(floor=0, tail_bytes_max=100_000)
+    for seq in range(1, 101):
+        old = msgspec.structs.replace(
+            change(seq), before=[seq, "x" * 5_000], after=None, uploaded="y" * 5_000
+        )
+        log.append([old])
+    kept = next(100 - after for after in range(100) if log.tail(at(view, 100), after=after) is not None)
+    assert 9 <= kept <= 20
 
 
 def test_the_log_is_read_by_table_and_owner_never_beyond_the_view(db: Embedded) -> None:

@@ -232,6 +232,31 @@ def test_references_hold_in_both_tiers(family: Embedded, cold: bool) -> None:
     assert db.change("DELETE FROM app.place") == 1
 
 
+def test_a_table_of_children_made_meanwhile_is_noticed(db: Embedded) -> None:
+    db.run("CREATE TABLE app.p (id INT PRIMARY KEY) WITH (TYPE = 'SHARED'); INSERT INTO app.p VALUES (1)")
+    write = db.write()
+    write.delete(db.table("app.p"), SHARED, [1])
+    db.run(
+        "CREATE TABLE app.c (id INT PRIMARY KEY, p INT REFERENCES app.p(id)) WITH (TYPE = 'SHARED');"
+        "INSERT INTO app.c VALUES (5, 1)"
+    )
+    with pytest.raises(ExpectationFailed):
+        db.committer.apply(write.batch)
+    with pytest.raises(ChildrenLeft):
+        db.change("DELETE FROM app.p WHERE id = 1")
+
+
+def test_a_cascade_goes_down_a_chain_of_any_length(db: Embedded) -> None:
+    db.run(
+        "CREATE TABLE app.node (id INT PRIMARY KEY, up INT REFERENCES app.node(id) ON DELETE CASCADE)"
+        " WITH (TYPE = 'SHARED')"
+    )
+    rows = ", ".join(f"({n}, {n - 1 if n else 'NULL'})" for n in range(1_200))
+    assert db.change(f"INSERT INTO app.node VALUES {rows}") == 1_200
+    assert db.change("DELETE FROM app.node WHERE id = 1") == 1
+    assert db.rows("SELECT id FROM app.node") == [(0,)]
+
+
 def test_a_child_may_point_at_itself_and_at_rows_of_its_own_statement(family: Embedded) -> None:
     family.change("INSERT INTO app.item VALUES (1, NULL, 1), (2, NULL, 1)", user="ann")
     assert family.change("DELETE FROM app.item WHERE id = 1", user="ann") == 1

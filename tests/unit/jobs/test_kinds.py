@@ -1,6 +1,10 @@
 """What each kind of job does: its message says how much, and a job that is run again does no harm."""
 
+import pytest
+
 from embedded import Embedded
+from upwell.engine.cleanup import READERS_POLLS_MAX, Cleanup
+from upwell.errors import InvalidOperation
 from upwell.jobs.kinds import Done
 from upwell.jobs.queue import Job, JobType
 from upwell.storage.hot import Kind
@@ -56,3 +60,18 @@ def test_a_cleanup_leaves_nothing_and_may_be_repeated(db: Embedded) -> None:
     db.settle()
     assert db.rows("SELECT id FROM app.rest") == [(1,)]
     assert db.cold_problems() == []
+
+
+def test_a_cleanup_waits_for_those_who_still_read_the_table(db: Embedded) -> None:
+    """A query that was planned before the DROP must not find its files gone: it would see no rows."""
+    db.flush("app.ours")
+    view, table = db.view, db.table("app.ours")
+    db.run("DROP TABLE app.ours")
+    waited: list[float] = []
+    cleanup = Cleanup(db.committer, db.objects, db.cold, pause=waited.append)
+    with pytest.raises(InvalidOperation, match="a query still reads the dropped table"):
+        cleanup.remove_table(table.id, namespace="app", name="ours")
+    assert len(waited) == READERS_POLLS_MAX
+    assert [v.key for v in db.rows_by_key.scan(view.hot, table, SHARED)] != [], "nothing was taken from it"
+    del view
+    assert cleanup.remove_table(table.id, namespace="app", name="ours") == 1
