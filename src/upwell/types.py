@@ -12,6 +12,7 @@ string with the JSON text, BYTES an array of numbers (reference contract, sectio
 
 import json
 import math
+import re
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -29,6 +30,7 @@ Owner = NewType("Owner", str)
 """Whose rows: `u:<user>` for a user, `s:` for everybody. A user named `s:` owns `u:s:` and nothing else."""
 
 SHARED = Owner("s:")
+_INTEGER = re.compile(r"[+-]?[0-9]{1,40}")
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
 
@@ -173,8 +175,8 @@ def _integer(bits: int) -> Callable[[Value], int]:
 
 
 def _integral(value: Value) -> int:
-    if isinstance(value, str):
-        return int(value.strip())
+    if isinstance(value, str) and _INTEGER.fullmatch(value.strip()):
+        return int(value)
     if isinstance(value, float) and value.is_integer():
         return int(value)
     if isinstance(value, bool):
@@ -185,7 +187,10 @@ def _integral(value: Value) -> int:
 def _double(value: Value) -> float:
     if isinstance(value, (bool, bytes)):
         raise ValueError("not a number")
-    number = float(value)  # type: ignore[arg-type]
+    try:
+        number = float(value)  # type: ignore[arg-type]
+    except ValueError as error:
+        raise ValueError("not a number") from error
     if not math.isfinite(number):
         raise ValueError("NaN and infinity have no form in JSON")
     return number
@@ -205,21 +210,28 @@ def _text(value: Value) -> str:
 def _timestamp(value: Value) -> int:
     if isinstance(value, bool) or not isinstance(value, (int, str)):
         raise ValueError("not a timestamp")
-    number = parse_timestamp(value) if isinstance(value, str) else value
+    try:
+        number = parse_timestamp(value) if isinstance(value, str) else value
+    except ValueError as error:
+        raise ValueError("not a timestamp in ISO 8601") from error
     if not TIMESTAMP_MIN <= number <= TIMESTAMP_MAX:
         raise ValueError("timestamps lie in the years 1 to 9999")
     return number
 
 
 def _uuid(value: Value) -> str:
-    if not isinstance(value, str):
-        raise ValueError("not a UUID")
-    return str(uuid.UUID(value.strip()))
+    try:
+        return str(uuid.UUID(str(value).strip()))
+    except ValueError as error:
+        raise ValueError("not a UUID") from error
 
 
 def _json(value: Value) -> str:
     if isinstance(value, str):
-        json.loads(value)
+        try:
+            json.loads(value)
+        except ValueError as error:
+            raise ValueError(f"not JSON: {error}") from error
         return _text(value)
     if isinstance(value, bytes):
         raise ValueError("bytes are not JSON")
@@ -230,7 +242,10 @@ def _bytes(value: Value) -> bytes:
     if isinstance(value, bytes):
         return value
     if isinstance(value, str):
-        return bytes.fromhex(value.removeprefix("\\x"))
+        try:
+            return bytes.fromhex(value.removeprefix("\\x"))
+        except ValueError as error:
+            raise ValueError("not hexadecimal digits") from error
     raise ValueError("not bytes")
 
 

@@ -84,6 +84,13 @@ def test_what_a_type_cannot_hold_is_refused_with_the_column_s_name(sql_type: Sql
         coerce(value, column(sql_type))
 
 
+@pytest.mark.parametrize("sql_type", [t for t in SqlType if t is not SqlType.TEXT])
+def test_a_refusal_speaks_of_the_value_not_of_python(sql_type: SqlType) -> None:
+    with pytest.raises(InvalidValue, match=r"cannot hold '\?!': (not |timestamps )") as refusal:
+        coerce("?!", column(sql_type))
+    assert not any(word in str(refusal.value) for word in ("literal", "int()", "float:", "hexadecimal UUID"))
+
+
 @given(st.integers(min_value=-62_135_596_800_000_000, max_value=253_402_300_799_999_999))
 def test_timestamps_survive_their_text(time_us: int) -> None:
     assert parse_timestamp(format_timestamp(time_us)) == time_us

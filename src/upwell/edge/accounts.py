@@ -64,7 +64,8 @@ class Accounts:
         )
 
     async def health(self, request: Request) -> Response:
-        return _json(HealthResponse("healthy", __version__, "v1", "0.1.0"))
+        status = "healthy" if self._publication.failure is None else "read_only"
+        return _json(HealthResponse(status, __version__, "v1", __version__))
 
     async def ready(self, request: Request) -> Response:
         """Ready is who can write."""

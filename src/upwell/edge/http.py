@@ -23,6 +23,7 @@ from upwell.session.auth import Authenticator
 from upwell.session.outcome import StatementFailed
 from upwell.session.policy import Principal
 from upwell.session.session import Sessions
+from upwell.sql.prepare import check_parameter_count
 from upwell.types import Value
 
 log = logging.getLogger("upwell.http")
@@ -33,6 +34,7 @@ Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 T = TypeVar("T")
 
 RENDER_INLINE_ROWS_MAX = 1_000
+BODY_S_MAX = 30
 _JSON_HEADERS = [(b"content-type", b"application/json")]
 _error_encoder = msgspec.json.Encoder()
 
@@ -50,6 +52,14 @@ async def read_body(scope: Scope, receive: Receive, *, bytes_max: int) -> bytes:
     declared = header(scope, b"content-length")
     if declared and declared.isdigit() and int(declared) > bytes_max:
         raise TooLarge(f"request body has {declared} bytes, at most {bytes_max} are allowed")
+    try:
+        async with asyncio.timeout(BODY_S_MAX):
+            return await _received(receive, bytes_max)
+    except TimeoutError as error:
+        raise InvalidInput(f"the request body did not arrive within {BODY_S_MAX} s") from error
+
+
+async def _received(receive: Receive, bytes_max: int) -> bytes:
     chunks: list[bytes] = []
     size = 0
     while True:
@@ -145,6 +155,7 @@ class SqlEndpoint:
 
 
 def _params(params: list[Any]) -> list[Value]:
+    check_parameter_count(len(params))
     for number, value in enumerate(params, 1):
         if isinstance(value, (list, dict)):
             kind = "Array" if isinstance(value, list) else "Object"

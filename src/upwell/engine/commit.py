@@ -180,7 +180,8 @@ class Committer:
         finally:
             # However it ended: nobody may wait for a sync that no longer comes.
             if not self._is_all_published():
-                log.critical("The server is read-only", extra=fields(cause=str(failure)))
+                reason = str(failure.__cause__ or failure)
+                log.critical("The server is read-only", extra=fields(cause=str(failure), reason=reason))
                 self.publication.fail(failure)
 
     def _is_all_published(self) -> bool:
