@@ -15,7 +15,7 @@ from threading import Lock
 
 import pyarrow as pa
 import pyarrow.dataset as dataset
-from datafusion import DataFrame, SessionConfig, SessionContext, SQLOptions, col
+from datafusion import DataFrame, RuntimeEnvBuilder, SessionConfig, SessionContext, SQLOptions, col
 from datafusion.catalog import Catalog as FusionCatalog
 from datafusion.catalog import Schema, SchemaProvider
 from datafusion.catalog import Table as FusionTable
@@ -33,6 +33,7 @@ from upwell.types import Owner
 CATALOG = "upwell"
 COLD_PLANS_MAX = 256
 RESULT_BYTES_MAX = 256 * 1024 * 1024
+QUERY_BYTES_MAX = 1024 * 1024 * 1024
 NAMES_KEPT_MAX = 2_048
 NAMES_KEPT_TEXT_CHARS_MAX = 16_384
 # Possessive and from a word's begin: a literal of a megabyte costs one pass, not one for each letter.
@@ -57,6 +58,10 @@ _CLEARER = [
     (
         re.compile(r"\b(?:DDL|DML|Statement) not supported: .*"),
         "a query can only read; SELECT … INTO can't run",
+    ),
+    (
+        re.compile(r".*Resources exhausted: .*", re.DOTALL),
+        f"the query needs more than {QUERY_BYTES_MAX >> 20} MiB of memory; narrow it with WHERE",
     ),
     (
         re.compile(r".*Null byte .* not allowed in name"),
@@ -248,7 +253,9 @@ def _context(namespace: str) -> SessionContext:
         .with_default_catalog_and_schema(CATALOG, namespace)
         .set("datafusion.sql_parser.dialect", "PostgreSQL")
     )
-    return SessionContext(config)
+    # What sorts, joins and groups may hold; sorts and groups go on in temporary files beyond it.
+    runtime = RuntimeEnvBuilder().with_disk_manager_os().with_fair_spill_pool(QUERY_BYTES_MAX)
+    return SessionContext(config, runtime)
 
 
 def _plan_cold(partition: ColdPartition, table: Table) -> DataFrame:
