@@ -12,7 +12,16 @@ import operator
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 
-from upwell.engine.operation import ARITHMETIC, COMPARE, ArithmeticOp, CompareOp, in_range, like, number
+from upwell.engine.operation import (
+    ARITHMETIC,
+    COMPARE,
+    ArithmeticOp,
+    CompareOp,
+    concat,
+    in_range,
+    like,
+    number,
+)
 from upwell.types import INTEGER_BITS, Column, Key, Row, Value, coerce
 
 SEQ = -1
@@ -193,7 +202,7 @@ def compile_scalar(node: Node) -> Compiled:
         case Arithmetic(op, left, right):
             return _strict(ARITHMETIC[op], left, right)
         case Concat(left, right):
-            return _strict(lambda a, b: str(a) + str(b), left, right)
+            return _strict(concat, left, right)
         case Negate(item):
             return _unary(lambda value: in_range(-number(value)), item)
         case Cast(item, column):

@@ -2,12 +2,13 @@
 
 Law: they never see NULL, never return a value that BIGINT or DOUBLE can't hold, and raise `QueryFailure`
 where SQL has no answer. Integer division truncates towards zero, a remainder has the dividend's sign.
+No pattern and no text makes LIKE go back on what it has matched, and no result outgrows a row.
 """
 
 import math
 import operator
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import lru_cache
 from typing import Literal, cast
 
@@ -16,6 +17,8 @@ from upwell.types import Value
 
 INT64_MAX = (1 << 63) - 1
 INT64_MIN = -(1 << 63)
+VALUE_BYTES_MAX = 16 * 1024 * 1024
+LIKE_CHARS_MAX = 4_096
 
 CompareOp = Literal["=", "!=", "<", "<=", ">", ">="]
 ArithmeticOp = Literal["+", "-", "*", "/", "%"]
@@ -24,19 +27,55 @@ Number = int | float
 
 def like(text: str, pattern: str, *, fold: bool = False) -> bool:
     """Tell whether `text` is LIKE (or ILIKE, with `fold`) `pattern`."""
+    if len(pattern) > LIKE_CHARS_MAX:
+        raise QueryFailure(f"a LIKE pattern has at most {LIKE_CHARS_MAX} characters")
     return _like_form(pattern, fold).fullmatch(text) is not None
 
 
 @lru_cache(maxsize=1024)
 def _like_form(pattern: str, fold: bool) -> re.Pattern[str]:
-    parts: list[str] = []
+    first, *others = _between_percents(pattern)
+    form = "".join(first)
+    if others:
+        *middle, last = others
+        # Each part is of fixed width, so the leftmost place is never wrong (atomic: no other is tried),
+        # and the last one can only be at the very end, behind what the others took.
+        form += "".join(f"(?>.*?{''.join(part)})" for part in middle if part)
+        form += f"(?=.{{{len(last)}}}).*+(?<={''.join(last)})" if last else ".*+"
+    return re.compile(form, re.DOTALL | (re.IGNORECASE if fold else 0))
+
+
+def _between_percents(pattern: str) -> list[list[str]]:
+    """Return the parts of `pattern`, each a list of expressions for one character."""
+    parts: list[list[str]] = [[]]
     characters = iter(pattern)
     for character in characters:
-        if character == "\\":
-            parts.append(re.escape(next(characters, "\\")))
+        if character == "%":
+            parts.append([])
+        elif character == "_":
+            parts[-1].append(".")
         else:
-            parts.append({"%": ".*", "_": "."}.get(character) or re.escape(character))
-    return re.compile("".join(parts), re.DOTALL | (re.IGNORECASE if fold else 0))
+            parts[-1].append(re.escape(next(characters, "\\") if character == "\\" else character))
+    return parts
+
+
+def concat(a: Value, b: Value) -> str:
+    """Return the texts of `a` and `b` as one; raise `QueryFailure` if no row could hold it."""
+    left, right = str(a), str(b)
+    if size_bytes([left, right]) > VALUE_BYTES_MAX:
+        raise QueryFailure(f"the result of || is larger than {VALUE_BYTES_MAX} bytes")
+    return left + right
+
+
+def size_bytes(values: Iterable[Value]) -> int:
+    """Return how many bytes the texts (as UTF-8) and bytes of `values` have together."""
+    size = 0
+    for value in values:
+        if isinstance(value, str):
+            size += len(value if value.isascii() else value.encode("utf-8", "surrogatepass"))
+        elif isinstance(value, bytes):
+            size += len(value)
+    return size
 
 
 def number(value: Value) -> Number:

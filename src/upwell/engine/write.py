@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import cast
 
 from upwell.engine.catalog import TABLES_MADE, Catalog, OnDelete, Reference, Table, TableKind
+from upwell.engine.operation import VALUE_BYTES_MAX, size_bytes
 from upwell.engine.payload import patched_text
 from upwell.engine.rows import Found, Rows
 from upwell.errors import AlreadyExists, ConstraintViolation
@@ -27,6 +28,7 @@ from upwell.storage.hot import (
 )
 from upwell.types import SHARED, Key, Op, Owner, Row, Value
 
+ROW_BYTES_MAX = VALUE_BYTES_MAX
 Place = tuple[int, Owner, Key]
 FindChildren = Callable[[Table, Owner, Reference, Sequence[Key]], Iterable[tuple[Key, Key]]]
 """(child table, owner, reference, parent keys) → pairs (parent key, child key) of live children."""
@@ -299,6 +301,10 @@ class Write:
                 raise ConstraintViolation(
                     f"NOT NULL constraint violation: column '{table.columns[index].name}' cannot be NULL"
                 )
+        if (size := size_bytes(row)) > ROW_BYTES_MAX:
+            raise ConstraintViolation(
+                f"a row of {table.full_name} can hold at most {ROW_BYTES_MAX} bytes of values, got {size}"
+            )
         if not table.references:
             return
         self_place = (table.id, owner, row[table.key_index])

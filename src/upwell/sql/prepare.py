@@ -1,7 +1,8 @@
 """Prepared statements: text → (Statement, values), through caches of what was seen before.
 
 Law: with or without shapes and caches the same text means the same; a cached Statement is only used
-with the very catalog that it was bound to, and only with values of the types it was bound for.
+with the very catalog that it was bound to, and only with values of the types it was bound for. A long
+text isn't kept: what the caches can hold is entries × `CACHED_TEXT_CHARS_MAX`.
 """
 
 from collections.abc import Hashable, Sequence
@@ -22,7 +23,7 @@ from upwell.types import Value
 
 PARAMETERS_MAX = 50
 PARAMETER_BYTES_MAX = 512 * 1024
-CACHED_TEXT_CHARS_MAX = 64 * 1024
+CACHED_TEXT_CHARS_MAX = 4 * 1024
 _ROWS_ALIKE_MIN = 3
 
 
@@ -184,10 +185,17 @@ class Preparer:
         return found
 
 
+def check_parameter_count(count: int) -> None:
+    """Raise `ParameterError` if no statement takes so many."""
+    if count > PARAMETERS_MAX:
+        raise ParameterError(
+            f"Parameter count exceeded: maximum {PARAMETERS_MAX} parameters allowed, got {count}"
+        )
+
+
 def check_parameters(params: Sequence[Value]) -> None:
     """Raise `ParameterError` if there are too many, or one is too large."""
-    if len(params) > PARAMETERS_MAX:
-        raise ParameterError(_too_many(len(params)))
+    check_parameter_count(len(params))
     for number, value in enumerate(params, 1):
         if isinstance(value, (str, bytes)) and len(value) * 4 > PARAMETER_BYTES_MAX:
             size = len(value if isinstance(value, bytes) else value.encode("utf-8", "surrogatepass"))
@@ -200,14 +208,9 @@ def check_parameters(params: Sequence[Value]) -> None:
 def _check_count(wanted: int, params: Sequence[Value], sql: str, *, takes_values: bool) -> None:
     if (wanted or params) and not takes_values:
         raise ParameterError(f"Parameters not supported for {_kind(sql)} statements")
-    if wanted > PARAMETERS_MAX:
-        raise ParameterError(_too_many(wanted))
+    check_parameter_count(wanted)
     if wanted != len(params):
         raise ParameterError(f"Parameter count mismatch: expected {wanted} parameters, got {len(params)}")
-
-
-def _too_many(count: int) -> str:
-    return f"Parameter count exceeded: maximum {PARAMETERS_MAX} parameters allowed, got {count}"
 
 
 def _kind(sql: str) -> str:

@@ -10,8 +10,8 @@ from contextlib import suppress
 import pytest
 
 from embedded import ROOT, Embedded
-from upwell.engine.write import ChildrenLeft, Origin, ParentMissing, Write
-from upwell.errors import AlreadyExists, ConstraintViolation
+from upwell.engine.write import ROW_BYTES_MAX, ChildrenLeft, Origin, ParentMissing, Write
+from upwell.errors import AlreadyExists, ConstraintViolation, QueryFailure
 from upwell.storage.hot import Change, ExpectationFailed
 from upwell.types import SHARED, Key, Owner, user_owner
 
@@ -107,6 +107,35 @@ def test_not_null_holds(db: Embedded) -> None:
     insert(db, "app.mine", [1, None, "x"], owner=ANN)
     with pytest.raises(ConstraintViolation, match="column 's' cannot be NULL"):
         db.write().update(table, ANN, 1, [1, 1, None])
+
+
+def test_a_row_has_a_most_of_bytes(db: Embedded) -> None:
+    """Counted as UTF-8, all columns together, for new rows and new versions."""
+    db.run("CREATE TABLE app.texts (id INT PRIMARY KEY, a TEXT, b TEXT) WITH (TYPE = 'SHARED')")
+    kept = db.table("app.texts")
+    half = ROW_BYTES_MAX // 2
+    insert(db, "app.texts", [1, "é" * (half // 2), "x" * half])
+    write = db.write()
+    limit = f"app.texts can hold at most {ROW_BYTES_MAX} bytes of values, got {ROW_BYTES_MAX + 1}"
+    with pytest.raises(ConstraintViolation, match=limit):
+        write.insert(kept, SHARED, [2, "é" * (half // 2), "x" * (half + 1)])
+    with pytest.raises(ConstraintViolation, match=limit):
+        write.update(kept, SHARED, 1, [1, "é" * (half // 2), "x" * (half + 1)])
+    assert write.batch.rows == []
+
+
+def test_a_text_that_doubles_stops_at_what_a_row_holds(db: Embedded) -> None:
+    db.run(
+        "CREATE TABLE app.texts (id INT PRIMARY KEY, a TEXT, b TEXT) WITH (TYPE = 'SHARED');"
+        f"INSERT INTO app.texts VALUES (1, '{'x' * 1024}', 'y')"
+    )
+    for _ in range(13):
+        assert db.change("UPDATE app.texts SET a = a || a WHERE id = 1") == 1
+    with pytest.raises(ConstraintViolation, match=r"app\.texts can hold at most"):
+        db.change("UPDATE app.texts SET a = a || a WHERE id = 1")
+    with pytest.raises(QueryFailure, match="larger than"):
+        db.change("UPDATE app.texts SET a = a || a || a WHERE id = 1")
+    assert db.rows("SELECT length(a), b FROM app.texts") == [(ROW_BYTES_MAX // 2, "y")]
 
 
 def test_going_back_to_a_savepoint_undoes_what_came_after(db: Embedded) -> None:

@@ -212,6 +212,30 @@ def test_the_cache_is_bounded() -> None:
     assert len(preparer._cache.entries) == 4
 
 
+def test_long_texts_are_not_kept_but_fifty_wide_rows_are() -> None:
+    preparer = Preparer()
+
+    def is_kept(sql: str, *params: Value) -> bool:
+        first, _ = preparer.prepare(sql, CATALOG, "app", params)
+        return preparer.prepare(sql, CATALOG, "app", params)[0] is first
+
+    columns = [Column(n, f"a_column_{n}", SqlType.BIGINT, n != 1, n == 1) for n in range(1, 11)]
+    wide = Table(TableId(2), "app", "wide", TableKind.USER, tuple(columns))
+    catalog = Catalog({}, {("app", "wide"): wide}, {})
+    names = ", ".join(column.name for column in columns)
+    row = f"({', '.join(['1'] * 10)})"
+    fifty = f"INSERT INTO app.wide ({names}) VALUES {', '.join([row] * 50)}"
+    assert preparer.prepare(fifty, catalog, "app")[0] is preparer.prepare(fifty, catalog, "app")[0]
+
+    assert is_kept("UPDATE notes SET score = score + 1 WHERE id = 1")
+    assert is_kept("UPDATE notes SET score = score + 1 WHERE id = $1", 1)
+    assert preparer._cache is not None
+    before = len(preparer._cache.entries)
+    assert not is_kept(f"UPDATE notes SET score = {'score + ' * 600}1 WHERE id = 1")
+    assert not is_kept(f"UPDATE notes SET score = {'score + ' * 600}1 WHERE id = $1", 1)
+    assert len(preparer._cache.entries) == before
+
+
 def test_parameters_are_bound_by_position() -> None:
     preparer = Preparer()
     sql = "UPDATE notes SET title = $2 WHERE id = $1"
