@@ -2,6 +2,7 @@
 
 Law: nothing is subscribed before the sign-in, and a socket lives no longer than the rights it was opened
 with. What a client did wrong is answered by a frame; a socket is only closed where the contract says so.
+Who doesn't read its answers isn't listened to, so that they don't pile up.
 """
 
 import asyncio
@@ -28,6 +29,9 @@ from upwell.session.policy import Principal
 LIVE_PATH = "/v1/ws"
 CLOSE_S_MAX = 2.0
 REASON_BYTES_MAX = 123
+SUBSCRIPTION_ID_CHARS_MAX = 256
+ASKED_AHEAD_MAX = 16
+INVALID_ID = "invalid_subscription"
 NORMAL, GOING_AWAY, POLICY, INTERNAL = 1000, 1001, 1008, 1011
 # One encoding in this release, whatever a client would rather have.
 _PROTOCOL = Protocol("json", "none")
@@ -51,17 +55,28 @@ class _Gone(Exception):
 
 @dataclass(eq=False, slots=True)
 class _Socket:
-    """One connection: who it is, and its subscriptions by id. While `is_busy` its silence is our doing."""
+    """One connection: who it is, and its subscriptions by id. While `is_busy` its silence is our doing.
+
+    `asked_ahead` counts the frames that may have been answered since its wire was last seen with room.
+    """
 
     wire: Wire
     send: Send
     principal: Principal | None = None
     subscriptions: dict[str, Subscription] = field(default_factory=dict)
+    asked_ahead: int = 0
     is_busy: bool = False
     is_closing: bool = False
 
     def say(self, frame: ServerFrame) -> None:
         self.wire.write([encode(frame)])
+
+    async def heeded(self) -> None:
+        """Wait for one who asks on and on but doesn't read; pings, which nothing answers, don't count."""
+        if not self.wire.is_full:
+            self.asked_ahead = 0
+        elif self.asked_ahead >= ASKED_AHEAD_MAX:
+            await self.wire.drained()
 
     def live(self) -> dict[str, Subscription]:
         """Return the subscriptions without those that the feed has ended."""
@@ -123,9 +138,9 @@ class LiveSocket:
             await socket.wire.close()
 
     async def run(self) -> None:
-        """Close sockets that are silent, and those whose account isn't what it was; until cancelled."""
+        """Close sockets that are silent or whose token or account isn't what it was; until cancelled."""
         async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(self._watch_silence())
+            tasks.create_task(self._watch_sockets())
             tasks.create_task(self._watch_accounts())
 
     async def close(self) -> None:
@@ -173,11 +188,17 @@ class LiveSocket:
 
     async def _next_frame(self, socket: _Socket, receive: Receive) -> ClientFrame | None:
         """Return the next frame; None if it was refused with an answer."""
+        await socket.heeded()
         message = await receive()
         if message["type"] != "websocket.receive":
             raise _Gone
         socket.wire.hear(asyncio.get_running_loop().time())
-        text = message.get("text")
+        frame = self._read(socket, message.get("text"))
+        if not isinstance(frame, messages.Ping):
+            socket.asked_ahead += 1
+        return frame
+
+    def _read(self, socket: _Socket, text: str | None) -> ClientFrame | None:
         if text is None:
             socket.say(Error("protocol", "UNSUPPORTED_DATA", "Binary not supported"))
             return None
@@ -213,9 +234,9 @@ class LiveSocket:
             socket.wire.hear(asyncio.get_running_loop().time())
 
     async def _subscribe(self, socket: _Socket, asked: messages.Subscription) -> None:
-        if not asked.id.strip():
-            text = "Subscription id must not be empty"
-            socket.say(Error("invalid_subscription", "INVALID_SUBSCRIPTION_ID", text))
+        if not asked.id.strip() or _is_long(asked.id):
+            text = f"Subscription id must not be empty, or longer than {SUBSCRIPTION_ID_CHARS_MAX} characters"
+            socket.say(Error(INVALID_ID, "INVALID_SUBSCRIPTION_ID", text))
             return
         try:
             self._expect_room(socket, asked.id)
@@ -238,7 +259,7 @@ class LiveSocket:
                 raise InvalidOperation("there is no such subscription")
             await self._feed.next_batch(subscription)
         except UpwellError as error:
-            socket.say(Error(id, "BATCH_FETCH_FAILED", str(error)))
+            socket.say(Error(_echoed(id), "BATCH_FETCH_FAILED", str(error)))
 
     def _expect_room(self, socket: _Socket, id: str) -> None:  # noqa: A002
         limit = self._config.ws_subscriptions_max
@@ -247,7 +268,7 @@ class LiveSocket:
 
     # Watching over sockets
 
-    async def _watch_silence(self) -> None:
+    async def _watch_sockets(self) -> None:
         limit = self._config.ws_client_timeout_s
         loop = asyncio.get_running_loop()
         while True:
@@ -255,6 +276,15 @@ class LiveSocket:
             for socket in list(self._sockets):
                 if not socket.is_busy and loop.time() - socket.wire.heard_at > limit:
                     self._begin_closing(socket, NORMAL, "Heartbeat timeout")
+            self._close_expired()
+
+    def _close_expired(self) -> None:
+        now_s = self._authenticator.now_s()
+        for socket in list(self._sockets):
+            until_s = socket.principal.expires_at_s if socket.principal is not None else None
+            if until_s is not None and until_s < now_s and not socket.is_closing:
+                socket.say(AuthError("the token has expired; sign in again"))
+                self._begin_closing(socket, POLICY, "Token expired")
 
     async def _watch_accounts(self) -> None:
         view = self._growth.view
@@ -302,7 +332,17 @@ def _welcome(principal: Principal) -> AuthSuccess:
 
 
 def _auth_required(id: str) -> Error:  # noqa: A002
-    return Error(id, "AUTH_REQUIRED", "Authentication required: send an authenticate message first")
+    text = "Authentication required: send an authenticate message first"
+    return Error(_echoed(id), "AUTH_REQUIRED", text)
+
+
+def _is_long(id: str) -> bool:  # noqa: A002
+    return len(id) > SUBSCRIPTION_ID_CHARS_MAX
+
+
+def _echoed(id: str) -> str:  # noqa: A002
+    """Return the id that an error frame names: never a long one, which no subscription has."""
+    return INVALID_ID if _is_long(id) else id
 
 
 def _bounded(reason: str) -> str:

@@ -27,6 +27,7 @@ from upwell.feeds.delta import Projection
 from upwell.feeds.match import Index, Watch, judge
 from upwell.feeds.snapshot import Page, Snapshot, missed_deletes, read_page
 from upwell.feeds.subscription import Deltas, Listing, Outlet, State, Subscription, deltas, listing
+from upwell.ids import snowflake_floor
 from upwell.logs import fields
 from upwell.protocol.codec import encode
 from upwell.protocol.messages import BatchControl, Error, SubscriptionAck, SubscriptionOptions
@@ -108,11 +109,13 @@ class LiveFeed:
     ) -> Subscription:
         """Acknowledge, send batch 0 if `options` were given, and go live after the last batch.
 
-        Raises `TableNotFound`, `InvalidInput` for options, and what a query raises; nothing is left then.
+        Raises `TableNotFound` (also for a resume after a seq that is older than the table), `InvalidInput`
+        for options, and what a query raises; nothing is left then.
         """
         view = self._growth.view
         if watch.table.id not in view.catalog.by_id:
             raise TableNotFound(f"{watch.table.full_name} was dropped")
+        _expect_same_table(watch.table, options)
         snapshot = Snapshot.begin(options, until=view.seq) if options is not None else None
         subscription = Subscription(subscription_id, watch, outlet, after=view.seq, snapshot=snapshot)
         self._subscriptions[subscription] = None
@@ -146,7 +149,12 @@ class LiveFeed:
 
     async def _send_batch(self, subscription: Subscription, snapshot: Snapshot) -> None:
         await subscription.outlet.drained()
-        page, missed = await self._in_thread(partial(self._read_batch, subscription.watch, snapshot))
+        try:
+            page, missed = await self._in_thread(partial(self._read_batch, subscription.watch, snapshot))
+        except UpwellError:
+            raise
+        except Exception as error:
+            raise _unexpected(subscription) from error
         if subscription.state is not State.LOADING:
             return
         control = page.control(snapshot.batch_num)
@@ -232,14 +240,17 @@ class LiveFeed:
         watch = subscription.watch
         try:
             kind = judge(watch, change)
-        except QueryFailure as failure:
-            self._fail(subscription, failure)
-            return
-        if kind is not None:
+            if kind is None:
+                return
             place = (watch.projection, kind)
             tail = tails.get(place)
             if tail is None:
                 tail = tails[place] = watch.projection.tail(kind, change)
+        except QueryFailure as failure:
+            self._fail(subscription, failure)
+        except Exception:  # noqa: BLE001 — one live query must not take the pump, and the server, with it
+            self._fail(subscription, _unexpected(subscription))
+        else:
             outbox.put(subscription, change.seq, subscription.frame_head + tail)
 
     def _end_dropped(self, catalog: Catalog) -> None:
@@ -273,6 +284,8 @@ class LiveFeed:
                 await self._send_page(subscription)
         except UpwellError as failure:
             self._fail(subscription, failure)
+        except Exception:  # noqa: BLE001 — nobody awaits this task: its client would wait for ever
+            self._fail(subscription, _unexpected(subscription))
         finally:
             if subscription.task is asyncio.current_task():
                 subscription.task = None
@@ -319,6 +332,20 @@ class LiveFeed:
 
     async def _in_thread(self, call: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._threads, call)
+
+
+def _expect_same_table(table: Table, options: SubscriptionOptions | None) -> None:
+    """Refuse a resume from before the table was made: the rows that its client holds are another table's."""
+    after = options.after if options is not None else None
+    if after is not None and 0 < after < snowflake_floor(table.created_at_us // 1000):
+        raise TableNotFound(f"{table.full_name} was made anew after this cursor; subscribe without `from`")
+
+
+def _unexpected(subscription: Subscription) -> UpwellError:
+    """Log the exception that is being handled; return what the client is told of it."""
+    table = subscription.watch.table.full_name
+    log.exception("a live query failed unexpectedly", extra=fields(table=table))
+    return UpwellError(f"the live query of {table} failed unexpectedly; the server's log says why")
 
 
 class _Outbox:

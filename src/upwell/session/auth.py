@@ -93,7 +93,7 @@ class Authenticator:
         user = catalog.users.get(str(claims["sub"]))
         if user is None or user.role.value != claims.get("role"):
             raise _invalid()
-        return Principal(user.name, user.role)
+        return Principal(user.name, user.role, expires_at_s=_accepted_until_s(claims))
 
     def refresh_user(self, authorization: str | None, catalog: Catalog) -> User:
         """Return the account behind a refresh token."""
@@ -147,8 +147,8 @@ class Authenticator:
             self._verified[digest] = claims
             while len(self._verified) > TOKENS_KEPT_MAX:
                 self._verified.popitem(last=False)
-        expires = claims.get("exp")
-        if isinstance(expires, (int, float)) and expires + LEEWAY_S < self.now_s():
+        until_s = _accepted_until_s(claims)
+        if until_s is not None and until_s < self.now_s():
             self._verified.pop(digest, None)
             raise AuthenticationFailed("TOKEN_EXPIRED", "Invalid credentials")
         return claims
@@ -176,9 +176,16 @@ class Authenticator:
 
 
 def refuse_password(password: str) -> None:
-    """Raise if a new password is longer than its hash could tell apart."""
+    """Raise if a new password is empty, or longer than its hash could tell apart."""
+    if not password:
+        raise InvalidOperation("a password can't be empty")
     if _is_long(password):
         raise InvalidOperation(f"a password has at most {PASSWORD_BYTES_MAX} bytes")
+
+
+def _accepted_until_s(claims: dict[str, object]) -> float | None:
+    expires = claims.get("exp")
+    return expires + LEEWAY_S if isinstance(expires, (int, float)) else None
 
 
 def _is_long(password: str) -> bool:

@@ -17,11 +17,15 @@ _RANK = {Role.USER: 1, Role.SERVICE: 2, Role.DBA: 3, Role.SYSTEM: 4}
 
 @dataclass(frozen=True, slots=True)
 class Principal:
-    """Who acts: an account's (or an app's own) user name and role; `device` if a device token says so."""
+    """Who acts: an account's (or an app's own) user name and role; `device` if a device token says so.
+
+    `expires_at_s` is the last second, since the epoch, at which the token behind it is accepted.
+    """
 
     user: str
     role: Role
     device: str | None = None
+    expires_at_s: float | None = None
 
     @property
     def is_admin(self) -> bool:

@@ -258,6 +258,36 @@ def test_an_error_frame_ends_it_with_the_cursor() -> None:
     assert (caught.value.code, caught.value.cursor) == ("SLOW", 5)
 
 
+def test_a_refused_resume_ends_it_and_is_not_tried_again() -> None:
+    _, walk = _walk()
+    _subscribed(walk)
+    _delivered(walk, _batch(5))
+    walk.failed(ConnectionLost("cut"))
+    walk.done(None)
+    assert isinstance(walk.step(), Open)
+    walk.done(None)
+    walk.done(SIGNED_IN)
+    assert isinstance(walk.step(), Send)
+    walk.done(None)
+    with pytest.raises(LiveError, match="NOT_FOUND: made anew") as caught:
+        walk.done('{"type":"error","subscription_id":"live","code":"NOT_FOUND","message":"made anew"}')
+    assert (caught.value.code, caught.value.cursor) == ("NOT_FOUND", 5)
+
+
+def test_a_token_that_expires_meanwhile_is_renewed_and_the_query_resumed() -> None:
+    _, walk = _walk(account=Account("http://h:1", user="a", password="p", token="old"))
+    _subscribed(walk)
+    _delivered(walk, _batch(5))
+    walk.done('{"type":"auth_error","message":"the token has expired; sign in again"}')
+    assert isinstance(walk.step(), Pause)
+    walk.done(None)
+    assert isinstance(walk.step(), Open)
+    walk.done(None)
+    walk.done(REFUSED)
+    _answer_login(walk, "new")
+    assert _subscribed(walk) == {"batch_size": 1000, "from": 5}
+
+
 @pytest.mark.parametrize("frame", ["{", b"\x1f\x8bno", _change("insert", 1).replace('"_seq"', '"seq"')])
 def test_a_frame_that_is_not_understood_is_an_error_and_no_gap(frame: str) -> None:
     _, walk = _walk()

@@ -45,6 +45,33 @@ def test_a_failed_statement_is_one_line_and_the_loop_goes_on(server: Any, client
     assert out.getvalue().splitlines()[:2] == ["ERROR INVALID_SQL: no"] * 2
 
 
+@pytest.mark.parametrize("word", ["exit", "quit", "QUIT;", r"\q"])
+def test_words_that_leave(server: Any, client: Client, word: str) -> None:
+    assert repl(client, out=io.StringIO(), source=io.StringIO(f"{word}\nSELECT 1;\n")) == 0
+    assert not [path for path, _ in server.requests if path.endswith("sql")]
+
+
+@pytest.mark.parametrize("word", ["help", "help;", r"\?"])
+def test_words_that_ask_for_help(server: Any, client: Client, word: str) -> None:
+    out = io.StringIO()
+    assert repl(client, out=out, source=io.StringIO(f"{word}\n")) == 0
+    assert "Ctrl-C drops an unfinished statement" in out.getvalue()
+    assert not [path for path, _ in server.requests if path.endswith("sql")]
+
+
+@pytest.mark.parametrize("word", [r"\d", r"\dt users", "\\"])
+def test_an_unknown_command_is_refused_at_once(server: Any, client: Client, word: str) -> None:
+    out = io.StringIO()
+    assert repl(client, out=out, source=io.StringIO(f"{word}\nSELECT 1;\n")) == 1
+    assert out.getvalue().splitlines()[0] == rf"upwell: unknown command {word} (\? for help)"
+    assert [body["sql"] for path, body in server.requests if path.endswith("sql")] == ["SELECT 1;"]
+
+
+def test_inside_a_statement_a_word_is_no_command(server: Any, client: Client) -> None:
+    assert repl(client, out=io.StringIO(), source=io.StringIO("SELECT 1 AS\nexit\n;\n")) == 0
+    assert server.requests[-1][1]["sql"] == "SELECT 1 AS\nexit\n;"
+
+
 def test_the_end_of_the_source_ends_the_last_statement(server: Any, client: Client) -> None:
     assert repl(client, out=io.StringIO(), source=io.StringIO("SELECT 1"), as_user="o'neil") == 0
     assert server.requests[-1][1]["sql"] == "EXECUTE AS USER 'o''neil' (SELECT 1\n)"

@@ -26,7 +26,7 @@ from upwell.engine.rows import Rows
 from upwell.engine.schema import Schema
 from upwell.feeds.cursor import Growth
 from upwell.feeds.live import LiveFeed
-from upwell.session.auth import Authenticator
+from upwell.session.auth import LEEWAY_S, Authenticator
 from upwell.session.policy import Principal
 from upwell.storage.cold import ColdCache
 from upwell.storage.hot import Batch, Kind, RecordWrite, RowWrite
@@ -46,8 +46,11 @@ class Peer:
         self.incoming: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
         self.incoming.put_nowait({"type": "websocket.connect"})
         self._news = asyncio.Event()
+        self.reads = asyncio.Event()
+        self.reads.set()
 
     async def send(self, message: Any) -> None:
+        await self.reads.wait()
         self.sent.append(dict(message))
         self._news.set()
         if message["type"] == "websocket.close":
@@ -156,6 +159,12 @@ async def server(tmp_path: Path) -> AsyncIterator[Server]:
         yield server
 
 
+async def settled() -> None:
+    """Let the loop run until nothing but what waits for the other end can be left."""
+    for _ in range(5_000):
+        await asyncio.sleep(0)
+
+
 def subscription(sql: str, **options: Any) -> dict[str, Any]:
     return {"type": "subscribe", "subscription": {"id": "s", "sql": sql, "options": options}}
 
@@ -237,6 +246,108 @@ async def test_a_device_token_opens_no_live_query(server: Server) -> None:
     server.account("ann", Role.USER)
     peer = server.connect(token=server.authenticator.device_token("ann", "phone").text)
     assert await peer.closed() == (1008, "Authentication failed")
+
+
+async def test_who_does_not_read_the_answers_is_not_listened_to(tmp_path: Path) -> None:
+    async with serving(tmp_path, Config(ws_lag_bytes_max=1_000)) as server:
+        peer = server.connect(token=server.account("ann", Role.USER))
+        await peer.frame("auth_success")
+        peer.reads.clear()
+        for _ in range(1_000):
+            peer.say({"type": "next_batch", "subscription_id": "none"})
+        await settled()
+        unheard = peer.incoming.qsize()
+        peer.reads.set()
+        assert unheard > 900
+        await peer.frame("error", 999)
+
+
+async def test_who_never_reads_the_answers_is_closed_as_silent(tmp_path: Path) -> None:
+    async with serving(tmp_path, Config(ws_lag_bytes_max=1_000, ws_client_timeout_s=0.2)) as server:
+        peer = server.connect(token=server.account("ann", Role.USER))
+        await peer.frame("auth_success")
+        peer.reads.clear()
+        for _ in range(1_000):
+            peer.say({"type": "next_batch", "subscription_id": "none"})
+        peer.leave()
+        async with asyncio.timeout(WAIT_S):
+            await server.tasks[0]
+        assert len(peer.frames()) == 1
+
+
+async def test_pings_are_heard_from_one_who_reads_slowly(tmp_path: Path) -> None:
+    async with serving(tmp_path, Config(ws_lag_bytes_max=1_000)) as server:
+        peer = server.connect(token=server.account("ann", Role.USER))
+        await peer.frame("auth_success")
+        peer.reads.clear()
+        for _ in range(12):
+            peer.say({"type": "next_batch", "subscription_id": "none"})
+        for _ in range(100):
+            peer.say({"type": "ping"})
+        await settled()
+        unheard = peer.incoming.qsize()
+        peer.reads.set()
+        assert unheard == 0
+
+
+async def test_a_long_id_is_refused_and_never_echoed(server: Server) -> None:
+    server.table("items", TableKind.USER)
+    long, longest = "x" * 257, "x" * 256
+    early = server.connect()
+    early.say({"type": "next_batch", "subscription_id": long})
+    assert (await early.frame("error"))["subscription_id"] == "invalid_subscription"
+    early.leave()
+    peer = server.connect(token=server.account("ann", Role.USER))
+    asked = subscription("SELECT * FROM default.items")
+    peer.say({**asked, "subscription": {**asked["subscription"], "id": long}})
+    peer.say({"type": "next_batch", "subscription_id": long})
+    await peer.frame("error", 1)
+    assert [(error["subscription_id"], error["code"]) for error in peer.frames() if "code" in error] == [
+        ("invalid_subscription", "INVALID_SUBSCRIPTION_ID"),
+        ("invalid_subscription", "BATCH_FETCH_FAILED"),
+    ]
+    peer.say({**asked, "subscription": {**asked["subscription"], "id": longest}})
+    assert (await peer.frame("subscription_ack"))["subscription_id"] == longest
+
+
+async def test_a_socket_ends_with_its_token(tmp_path: Path) -> None:
+    async with serving(tmp_path, Config(ws_client_timeout_s=4.0)) as server:
+        server.table("items", TableKind.USER)
+        old = server.connect(token=server.account("ann", Role.USER))
+        old.say(subscription("SELECT * FROM default.items"))
+        await old.frame("initial_data_batch")
+        server.clock.advance(3600 + LEEWAY_S)
+        renewed = server.connect(token=server.authenticator.log_in(User("ann", Role.USER)).access.text)
+        await renewed.frame("auth_success")
+        barely = server.connect(token=server.account("ben", Role.USER))
+        await barely.frame("auth_success")
+        assert server.feed.subscriptions(), "within the leeway"
+        server.clock.advance(1)
+        assert await old.closed() == (1008, "Token expired")
+        assert (await old.frame("auth_error"))["message"] == "the token has expired; sign in again"
+        assert server.feed.subscriptions() == []
+        for peer in (renewed, barely):
+            assert [message["type"] for message in peer.sent] == ["websocket.accept", "websocket.send"]
+
+
+async def test_a_resume_after_a_cursor_of_an_earlier_table_is_refused(server: Server) -> None:
+    items = server.table("items", TableKind.USER)
+    token = server.account("ann", Role.USER)
+    cursor = server.insert(items, "ann", 1)
+    server.clock.advance(1)
+    server.schema.drop_table("default", "items", if_exists=False)
+    again = server.table("items", TableKind.USER)
+    peer = server.connect(token=token)
+    peer.say(subscription("SELECT * FROM default.items", **{"from": cursor}))
+    error = await peer.frame("error")
+    assert (error["code"], error["message"]) == (
+        "NOT_FOUND",
+        "Table not found: default.items was made anew after this cursor; subscribe without `from`",
+    )
+    peer.say(subscription("SELECT * FROM default.items", **{"from": server.insert(again, "ann", 2)}))
+    await peer.frame("initial_data_batch")
+    peer.say(subscription("SELECT * FROM default.items", **{"from": 0}))
+    assert [row["id"] for row in (await peer.frame("initial_data_batch", 1))["rows"]] == ["2"]
 
 
 async def test_other_paths_are_refused(server: Server) -> None:

@@ -25,7 +25,7 @@ from upwell.engine.result import result_rows
 from upwell.engine.rows import Rows
 from upwell.engine.schema import Schema
 from upwell.engine.write import Write
-from upwell.errors import InvalidInput, InvalidOperation, TableNotFound
+from upwell.errors import InvalidInput, InvalidOperation, TableNotFound, UpwellError
 from upwell.feeds.cursor import Growth
 from upwell.feeds.live import LiveFeed
 from upwell.feeds.match import Watch
@@ -352,6 +352,61 @@ async def test_a_predicate_without_an_answer_ends_only_its_own_subscription(rig:
     await sound.until_seq(later)
     assert len(broken.frames) == 2
     assert [event[1] for event in sound.events()] == [1, 2]
+
+
+class Faulty(Watch):
+    """A watch with a bug: its predicate raises what no predicate should."""
+
+    @property
+    def matches(self) -> Callable[[Row, int], bool]:  # type: ignore[override]
+        def fail(row: Row, seq: int) -> bool:
+            raise ZeroDivisionError(f"a bug, at {seq}")
+
+        return fail
+
+
+@pytest.mark.parametrize("way", ["head", "tail", "page", "resume"])
+async def test_a_fault_ends_only_its_own_subscription(
+    tmp_path: Path, way: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with running(tmp_path, tail_changes_max=2 if way == "page" else 8_192) as rig:
+        faulty = Faulty(rig.table, ANN, rig.feed.projection(rig.table, None))
+        broken, sound = Reader(is_stalled=way in ("tail", "page")), Reader()
+        first = rig.insert(ANN, [0, "a", 0])
+        await rig.growth.reached(rig.insert(ANN, [1, "a", 0]))
+        if way == "resume":
+            with pytest.raises(UpwellError, match="failed unexpectedly"):
+                await subscribe(rig, broken, faulty, SubscriptionOptions(from_seq=first))
+        else:
+            await subscribe(rig, broken, faulty)
+        await subscribe(rig, sound, rig.watch())
+        seqs = [rig.insert(ANN, [number, "a", 1]) for number in range(2, 12)]
+        await sound.until_seq(seqs[-1])
+        broken.release()
+        if way != "resume":
+            await broken.until(lambda: bool(broken.errors()))
+            [error] = broken.errors()
+            assert error.code == "SUBSCRIPTION_FAILED"
+            assert "a bug" not in error.message
+        await sound.until_seq(rig.insert(ANN, [12, "a", 1]))
+        assert len(rig.feed.subscriptions()) == 1
+        assert "ZeroDivisionError: a bug, at" in caplog.text
+
+
+async def test_a_resume_from_before_the_table_was_made_is_refused(rig: Rig) -> None:
+    cursor = rig.insert(ANN, [1, "a", 1])
+    rig.clock.advance(0.001)
+    rig.schema.drop_table("default", "items", if_exists=False)
+    seq, rig.table = rig.schema.create_table(ITEMS, if_not_exists=False)
+    assert seq is not None
+    await rig.growth.reached(seq)
+    reader = Reader()
+    with pytest.raises(TableNotFound, match="made anew after this cursor; subscribe without `from`"):
+        await subscribe(rig, reader, rig.watch(), SubscriptionOptions(from_seq=cursor))
+    assert reader.frames == []
+    assert rig.feed.subscriptions() == []
+    await subscribe(rig, reader, rig.watch(), SubscriptionOptions(from_seq=seq))
+    assert len(reader.batches()) == 1
 
 
 async def test_an_ended_subscription_gets_nothing(rig: Rig) -> None:
