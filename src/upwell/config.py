@@ -5,8 +5,9 @@ command line. Law: an unknown or unreadable setting stops the start with a sente
 """
 
 import os
+import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import Field, dataclass, fields
 from pathlib import Path
 from typing import Any, get_type_hints
@@ -17,45 +18,43 @@ DEFAULT_JWT_SECRET = "upwell-development-secret-change-me"
 LOOPBACK_HOSTS = frozenset({"127.0.0.1", "::1", "localhost"})
 PASSWORD_BYTES_MAX = 72  # bcrypt reads no more
 ENVIRONMENT_PREFIX = "UPWELL_"
-# Set by tests and by launchers; not settings of the server.
-_NOT_SETTINGS = frozenset({"UPWELL_CRASH_POINT", "UPWELL_HOLD_POINT", "UPWELL_HOLD_FILE", "UPWELL_CONFIG"})
+# Read by the command line (`--config`, `upwell sql`) or by tests; not settings of the server.
+_NOT_SETTINGS = frozenset(
+    ENVIRONMENT_PREFIX + name
+    for name in ("CONFIG", "URL", "USER", "PASSWORD", "CRASH_POINT", "HOLD_POINT", "HOLD_FILE")
+)
 
 
 @dataclass(frozen=True, slots=True)
 class Config:
-    """All settings of a server."""
+    """All settings of a server; `_s` is seconds, `_bytes_max` bytes, `_BOUNDS` says what is in reach."""
 
-    data_dir: Path = Path("upwell-data")
-    host: str = "127.0.0.1"
-    port: int = 8080
-    root_password: str = ""
-    jwt_secret: str = DEFAULT_JWT_SECRET
-    jwt_expiry_hours: int = 24
-    device_token_expiry_hours: int = 24 * 30
-    durability: str = "group"
-    log_level: str = "info"
-    schema_version: int = 1
-    shape_cache: bool = True
-    bcrypt_cost: int = 10
-    request_body_bytes_max: int = 10 * 1024 * 1024
-    sql_bytes_max: int = 1024 * 1024
-    statement_timeout_s: float = 60.0
-    upload_changes_max: int = 10_000
-    upload_payload_bytes_max: int = 1024 * 1024
-    ws_auth_timeout_s: float = 3.0
-    ws_client_timeout_s: float = 10.0
-    ws_subscriptions_max: int = 100
-    ws_lag_bytes_max: int = 256 * 1024
-    drain_s: float = 5.0
+    data_dir: Path = Path("upwell-data")  # a directory; made if it isn't there
+    host: str = "127.0.0.1"  # address or name to listen on
+    port: int = 8080  # TCP port; 0: the system picks one
+    root_password: str = ""  # text of 72 bytes at most; empty: root can't log in
+    jwt_secret: str = DEFAULT_JWT_SECRET  # text of 16 characters at least, which signs the tokens
+    jwt_expiry_hours: int = 24  # hours that an access token is accepted
+    device_token_expiry_hours: int = 24 * 30  # hours that a device's token is accepted
+    durability: str = "group"  # "group": acknowledge after the sync to disk; "async": before
+    log_level: str = "info"  # the lowest level that is logged: debug, info, warning, error
+    schema_version: int = 1  # number of the app's schema, told to devices that ask
+    shape_cache: bool = True  # whether prepared statements are kept for the next of their shape
+    bcrypt_cost: int = 10  # binary logarithm of the rounds of a password's hash
+    request_body_bytes_max: int = 10 * 1024 * 1024  # bytes of one HTTP request's body
+    sql_bytes_max: int = 1024 * 1024  # bytes of one SQL text
+    statement_timeout_s: float = 60.0  # seconds that one statement may take
+    upload_changes_max: int = 10_000  # changes in one upload of a device
+    upload_payload_bytes_max: int = 1024 * 1024  # bytes of one change's payload
+    ws_auth_timeout_s: float = 3.0  # seconds until a new socket must have authenticated
+    ws_client_timeout_s: float = 10.0  # seconds of silence until a socket is closed
+    ws_subscriptions_max: int = 100  # live queries of one socket
+    ws_lag_bytes_max: int = 256 * 1024  # bytes that wait for a slow socket
+    drain_s: float = 5.0  # seconds that requests under way get to finish at the end
 
     def refuse_unsafe(self) -> None:
         """Raise `StartRefused` if the server would be open to strangers or the settings make no sense."""
-        if self.durability not in ("group", "async"):
-            raise StartRefused(f"durability is 'group' or 'async', not '{self.durability}'")
-        if not 0 <= self.port <= 65_535:
-            raise StartRefused(f"port is 0..65535, not {self.port}")
-        if not 4 <= self.bcrypt_cost <= 16:
-            raise StartRefused(f"bcrypt_cost is 4..16, not {self.bcrypt_cost}")
+        self.refuse_senseless()
         if len(self.jwt_secret) < 16:
             raise StartRefused("jwt_secret has fewer than 16 characters; set UPWELL_JWT_SECRET")
         if self.host not in LOOPBACK_HOSTS and self.jwt_secret == DEFAULT_JWT_SECRET:
@@ -70,19 +69,68 @@ class Config:
                 f"refusing to listen on {self.host} without a root password; set UPWELL_ROOT_PASSWORD"
             )
 
+    def refuse_senseless(self) -> None:
+        """Raise `StartRefused` if a setting is out of its bounds."""
+        for name, (low, high) in _BOUNDS.items():
+            value = getattr(self, name)
+            if not low <= value <= high:  # also for nan, which is neither
+                raise StartRefused(f"{name} is {low}..{high}, not {value}")
+        for name, choices in _CHOICES.items():
+            if getattr(self, name) not in choices:
+                raise StartRefused(
+                    f"{name} is {' or '.join(map(repr, choices))}, not {getattr(self, name)!r}"
+                )
+        if not self.host.strip():
+            raise StartRefused("host is empty; give an address to listen on, such as 127.0.0.1")
+
+
+_HOURS_MAX = 24 * 365 * 100
+_SECONDS_MAX = 24 * 3600
+_BYTES_MAX = 1024**3
+_COUNT_MAX = 1_000_000
+# Lowest and highest value of every number.
+_BOUNDS = {
+    "port": (0, 65_535),
+    "jwt_expiry_hours": (1, _HOURS_MAX),
+    "device_token_expiry_hours": (1, _HOURS_MAX),
+    "schema_version": (0, 2**31 - 1),
+    "bcrypt_cost": (4, 16),
+    "request_body_bytes_max": (1, _BYTES_MAX),
+    "sql_bytes_max": (1, _BYTES_MAX),
+    "statement_timeout_s": (0.001, _SECONDS_MAX),
+    "upload_changes_max": (1, _COUNT_MAX),
+    "upload_payload_bytes_max": (1, _BYTES_MAX),
+    "ws_auth_timeout_s": (0.001, _SECONDS_MAX),
+    "ws_client_timeout_s": (0.001, _SECONDS_MAX),
+    "ws_subscriptions_max": (1, _COUNT_MAX),
+    "ws_lag_bytes_max": (1, _BYTES_MAX),
+    "drain_s": (0, _SECONDS_MAX),
+}
+_CHOICES = {"durability": ("group", "async"), "log_level": ("debug", "info", "warning", "error")}
+_KINDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text", Path: "a path"}
+_SECRETS = frozenset({"root_password", "jwt_secret"})
+_TRUTHS = {"true": True, "1": True, "false": False, "0": False}
+
 
 def load_config(
     *, file: Path | None, environment: Mapping[str, str] = os.environ, options: Mapping[str, object]
 ) -> Config:
     """Merge the three sources; `options` come from the command line, None means not given."""
+    hints = get_type_hints(Config)
     settings: dict[str, object] = {}
     if file is not None:
         settings |= _from_file(file)
-    settings |= _from_environment(environment)
+    settings |= {
+        name: _converted(name, text, hints[name], _read)
+        for name, text in _from_environment(environment).items()
+    }
     settings |= {name: value for name, value in options.items() if value is not None}
-    hints = get_type_hints(Config)
-    values: dict[str, Any] = {name: _converted(name, value, hints[name]) for name, value in settings.items()}
-    return Config(**values)
+    values: dict[str, Any] = {
+        name: _converted(name, value, hints[name], _strict) for name, value in settings.items()
+    }
+    config = Config(**values)
+    config.refuse_senseless()
+    return config
 
 
 def _known() -> dict[str, "Field[Any]"]:
@@ -91,8 +139,8 @@ def _known() -> dict[str, "Field[Any]"]:
 
 def _from_file(file: Path) -> dict[str, object]:
     try:
-        settings = tomllib.loads(file.read_text())
-    except (OSError, tomllib.TOMLDecodeError) as error:
+        settings = tomllib.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:  # a ValueError: no UTF-8, or no TOML
         raise StartRefused(f"config file {file} can't be read: {error}") from error
     unknown = sorted(set(settings) - set(_known()))
     if unknown:
@@ -100,8 +148,8 @@ def _from_file(file: Path) -> dict[str, object]:
     return settings
 
 
-def _from_environment(environment: Mapping[str, str]) -> dict[str, object]:
-    found: dict[str, object] = {}
+def _from_environment(environment: Mapping[str, str]) -> dict[str, str]:
+    found: dict[str, str] = {}
     for name, value in environment.items():
         if name.startswith(ENVIRONMENT_PREFIX) and name not in _NOT_SETTINGS:
             setting = name.removeprefix(ENVIRONMENT_PREFIX).lower()
@@ -111,10 +159,36 @@ def _from_environment(environment: Mapping[str, str]) -> dict[str, object]:
     return found
 
 
-def _converted(name: str, value: object, kind: type) -> object:
+def _converted(name: str, value: object, kind: type, convert: Callable[[Any, type], object]) -> object:
     try:
-        if kind is bool and isinstance(value, str):
-            return {"true": True, "1": True, "false": False, "0": False}[value.lower()]
-        return kind(value)
-    except (KeyError, TypeError, ValueError) as error:
-        raise StartRefused(f"setting {name} can't be {value!r}: it is a {kind.__name__}") from error
+        return convert(value, kind)
+    except (KeyError, OverflowError, TypeError, ValueError) as error:
+        shown = "what was given" if name in _SECRETS else repr(value)
+        raise StartRefused(f"setting {name} can't be {shown}: it is {_KINDS[kind]}") from error
+
+
+def _read(text: str, kind: type) -> object:
+    """Return what a variable of the environment means as a `kind`."""
+    if kind is bool:
+        return _TRUTHS[text.lower()]
+    if kind is int and not re.fullmatch("[+-]?[0-9]+", text):
+        raise ValueError(text)
+    return kind(text) if kind in (int, float) else text
+
+
+def _strict(value: object, kind: type) -> object:
+    """Return `value`, which must be a `kind` already: `true` is no number, 8.7 no whole one."""
+    match value:
+        case str() if kind is str:
+            value.encode()  # the environment may hold bytes that are no text
+            return value
+        case str() if kind is Path and value and "\0" not in value:
+            return Path(value)
+        case int() if kind is float and not isinstance(value, bool):
+            return float(value)
+        case Path() if kind is Path:
+            return value
+        case _ if type(value) is kind:
+            return value
+        case _:
+            raise TypeError(value)

@@ -1,7 +1,9 @@
 """The facade: one user and one source per file, nothing lost by signing in or out, clear refusals."""
 
+import sqlite3
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -56,6 +58,20 @@ def test_another_source_is_refused(install: Any) -> None:
 def test_memory_is_no_file() -> None:
     with pytest.raises(FileRefused):
         Device.open(":memory:", schema="app", tables=[])
+
+
+def test_a_file_that_cannot_be_used_is_refused(tmp_path: Path) -> None:
+    text = tmp_path / "letter.txt"
+    text.write_text("Dear Ada, this is a letter and no database. " * 50)
+    for path, says in (
+        (tmp_path / "nowhere" / "app.sqlite", "directory"),
+        (text, "database"),
+        (tmp_path, ""),
+    ):
+        with pytest.raises(FileRefused, match=f"{path} can't be .*{says}") as refused:
+            Device.open(path, schema="app", tables=[])
+        assert isinstance(refused.value.__cause__, sqlite3.DatabaseError)
+    assert text.read_text().startswith("Dear Ada")
 
 
 def test_password_and_access_token_are_exchanged_for_a_device_token(install: Any) -> None:

@@ -171,22 +171,79 @@ def test_too_large_batches_are_halved(install: Any, server: Any) -> None:
 
 
 def test_refused_changes_are_quarantined_until_the_row_is_edited(install: Any, server: Any) -> None:
+    phone = install()
+    add(phone, "u")
+    phone.wire.refuse = Response(413, b"")
+
+    report = phone.device.upload()
+    assert (report.applied, report.invalid, report.pending) == (0, 1, 1)
+    phone.wire.refuse = None
+    assert phone.device.upload().requests == 0
+    (held,) = phone.device.pending()
+    assert (held.is_quarantined, held.reason) == (True, "batch_too_large")
+    assert phone.device.status().quarantined == 1
+
+    phone.run("UPDATE users SET name = 'shorter'")
+    assert phone.device.upload().pending == 0
+    assert names(server) == {"u": "shorter"}
+
+
+def test_quarantined_changes_are_tried_again_when_the_app_says_so(install: Any, server: Any) -> None:
+    phone = install()
+    for key in "ab":
+        add(phone, key)
+    phone.wire.refuse = Response(413, b"")
+    assert phone.device.upload().invalid == 2
+    phone.wire.refuse = None
+
+    assert phone.device.retry_refused() == 2
+    assert phone.device.retry_refused() == 0
+    assert {(change.is_quarantined, change.reason) for change in phone.device.pending()} == {(False, None)}
+    assert phone.device.upload().pending == 0
+    assert set(names(server)) == {"a", "b"}
+
+
+def test_changes_of_a_table_the_server_lacks_wait_for_it(install: Any, server: Any) -> None:
     server.known_tables = {"users"}
+    phone = install(upload_limit=2)
+    for key in "abc":
+        phone.run("INSERT INTO posts VALUES (?, 't', NULL)", key)
+        add(phone, key)
+
+    for _ in range(2):
+        report = phone.device.upload()
+        assert (report.invalid, report.deferred, report.pending) == (3, 3, 3)
+        assert set(names(server)) == set("abc")
+    assert {(c.is_quarantined, c.reason) for c in phone.device.pending()} == {(False, "unregistered_table")}
+    status = phone.device.status()
+    assert status.quarantined == 0
+    assert "app.posts (3 pending)" in (status.last_error or "")
+    add(phone, "new")
+    phone.device.upload()
+    assert server.uploads[-2]["changes"][0]["pk"] == "new"  # what waits is behind the rest
+
+    server.known_tables = None
+    assert phone.device.upload().pending == 0
+    assert set(server.live("posts")) == set("abc")
+    assert phone.device.status().last_error is None
+
+
+def test_a_deletion_is_not_undone_because_a_table_was_missing(install: Any, server: Any) -> None:
     phone = install()
     add(phone, "u")
     phone.run("INSERT INTO posts VALUES ('p', 't', 'u')")
-
-    report = phone.device.upload()
-    assert (report.applied, report.invalid, report.pending) == (1, 1, 1)
-    assert phone.device.upload().requests == 0
-    (held,) = phone.device.pending()
-    assert (held.is_quarantined, held.reason) == (True, "unregistered_table")
-    assert phone.device.status().quarantined == 1
+    phone.device.upload()
+    phone.run("DELETE FROM posts")
+    phone.run("DELETE FROM users")
+    server.known_tables = set()
+    assert phone.device.upload().invalid == 2
+    server.known_tables = {"users"}
+    assert phone.device.upload().pending == 2  # the server still has the user's post
 
     server.known_tables = None
-    phone.run("UPDATE posts SET title = 'better'")
     assert phone.device.upload().pending == 0
-    assert server.live("posts")["p"]["title"] == "better"
+    assert (server.live("users"), server.live("posts")) == ({}, {})
+    assert phone.run("SELECT id FROM users") == []
 
 
 @pytest.mark.parametrize("status", [400, 401, 403, 404, 409, 413, 422, 500, 503])
@@ -199,7 +256,7 @@ def test_an_error_status_deletes_nothing(install: Any, server: Any, status: int)
     phone.wire.refuse = Response(status, b"Authorization header required")
     if status == 413:
         assert phone.device.upload().pending == 3
-        phone.run("UPDATE _sync_pending SET quarantined = 0")
+        assert phone.device.retry_refused() == 3
     else:
         with pytest.raises(RequestRefused):
             phone.device.upload()

@@ -143,6 +143,11 @@ def test_a_password_may_be_any_text(site: Site) -> None:
         assert answer.status == 401, password
 
 
+def test_an_empty_password_is_refused(site: Site) -> None:
+    site.root.sql("CREATE USER blank WITH PASSWORD '' ROLE user").refused(400, "SQL_EXECUTION_ERROR")
+    assert site.root.run("SELECT user_id FROM system.users WHERE user_id = 'blank'").rows == []
+
+
 def test_an_account_without_a_password_cannot_log_in(site: Site) -> None:
     site.root.run("CREATE USER machine WITH INTERNAL ROLE service")
     for password in ("", "x", "nobody"):

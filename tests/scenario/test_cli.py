@@ -109,6 +109,22 @@ def test_a_wrong_password(sql: Run) -> None:
     assert done.stdout == ""
 
 
+def test_no_password_and_nobody_to_ask(site: Site) -> None:
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("UPWELL_")}
+    done = subprocess.run(
+        [sys.executable, "-m", "upwell", "sql", "--url", site.server.url, "-c", "SELECT 1"],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env=inherited,
+        start_new_session=True,  # no terminal to ask on, wherever the tests run
+    )
+    assert (done.returncode, done.stdout) == (2, "")
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("upwell: no password for 'root'")
+
+
 def test_no_server(sql: Run) -> None:
     port = ReservedPort()
     try:

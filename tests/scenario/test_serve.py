@@ -100,6 +100,22 @@ def test_a_missing_file_and_an_unknown_variable_stop_the_start(tmp_path: Path) -
     assert "UPWELL_PROT" in _refused(["--data-dir", str(tmp_path / "data")], {"UPWELL_PROT": "1"})
 
 
+def test_the_file_may_come_from_the_environment(tmp_path: Path) -> None:
+    file = tmp_path / "upwell.toml"
+    file.write_text("port = 70000")
+    data = ["--data-dir", str(tmp_path / "data"), "--host", "0.0.0.0"]  # refused at once without the file
+    assert "port is 0..65535" in _refused(data, {"UPWELL_CONFIG": str(file)})
+    assert "nowhere.toml" in _refused(data, {"UPWELL_CONFIG": str(tmp_path / "nowhere.toml")})
+    assert "other.toml" in _refused(
+        [*data, "--config", str(tmp_path / "other.toml")], {"UPWELL_CONFIG": str(file)}
+    )
+
+
+def test_what_sql_reads_does_not_stop_the_start(tmp_path: Path) -> None:
+    env = {"UPWELL_URL": "http://x", "UPWELL_USER": "ada", "UPWELL_PASSWORD": "x", "UPWELL_PORT": "70000"}
+    assert "port" in _refused(["--data-dir", str(tmp_path / "data")], env)
+
+
 def test_strangers_are_not_let_in_by_default(tmp_path: Path) -> None:
     data = ["--data-dir", str(tmp_path / "data"), "--host", "0.0.0.0", "--port", "1"]
     message = _refused(data, {"UPWELL_ROOT_PASSWORD": "a password"})

@@ -1,10 +1,11 @@
 """Promise: settings come from file < environment < command line; what can't be meant stops the start."""
 
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
 
-from upwell.config import Config, load_config
+from upwell.config import _BOUNDS, Config, load_config
 from upwell.errors import StartRefused
 
 
@@ -34,6 +35,71 @@ def test_a_wrong_file_stops_the_start(tmp_path: Path, text: str, message: str) -
     file.write_text(text)
     with pytest.raises(StartRefused, match=message):
         load_config(file=file, environment={}, options={})
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('log_level = "loud"', "log_level is 'debug' or .* not 'loud'"),
+        ("drain_s = nan", "drain_s is 0..86400, not nan"),
+        ("drain_s = inf", "drain_s"),
+        ("drain_s = -5", "drain_s is 0..86400, not -5"),
+        (f"drain_s = 1{'0' * 400}", "drain_s can't be 1.*: it is a number"),
+        ("port = 8.7", "port can't be 8.7: it is a whole number"),
+        ("port = true", "port can't be True: it is a whole number"),
+        ('port = "8080"', "port can't be '8080': it is a whole number"),
+        ("jwt_expiry_hours = -1", "jwt_expiry_hours"),
+        ("request_body_bytes_max = -1", "request_body_bytes_max"),
+        ("ws_subscriptions_max = 0", "ws_subscriptions_max is 1.."),
+        ("schema_version = -4", "schema_version"),
+        ("shape_cache = 3", "shape_cache can't be 3: it is true or false"),
+        ("root_password = 54321", "root_password can't be what was given: it is text"),
+        ("data_dir = 5", "data_dir can't be 5: it is a path"),
+        ('data_dir = ""', "data_dir can't be '': it is a path"),
+        ('host = ""', "host is empty"),
+    ],
+)
+def test_nothing_in_a_file_is_guessed(tmp_path: Path, text: str, message: str) -> None:
+    file = tmp_path / "upwell.toml"
+    file.write_text(text)
+    with pytest.raises(StartRefused, match=message):
+        load_config(file=file, environment={}, options={})
+
+
+def test_a_file_that_is_no_text_stops_the_start(tmp_path: Path) -> None:
+    file = tmp_path / "upwell.toml"
+    file.write_bytes(b'host = "\xff"\n')
+    with pytest.raises(StartRefused, match="can't be read"):
+        load_config(file=file, environment={}, options={})
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("PORT", "8.7"),
+        ("PORT", "8_0"),
+        ("PORT", ""),
+        ("SHAPE_CACHE", "maybe"),
+        ("DRAIN_S", "nan"),
+        ("DATA_DIR", ""),
+        ("HOST", " "),
+        ("ROOT_PASSWORD", "\udcff"),
+    ],
+)
+def test_nothing_in_the_environment_is_guessed(name: str, text: str) -> None:
+    with pytest.raises(StartRefused, match=name.lower()):
+        load_config(file=None, environment={f"UPWELL_{name}": text}, options={})
+
+
+def test_what_the_command_line_reads_is_no_setting_of_the_server() -> None:
+    names = ("UPWELL_URL", "UPWELL_USER", "UPWELL_PASSWORD", "UPWELL_CONFIG")
+    assert load_config(file=None, environment=dict.fromkeys(names, "x"), options={}) == Config()
+
+
+def test_every_number_has_bounds_that_its_default_keeps() -> None:
+    numbers = {field.name for field in fields(Config) if type(field.default) in (int, float)}
+    assert numbers == set(_BOUNDS)
+    Config().refuse_senseless()
 
 
 def test_an_unknown_variable_stops_the_start() -> None:

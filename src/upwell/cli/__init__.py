@@ -7,6 +7,7 @@ import argparse
 import getpass
 import os
 import sys
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -40,7 +41,11 @@ def _parser() -> argparse.ArgumentParser:
     serve.add_argument("--data-dir", type=Path, help="where the data lives (default: ./upwell-data)")
     serve.add_argument("--host", help="address to listen on (default: 127.0.0.1)")
     serve.add_argument("--port", type=int, help="port to listen on (default: 8080)")
-    serve.add_argument("--config", type=Path, help="settings as TOML; environment and options override it")
+    serve.add_argument(
+        "--config",
+        type=Path,
+        help="settings as TOML, overridden by environment and options (default: UPWELL_CONFIG)",
+    )
     serve.add_argument(
         "--durability", choices=("group", "async"), help="acknowledge after or before the sync"
     )
@@ -65,8 +70,10 @@ def _parser() -> argparse.ArgumentParser:
 
 def _serve(options: argparse.Namespace) -> int:
     names = ("data_dir", "host", "port", "durability", "log_level")
+    configured = os.environ.get("UPWELL_CONFIG")
+    file = options.config or (Path(configured) if configured else None)
     config = load_config(
-        file=options.config, environment=os.environ, options={name: getattr(options, name) for name in names}
+        file=file, environment=os.environ, options={name: getattr(options, name) for name in names}
     )
     logs.configure(config.log_level)
     try:
@@ -96,7 +103,7 @@ def _sql(options: argparse.Namespace) -> int:
     if password is None and options.user == "root":
         password = os.environ.get("UPWELL_ROOT_PASSWORD")
     if password is None:
-        password = getpass.getpass(f"Password of {options.user}: ")
+        password = _asked_password(options.user)
     _refuse_address(options.url)
     try:
         with connect(options.url, user=options.user, password=password) as client:
@@ -113,6 +120,18 @@ def _sql(options: argparse.Namespace) -> int:
     except ClientError as error:
         print(f"upwell: {error}", file=sys.stderr)
         return 1
+
+
+def _asked_password(user: str) -> str:
+    with warnings.catch_warnings():
+        # Without a terminal getpass would read it, echoed, from where the statements come from.
+        warnings.simplefilter("error", getpass.GetPassWarning)
+        try:
+            return getpass.getpass(f"Password of {user}: ")
+        except (EOFError, getpass.GetPassWarning) as error:
+            raise StartRefused(
+                f"no password for {user!r}, nor a terminal to ask for it: set UPWELL_PASSWORD or --password"
+            ) from error
 
 
 def _refuse_address(url: str) -> None:

@@ -14,14 +14,17 @@ from upwell.client import Client, ClientError, ConnectionLost, Result, ServerErr
 from upwell.client.values import read_results
 
 _HELP = r"""A statement ends with ; at the end of a line.
-  \?  this help
-  \q  leave (also Ctrl-D)"""
+  \?  this help (also: help)
+  \q  leave (also: exit, quit, Ctrl-D)
+Ctrl-C drops an unfinished statement."""
 
 _CLOSED_PARTS = re.compile(r"'(?:[^']|'')*'|\"(?:[^\"]|\"\")*\"|--[^\n]*(?:\n|$)|/\*.*?\*/", re.DOTALL)
 _OPEN_PART = re.compile(r"'|\"|/\*")
 # What a terminal would obey instead of show.
 _CONTROLS = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160))}
 _ESCAPES = _CONTROLS | {ord("\n"): "\\n", ord("\r"): "\\r", ord("\t"): "\\t"}
+_LEAVE = (r"\q", "exit", "quit")
+_ASK = (r"\?", "help")
 _INTERRUPTED = "\x03"
 _PROMPTS = ("upwell> ", "   ...> ")
 
@@ -87,11 +90,15 @@ def repl(
         if line == _INTERRUPTED:
             buffer = ""
             continue
-        word = line.strip()
-        if _is_blank(buffer) and word in (r"\q", r"\?"):
-            if word == r"\q":
-                break
+        word = line.strip().removesuffix(";").rstrip().lower() if _is_blank(buffer) else ""
+        if word in _LEAVE:
+            break
+        if word in _ASK:
             print(_HELP, file=out)
+            continue
+        if word.startswith("\\"):
+            print(rf"upwell: unknown command {_shown(line.strip())} (\? for help)", file=out)
+            failed = 1
             continue
         buffer = f"{buffer}\n{line}" if buffer else line
         if not buffer.strip():

@@ -90,7 +90,7 @@ def kill_and_restart(world: World) -> Counts:
     _check_resumed(world, watch, known, seen)
     check_rows(world, "after the kill")
     check_live(world)
-    return {"acknowledged": acknowledged, "attempted": attempted, "recovered": len(recovered)}
+    return {"acknowledged": acknowledged, "attempted": attempted, "rows_live_afterwards": len(recovered)}
 
 
 def _writers(world: World, acks: AckLog) -> list[Writer]:

@@ -13,7 +13,7 @@ from upwell.device.codec import captured, row_from_capture, row_from_wire
 from upwell.device.file import SyncFile
 from upwell.device.outbox import Outbox, Outgoing
 from upwell.device.schema import Row, Tables
-from upwell.protocol.sync import ServerRow, is_null
+from upwell.protocol.sync import HAS_CHILDREN, ServerRow, is_null
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,8 +80,8 @@ class Settlement:
         """
         found = self._file.connection.execute(
             "SELECT base_payload, base_version FROM _sync_pending WHERE table_name = ? AND pk_uuid = ?"
-            " AND op = 'DELETE' AND attempts > 0 AND base_payload IS NOT NULL",
-            sent.row,
+            " AND op = 'DELETE' AND attempts > 0 AND reason = ? AND base_payload IS NOT NULL",
+            (*sent.row, HAS_CHILDREN),
         ).fetchone()
         if found is None:
             return False

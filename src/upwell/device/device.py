@@ -174,8 +174,16 @@ class Device:
             conflicts=self._file.count("true", "_sync_conflicts"),
             cursor=self._file.cursor(),
             next_change_id=self._file.next_change_id(),
-            last_error=self._last_error,
+            last_error=self._last_error or self._syncer.waiting_for_tables(),
         )
+
+    def retry_refused(self) -> int:
+        """Let the next upload try all quarantined changes again; return how many there are.
+
+        For when what the server refused them for is mended; an edit of the row does it for that row alone.
+        """
+        with self._exchange:
+            return self._syncer.retry_refused()
 
     def close(self) -> None:
         """Sign out and close both connections."""

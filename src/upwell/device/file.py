@@ -8,6 +8,7 @@ import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 from upwell.device.failures import FileRefused, PendingChanges
 
@@ -100,10 +101,13 @@ class SyncFile:
 
     @classmethod
     def open(cls, path: str, source: str | None, new_source: Callable[[], str]) -> "SyncFile":
-        """Open or create; raise `FileRefused` when the file belongs to another source."""
+        """Open or create; raise `FileRefused` when the file can't be used or belongs to another source."""
         file = cls(connect(path, has_foreign_keys=False), new_source)
         try:
             file._prepare(source)
+        except sqlite3.DatabaseError as cause:
+            file.connection.close()
+            raise _refused(path, cause) from cause
         except BaseException:
             file.connection.close()
             raise
@@ -254,8 +258,21 @@ def connect(path: str, *, has_foreign_keys: bool) -> sqlite3.Connection:
     """Open a connection in autocommit, WAL; only `BEGIN` starts a transaction."""
     if path == ":memory:" or not path:
         raise FileRefused("a device needs a file: app and sync use a connection each")
-    connection = sqlite3.connect(path, LOCK_WAIT_S_MAX, isolation_level=None, check_same_thread=False)
-    connection.execute("PRAGMA journal_mode = WAL")
-    # Server rows are written without foreign key actions: a cascade must not delete what the log keeps.
-    connection.execute(f"PRAGMA foreign_keys = {'ON' if has_foreign_keys else 'OFF'}")
+    try:
+        connection = sqlite3.connect(path, LOCK_WAIT_S_MAX, isolation_level=None, check_same_thread=False)
+    except sqlite3.DatabaseError as cause:
+        raise _refused(path, cause) from cause
+    try:
+        connection.execute("PRAGMA journal_mode = WAL")
+        # Server rows are written without foreign key actions: a cascade must not delete what the log keeps.
+        connection.execute(f"PRAGMA foreign_keys = {'ON' if has_foreign_keys else 'OFF'}")
+    except sqlite3.DatabaseError as cause:
+        connection.close()
+        raise _refused(path, cause) from cause
     return connection
+
+
+def _refused(path: str, cause: sqlite3.DatabaseError) -> FileRefused:
+    if not Path(path).absolute().parent.is_dir():
+        return FileRefused(f"the file {path} can't be opened: its directory does not exist")
+    return FileRefused(f"the file {path} can't be used as an SQLite database: {cause}")

@@ -13,7 +13,7 @@ from msgspec import UNSET, Raw
 from upwell.device.codec import JsonObject, decode_object, key_to_wire, payload_to_wire
 from upwell.device.file import SyncFile
 from upwell.device.schema import Tables, literal
-from upwell.protocol.sync import Status, UploadChange
+from upwell.protocol.sync import UNREGISTERED_TABLE, Status, UploadChange
 
 RowKey = tuple[str, str]
 
@@ -137,6 +137,22 @@ class Outbox:
                 " WHERE table_name = ? AND pk_uuid = ?",
                 (reason, detail, is_final, *sent.row),
             )
+
+    def retry_refused(self) -> int:
+        """Queue the quarantined changes again, as new as any other; return how many."""
+        with self._file.transaction() as connection:
+            return connection.execute(
+                "UPDATE _sync_pending SET quarantined = 0, attempts = 0, reason = NULL, detail = NULL"
+                " WHERE quarantined <> 0"
+            ).rowcount
+
+    def unregistered(self) -> list[tuple[str, int]]:
+        """Tables that the server didn't know when they were last tried, and how many changes wait in each."""
+        return self._file.connection.execute(
+            "SELECT table_name, count(*) FROM _sync_pending WHERE reason = ? AND attempts > 0"
+            " GROUP BY table_name ORDER BY table_name",
+            (UNREGISTERED_TABLE,),
+        ).fetchall()
 
     def _number(self) -> None:
         # Only changes that were captured without client info have no id yet.

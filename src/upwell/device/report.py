@@ -20,7 +20,8 @@ class UploadReport:
     """Counts of changes, over all requests of one upload.
 
     `duplicates` (known to the server from an unanswered request) are part of `applied`; `deferred` stay
-    pending and are tried again by the next upload; `invalid` are quarantined until the app edits the row.
+    pending and are tried again by the next upload; `invalid` are quarantined until the app edits the row or
+    calls `retry_refused`, or, when the server doesn't know their table, deferred too.
     """
 
     requests: int = 0
@@ -81,7 +82,10 @@ class PendingChange:
 
 @dataclass(frozen=True, slots=True)
 class DeviceStatus:
-    """Where the file stands; `withheld` server rows and `quarantined` changes need a look by the app."""
+    """Where the file stands; `withheld` server rows and `quarantined` changes need a look by the app.
+
+    `last_error` is why the last exchange failed, or else which tables of pending changes the server lacks.
+    """
 
     user: str
     source: str

@@ -96,6 +96,7 @@ class Syncer:
         report = UploadReport()
         limit, total = self._upload_limit, self._file.pending_count()
         stuck: set[RowKey] = set()
+        unregistered: set[RowKey] = set()
         conflicts: Counter[RowKey] = Counter()
         while batch := self._outbox.outstanding() or self._outbox.freeze(self._capture.tables, limit, stuck):
             response = yield self._upload_request(batch)
@@ -115,6 +116,13 @@ class Syncer:
             stuck |= {
                 s.row for s, status in zip(batch, statuses, strict=True) if status.status not in _SETTLED
             }
+            # Nothing that this upload changes makes the server know a table.
+            unregistered |= {
+                s.row
+                for s, status in zip(batch, statuses, strict=True)
+                if _reason(status)[0] == wire.UNREGISTERED_TABLE
+            }
+            stuck |= unregistered
             stuck |= {row for row, rounds in conflicts.items() if rounds >= CONFLICT_ROUNDS_MAX}
             self._tell("upload", min(report.applied + report.invalid, total), total)
         return self._uploaded(report)
@@ -165,7 +173,20 @@ class Syncer:
                 reason, detail = _reason(status)
                 is_final = reason in _FINAL_REASONS
                 self._outbox.refuse(sent, reason, detail, is_final=is_final)
-                return replace(report, invalid=report.invalid + is_final)
+                is_invalid = is_final or reason == wire.UNREGISTERED_TABLE
+                return replace(report, invalid=report.invalid + is_invalid)
+
+    def retry_refused(self) -> int:
+        """Queue all quarantined changes again; return how many."""
+        return self._outbox.retry_refused()
+
+    def waiting_for_tables(self) -> str | None:
+        """Say which changes wait for tables that the server doesn't know; None if none does."""
+        waiting = self._outbox.unregistered()
+        if not waiting:
+            return None
+        tables = ", ".join(f"{self._schema}.{table} ({count} pending)" for table, count in waiting)
+        return f"the server doesn't know, or doesn't sync, {tables}; each upload tries again"
 
     # --- download
 
@@ -361,7 +382,8 @@ class Syncer:
 
 
 _SETTLED = ("applied", "conflict")
-_FINAL_REASONS = (wire.BAD_PAYLOAD, wire.UNREGISTERED_TABLE, wire.BATCH_TOO_LARGE)
+# A table that the server doesn't know yet may be created later; these stay wrong until the app edits the row.
+_FINAL_REASONS = (wire.BAD_PAYLOAD, wire.BATCH_TOO_LARGE)
 
 
 def _statuses(response: Response, count: int) -> list[wire.Status] | None:

@@ -20,8 +20,8 @@ Int64 = Annotated[int, Meta(ge=-(1 << 63), le=(1 << 63) - 1)]
 
 NULL = Raw(b"null")
 
-# Values of `Invalid.reason`. A device drops or quarantines a change for the last three only (the reference's
-# for BAD_PAYLOAD and UNREGISTERED_TABLE); any other reason means "keep and retry".
+# Values of `Invalid.reason`. A device quarantines a change for BAD_PAYLOAD and BATCH_TOO_LARGE only (the
+# reference's drops it for BAD_PAYLOAD and UNREGISTERED_TABLE); any other reason means "keep and retry".
 FK_MISSING = "fk_missing"
 HAS_CHILDREN = "has_children"
 INVALID_VALUE = "invalid_value"
