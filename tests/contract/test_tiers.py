@@ -9,9 +9,9 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from embedded import Embedded, memory_store
 from upwell.errors import AlreadyExists
 from upwell.testing import DuplicateKey, TableModel
+from upwell.testing.embedded import Embedded, memory_store
 
 KEYS = st.integers(1, 9)
 USERS = st.sampled_from(["ann", "bob"])

@@ -11,13 +11,13 @@ from pathlib import Path
 
 import pytest
 
-from embedded import ROOT, Embedded, answer_rows, principal
 from upwell.engine.commit import Durability
 from upwell.errors import AlreadyExists, ReadOnly
 from upwell.feeds.download import Downloads
 from upwell.session.outcome import Changed, Message, StatementFailed
 from upwell.storage.rocks import RocksStore
 from upwell.testing import wait_until
+from upwell.testing.embedded import ROOT, Embedded, answer_rows, principal
 from upwell.types import SHARED, user_owner
 
 NOTES, OURS = "app.notes", "app.ours"

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from embedded import Embedded, memory_store
 from upwell.errors import ColdFileMissing
 from upwell.testing import FailingFiles, TableModel, each_fault
+from upwell.testing.embedded import Embedded, memory_store
 
 TABLE = "app.notes"
 NEVER = 1_000_000

@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from embedded import Embedded, memory_store
 from upwell.engine import flush as flush_module
 from upwell.engine.flush import Flushed
 from upwell.jobs.queue import JobType
 from upwell.testing import PointActions, TableModel
+from upwell.testing.embedded import Embedded, memory_store
 
 TABLE = "app.notes"
 POINTS = (

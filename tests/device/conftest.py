@@ -3,7 +3,6 @@
 import base64
 import json
 import sqlite3
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -12,11 +11,8 @@ from typing import Any
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parent))
-
-from fake_server import FakeServer, FakeTransport
-
 from upwell.device import Device
+from upwell.testing.sync_server import FakeServer, FakeTransport
 
 SCHEMA = """
 CREATE TABLE users (id TEXT PRIMARY KEY, name TEXT NOT NULL, email TEXT, created_at INTEGER);

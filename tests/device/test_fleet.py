@@ -10,12 +10,12 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from fake_server import FakeServer, FakeTransport
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 
 from upwell.device import Device, Unreachable, client_wins, server_wins
+from upwell.testing.sync_server import FakeServer, FakeTransport
 
 SCHEMA = """
 CREATE TABLE users (id TEXT PRIMARY KEY, name TEXT);

@@ -1,16 +1,11 @@
 """One server for all tests of the SQL wire of a worker, with names of their own for each test."""
 
-import sys
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parent))
-
-from wire import Site, Wire
-
 from upwell.testing import ServerProcess
+from upwell.testing.wire import Site, Wire
 
 
 @pytest.fixture(scope="session")

@@ -12,7 +12,8 @@ from typing import Any
 
 import jwt
 import pytest
-from wire import PASSWORD, SQL, Answer, Site, Wire
+
+from upwell.testing.wire import PASSWORD, SQL, Answer, Site, Wire
 
 INVALID = (401, "INVALID_CREDENTIALS", "Invalid credentials")
 

@@ -7,9 +7,9 @@ import sys
 from collections.abc import Callable
 
 import pytest
-from wire import PASSWORD, Site
 
 from upwell.testing import ReservedPort
+from upwell.testing.wire import PASSWORD, Site
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 

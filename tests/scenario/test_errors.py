@@ -6,7 +6,8 @@ Written from the reference contract, sections 1.3, 1.4, 3.2–3.9, and scenarios
 import re
 
 import pytest
-from wire import SQL, Site, Wire
+
+from upwell.testing.wire import SQL, Site, Wire
 
 INVALID_SQL = "INVALID_SQL"
 FAILED = "SQL_EXECUTION_ERROR"

@@ -6,7 +6,8 @@ Written from the reference contract, sections 3.8, 5.5, 5.6, and scenarios 03, 1
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from wire import Site, Wire, quoted
+
+from upwell.testing.wire import Site, Wire, quoted
 
 ODD_NAMES = (
     "shared",

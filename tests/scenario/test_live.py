@@ -8,11 +8,11 @@ from typing import Any, Self
 import pytest
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import ClientConnection, connect
-from wire import Site, Wire
 
 import upwell.client
 from upwell.client import Change, LiveTable
 from upwell.testing import ServerProcess
+from upwell.testing.wire import Site, Wire
 
 WAIT_S = 20.0
 StartServer = Callable[..., ServerProcess]

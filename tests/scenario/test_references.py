@@ -6,7 +6,8 @@ RESTRICT, CASCADE and SET NULL; within the owner for USER tables; from USER to S
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from wire import Site, Wire
+
+from upwell.testing.wire import Site, Wire
 
 
 @pytest.fixture(params=["hot", "cold"])

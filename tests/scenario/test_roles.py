@@ -4,7 +4,8 @@ Written from the reference contract, sections 3.1, 3.6, 5.5, and scenarios A6–
 """
 
 import pytest
-from wire import Site, Wire
+
+from upwell.testing.wire import Site, Wire
 
 ROLES = ("user", "service", "dba", "system")
 LEVELS = ("public", "private", "restricted", "dba")

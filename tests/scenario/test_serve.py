@@ -12,9 +12,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
-from wire import Site, Wire
 
 from upwell.testing import ReservedPort, ServerProcess, wait_until
+from upwell.testing.wire import Site, Wire
 
 SECRET = "a-secret-of-a-test-with-more-than-32-bytes"
 CHEAP = {"UPWELL_BCRYPT_COST": "4"}

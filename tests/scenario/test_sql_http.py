@@ -8,7 +8,8 @@ import socket
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from wire import SQL, Site, Wire, quoted
+
+from upwell.testing.wire import SQL, Site, Wire, quoted
 
 
 @pytest.fixture

@@ -7,8 +7,9 @@ from collections.abc import Iterator
 
 import jwt
 import pytest
-from sync_world import World, key, now_s, upsert
-from wire import PASSWORD, Site
+
+from upwell.testing.sync_world import World, key, now_s, upsert
+from upwell.testing.wire import PASSWORD, Site
 
 PATHS = [
     ("POST", "/sync/upload"),

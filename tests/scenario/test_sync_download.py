@@ -9,8 +9,9 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from sync_world import Handset, World, delete, key, upsert
-from wire import Site
+
+from upwell.testing.sync_world import Handset, World, delete, key, upsert
+from upwell.testing.wire import Site
 
 A, B, C, D = (key(number) for number in range(1, 5))
 

@@ -9,10 +9,10 @@ from typing import Any
 
 import httpx
 import pytest
-from sync_world import Phone, World, delete, key, upsert
-from wire import Site
 
 from upwell.device import Request, Response, Unreachable, client_wins
+from upwell.testing.sync_world import Phone, World, delete, key, upsert
+from upwell.testing.wire import Site
 
 A, B, C, D = (key(number) for number in range(1, 5))
 Install = Callable[..., Phone]

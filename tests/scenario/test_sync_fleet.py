@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sync_world import Phone, World, key
 
 from upwell.client import ServerError
 from upwell.device import Unreachable, client_wins, server_wins
 from upwell.testing import ServerProcess
+from upwell.testing.sync_world import Phone, World, key
 
 STEPS = 120
 RESTARTS = (40, 80)

@@ -9,11 +9,11 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from sync_world import World, delete, key, upsert
-from wire import Site
 
 from upwell.device import Request, Response
 from upwell.testing import ServerProcess
+from upwell.testing.sync_world import World, delete, key, upsert
+from upwell.testing.wire import Site
 
 A, B, C, D, E = (key(number) for number in range(1, 6))
 

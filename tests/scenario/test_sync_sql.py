@@ -8,8 +8,9 @@ from typing import Any
 
 import msgspec
 import pytest
-from sync_world import World, applied, delete, invalid, key, repeated, upsert
-from wire import Site
+
+from upwell.testing.sync_world import World, applied, delete, invalid, key, repeated, upsert
+from upwell.testing.wire import Site
 
 A, B, C, D = (key(number) for number in range(1, 5))
 

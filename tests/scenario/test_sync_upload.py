@@ -9,10 +9,10 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from sync_world import World, applied, delete, invalid, key, orphan, repeated, upsert
-from wire import Site
 
 from upwell.testing import ServerProcess
+from upwell.testing.sync_world import World, applied, delete, invalid, key, orphan, repeated, upsert
+from upwell.testing.wire import Site
 
 A, B, C, D, E, F = (key(number) for number in range(1, 7))
 

@@ -1,7 +1,12 @@
 """The one test kit: real processes, faults on purpose, an independent reader, models, acknowledged writes.
 
-Law: nothing in it uses the server's own code to judge the server. It needs nothing but the base install;
-`cold` loads pyarrow when it first opens a file.
+Law: nothing that is imported here uses the server's own code to judge the server. It needs nothing but the
+base install; `cold` loads pyarrow when it first opens a file. By their own names there are also
+
+    wire         the SQL wire by hand, for tests written from the contract
+    sync_world   devices that speak the sync wire by hand, and phones whose wire can be disturbed
+    sync_server  a sync server in memory, for tests of the device SDK
+    embedded     a whole engine inside the test's process (needs the server's libraries)
 """
 
 from upwell.testing import cold

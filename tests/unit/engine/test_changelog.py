@@ -5,10 +5,10 @@ from dataclasses import replace
 import msgspec
 import pytest
 
-from embedded import Embedded
 from upwell.engine.changelog import Changelog
 from upwell.engine.view import View
 from upwell.storage.hot import Change
+from upwell.testing.embedded import Embedded
 from upwell.types import user_owner
 
 ANN, BOB = user_owner("ann"), user_owner("bob")

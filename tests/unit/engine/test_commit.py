@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator
 import msgspec
 import pytest
 
-from embedded import Embedded
 from upwell.clock import ManualClock
 from upwell.effects import NoPoints
 from upwell.engine.commit import Committer, ManifestInForce, decode_manifest_record, partition_name
@@ -24,6 +23,7 @@ from upwell.storage.hot import (
     RowWrite,
 )
 from upwell.storage.memory import MemoryStore
+from upwell.testing.embedded import Embedded
 from upwell.types import SHARED, Op, TableId
 
 replace = msgspec.structs.replace

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from embedded import Embedded, memory_store
 from upwell.engine.flush import Flushed
 from upwell.errors import ColdFileMissing, TableNotFound
 from upwell.jobs.queue import Job, JobType
 from upwell.storage.hot import Kind
 from upwell.testing import PointActions, cold
+from upwell.testing.embedded import Embedded, memory_store
 from upwell.types import SHARED, Owner, user_owner
 
 ANN, BOB = user_owner("ann"), user_owner("bob")

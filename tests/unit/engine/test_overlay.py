@@ -2,9 +2,9 @@
 
 import threading
 
-from embedded import Embedded
 from upwell.engine.overlay import PARTITION_BYTES, HotRows, Overlay
 from upwell.engine.view import View
+from upwell.testing.embedded import Embedded
 from upwell.types import SHARED, user_owner
 
 ANN = user_owner("ann")

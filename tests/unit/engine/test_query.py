@@ -3,9 +3,9 @@
 import pyarrow as pa
 import pytest
 
-from embedded import Embedded
 from upwell.engine.query import Resolve, Source
 from upwell.errors import InvalidSql, PermissionDenied, QueryFailure, TableNotFound, UpwellError
+from upwell.testing.embedded import Embedded
 from upwell.types import SHARED, user_owner
 
 

@@ -4,11 +4,11 @@ from collections.abc import Sequence
 
 import pytest
 
-from embedded import Embedded
 from upwell.engine.catalog import Reference, Table
 from upwell.engine.query import QueryEngine, Resolve
 from upwell.engine.references import Children
 from upwell.engine.view import View
+from upwell.testing.embedded import Embedded
 from upwell.types import Key, user_owner
 
 ANN = user_owner("ann")

@@ -2,10 +2,10 @@
 
 import pytest
 
-from embedded import Embedded
 from upwell.engine.commit import partition_name
 from upwell.engine.rows import Found, Rows, WouldBlock
 from upwell.storage.hot import NO_SEQ, Kind, NoChangeAfter, RecordIs, RowIs
+from upwell.testing.embedded import Embedded
 from upwell.types import SHARED, Key, user_owner
 
 

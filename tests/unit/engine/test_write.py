@@ -9,10 +9,10 @@ from contextlib import suppress
 
 import pytest
 
-from embedded import ROOT, Embedded
 from upwell.engine.write import ROW_BYTES_MAX, ChildrenLeft, Origin, ParentMissing, Write
 from upwell.errors import AlreadyExists, ConstraintViolation, QueryFailure
 from upwell.storage.hot import Change, ExpectationFailed
+from upwell.testing.embedded import ROOT, Embedded
 from upwell.types import SHARED, Key, Owner, user_owner
 
 ANN = user_owner("ann")

@@ -1,15 +1,12 @@
-"""These tests open whole engines in memory: `embedded` lies in the root of the tests."""
+"""Whole engines in memory."""
 
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parents[2]))
-
-from embedded import Embedded, memory_store
 from upwell.testing import FailingFiles, PointActions
+from upwell.testing.embedded import Embedded, memory_store
 
 NEVER = 1_000_000
 

@@ -2,13 +2,13 @@
 
 import pytest
 
-from embedded import Embedded
 from upwell.engine.cleanup import READERS_POLLS_MAX, Cleanup
 from upwell.errors import InvalidOperation
 from upwell.jobs.kinds import Done
 from upwell.jobs.queue import Job, JobType
 from upwell.storage.hot import Kind
 from upwell.testing import PointActions
+from upwell.testing.embedded import Embedded
 from upwell.types import SHARED
 
 

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from embedded import Embedded
 from upwell.errors import ReadOnly
 from upwell.jobs.queue import OPEN, RETRIES_MAX, Job, JobQueue, JobType, Status, load_jobs
+from upwell.testing.embedded import Embedded
 
 
 def submit(db: Embedded, key: str = "flush-t") -> Job:

@@ -5,12 +5,12 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from embedded import Embedded
 from upwell.jobs import runner as runner_module
 from upwell.jobs.kinds import Done, Kinds
 from upwell.jobs.queue import OPEN, RETRIES_MAX, Job, JobQueue, JobType, Status, load_jobs
 from upwell.jobs.runner import JobRunner
 from upwell.testing import FailingFiles
+from upwell.testing.embedded import Embedded
 
 
 @pytest.fixture(autouse=True)

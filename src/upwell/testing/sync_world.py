@@ -13,11 +13,11 @@ from typing import Any, Self
 
 import httpx
 import jwt
-from wire import PASSWORD, Wire
 
 from upwell.client import Client, connect
 from upwell.device import Device, HttpTransport, Request, Response, Unreachable
 from upwell.testing import ServerProcess, wait_until
+from upwell.testing.wire import PASSWORD, Wire
 
 Json = dict[str, Any]
 JOB_S_MAX = 30.0
@@ -256,6 +256,7 @@ class World:
             return found if found["status"] in ("completed", "failed", "cancelled", "skipped") else None
 
         found = wait_until(ended, timeout_s=JOB_S_MAX, what=f"job {job}")
+        assert found is not None, "the wait returns what is true"
         assert found["status"] in ("completed", "skipped"), found
 
 
