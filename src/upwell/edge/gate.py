@@ -1,7 +1,7 @@
 """The gate: the ASGI application that uvicorn calls; hot routes by a dictionary, the rest by Starlette.
 
 Law: the last catch is here: what is no domain error is logged with its traceback and answered without
-one.
+one. A hot path that is asked with another method gets 405.
 """
 
 import logging

@@ -92,10 +92,6 @@ class Rows:
         number = decode_manifest_record(reader.find_record(Kind.MANIFEST, name)).number
         return self._open(table, owner, number) if number else None
 
-    def is_cold(self, reader: HotReader, table: Table, owner: Owner) -> bool:
-        """Whether some of the partition's rows may lie in segments; touches no file."""
-        return self.manifest_record(reader, table, owner) is not None
-
     def scan(
         self, reader: HotReader, table: Table, owner: Owner, after: Key | None = None
     ) -> Iterator[Version]:

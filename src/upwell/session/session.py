@@ -275,7 +275,7 @@ class _Run:
 
     def _cold_rows(self, view: View, source: Source) -> int:
         partition = self._engine.rows.cold_partition(view.hot, source.table, source.owner)
-        return 0 if partition is None else sum(each.live_count for each in partition.manifest.segments)
+        return 0 if partition is None else partition.row_count_max
 
     def _resolver(self, view: View, *, is_open: bool = False) -> Resolve:
         return partial(_resolve, view, self._principal, is_open)

@@ -45,11 +45,6 @@ class ColdPartition:
         self._filters: dict[str, KeyFilter] = {}
 
     @property
-    def segment_paths(self) -> list[Path]:
-        """The files in force, in the manifest's order."""
-        return [self.files.path(segment.path) for segment in self.manifest.segments]
-
-    @property
     def row_count_max(self) -> int:
         """An upper bound of the live rows; exact if there is at most one segment and nothing is hidden."""
         return sum(segment.live_count for segment in self.manifest.segments)

@@ -50,7 +50,7 @@ def test_nothing_is_asked_of_files_on_the_loop(db: Embedded) -> None:
 
 def test_a_partition_that_was_never_flushed_needs_no_file(db: Embedded) -> None:
     assert find(db, 1, may_block=False) == Found(None, NO_SEQ, None)
-    assert not db.rows_by_key.is_cold(db.view.hot, db.table("app.ours"), SHARED)
+    assert db.rows_by_key.cold_partition(db.view.hot, db.table("app.ours"), SHARED) is None
 
 
 def test_an_answer_names_what_it_relied_on(db: Embedded) -> None:

@@ -135,7 +135,7 @@ def test_find_and_scan_are_those_of_a_dict(
 def test_an_empty_partition_has_nothing(tier: Tier) -> None:
     cold = tier.open()
     cold.check()
-    assert (cold.find(1), list(cold.scan()), cold.segment_paths) == (None, [], [])
+    assert (cold.find(1), list(cold.scan()), cold.manifest.segments) == (None, [], ())
     assert (cold.hidden, cold.row_count_max) == (frozenset(), 0)
 
 
@@ -143,8 +143,7 @@ def test_what_a_partition_says_of_itself(tier: Tier) -> None:
     tier.flush([live(1, 10), live(2, 11)])
     tier.flush([live(1, 12), gone(2, 13)], hidden=[10, 11])
     cold = tier.open()
-    directory = tier.store.root / "app" / "todo" / "alice"
-    assert cold.segment_paths == [directory / "batch-7-0.parquet", directory / "batch-7-1.parquet"]
+    assert [each.path for each in cold.manifest.segments] == ["batch-7-0.parquet", "batch-7-1.parquet"]
     assert cold.hidden == {10, 11}
     assert cold.row_count_max == 3
     assert audit(tier.store.root) == []
