@@ -41,6 +41,7 @@ from upwell.engine.schema import Schema
 from upwell.errors import StartRefused
 from upwell.feeds.cursor import Growth
 from upwell.feeds.download import Downloads
+from upwell.feeds.hydrate import Hydrations
 from upwell.feeds.live import LiveFeed
 from upwell.feeds.upload import UploadLimits, Uploads
 from upwell.ids import Snowflakes
@@ -170,9 +171,11 @@ async def _serve(parts: Parts) -> None:
             engine.defaults,
             UploadLimits(config.upload_changes_max, config.upload_payload_bytes_max),
         )
+        stream_id = _stream_id(committer)
         endpoints = DeviceEndpoints(
             uploads,
-            Downloads(committer, engine.rows, stream_id=_stream_id(committer)),
+            Downloads(committer, stream_id=stream_id),
+            Hydrations(committer, engine.rows, stream_id=stream_id),
             parts.authenticator,
             publication,
             devices,

@@ -46,6 +46,9 @@ class Config:
     statement_timeout_s: float = 60.0  # seconds that one statement may take
     upload_changes_max: int = 10_000  # changes in one upload of a device
     upload_payload_bytes_max: int = 1024 * 1024  # bytes of one change's payload
+    dev: bool = False  # development only: POST /dummy-signin gives a device token to whoever asks
+    log_retention_hours: int = 24 * 30  # hours that changes stay in the log; devices away longer start anew
+    log_trim_interval_s: float = 3_600.0  # seconds between two trims of the log
     ws_auth_timeout_s: float = 3.0  # seconds until a new socket must have authenticated
     ws_client_timeout_s: float = 10.0  # seconds of silence until a socket is closed
     ws_subscriptions_max: int = 100  # live queries of one socket
@@ -64,6 +67,10 @@ class Config:
             )
         if len(self.root_password.encode()) > PASSWORD_BYTES_MAX:
             raise StartRefused(f"root_password has more than {PASSWORD_BYTES_MAX} bytes")
+        if self.host not in LOOPBACK_HOSTS and self.dev:
+            raise StartRefused(
+                f"refusing to listen on {self.host} with dev: anybody could sign in as anybody"
+            )
         if self.host not in LOOPBACK_HOSTS and not self.root_password:
             raise StartRefused(
                 f"refusing to listen on {self.host} without a root password; set UPWELL_ROOT_PASSWORD"
@@ -100,6 +107,8 @@ _BOUNDS = {
     "statement_timeout_s": (0.001, _SECONDS_MAX),
     "upload_changes_max": (1, _COUNT_MAX),
     "upload_payload_bytes_max": (1, _BYTES_MAX),
+    "log_retention_hours": (1, _HOURS_MAX),
+    "log_trim_interval_s": (0.1, _SECONDS_MAX),
     "ws_auth_timeout_s": (0.001, _SECONDS_MAX),
     "ws_client_timeout_s": (0.001, _SECONDS_MAX),
     "ws_subscriptions_max": (1, _COUNT_MAX),

@@ -112,7 +112,7 @@ async def seen(db: Embedded) -> dict[str, object]:
     notes = db.table(NOTES)
     tail = db.committer.changelog.tail(view, after=0)
     assert tail is not None, "the store was empty when it was opened"
-    downloads = Downloads(db.committer, db.rows_by_key, stream_id="s")
+    downloads = Downloads(db.committer, stream_id="s")
     page = await asyncio.to_thread(
         downloads.download, ROOT, "phone", after=0, until=0, limit=100, schema=None, include_self=True
     )

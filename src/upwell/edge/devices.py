@@ -16,6 +16,7 @@ from upwell.edge.http import Receive, Scope, Send, header, read_body, respond
 from upwell.engine.view import Publication
 from upwell.errors import AuthenticationFailed, InvalidInput, ReadOnly, SeqTrimmed, TooLarge, UpwellError
 from upwell.feeds.download import Downloads
+from upwell.feeds.hydrate import Hydrations
 from upwell.feeds.upload import Uploads
 from upwell.protocol import sync
 from upwell.session.auth import Authenticator
@@ -41,6 +42,7 @@ class DeviceEndpoints:
         self,
         uploads: Uploads,
         downloads: Downloads,
+        hydrations: Hydrations,
         authenticator: Authenticator,
         publication: Publication,
         threads: Executor,
@@ -50,6 +52,7 @@ class DeviceEndpoints:
     ) -> None:
         self._uploads = uploads
         self._downloads = downloads
+        self._hydrations = hydrations
         self._authenticator = authenticator
         self._publication = publication
         self._threads = threads
@@ -101,7 +104,7 @@ class DeviceEndpoints:
                 )
             case sync.HYDRATE_PATH:
                 call = partial(
-                    self._downloads.hydrate,
+                    self._hydrations.hydrate,
                     device.user,
                     device.device,
                     cursor=query.get("cursor", [""])[0] or None,

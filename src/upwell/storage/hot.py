@@ -34,6 +34,10 @@ class Kind(Enum):
     RECEIPT = "receipt"
     SOURCE = "source"
     JOB = "job"
+    DEVICE = "device"
+    CONFLICT = "conflict"
+    DEAD_LETTER = "dead_letter"
+    FLOOR = "floor"
 
 
 class Version(msgspec.Struct, frozen=True, array_like=True, gc=False):
