@@ -25,6 +25,7 @@ from upwell.storage.hot import (
     RecordWrite,
     RowIs,
     RowWrite,
+    Trim,
     Version,
 )
 from upwell.storage.memory import MemoryStore
@@ -336,6 +337,38 @@ def test_a_forgotten_table_is_gone_and_the_owner_keeps_the_rest(store: HotStore)
     assert [(change.counter, change.key) for change in changes] == [(1, "a"), (3, "b")]
     assert (store.owner_counter(ANN), store.last_seq, keys(store)) == (3, seq, ["a", "b"])
     assert write(store, put("c")).changes[0].counter == 4
+
+
+def test_trimmed_entries_are_gone_from_each_log_and_counters_go_on(store: HotStore) -> None:
+    shared = put("s", owner=SHARED)
+    changes = write(store, put("a"), put(1, table=TASKS), put("b"), put("x", owner=BOB), shared).changes
+    _, before = store.snapshot()
+    gone = [changes[0], changes[1], changes[4]]
+    store.apply(Batch(trims=[Trim(TableId(c.table), c.seq, Owner(c.owner), c.counter) for c in gone]))
+    assert (logged(store, NOTES, None), logged(store, NOTES, ANN)) == (["b", "x"], ["b"])
+    assert (logged(store, TASKS, None), logged(store, NOTES, SHARED)) == ([], [])
+    assert [change.counter for change in store.read_owner_log(ANN, 0, None, 9)] == [3]
+    assert (keys(store), keys(store, TASKS), keys(store, owner=SHARED)) == (["a", "b"], [1], ["s"])
+    assert logged(before, NOTES, None) == ["a", "b", "x", "s"]
+    assert [change.counter for change in before.read_owner_log(ANN, 0, None, 9)] == [1, 2, 3]
+    rest = store.read_owner_log(ANN, 0, None, 9)
+    store.apply(Batch(trims=[Trim(NOTES, c.seq, ANN, c.counter) for c in rest]))
+    assert store.read_owner_log(ANN, 0, None, 9) == []
+    assert store.owner_counter(ANN) == 3
+    assert write(store, put("c")).changes[0].counter == 4
+
+
+def test_a_new_epoch_begins_above_all_counters_of_the_old_one(store: HotStore) -> None:
+    first = write(store, put("a"), put("b", owner=BOB))
+    assert store.epoch == 0
+    store.raise_epoch()
+    assert store.epoch == 1
+    then = write(store, put("c"), put("d")).changes
+    assert [change.counter for change in then] == [2**32 + 1, 2**32 + 2]
+    assert store.owner_counter(BOB) == 1
+    assert [change.key for change in store.read_owner_log(ANN, 1, None, 9)] == ["c", "d"]
+    for after, expected in ((0, "acd"), (first.seq, "cd"), (then[0].seq, "d")):
+        assert [change.key for change in store.read_log(NOTES, ANN, after, None, 9)] == list(expected)
 
 
 def test_a_checkpoint_is_a_whole_store(store: HotStore, kind_of_store: str, tmp_path: Path) -> None:

@@ -28,6 +28,7 @@ from upwell.storage.hot import (
     RecordWrite,
     RowIs,
     RowWrite,
+    Trim,
     Version,
 )
 from upwell.storage.memory import MemoryStore
@@ -54,6 +55,9 @@ class Model:
     changes: list[Change] = field(default_factory=list)
     counters: dict[Owner, int] = field(default_factory=dict)
     records: dict[tuple[Kind, str], bytes] = field(default_factory=dict)
+    trimmed: set[int] = field(default_factory=set)
+    floors: dict[Owner, int] = field(default_factory=dict)
+    epoch: int = 0
 
     def seq_of(self, place: Place) -> int:
         return self.rows[place].seq if place in self.rows else NO_SEQ
@@ -74,7 +78,8 @@ class Model:
     def _write(self, row: RowWrite, seq: int, last: bool) -> Change:
         counter = 0
         if row.owner != SHARED:
-            counter = self.counters[row.owner] = self.counters.get(row.owner, 0) + 1
+            counter = max(self.counters.get(row.owner, 0), self.epoch * 2**32) + 1
+            self.counters[row.owner] = counter
         self.rows[row.table, row.owner, row.key] = Version(row.key, seq, row.count, 1, row.after)
         change = Change(
             seq,
@@ -119,13 +124,22 @@ class Model:
         self, table: TableId, owner: Owner | None, after: int, until: int | None, limit: int
     ) -> list[Change]:
         in_reach = [c for c in self.changes if after < c.seq <= (until or 1 << 63)]
-        return [c for c in in_reach if c.table == table and owner in (None, c.owner)][:limit]
+        kept = [c for c in in_reach if c.seq not in self.trimmed]
+        if owner not in (None, SHARED):
+            kept = [c for c in kept if c.counter > self.floors.get(c.owner, 0)]
+        return [c for c in kept if c.table == table and owner in (None, c.owner)][:limit]
 
     def owner_log(self, owner: Owner, after: int, until: int | None, limit: int) -> list[Change]:
         if owner == SHARED:
             return []
-        last = 1 << 63 if until is None else until
+        last, after = 1 << 63 if until is None else until, max(after, self.floors.get(owner, 0))
         return [c for c in self.changes if c.owner == owner and after < c.counter <= last][:limit]
+
+    def trim(self, change: Change) -> None:
+        self.trimmed.add(change.seq)
+        if change.owner != SHARED:
+            owner = Owner(change.owner)
+            self.floors[owner] = max(change.counter, self.floors.get(owner, 0))
 
 
 def dump(reader: HotReader) -> Dump:
@@ -269,7 +283,8 @@ class HotStores(RuleBasedStateMachine):
         table, owner, _ = place
         seqs = st.sampled_from([0, *(c.seq for c in self.model.changes), self.model.seq])
         after, until = data.draw(seqs), data.draw(st.none() | seqs.filter(bool))
-        counters = data.draw(st.integers(0, 4)), data.draw(st.none() | st.integers(0, 9))
+        counter = st.integers(0, 9) | st.sampled_from([0, *(c.counter for c in self.model.changes)])
+        counters = data.draw(counter), data.draw(st.none() | counter)
         for store in self.stores():
             for of in (None, owner):
                 expected = self.model.log(table, of, after, until, limit)
@@ -297,6 +312,24 @@ class HotStores(RuleBasedStateMachine):
         self.rocks.close()
         self.rocks = RocksStore(self.directory / "hot", clock=self.clock)
         self.read_newest()
+
+    @precondition(lambda self: self.model.changes)
+    @rule(data=st.data(), count=st.integers(1, 3))
+    def trim(self, data: st.DataObject, count: int) -> None:
+        """Entries go, with what their owner has before them; some may be gone already."""
+        start = data.draw(st.integers(0, len(self.model.changes) - 1))
+        gone = self.model.changes[start : start + count]
+        trims = [Trim(TableId(c.table), c.seq, Owner(c.owner), c.counter) for c in gone]
+        self.commit_everywhere(Batch(trims=trims))
+        for change in gone:
+            self.model.trim(change)
+
+    @rule()
+    def raise_epoch(self) -> None:
+        self.model.epoch += 1
+        for store in self.stores():
+            store.raise_epoch()
+            assert store.epoch == self.model.epoch
 
     @precondition(lambda self: not self.forgotten)
     @rule()

@@ -19,6 +19,9 @@ from upwell.errors import UpwellError
 from upwell.ids import Seq
 from upwell.types import Key, Op, Owner, Row, TableId
 
+EPOCH_SHIFT = 32
+"""An owner's counter is epoch · 2³² + n."""
+
 NO_SEQ = Seq(0)
 """The seq of a key that the hot store has never seen (or has handed to the cold tier and dropped)."""
 
@@ -150,6 +153,16 @@ class Drop:
     seq: int
 
 
+@dataclass(frozen=True, slots=True)
+class Trim:
+    """Forget one entry of the log, and with it what the owner's own log has up to its counter."""
+
+    table: TableId
+    seq: int
+    owner: Owner
+    counter: int
+
+
 @dataclass(slots=True)
 class Batch:
     """What one commit writes, and what must still be true for it."""
@@ -158,6 +171,7 @@ class Batch:
     records: list[RecordWrite] = field(default_factory=list)
     expectations: list[Expectation] = field(default_factory=list)
     drops: list[Drop] = field(default_factory=list)
+    trims: list[Trim] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,6 +226,15 @@ class HotStore(HotReader, Protocol):
     @property
     def last_seq(self) -> Seq:
         """The end of the newest commit."""
+        ...
+
+    @property
+    def epoch(self) -> int:
+        """The number of the store's history: counters that are allotted now begin above epoch · 2³²."""
+        ...
+
+    def raise_epoch(self) -> None:
+        """Begin a new history: cursors of the one before may be ahead of what is stored. Durable."""
         ...
 
     def apply(self, batch: Batch) -> Applied:

@@ -6,7 +6,7 @@ lists of changes only grow and are read up to the snapshot's seq.
 
 import threading
 from bisect import bisect_right
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from operator import attrgetter, itemgetter
 from pathlib import Path
@@ -16,8 +16,18 @@ import msgspec
 from upwell.clock import Clock
 from upwell.effects import Files, OsFiles
 from upwell.ids import Seq, Snowflakes
-from upwell.storage.hot import Applied, Batch, Change, HotReader, Kind, RecordWrite, Version
-from upwell.storage.order import Allotted, allot, due_drops, verify, version
+from upwell.storage.hot import (
+    EPOCH_SHIFT,
+    Applied,
+    Batch,
+    Change,
+    HotReader,
+    Kind,
+    RecordWrite,
+    Trim,
+    Version,
+)
+from upwell.storage.order import Allotted, allot, due_drops, newest_trims, verify, version
 from upwell.types import Key, Owner, TableId, owner_user
 
 CHECKPOINT_FILE = "memory.msgpack"
@@ -38,6 +48,8 @@ class _State:
     owner_logs: dict[Owner, list[Change]] = field(default_factory=dict)
     counters: dict[Owner, int] = field(default_factory=dict)
     forgotten: frozenset[TableId] = frozenset()
+    epoch: int = 0
+    floors: dict[Owner, int] = field(default_factory=dict)
 
     def copied(self) -> "_State":
         """Return a state of its own that shares the partitions, the kinds and the lists."""
@@ -49,6 +61,8 @@ class _State:
             dict(self.owner_logs),
             dict(self.counters),
             self.forgotten,
+            self.epoch,
+            dict(self.floors),
         )
 
 
@@ -139,12 +153,22 @@ class MemoryStore(MemoryReader):
     def last_seq(self) -> Seq:
         return Seq(self._state.seq)
 
+    @property
+    def epoch(self) -> int:
+        return self._state.epoch
+
+    def raise_epoch(self) -> None:
+        with self._lock:
+            self._unshare()
+            self._state.epoch += 1
+
     def apply(self, batch: Batch) -> Applied:
         with self._lock:
             verify(batch, self)
-            allotted = allot(batch, self._seqs, self.owner_counter)
+            allotted = allot(batch, self._seqs, self._counter_before_next)
             drops = due_drops(batch, self)
             self._unshare()
+            self._trim(batch.trims)
             for drop in drops:
                 del self._rows_of(drop.table, drop.owner)[drop.key]
             self._keep(batch, allotted)
@@ -179,6 +203,18 @@ class MemoryStore(MemoryReader):
 
     def close(self) -> None:
         """Do nothing: there is nothing to release."""
+
+    def _counter_before_next(self, owner: Owner) -> int:
+        return max(self.owner_counter(owner), self._state.epoch << EPOCH_SHIFT)
+
+    def _trim(self, trims: Sequence[Trim]) -> None:
+        """Put shorter lists in the place of those that snapshots share."""
+        state, gone = self._state, {trim.seq for trim in trims}
+        for table in {trim.table for trim in trims}:
+            state.logs[table] = [change for change in state.logs.get(table, []) if change.seq not in gone]
+        for owner, counter in newest_trims(trims).items():
+            state.floors[owner] = max(counter, state.floors.get(owner, 0))
+            _cut(state, owner)
 
     def _unshare(self) -> None:
         if self._is_shared:
@@ -222,22 +258,33 @@ class _Saved(msgspec.Struct, array_like=True):
     records: dict[Kind, dict[str, bytes]]
     changes: list[Change]
     counters: dict[Owner, int]
+    epoch: int = 0
+    floors: dict[Owner, int] = {}
 
 
 def _save(state: _State) -> bytes:
     rows = [(table, owner, list(rows.values())) for (table, owner), rows in state.rows.items()]
     changes = sorted((change for log in state.logs.values() for change in log), key=_by_seq)
-    return msgspec.msgpack.encode(_Saved(state.seq, rows, state.records, changes, state.counters))
+    saved = _Saved(state.seq, rows, state.records, changes, state.counters, state.epoch, state.floors)
+    return msgspec.msgpack.encode(saved)
 
 
 def _load(data: bytes) -> _State:
     saved = msgspec.msgpack.decode(data, type=_Saved)
     state = _State(saved.seq, records=saved.records, counters=saved.counters)
+    state.epoch, state.floors = saved.epoch, saved.floors
     for table, owner, versions in saved.rows:
         state.rows[table, owner] = {row.key: row for row in versions}
     for change in saved.changes:
         _append(state, change)
+    for owner in state.floors:
+        _cut(state, owner)
     return state
+
+
+def _cut(state: _State, owner: Owner) -> None:
+    floor = state.floors[owner]
+    state.owner_logs[owner] = [c for c in state.owner_logs.get(owner, []) if c.counter > floor]
 
 
 def _append(state: _State, change: Change) -> None:

@@ -4,7 +4,7 @@ Law: a batch is verified as a whole before anything of it is allotted; seqs rise
 batch's rows, an owner's counters are dense, and exactly the last change of a commit is marked.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from upwell.ids import Seq, Snowflakes
@@ -20,6 +20,7 @@ from upwell.storage.hot import (
     RecordIs,
     RowIs,
     RowWrite,
+    Trim,
     Version,
     unmet,
 )
@@ -67,6 +68,15 @@ def due_drops(batch: Batch, reader: HotReader) -> list[Drop]:
         for drop in batch.drops
         if _hot_seq(reader, drop.table, drop.owner, drop.key) == drop.seq != NO_SEQ
     ]
+
+
+def newest_trims(trims: Iterable[Trim]) -> dict[Owner, int]:
+    """Return, for each user whose log is trimmed, the counter up to which it is."""
+    newest: dict[Owner, int] = {}
+    for trim in trims:
+        if owner_user(trim.owner) is not None:
+            newest[trim.owner] = max(trim.counter, newest.get(trim.owner, NO_COUNTER))
+    return newest
 
 
 def version(write: RowWrite, seq: int) -> Version:

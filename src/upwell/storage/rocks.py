@@ -6,7 +6,7 @@ write-ahead log that covers it. After a write or a sync that failed, nothing is 
 
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from weakref import WeakSet
 
@@ -18,8 +18,8 @@ from upwell.effects import Files, NoPoints, OsFiles, Points
 from upwell.errors import ReadOnly, StartRefused
 from upwell.ids import Seq, Snowflakes
 from upwell.storage import rocks_keys
-from upwell.storage.hot import Applied, Batch, HotReader, Kind
-from upwell.storage.order import Allotted, allot, due_drops, verify, version
+from upwell.storage.hot import EPOCH_SHIFT, Applied, Batch, HotReader, Kind, Trim
+from upwell.storage.order import Allotted, allot, due_drops, newest_trims, verify, version
 from upwell.storage.rocks_read import Moment, RocksReader
 from upwell.types import Owner, TableId, owner_user
 
@@ -74,6 +74,8 @@ class RocksStore(RocksReader):
         except StartRefused:
             self.close()
             raise
+        epoch = self._get(rocks_keys.META_EPOCH)
+        self._epoch = 0 if epoch is None else rocks_keys.number(epoch)
         high_water = self._get(rocks_keys.META_HIGH_WATER)
         self._last_seq = Seq(0 if high_water is None else rocks_keys.number(high_water))
         self._seqs = Snowflakes(clock, worker=worker, after=self._last_seq)
@@ -82,11 +84,24 @@ class RocksStore(RocksReader):
     def last_seq(self) -> Seq:
         return self._last_seq
 
+    @property
+    def epoch(self) -> int:
+        return self._epoch
+
+    def raise_epoch(self) -> None:
+        batch = WriteBatch(raw_mode=True)
+        batch.put(rocks_keys.META_EPOCH, rocks_keys.number_bytes(self._epoch + 1))
+        with self._lock:
+            self._refuse_if_failed()
+            self._write(batch)
+            self._epoch += 1
+        self.sync()
+
     def apply(self, batch: Batch) -> Applied:
         with self._lock:
             self._refuse_if_failed()
             verify(batch, self)
-            allotted = allot(batch, self._seqs, self.owner_counter)
+            allotted = allot(batch, self._seqs, self._counter_before_next)
             self._write(self._bytes(batch, allotted))
             self._last_seq = allotted.seq
             self._remember(batch, allotted)
@@ -137,6 +152,9 @@ class RocksStore(RocksReader):
             counter = self._counters.get(owner)
         return super().owner_counter(owner) if counter is None else counter
 
+    def _counter_before_next(self, owner: Owner) -> int:
+        return max(self.owner_counter(owner), self._epoch << EPOCH_SHIFT)
+
     def _open_db(self) -> Rdict:
         assert self._db is not None, CLOSED
         return self._db
@@ -168,6 +186,7 @@ class RocksStore(RocksReader):
         out = WriteBatch(raw_mode=True)
         for drop in due_drops(batch, self):
             out.delete(rocks_keys.row(drop.table, drop.owner, drop.key))
+        self._trim(out, batch.trims)
         for write, change in zip(batch.rows, allotted.changes, strict=True):
             row = rocks_keys.row(write.table, write.owner, write.key)
             out.put(row, _encode(version(write, change.seq)))
@@ -187,6 +206,14 @@ class RocksStore(RocksReader):
             out.put(rocks_keys.counter(owner), rocks_keys.number_bytes(counter))
         out.put(rocks_keys.META_HIGH_WATER, rocks_keys.number_bytes(allotted.seq))
         return out
+
+    def _trim(self, out: WriteBatch, trims: Sequence[Trim]) -> None:
+        for trim in trims:
+            out.delete(rocks_keys.log(trim.table, trim.seq))
+        for owner, counter in newest_trims(trims).items():
+            start, stop = rocks_keys.owner_log_begin(owner), rocks_keys.owner_log(owner, counter + 1)
+            for pointer, _ in self._now().between(start, stop):
+                out.delete(pointer)
 
     def _put_fence(self, out: WriteBatch, partition: tuple[TableId, Owner]) -> None:
         if partition not in self._fenced:

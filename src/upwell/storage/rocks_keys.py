@@ -6,7 +6,7 @@
     O owner 0 counter(8)        → table(4) seq(8), a pointer into the log; users only
     N owner                     → counter(8)    of the owner's newest change; users only
     C kind 0 name               → the record    (and `C kind 0 FF`, its fence)
-    M name                      → format version, high water of the seqs
+    M name                      → format version, high water of the seqs, epoch
 
 Law: bytes compare as the values do: owners and texts by code point, integers and floats by size.
 The fences are there because an iterator which runs past the last row of a partition would otherwise
@@ -21,6 +21,7 @@ from upwell.types import Key, Owner, TableId
 
 META_FORMAT = b"Mformat"
 META_HIGH_WATER = b"Mhigh"
+META_EPOCH = b"Mepoch"
 FENCE = b"\xff"
 FENCE_VALUE = b""
 OWNERS_CACHED_MAX = 8192
@@ -70,6 +71,11 @@ def log_table(table: int) -> bytes:
 
 def owner_log(owner: Owner, counter: int) -> bytes:
     return b"O" + owner_bytes(owner) + _NUMBER.pack(counter)
+
+
+def owner_log_begin(owner: Owner) -> bytes:
+    """Return what an owner's log begins with."""
+    return b"O" + owner_bytes(owner)
 
 
 def counter_of_key(key: bytes) -> int:

@@ -152,16 +152,21 @@ def _partition_changes(
 
 
 def _first_counter(moment: Moment, owner: Owner, after: int) -> int:
-    """Return the counter of the owner's first change with a seq above `after` (counters are dense)."""
-    oldest_key = moment.first(rocks_keys.owner_log(owner, 0))
+    """Return a counter with all of the owner's changes after seq `after` at or above it, and none below.
+
+    Counters are dense but for the gap that a new epoch makes.
+    """
+    begin = rocks_keys.owner_log_begin(owner)
+    oldest_key = moment.first(begin)
     newest_value = moment.get(rocks_keys.counter(owner))
-    if oldest_key is None or newest_value is None:
+    if oldest_key is None or not oldest_key.startswith(begin) or newest_value is None:
         return 0
 
     def seq_of(counter: int) -> int:
-        pointer = moment.get(rocks_keys.owner_log(owner, counter))
-        assert pointer is not None, "an owner's counters are dense"
-        return rocks_keys.pointer(pointer)[1]
+        """The seq of the first change at or above `counter`."""
+        key = moment.first(rocks_keys.owner_log(owner, counter))
+        pointer = moment.get(key) if key is not None and key.startswith(begin) else None
+        return SEQ_MAX if pointer is None else rocks_keys.pointer(pointer)[1]
 
     oldest, newest = rocks_keys.counter_of_key(oldest_key), rocks_keys.number(newest_value)
     low, high, back = newest, newest + 1, 1
