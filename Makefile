@@ -62,7 +62,7 @@ fmt: setup  ## Format, and fix what lint can fix
 	$(BIN)/ruff format .
 
 bench: setup  ## Measure a running server over HTTP
-	@$(BIN)/python benchmarks/http.py $(ARGS)
+	@$(BIN)/python benchmarks/sql.py $(ARGS)
 
 serve: setup  ## Serve ./data on 127.0.0.1:8080
 	@$(BIN)/upwell serve --data-dir data $(ARGS)

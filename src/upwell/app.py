@@ -11,7 +11,6 @@ import signal
 import socket
 import sys
 import threading
-import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
@@ -23,9 +22,11 @@ import uvloop
 from upwell.clock import Clock, SystemClock
 from upwell.config import Config
 from upwell.edge.accounts import Accounts
-from upwell.edge.devices import DEVICE_PATHS, DeviceEndpoints
-from upwell.edge.gate import Gate
+from upwell.edge.devices import DEVICE_PATHS, BodyLimits, DeviceEndpoints
+from upwell.edge.gate import Gate, Handler
 from upwell.edge.http import SqlEndpoint
+from upwell.edge.signin import DummySignin
+from upwell.edge.stream import LogStreams
 from upwell.edge.wire import RawWS
 from upwell.edge.ws import LiveSocket
 from upwell.effects import Files, OsFiles, Points, points_from_environment
@@ -34,27 +35,34 @@ from upwell.engine.cleanup import Cleanup
 from upwell.engine.commit import Committer, Durability
 from upwell.engine.defaults import Defaults
 from upwell.engine.flush import Flush
+from upwell.engine.history import running, stream_id
 from upwell.engine.overlay import Overlay
 from upwell.engine.query import QueryEngine
 from upwell.engine.rows import Rows
 from upwell.engine.schema import Schema
+from upwell.engine.trim import LogTrim
 from upwell.errors import StartRefused
 from upwell.feeds.cursor import Growth
 from upwell.feeds.download import Downloads
+from upwell.feeds.failures import Failures
 from upwell.feeds.hydrate import Hydrations
 from upwell.feeds.live import LiveFeed
+from upwell.feeds.registry import Registry
+from upwell.feeds.stock import StockDownloads
 from upwell.feeds.upload import UploadLimits, Uploads
 from upwell.ids import Snowflakes
 from upwell.jobs.kinds import Kinds
 from upwell.jobs.queue import JobQueue
 from upwell.jobs.runner import JobRunner
+from upwell.jobs.schedule import Schedule
 from upwell.logs import fields
+from upwell.protocol.sync import SIGNIN_PATH
 from upwell.session.auth import Authenticator
 from upwell.session.session import Engine, Sessions
 from upwell.session.threads import QueryThreads
 from upwell.sql.prepare import Preparer
 from upwell.storage.cold import ColdCache
-from upwell.storage.hot import Batch, HotStore, Kind, RecordWrite
+from upwell.storage.hot import HotStore
 from upwell.storage.objects import ObjectStore
 from upwell.storage.rocks import RocksStore
 
@@ -70,7 +78,6 @@ SPARE_THREADS = 4
 SWITCH_INTERVAL_S = 0.0005
 BACKLOG = 2_048
 KEEP_ALIVE_S = 75
-_STREAM_ID = "stream_id"
 # SNOWFLAKE_ID() has a worker number of its own, so that its ids and `_seq`s never meet.
 _DEFAULT_IDS_WORKER = 1
 
@@ -95,6 +102,7 @@ def opened(config: Config, *, clock: Clock, files: Files, points: Points) -> Ite
     with ExitStack() as stack:
         store = RocksStore(config.data_dir / "hot", clock=clock, files=files)
         stack.callback(store.close)
+        stack.enter_context(running(store, Durability(config.durability)))
         committer = Committer(store, points=points, durability=Durability(config.durability))
         stack.callback(committer.close)
         objects = ObjectStore(config.data_dir / "storage", files)
@@ -153,8 +161,10 @@ async def _serve(parts: Parts) -> None:
         devices = stack.enter_context(ThreadPoolExecutor(DEVICE_THREADS, "upwell-device"))
         jobs = stack.enter_context(ThreadPoolExecutor(1, "upwell-job"))
         growth = Growth(publication, asyncio.get_running_loop())
+        registry = Registry(committer, engine.clock)
+        stack.callback(registry.close)
         sessions = Sessions(
-            engine, growth, Preparer(shapes=config.shape_cache), parts.authenticator, queries, slow
+            engine, growth, Preparer(shapes=config.shape_cache), parts.authenticator, queries, slow, registry
         )
         sql = SqlEndpoint(
             sessions,
@@ -171,24 +181,36 @@ async def _serve(parts: Parts) -> None:
             engine.defaults,
             UploadLimits(config.upload_changes_max, config.upload_payload_bytes_max),
         )
-        stream_id = _stream_id(committer)
+        history = stream_id(parts.store)
+        streams = LogStreams(
+            growth, committer.changelog, parts.authenticator, streams_max=config.watch_streams_max
+        )
         endpoints = DeviceEndpoints(
             uploads,
-            Downloads(committer, stream_id=stream_id),
-            Hydrations(committer, engine.rows, stream_id=stream_id),
+            StockDownloads(committer, engine.rows, Downloads(committer, stream_id=history)),
+            Hydrations(committer, engine.rows, stream_id=history),
+            Failures(publication, uploads),
+            streams,
+            registry,
             parts.authenticator,
             publication,
             devices,
-            body_bytes_max=config.request_body_bytes_max,
+            limits=BodyLimits(config.upload_batch_bytes_max, config.upload_body_bytes_max),
             schema_version=config.schema_version,
         )
         feed = LiveFeed(committer.changelog, growth, engine.query, threads)
         live = LiveSocket(feed, growth, parts.authenticator, sessions.context, config)
         accounts = Accounts(parts.authenticator, publication, slow).application()
-        kinds = Kinds(committer, engine.flush, Cleanup(committer, parts.objects, parts.cold), parts.points)
+        trim = LogTrim(committer, engine.clock, config.log_retention_s, registry.slowest_cursor, parts.points)
+        cleanup = Cleanup(committer, parts.objects, parts.cold)
+        kinds = Kinds(committer, engine.flush, cleanup, trim, parts.points)
+        schedule = Schedule(engine.jobs, trim, publication, jobs, config.log_trim_interval_s)
+        any_method: dict[str, Handler] = dict.fromkeys(DEVICE_PATHS, endpoints)
+        if config.dev:
+            any_method[SIGNIN_PATH] = DummySignin(parts.authenticator, publication, engine.defaults.next_id)
         gate = Gate(
             {("POST", "/v1/api/sql"): sql},
-            dict.fromkeys(DEVICE_PATHS, endpoints),
+            any_method,
             live,
             accounts,
         )
@@ -196,10 +218,15 @@ async def _serve(parts: Parts) -> None:
         async with asyncio.TaskGroup() as group:
             tasks = [
                 group.create_task(JobRunner(engine.jobs, kinds, jobs).run(), name="jobs"),
+                group.create_task(schedule.run(), name="schedule"),
                 group.create_task(feed.run(), name="live feed"),
                 group.create_task(live.run(), name="live sockets"),
+                group.create_task(streams.run(), name="watch streams"),
+                group.create_task(
+                    registry.run(slow, interval_s=config.device_records_interval_s), name="devices"
+                ),
             ]
-            await _listen(config, gate, live)
+            await _listen(config, gate, live, streams)
             for task in tasks:
                 task.cancel()
         await feed.close()
@@ -208,11 +235,13 @@ async def _serve(parts: Parts) -> None:
 class _Server(uvicorn.Server):
     """uvicorn without its own signal handling, which would end the process with the signal."""
 
-    def __init__(self, config: uvicorn.Config, live: LiveSocket) -> None:
+    def __init__(self, config: uvicorn.Config, live: LiveSocket, streams: LogStreams) -> None:
         super().__init__(config)
         self._live = live
+        self._streams = streams
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        self._streams.close()
         await self._live.close()
         await super().shutdown(sockets)
 
@@ -228,7 +257,7 @@ class _Server(uvicorn.Server):
         self.should_exit = True
 
 
-async def _listen(config: Config, gate: Gate, live: LiveSocket) -> None:
+async def _listen(config: Config, gate: Gate, live: LiveSocket, streams: LogStreams) -> None:
     server = _Server(
         uvicorn.Config(
             gate,
@@ -245,6 +274,7 @@ async def _listen(config: Config, gate: Gate, live: LiveSocket) -> None:
             timeout_graceful_shutdown=max(1, round(config.drain_s)),
         ),
         live,
+        streams,
     )
     # Fewer long pauses: what exists now stays, and a thread that computes hands over soon.
     gc.collect()
@@ -274,13 +304,3 @@ def _ensure_root(engine: Engine, authenticator: Authenticator, password: str) ->
         committer.publication.wait(engine.schema.put_user(root))
     if root.password_hash is None:
         log.warning("root has no password and can't log in; set UPWELL_ROOT_PASSWORD")
-
-
-def _stream_id(committer: Committer) -> str:
-    """Return the id of this store's history; device cursors of another history mean nothing here."""
-    record = committer.newest.find_record(Kind.META, _STREAM_ID)
-    if record is None:
-        record = uuid.uuid4().hex.encode()
-        batch = Batch(records=[RecordWrite(Kind.META, _STREAM_ID, record)])
-        committer.publication.wait(committer.apply(batch))
-    return record.decode()

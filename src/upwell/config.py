@@ -45,10 +45,16 @@ class Config:
     sql_bytes_max: int = 1024 * 1024  # bytes of one SQL text
     statement_timeout_s: float = 60.0  # seconds that one statement may take
     upload_changes_max: int = 10_000  # changes in one upload of a device
-    upload_payload_bytes_max: int = 1024 * 1024  # bytes of one change's payload
+    upload_payload_bytes_max: int = 0  # bytes of one change's payload; 0: as many as a row can hold
+    upload_batch_bytes_max: int = 32 * 1024 * 1024  # bytes of an upload; of a larger one devices send halves
+    upload_body_bytes_max: int = 512 * 1024 * 1024  # bytes of an upload that is read at all, one at a time
     dev: bool = False  # development only: POST /dummy-signin gives a device token to whoever asks
-    log_retention_hours: int = 24 * 30  # hours that changes stay in the log; devices away longer start anew
+    log_retention_s: float = (
+        30.0 * 24 * 3600
+    )  # seconds that changes stay in the log; devices away longer start anew
     log_trim_interval_s: float = 3_600.0  # seconds between two trims of the log
+    device_records_interval_s: float = 30.0  # seconds between two records of where the devices are
+    watch_streams_max: int = 10_000  # devices that wait at /sync/watch at the same time
     ws_auth_timeout_s: float = 3.0  # seconds until a new socket must have authenticated
     ws_client_timeout_s: float = 10.0  # seconds of silence until a socket is closed
     ws_subscriptions_max: int = 100  # live queries of one socket
@@ -106,9 +112,13 @@ _BOUNDS = {
     "sql_bytes_max": (1, _BYTES_MAX),
     "statement_timeout_s": (0.001, _SECONDS_MAX),
     "upload_changes_max": (1, _COUNT_MAX),
-    "upload_payload_bytes_max": (1, _BYTES_MAX),
-    "log_retention_hours": (1, _HOURS_MAX),
+    "upload_payload_bytes_max": (0, _BYTES_MAX),
+    "upload_batch_bytes_max": (1, _BYTES_MAX),
+    "upload_body_bytes_max": (1, _BYTES_MAX),
+    "log_retention_s": (1, _HOURS_MAX * 3600),
     "log_trim_interval_s": (0.1, _SECONDS_MAX),
+    "device_records_interval_s": (0.01, _SECONDS_MAX),
+    "watch_streams_max": (0, _COUNT_MAX),
     "ws_auth_timeout_s": (0.001, _SECONDS_MAX),
     "ws_client_timeout_s": (0.001, _SECONDS_MAX),
     "ws_subscriptions_max": (1, _COUNT_MAX),

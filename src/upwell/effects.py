@@ -37,6 +37,7 @@ POINTS: frozenset[str] = frozenset(
         "flush:mid-cleanup",
         "flush:after-cleanup",
         "flush:job-completed",
+        "trim:after-slice",
     }
 )
 

@@ -77,7 +77,11 @@ class Default:
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """One declared column. `physical` is its name in Parquet, unique for ever within its table."""
+    """One declared column. `physical` is its name in Parquet, unique for ever within its table.
+
+    `added` is the schema version that brought it, 0 for a column of the table's begin; a row written
+    before that reads `initial` there: the literal that was the DEFAULT then, for ever.
+    """
 
     id: int
     name: str
@@ -86,6 +90,8 @@ class Column:
     primary_key: bool = False
     default: Default | None = None
     physical: str = ""
+    added: int = 0
+    initial: bool | int | float | str | None = None
 
 
 class Op(Enum):

@@ -1,10 +1,17 @@
 """Hydration restores a fresh file completely, survives interruption anywhere, and keeps unsent edits."""
 
+import json
+import sqlite3
+import uuid
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from upwell.device import Unreachable
+from upwell.device import AnswerRefused, Response, Unreachable
+from upwell.device.apply import Applier
+from upwell.device.file import SyncFile
+from upwell.device.schema import read_shape
 
 
 def row(key: str, name: str = "n") -> dict[str, Any]:
@@ -136,3 +143,141 @@ def test_a_table_registered_later_is_fetched_whole(install: Any, server: Any) ->
     phone.device.register(["posts"])
     phone.device.sync()
     assert phone.run("SELECT id FROM posts ORDER BY id") == [("p01",), ("p02",)]
+
+
+def page(table: str, columns: list[str], rows: list[list[Any]], **more: Any) -> dict[str, Any]:
+    return {
+        "schema": "app",
+        "table": table,
+        "columns": columns,
+        "rows": rows,
+        "versions": [1] * len(rows),
+        **more,
+    }
+
+
+def answering(phone: Any, *tables: dict[str, Any]) -> None:
+    """Let the server's only hydration page have these tables."""
+    body = {"tables": tables, "has_more": False, "cursor": "end", "next_after": 0, "next_change_id": 1}
+    original = phone.wire.server.answer
+
+    def answer(request: Any, source: str) -> Response:
+        if request.path == "/sync/hydrate":
+            return Response(200, json.dumps(body).encode())
+        found: Response = original(request, source)
+        return found
+
+    phone.wire.server.answer = answer
+
+
+def test_values_that_no_statement_takes_at_once_stop_only_their_row(install: Any, server: Any) -> None:
+    """One row lacks what its table demands: the others go in, and it waits aside."""
+    for index in range(250):
+        server.write("users", f"u{index:03}", row(f"u{index:03}"))
+    server.write("users", "u100", {**row("u100"), "name": None})
+    server.write("users", "u101", {**row("u101"), "created_at": 2**70})
+    phone = install(source="one")
+    assert phone.device.hydrate().rows == 250
+    assert set(users(phone)) == set(server.live("users")) - {"u100", "u101"}
+    assert phone.run("SELECT pk_uuid FROM _sync_withheld ORDER BY 1") == [("u100",), ("u101",)]
+    assert phone.pending() == {}
+
+
+def test_rows_of_all_forms_in_one_page(install: Any, server: Any) -> None:
+    """Whole, short and exact rows; columns that the app lacks are kept, BLOBs are bytes, keys hexadecimal."""
+    schema = "CREATE TABLE files (id BLOB PRIMARY KEY, Name TEXT, data BLOB, size INTEGER DEFAULT 7)"
+    phone = install(schema=schema, tables=["files"])
+    keys = [f"00000000-0000-4000-8000-00000000000{n}" for n in range(5)]
+    rows = [
+        [keys[0], "a", "AAH/", 1, "new"],
+        [keys[1], "b", None],
+        [keys[2]],
+        [keys[3]],
+        [keys[4], "e", "", None, {"deep": [1, True]}],
+    ]
+    exact = {"2": {"name": "exact", "size": True, "later": [2]}}
+    answering(phone, page("files", ["id", "name", "data", "size", "extra"], rows, exact=exact))
+    assert phone.device.hydrate().rows == 5
+    assert phone.run("SELECT lower(hex(id)), name, data, size FROM files ORDER BY id") == [
+        (uuid.UUID(keys[0]).hex, "a", b"\x00\x01\xff", 1),
+        (uuid.UUID(keys[1]).hex, "b", None, 7),
+        (uuid.UUID(keys[2]).hex, "exact", None, 1),
+        (uuid.UUID(keys[3]).hex, None, None, 7),
+        (uuid.UUID(keys[4]).hex, "e", b"", None),
+    ]
+    kept = dict(phone.run("SELECT pk_uuid, payload FROM _sync_extra"))
+    assert {key: json.loads(text) for key, text in kept.items()} == {
+        uuid.UUID(keys[0]).hex: {"extra": "new"},
+        uuid.UUID(keys[2]).hex: {"later": [2]},
+        uuid.UUID(keys[4]).hex: {"extra": {"deep": [1, True]}},
+    }
+
+
+def test_a_page_leaves_pending_and_newer_rows_alone(install: Any, server: Any) -> None:
+    fill(server, 10)
+    phone = install()
+    phone.device.sync()
+    server.write("users", "u05", row("u05", "theirs"))
+    server.write("users", "u06", row("u06", "news"))
+    phone.run("UPDATE users SET name = 'mine' WHERE id = 'u05'")
+    phone.run(
+        "INSERT INTO _sync_extra VALUES ('users', 'u06', '{\"old\":1}'), ('users', 'u07', '{\"old\":1}')"
+    )
+    phone.run("UPDATE _sync_row_meta SET server_version = 9 WHERE pk_uuid = 'u08'")
+    server.write("users", "u08", row("u08", "older than known"))
+    server.floor = len(server.log)
+    phone.device.download()
+    assert {k: v for k, v in users(phone).items() if v != "n"} == {"u05": "mine", "u06": "news"}
+    assert phone.run("SELECT pk_uuid, reason FROM _sync_withheld") == [("u05", "pending")]
+    assert phone.run("SELECT pk_uuid FROM _sync_extra") == [("u07",)]
+    assert phone.versions()["u08"] == (9, 0)
+    assert phone.pending() == {"u05": ("UPDATE", 1)}
+
+
+def test_a_statement_has_no_more_values_than_sqlite_takes(tmp_path: Path) -> None:
+    """SQLite before 3.32 takes 999."""
+    file = SyncFile.open(str(tmp_path / "phone.sqlite"), None, lambda: "one")
+    connection = file.connection
+    connection.setlimit(sqlite3.SQLITE_LIMIT_VARIABLE_NUMBER, 999)
+    names = [f"c{index}" for index in range(30)]
+    connection.execute(f"CREATE TABLE wide (id TEXT PRIMARY KEY, {', '.join(names)})")
+    rows = [(f"k{n:03}", *range(n, n + 30)) for n in range(230)]
+    Applier(file).upsert_rows(read_shape(connection, "wide"), ["id", *names], rows)
+    assert connection.execute("SELECT * FROM wide ORDER BY id").fetchall() == rows
+    connection.close()
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        page("users", ["id", "name"], [["a", "x"]], versions=[]),
+        page("users", ["id", "name"], [["a", "x", "too much"]]),
+        page("users", ["id", "name"], [[]]),
+        page("users", ["id", "name"], [[7, "x"]]),
+    ],
+)
+def test_a_page_that_contradicts_itself_changes_nothing(install: Any, server: Any, broken: Any) -> None:
+    phone = install()
+    answering(phone, page("users", ["id", "name"], [["good", "x"]]), broken)
+    with pytest.raises(AnswerRefused):
+        phone.device.hydrate()
+    assert phone.run("SELECT * FROM users") == []
+
+
+def test_the_next_page_is_on_its_way_while_one_is_stored(install: Any, server: Any) -> None:
+    """Each page is asked for once, and a page that is lost on its way stops nothing that came before."""
+    fill(server)
+    phone = install(source="one")
+    phone.device.hydrate(page_rows=10)
+    cursors = [dict(r.query).get("cursor") for r in phone.wire.requests if r.path == "/sync/hydrate"]
+    assert cursors == [None, "10.52", "20.52", "30.52", "40.52"]
+
+
+def test_the_log_file_of_sqlite_is_cut_at_the_end(install: Any, server: Any) -> None:
+    fill(server)
+    phone = install()
+    before = phone.run("PRAGMA wal_autocheckpoint")
+    phone.device.hydrate(page_rows=5)
+    assert phone.path.with_name(phone.path.name + "-wal").stat().st_size == 0
+    assert phone.run("PRAGMA wal_autocheckpoint") == before
+    assert phone.run("SELECT current_window_until FROM _sync_client_info") == [(len(server.log),)]

@@ -12,7 +12,7 @@ import pytest
 
 from upwell.device import Request, Response
 from upwell.testing import ServerProcess
-from upwell.testing.sync_world import World, delete, key, upsert
+from upwell.testing.sync_world import World, delete, hydrated_rows, key, upsert
 from upwell.testing.wire import Site
 
 A, B, C, D, E = (key(number) for number in range(1, 6))
@@ -36,7 +36,7 @@ def folded(rows: list[dict[str, Any]], log: list[dict[str, Any]]) -> dict[str, t
 
 def test_nothing_yet(world: World) -> None:
     page = world.handset().hydrate_page()
-    assert (page["changes"], page["has_more"], page["next_after"], page["next_change_id"]) == (
+    assert (page["tables"], page["has_more"], page["next_after"], page["next_change_id"]) == (
         [],
         False,
         0,
@@ -52,9 +52,9 @@ def test_a_row_comes_as_it_is_now(world: World) -> None:
     )
     laptop.put(upsert(4, "users", A, 1, name="2", email="e"), delete(5, "users", B, 1))
     rows, page = phone.hydrate()
-    assert [(r["pk"], r["op"], r["server_version"], r["deleted"], r["payload"]) for r in rows] == [
-        (A, "INSERT", 2, False, {"id": A, "name": "2", "email": "e"}),
-        (C, "INSERT", 1, False, {"id": C, "name": "c"}),
+    assert [(r["pk"], r["server_version"], r["payload"]) for r in rows] == [
+        (A, 2, {"id": A, "name": "2", "email": "e"}),
+        (C, 1, {"id": C, "name": "c"}),
     ]
     assert (page["next_after"], page["next_change_id"]) == (5, 4)
     assert laptop.hydrate_page()["next_change_id"] == 6
@@ -80,6 +80,63 @@ def test_pages_of_any_size_have_parents_first(world: World, limit: int, flushed:
     assert page["next_change_id"] == (42 if flushed else 27)
     assert page["next_after"] == (23 if flushed else 21)
     assert phone.hydrate(limit, schema="nowhere")[0] == []
+
+
+def test_a_page_is_lists_of_values_by_table(world: World) -> None:
+    """Values in the form of payloads; a payload that columns can't give back comes whole."""
+    user = world.user()
+    phone = world.handset(user)
+    thing = {"flag": 1, "small": -3, "number": 7, "big": 2**62, "real": 1.5, "text": "é", "doc": '{"a": 1}'}
+    late = {"moment": "2026-01-02T03:04:05.000006Z", "ref": E, "data": "AAH/"}
+    seconds = {**thing, **late, "moment": 1767323045}
+    world.sql(
+        user,
+        f"INSERT INTO {{ns}}.things VALUES ('{B}', {', '.join(['NULL'] * 10)}), ('{A}', TRUE, -3, 7, {2**62},"
+        f" 1.5, 'é', '2026-01-02T03:04:05.000006Z', '{E}', '{{{{\"a\": 1}}}}', '0001ff')",
+    )
+    phone.put(upsert(1, "things", C, **thing, **late), upsert(2, "things", D, **seconds))
+    phone.put(upsert(3, "notes", "n", body="text"))
+    columns = ["id", "flag", "small", "number", "big", "real", "text", "moment", "ref", "doc", "data"]
+    whole = {"id": None, **thing, **late}
+    page = phone.hydrate_page()
+    assert page["tables"] == [
+        {
+            "schema": world.ns,
+            "table": "notes",
+            "columns": ["id", "body"],
+            "rows": [["n", "text"]],
+            "versions": [1],
+        },
+        {
+            "schema": world.ns,
+            "table": "things",
+            "columns": columns,
+            "rows": [
+                [A, *(whole[name] for name in columns[1:])],
+                [B, *[None] * 10],
+                [C, *(whole[name] for name in columns[1:])],
+                [D],
+            ],
+            "versions": [1, 1, 1, 1],
+            "exact": {"3": {"id": D, **seconds}},
+        },
+    ]
+    assert page["max_server_id"] == page["next_after"] == 5
+
+
+def test_a_page_is_bounded_in_bytes(world: World) -> None:
+    """Ten rows of a megabyte don't come at once."""
+    user = world.user()
+    for number in range(10):
+        world.sql(user, f"INSERT INTO {{ns}}.notes VALUES ('{number}', '{'x' * 1_000_000}')")
+    phone, counts, cursor = world.handset(user), [], ""
+    while True:
+        page = phone.hydrate_page(cursor=cursor)
+        counts += [len(table["rows"]) for table in page["tables"]]
+        cursor = page["cursor"]
+        if not page["has_more"]:
+            break
+    assert counts == [3, 3, 3, 1]
 
 
 def test_an_empty_key_is_a_row_like_any_other(world: World) -> None:
@@ -131,10 +188,10 @@ def test_a_hydration_goes_on_after_a_restart_and_a_flush(
         other.flush("users")
         laptop.put(upsert(1, "users", key(5), 1, name="later"), delete(2, "users", key(9), 1))
         server.restart()
-        rows = first["changes"]
+        rows = hydrated_rows(first)
         while page["has_more"]:
             page = phone.hydrate_page(limit=3, cursor=page["cursor"])
-            rows += page["changes"]
+            rows += hydrated_rows(page)
         assert [row["pk"] for row in rows] == [key(n) for n in (1, 2, 3, 4, 5, 6, 7, 8, 10)]
         assert (page["next_after"], page["next_change_id"]) == (10, 11)
         assert page["stream_id"] == first["stream_id"]
@@ -162,7 +219,7 @@ def test_a_cursor_that_leads_nowhere_starts_the_hydration_again(world: World, cu
     assert set(answer.json()) == {"error", "message"}
 
 
-@pytest.mark.parametrize("query", [{"limit": "0"}, {"limit": "1001"}, {"limit": "x"}, {"schema": "No!"}])
+@pytest.mark.parametrize("query", [{"limit": "0"}, {"limit": "10001"}, {"limit": "x"}, {"schema": "No!"}])
 def test_bad_parameters_are_refused(world: World, query: dict[str, str]) -> None:
     answer = world.handset().call("GET", "/sync/hydrate", params=query)
     assert (answer.status_code, answer.json()["error"]) == (400, "invalid_request")

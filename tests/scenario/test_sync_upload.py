@@ -737,6 +737,33 @@ def test_unknown_fields_of_the_request_are_ignored(world: World) -> None:
     assert answer["statuses"] == [applied(1, 1)]
 
 
+def test_a_parent_whose_child_comes_in_the_same_upload_stays(world: World) -> None:
+    user = world.user()
+    phone = world.handset(user)
+    phone.put(upsert(1, "users", A, name="parent"))
+    child, parent = phone.upload(upsert(2, "posts", B, title="child", author=A), delete(3, "users", A, 1))
+    assert child == applied(2, 1)
+    assert parent["invalid"]["reason"] == "has_children"
+    assert world.sql(user, "SELECT id FROM {ns}.users") == [{"id": A}]
+
+
+def test_a_child_that_follows_its_parent_in_the_same_upload_is_a_deletion_that_all_hear_of(
+    world: World,
+) -> None:
+    user = world.user()
+    phone, laptop = world.handset(user), world.handset(user, "laptop")
+    phone.put(upsert(1, "posts", A, title="parent", author=None))
+    answers = phone.upload(upsert(2, "comments", B, body="child", post=A), delete(3, "posts", A, 1))
+    assert answers == [applied(2, 1), applied(3, 2)]
+    assert world.sql(user, "SELECT id FROM {ns}.comments") == []
+    told = {c["pk"]: (c["op"], c["server_version"]) for c in laptop.log()}
+    assert told == {A: ("DELETE", 2), B: ("DELETE", 2)}
+    [late] = phone.upload(upsert(4, "comments", B, 1, body="edited"))
+    assert (late["status"], late["server_row"]["server_version"], late["server_row"]["deleted"]) == (
+        "conflict", 2, True,
+    )  # fmt: skip
+
+
 def test_a_batch_over_the_limit_is_refused_whole(
     start_server: Callable[..., ServerProcess],
 ) -> None:
@@ -744,7 +771,8 @@ def test_a_batch_over_the_limit_is_refused_whole(
         env={
             "UPWELL_UPLOAD_CHANGES_MAX": "2",
             "UPWELL_UPLOAD_PAYLOAD_BYTES_MAX": "128",
-            "UPWELL_REQUEST_BODY_BYTES_MAX": "4000",
+            "UPWELL_UPLOAD_BATCH_BYTES_MAX": "4000",
+            "UPWELL_UPLOAD_BODY_BYTES_MAX": "9000",
             "UPWELL_BCRYPT_COST": "4",
         }
     )
@@ -769,9 +797,14 @@ def test_a_batch_over_the_limit_is_refused_whole(
             ],
         }  # fmt: skip
 
-        answer = phone.call("POST", "/sync/upload", content=b'{"changes":[],"x":"' + b"x" * 4000 + b'"}')
+        refused = phone.post(batch[0], batch[1], x="x" * 4000)
+        assert refused["accepted"] is False
+        assert [s["invalid"]["reason"] for s in refused["statuses"]] == ["batch_too_large"] * 2
+        # One change alone has no half.
+        assert phone.post(upsert(5, "users", key(5), name="n"), x="x" * 4000)["statuses"] == [applied(5, 1)]
+        answer = phone.call("POST", "/sync/upload", content=b'{"changes":[],"x":"' + b"x" * 9000 + b'"}')
         assert (answer.status_code, answer.json()["error"]) == (413, "invalid_request")
-        assert len(phone.log()) == 3
+        assert len(phone.log()) == 4
 
 
 def test_keys_may_be_any_text_where_the_table_says_so(world: World) -> None:

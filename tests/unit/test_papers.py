@@ -6,19 +6,32 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-NAMED = re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", (ROOT / "docs/guarantees.md").read_text())
+TEST = re.compile(r"`(tests/[\w/]+\.py)::(\w+)`")
+GUARANTEES, COMPATIBILITY = (
+    (ROOT / "docs" / paper).read_text() for paper in ("guarantees.md", "compatibility.md")
+)
+NAMED = TEST.findall(GUARANTEES) + TEST.findall(COMPATIBILITY)
 
 
 def test_there_are_guarantees() -> None:
-    assert len(NAMED) > 30
+    assert len(TEST.findall(GUARANTEES)) > 30
 
 
-@pytest.mark.parametrize(("file", "name"), NAMED)
+def test_each_row_of_the_compatibility_names_its_test() -> None:
+    rows = [line for line in COMPATIBILITY.splitlines() if line.startswith("| ")]
+    heads = [row for row in rows if row.endswith("| test |")]
+    assert len(rows) > 100
+    assert [row for row in rows if row not in heads and not TEST.search(row)] == []
+
+
+@pytest.mark.parametrize(("file", "name"), sorted(set(NAMED)))
 def test_the_test_of_a_guarantee_exists(file: str, name: str) -> None:
     assert re.search(rf"^(?:async def|def|class|) ?{name}\b", (ROOT / file).read_text(), re.MULTILINE)
 
 
-@pytest.mark.parametrize("paper", ["README.md", "ARCHITECTURE.md", "docs/guarantees.md"])
+@pytest.mark.parametrize(
+    "paper", ["README.md", "ARCHITECTURE.md", "docs/guarantees.md", "docs/compatibility.md"]
+)
 def test_links_lead_somewhere(paper: str) -> None:
     path = ROOT / paper
     targets = re.findall(r"\]\(([^)#:]+)\)", path.read_text())

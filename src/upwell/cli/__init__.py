@@ -1,4 +1,4 @@
-"""The command line: `upwell serve`, `upwell sql`, `upwell demo`.
+"""The command line: `upwell serve`, `sql`, `devices`, `simulate`, `demo`.
 
 Law: what the user can mend is said in one sentence on stderr with exit code 2; a traceback is a bug.
 """
@@ -50,16 +50,39 @@ def _parser() -> argparse.ArgumentParser:
         "--durability", choices=("group", "async"), help="acknowledge after or before the sync"
     )
     serve.add_argument("--log-level", choices=("debug", "info", "warning", "error"))
+    serve.add_argument(
+        "--dev",
+        action="store_true",
+        default=None,
+        help="development only: /dummy-signin gives device tokens to anybody",
+    )
     serve.set_defaults(command=_serve)
 
     sql = commands.add_parser("sql", help="run SQL, or start an interactive session")
     sql.add_argument("-c", dest="text", metavar="TEXT", help="run TEXT and exit")
-    sql.add_argument("--url", default=os.environ.get("UPWELL_URL", "http://127.0.0.1:8080"))
-    sql.add_argument("--user", default=os.environ.get("UPWELL_USER", "root"), help="account (default: root)")
-    sql.add_argument("--password", help="default: UPWELL_PASSWORD, for root UPWELL_ROOT_PASSWORD, or asked")
+    _add_account(sql)
     sql.add_argument("--as", dest="as_user", metavar="USER", help="run each statement as this user")
     sql.add_argument("--json", action="store_true", help="print the server's answer as JSON")
     sql.set_defaults(command=_sql)
+
+    devices = commands.add_parser("devices", help="what an app's devices need on the server")
+    register = devices.add_subparsers(required=True, metavar="COMMAND").add_parser(
+        "register", help="create the synced tables of an app's SQLite file"
+    )
+    register.add_argument("file", type=Path, help="an SQLite file with the app's tables; it isn't changed")
+    register.add_argument("--namespace", required=True, help="the namespace that the tables belong to")
+    register.add_argument("--table", action="append", metavar="TABLE", help="only this one (may be repeated)")
+    register.add_argument("--dry-run", action="store_true", help="print the statements, run nothing")
+    _add_account(register)
+    register.set_defaults(command=_register)
+
+    simulate = commands.add_parser(
+        "simulate", help="play an app's life with real devices, every value checked"
+    )
+    simulate.add_argument("name", nargs="+", help="scenarios, or 'all'; 'list' tells which there are")
+    simulate.add_argument("--json", action="store_true", help="print the result as JSON")
+    simulate.add_argument("--keep", type=Path, metavar="DIR", help="leave data, SQLite files and logs in DIR")
+    simulate.set_defaults(command=_simulate)
 
     demo = commands.add_parser("demo", help="watch the main job run for real, every value checked")
     demo.add_argument("--json", action="store_true", help="print the result as JSON")
@@ -68,8 +91,18 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _add_account(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--url", default=os.environ.get("UPWELL_URL", "http://127.0.0.1:8080"))
+    command.add_argument(
+        "--user", default=os.environ.get("UPWELL_USER", "root"), help="account (default: root)"
+    )
+    command.add_argument(
+        "--password", help="default: UPWELL_PASSWORD, for root UPWELL_ROOT_PASSWORD, or asked"
+    )
+
+
 def _serve(options: argparse.Namespace) -> int:
-    names = ("data_dir", "host", "port", "durability", "log_level")
+    names = ("data_dir", "host", "port", "durability", "log_level", "dev")
     configured = os.environ.get("UPWELL_CONFIG")
     file = options.config or (Path(configured) if configured else None)
     config = load_config(
@@ -99,12 +132,7 @@ def _sql(options: argparse.Namespace) -> int:
     from upwell.cli.repl import repl, run_sql
     from upwell.client import ClientError, connect
 
-    password = options.password or os.environ.get("UPWELL_PASSWORD")
-    if password is None and options.user == "root":
-        password = os.environ.get("UPWELL_ROOT_PASSWORD")
-    if password is None:
-        password = _asked_password(options.user)
-    _refuse_address(options.url)
+    password = _password(options)
     try:
         with connect(options.url, user=options.user, password=password) as client:
             if options.text is not None:
@@ -120,6 +148,32 @@ def _sql(options: argparse.Namespace) -> int:
     except ClientError as error:
         print(f"upwell: {error}", file=sys.stderr)
         return 1
+
+
+def _register(options: argparse.Namespace) -> int:
+    from upwell.cli.devices import register, statements
+    from upwell.client import ClientError, connect
+
+    wanted = statements(options.file, options.namespace, options.table)
+    if options.dry_run:
+        print("\n".join(wanted))
+        return 0
+    password = _password(options)
+    try:
+        with connect(options.url, user=options.user, password=password) as client:
+            return register(client, wanted, out=sys.stdout)
+    except ClientError as error:
+        print(f"upwell: {error}", file=sys.stderr)
+        return 1
+
+
+def _password(options: argparse.Namespace) -> str:
+    """Return the password of the account that the options name; the address is judged before it is asked."""
+    _refuse_address(options.url)
+    password: str | None = options.password or os.environ.get("UPWELL_PASSWORD")
+    if password is None and options.user == "root":
+        password = os.environ.get("UPWELL_ROOT_PASSWORD")
+    return _asked_password(options.user) if password is None else password
 
 
 def _asked_password(user: str) -> str:
@@ -148,3 +202,9 @@ def _demo(options: argparse.Namespace) -> int:
     from upwell.demo import run_demo
 
     return run_demo(as_json=options.json, keep=options.keep, out=sys.stdout)
+
+
+def _simulate(options: argparse.Namespace) -> int:
+    from upwell.simulate import run_simulation
+
+    return run_simulation(options.name, as_json=options.json, keep=options.keep, out=sys.stdout)

@@ -87,7 +87,8 @@ class Wire:
             self.uploads.append(Upload(request, changes, answer.statuses))
             self.sizes.append(len(changes))
         elif request.path == sync.HYDRATE_PATH:
-            self.pages.append(len(sync.decode_hydrate_response(response.body).changes))
+            page = sync.decode_hydrate_response(response.body)
+            self.pages.append(sum(len(table.rows) for table in page.tables))
 
     def _disturb(self) -> None:
         action, self.in_flight = self.in_flight, None

@@ -7,6 +7,9 @@ can't hold waits aside instead of stopping the rest; after a pass every referenc
 
 import enum
 import sqlite3
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cache
+from itertools import chain
 
 from msgspec import Raw
 
@@ -21,10 +24,11 @@ from upwell.device.codec import (
     payload_to_wire,
     row_from_wire,
 )
-from upwell.device.file import NEXT_CHANGE_ID, SyncFile
+from upwell.device.file import NEXT_CHANGE_ID, NOW, SyncFile
 from upwell.device.schema import (
     Reference,
     Row,
+    SqlValue,
     Tables,
     TableShape,
     key_expression,
@@ -34,6 +38,15 @@ from upwell.protocol.sync import DownloadChange, is_null
 
 PENDING = "pending"
 PARENT_MISSING = "parent missing"
+
+# Rows per statement: starting one costs more than a row, above all on a table with triggers.
+STATEMENT_ROWS = 100
+
+_MERGE_META = (
+    " ON CONFLICT (table_name, pk_uuid) DO UPDATE SET"
+    " server_version = max(server_version, excluded.server_version), deleted = excluded.deleted,"
+    " hydration = max(hydration, excluded.hydration), updated_at = excluded.updated_at"
+)
 
 
 class Outcome(enum.Enum):
@@ -53,24 +66,30 @@ class Applier:
         self._connection = file.connection
 
     def receive(self, tables: Tables, change: DownloadChange, hydration: int) -> Outcome:
-        """Apply one change of a download or hydration page."""
+        """Apply one change of a download page."""
         shape = tables.find(change.table)
         if shape is None:
             return Outcome.FOREIGN
         row = (shape.wire, key_from_wire(shape, change.pk))
+        payload = None if change.op == "DELETE" or is_null(change.payload) else _text(change.payload)
+        return self.receive_row(tables, row, change.server_version, payload, hydration)
+
+    def receive_row(
+        self, tables: Tables, row: tuple[str, str], version: int, payload: str | None, hydration: int
+    ) -> Outcome:
+        """Apply a version of a row, unless it is known already or a local change waits."""
         known, was_hydration = self.meta(row)
-        if change.server_version <= known:
+        if version <= known:
             if was_hydration < hydration:
                 self._connection.execute(
                     "UPDATE _sync_row_meta SET hydration = ? WHERE table_name = ? AND pk_uuid = ?",
                     (hydration, *row),
                 )
             return Outcome.KNOWN
-        payload = None if change.op == "DELETE" or is_null(change.payload) else _text(change.payload)
         if self._is_pending(row):
-            self._withhold(row, change.server_version, payload, PENDING)
+            self._withhold(row, version, payload, PENDING)
             return Outcome.WITHHELD
-        return self.write(tables, row, change.server_version, payload, hydration)
+        return self.write(tables, row, version, payload, hydration)
 
     def write(
         self, tables: Tables, row: tuple[str, str], version: int, payload: str | None, hydration: int = 0
@@ -102,10 +121,46 @@ class Applier:
         """Note what the server has; the version never goes down."""
         self._connection.execute(
             "INSERT INTO _sync_row_meta (table_name, pk_uuid, server_version, deleted, hydration)"
-            " VALUES (?, ?, ?, ?, ?) ON CONFLICT (table_name, pk_uuid) DO UPDATE SET"
-            " server_version = max(server_version, excluded.server_version), deleted = excluded.deleted,"
-            " hydration = max(hydration, excluded.hydration), updated_at = excluded.updated_at",
+            " VALUES (?, ?, ?, ?, ?)" + _MERGE_META,
             (*row, version, is_deleted, hydration),
+        )
+
+    def set_live(
+        self, shape: TableShape, keys: Sequence[str], versions: Sequence[int], hydration: int
+    ) -> None:
+        """Note that the server has these live rows of a table."""
+        now = self._connection.execute(f"SELECT {NOW}").fetchone()[0]
+        for start in range(0, len(keys), STATEMENT_ROWS):
+            some = keys[start : start + STATEMENT_ROWS]
+            pairs = zip(some, versions[start : start + STATEMENT_ROWS], strict=True)
+            self._connection.execute(
+                _live_statement(len(some)), (shape.wire, hydration, now, *chain.from_iterable(pairs))
+            )
+
+    def upsert_rows(
+        self, shape: TableShape, columns: Sequence[str], rows: Sequence[Sequence[SqlValue]]
+    ) -> None:
+        """Write many rows (rows × columns) that nothing speaks against; raise what the table refuses."""
+        values_max = self._connection.getlimit(sqlite3.SQLITE_LIMIT_VARIABLE_NUMBER)
+        step = max(1, min(STATEMENT_ROWS, values_max // len(columns)))
+        for start in range(0, len(rows), step):
+            some = rows[start : start + step]
+            self._connection.execute(
+                _upsert_statement(shape, columns, row_count=len(some)), tuple(chain.from_iterable(some))
+            )
+
+    def keep_extras(self, shape: TableShape, extras: Mapping[str, JsonObject]) -> None:
+        """Keep aside what a table has no column for, by key."""
+        self._connection.executemany(
+            "INSERT OR REPLACE INTO _sync_extra VALUES (?, ?, ?)",
+            [(shape.wire, key, encode_json(extra).decode()) for key, extra in extras.items()],
+        )
+
+    def drop_extras(self, shape: TableShape, keys: Iterable[str]) -> None:
+        """Forget what was kept aside of these rows of a table."""
+        self._connection.executemany(
+            "DELETE FROM _sync_extra WHERE table_name = ? AND pk_uuid = ?",
+            [(shape.wire, key) for key in keys],
         )
 
     def settle_withheld(self, tables: Tables) -> int:
@@ -151,6 +206,16 @@ class Applier:
             self.write(tables, (table, key), version, None, hydration)
         return len(registered)
 
+    def has_unknown(self, shape: TableShape) -> bool:
+        """Tell whether the table has a row that the server never acknowledged."""
+        found = self._connection.execute(
+            f"SELECT EXISTS (SELECT 1 FROM {quoted(shape.name)} AS present WHERE NOT EXISTS"
+            " (SELECT 1 FROM _sync_row_meta AS m WHERE m.table_name = ? AND m.server_version > 0"
+            f" AND m.pk_uuid = {key_expression(shape, 'present')}))",
+            (shape.wire,),
+        )
+        return bool(found.fetchone()[0])
+
     def adopt_extra(self, tables: Tables) -> None:
         """Columns that the app has added since: fill them with what was kept aside."""
         rows = self._connection.execute("SELECT table_name, pk_uuid, payload FROM _sync_extra").fetchall()
@@ -175,7 +240,10 @@ class Applier:
             pass
         else:
             self._insert(shape, values)
-        self._keep_extra(row, extra)
+        if extra:
+            self.keep_extras(shape, {row[1]: extra})
+        else:
+            self.drop_extras(shape, [row[1]])
 
     def _update(self, shape: TableShape, values: Row) -> bool:
         # In place, because an insert would fail on absent NOT NULL columns before it met the row.
@@ -190,28 +258,14 @@ class Applier:
         return done.rowcount > 0
 
     def _insert(self, shape: TableShape, values: Row) -> None:
-        key = quoted(shape.primary_key.name)
-        names = [quoted(name) for name in values]
-        changes = ", ".join(f"{name} = excluded.{name}" for name in names if name != key)
-        self._connection.execute(
-            f"INSERT INTO {quoted(shape.name)} ({', '.join(names)}) VALUES ({', '.join('?' * len(names))})"
-            f" ON CONFLICT ({key}) DO " + (f"UPDATE SET {changes}" if changes else "NOTHING"),
-            tuple(values.values()),
-        )
+        self._connection.execute(_upsert_statement(shape, values), tuple(values.values()))
 
     def _delete(self, shape: TableShape, row: tuple[str, str]) -> None:
         self._connection.execute(
             f"DELETE FROM {quoted(shape.name)} WHERE {quoted(shape.primary_key.name)} = ?",
             (key_value(shape, row[1]),),
         )
-        self._keep_extra(row, {})
-
-    def _keep_extra(self, row: tuple[str, str], extra: JsonObject) -> None:
-        if extra:
-            kept = (*row, encode_json(extra).decode())
-            self._connection.execute("INSERT OR REPLACE INTO _sync_extra VALUES (?, ?, ?)", kept)
-        else:
-            self._connection.execute("DELETE FROM _sync_extra WHERE table_name = ? AND pk_uuid = ?", row)
+        self.drop_extras(shape, [row[1]])
 
     def _is_pending(self, row: tuple[str, str]) -> bool:
         found = self._connection.execute(
@@ -281,6 +335,27 @@ class Applier:
             "SELECT payload FROM _sync_extra WHERE table_name = ? AND pk_uuid = ?", row
         ).fetchone()
         return {} if found is None else decode_object(found[0])
+
+
+def _upsert_statement(shape: TableShape, columns: Iterable[str], row_count: int = 1) -> str:
+    """SQL that writes rows, given the values of `columns` (with the key), in place where they are there."""
+    key = quoted(shape.primary_key.name)
+    names = [quoted(name) for name in columns]
+    changes = ", ".join(f"{name} = excluded.{name}" for name in names if name != key)
+    row = f"({', '.join('?' * len(names))})"
+    return (
+        f"INSERT INTO {quoted(shape.name)} ({', '.join(names)}) VALUES {', '.join([row] * row_count)}"
+        f" ON CONFLICT ({key}) DO " + (f"UPDATE SET {changes}" if changes else "NOTHING")
+    )
+
+
+@cache
+def _live_statement(row_count: int) -> str:
+    rows = (f"(?1, ?{4 + 2 * index}, ?{5 + 2 * index}, 0, ?2, ?3)" for index in range(row_count))
+    return (
+        "INSERT INTO _sync_row_meta (table_name, pk_uuid, server_version, deleted, hydration, updated_at)"
+        f" VALUES {', '.join(rows)}{_MERGE_META}"
+    )
 
 
 def _matches(reference: Reference) -> str:

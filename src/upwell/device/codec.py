@@ -8,6 +8,7 @@ import base64
 import binascii
 import sqlite3
 import uuid
+from collections.abc import Sequence
 from typing import Any, TypeAlias
 
 import msgspec
@@ -18,6 +19,9 @@ Json: TypeAlias = Any
 JsonObject: TypeAlias = dict[str, Json]
 
 encode_json = msgspec.json.encode
+
+# What SQLite takes as it comes (not bool, which is an int too).
+_PLAIN = frozenset((int, float, str, type(None)))
 
 
 class Undecodable(ValueError):
@@ -43,6 +47,11 @@ def key_from_wire(shape: TableShape, key: str) -> str:
         return uuid.UUID(key).hex
     except ValueError:
         return key.lower()
+
+
+def keys_from_wire(shape: TableShape, keys: Sequence[str]) -> Sequence[str]:
+    """Wire keys → local keys."""
+    return [key_from_wire(shape, key) for key in keys] if shape.primary_key.is_blob else keys
 
 
 def key_value(shape: TableShape, key: str) -> SqlValue:
@@ -89,6 +98,13 @@ def row_from_wire(shape: TableShape, key: str, payload: bytes | str) -> tuple[Ro
             row[column.name] = _value_from_wire(column, value)
     row[shape.primary_key.name] = key_value(shape, key)
     return row, extra
+
+
+def values_from_wire(column: Column, values: Sequence[Json]) -> Sequence[SqlValue]:
+    """Wire values of one column → what the column holds; raise `Undecodable`."""
+    if not column.is_blob and _PLAIN.issuperset(map(type, values)):
+        return values
+    return [_value_from_wire(column, value) for value in values]
 
 
 def _value_from_wire(column: Column, value: Json) -> SqlValue:

@@ -4,37 +4,34 @@ Law: the app reads and writes through `connection` (or any other connection to t
 call here may be interrupted at any point and made again, and no local edit is lost by it.
 """
 
-import base64
-import binascii
 import os
+import random
 import threading
-import uuid
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from types import TracebackType
-from typing import Any, Self, TypeAlias, TypeVar
+from typing import Self, TypeAlias, TypeVar, Unpack
 
-import msgspec
-
-from upwell.device.capture import Capture
-from upwell.device.conflict import Resolver, server_wins
-from upwell.device.failures import AnswerRefused, DeviceError, FileRefused, NotSignedIn
-from upwell.device.file import SyncFile, connect
+from upwell.device.background import Background, Loop, Round, until_synced
+from upwell.device.drive import Done, Send, drive, proceed
+from upwell.device.exchange import Exchange
+from upwell.device.failures import NotSignedIn, NotSynced, Unreachable
+from upwell.device.file import connect
+from upwell.device.installation import Installation, Options
+from upwell.device.pace import PACE, Pace, Pause
 from upwell.device.report import (
     DeviceStatus,
     DownloadReport,
     HydrateReport,
     PendingChange,
-    Progress,
     SyncReport,
     UploadReport,
 )
-from upwell.device.schema import quoted
-from upwell.device.sync import Exchange, Syncer
-from upwell.device.transport import HttpTransport, Request, Response, Transport, refusal
-from upwell.protocol.sync import DEVICE_TOKEN_PATH, DeviceTokenRequest, DeviceTokenResponse
-
-LOGIN_PATH = "/v1/api/auth/login"
+from upwell.device.sync import PAGE_ROWS
+from upwell.device.threads import OpenStream, Threads
+from upwell.device.transport import HttpTransport, Request, Response, Stream, StreamTransport, Transport
+from upwell.device.watch import Watch
 
 T = TypeVar("T")
 
@@ -43,19 +40,33 @@ Dial: TypeAlias = Callable[[str], Transport]
 
 
 class Device:
-    """One installation of an app; made by `Device.open`."""
+    """One installation of an app; made by `Device.open`. Threads may share it."""
 
-    def __init__(self, path: str, file: SyncFile, capture: Capture, syncer: Syncer, dial: Dial) -> None:
+    def __init__(
+        self,
+        path: str,
+        installation: Installation,
+        *,
+        dial: Dial,
+        pace: Pace,
+        now: Callable[[], float],
+        chance: Callable[[], float],
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
         self.connection = connect(path, has_foreign_keys=True)
-        self._file = file
-        self._capture = capture
-        self._syncer = syncer
+        self._installation = installation
         self._dial = dial
+        self._pace = pace
+        self._now = now
+        self._chance = chance
+        self._sleep = sleep
         self._transport: Transport | None = None
         self._token: str | None = None
-        self._last_error: str | None = None
+        self._loop: Threads | None = None
         # One exchange at a time; the app's own connection is not concerned.
         self._exchange = threading.Lock()
+        # Held while the file is worked on, not while the network is; callbacks may ask for `status`.
+        self._file_lock = threading.RLock()
 
     @classmethod
     def open(
@@ -64,58 +75,40 @@ class Device:
         *,
         schema: str,
         tables: Sequence[str],
-        source: str | None = None,
-        upload_limit: int = 200,
-        download_limit: int = 1000,
-        resolver: Resolver = server_wins,
-        on_progress: Callable[[Progress], None] | None = None,
         dial: Dial = HttpTransport,
-        new_source: Callable[[], str] = lambda: str(uuid.uuid4()),
+        pace: Pace = PACE,
+        now: Callable[[], float] = time.monotonic,
+        chance: Callable[[], float] = random.random,
+        **options: Unpack[Options],
     ) -> Self:
         """Open or create the file at `path` and capture `tables` (which must exist) for namespace `schema`.
 
-        `source` names this installation; without it a new random one is stored in the file. `dial` makes the
-        transport from the URL of `sign_in`. Raises `TableRefused` and `FileRefused`.
+        `dial` makes the transport from the URL of `sign_in`; `pace`, `now` (monotonic, in seconds) and
+        `chance` are of the background loop. Raises `TableRefused` and `FileRefused`.
         """
-        file = SyncFile.open(str(path), source, new_source)
+        installation = Installation.open(str(path), schema=schema, tables=tables, **options)
         try:
-            capture = Capture(file)
-            capture.register(tables)
-            syncer = Syncer(
-                file,
-                capture,
-                schema=schema,
-                upload_limit=upload_limit,
-                download_limit=download_limit,
-                resolver=resolver,
-                on_progress=on_progress,
-            )
-            return cls(str(path), file, capture, syncer, dial)
+            return cls(str(path), installation, dial=dial, pace=pace, now=now, chance=chance)
         except BaseException:
-            file.connection.close()
+            installation.close()
             raise
 
     def register(self, tables: Sequence[str]) -> None:
         """Capture more tables; rows that they have already are queued."""
-        with self._exchange:
-            self._capture.register(tables)
+        with self._exchange, self._file_lock:
+            self._installation.register(tables)
 
     def sign_in(self, url: str, user: str, *, token: str | None = None, password: str | None = None) -> None:
         """Connect the file with `user` on the server at `url`.
 
         `token` is a device token of this source, or an access token that is exchanged for one; `password`
-        logs in first. Raises `FileRefused` when the file is another user's.
+        logs in first. Raises `FileRefused` when the file is another user's. Stops the background loop.
         """
-        if (token is None) == (password is None):
-            raise DeviceError("give either a token or a password")
-        owner = self._file.identity().user
-        if owner not in ("", user):
-            self._file.claim(user)
         transport = self._dial(url)
         try:
-            access = token or _log_in(transport, user, password or "")
-            device_token = self._device_token(transport, user, access)
-            self._file.claim(user)
+            with self._exchange:
+                signing_in = self._installation.sign_in(user, token, password)
+                device_token = drive(signing_in, transport.send, self._file_lock)
         except BaseException:
             transport.close()
             raise
@@ -123,73 +116,108 @@ class Device:
         self._transport, self._token = transport, device_token
 
     def sign_out(self) -> None:
-        """Forget the token; the data stays, and further edits are captured."""
+        """Stop the background loop and forget the token; the data stays, and further edits are captured."""
+        self.stop()
         if self._transport is not None:
             self._transport.close()
         self._transport = self._token = None
 
     def wipe(self) -> None:
-        """Empty the file for another user; raises `PendingChanges` if an edit would be lost."""
-        with self._exchange:
-            self._file.wipe([quoted(shape.name) for shape in self._capture.tables])
+        """Empty the file for another user; raises `PendingChanges` if an edit would be lost.
+
+        Stops the background loop, which would fill it again.
+        """
+        self.stop()
+        with self._exchange, self._file_lock:
+            self._installation.wipe()
 
     def upload(self) -> UploadReport:
         """Send what is pending, batch by batch."""
-        return self._drive(self._syncer.upload)
+        return self._run(self._installation.upload)
 
     def download(self) -> DownloadReport:
         """Fetch what others changed since the last time."""
-        return self._drive(self._syncer.download)
+        return self._run(self._installation.download)
 
-    def hydrate(self, page_rows: int = 1000) -> HydrateReport:
+    def hydrate(self, page_rows: int = PAGE_ROWS) -> HydrateReport:
         """Fetch everything, in pages of `page_rows` rows; goes on where an interrupted hydration stopped."""
-        return self._drive(lambda: self._syncer.hydrate(page_rows))
+        return self._run(lambda: self._installation.hydrate(page_rows))
 
     def sync(self) -> SyncReport:
         """Hydrate if needed, upload, download."""
-        return self._drive(self._syncer.sync)
+        return self._run(self._installation.sync)
+
+    def start(self) -> None:
+        """Sync in the background from now on: after edits, when the server's log grew, and now and then.
+
+        Failures are told by `status` and tried again, ever more slowly. Raises `NotSignedIn`.
+        """
+        transport, token = self._signed_in()
+        if self.is_running:
+            return
+        self.stop()
+        background = Background(self._installation, self._pace, self._now, self._chance)
+        self._loop = Threads(
+            background,
+            Watch(background, self._pace, self._now, self._chance),
+            sync=self._sync_in_background,
+            open_stream=_opener(transport, token, self._pace),
+            abort=transport.abort if isinstance(transport, StreamTransport) else _do_nothing,
+            file_lock=self._file_lock,
+            grace_s=self._pace.grace_s,
+            now=self._now,
+        )
+        self._loop.start()
+
+    def stop(self) -> None:
+        """End the background loop and wait until it has ended; a round under way may be cut short."""
+        if self._loop is not None:
+            self._loop.stop()
+            self._loop = None
+
+    @property
+    def is_running(self) -> bool:
+        """True while there is a background loop."""
+        return self._loop is not None and self._loop.is_running
+
+    def wait_until_synced(self, timeout_s: float | None = None) -> None:
+        """Wait until what is pending now is acknowledged, and what the server has now is here.
+
+        Quarantined changes don't count. Without the background loop rounds are made here, with pauses while
+        the server is unreachable; other failures are raised. Raises `NotSynced` after `timeout_s`; without
+        the loop a request that is under way then is waited for.
+        """
+        self._signed_in()
+        steps = until_synced(
+            self._installation, self._pace, now=self._now, chance=self._chance, timeout_s=timeout_s
+        )
+        failure: Exception | None = None
+        while not isinstance(step := self._proceed(steps, failure), Done):
+            failure = self._perform(step)
 
     def pending(self) -> list[PendingChange]:
         """What waits for upload, in the order of the edits."""
-        rows = self._file.connection.execute(
-            "SELECT table_name, pk_uuid, op, base_version, payload, change_id, queued_at,"
-            " quarantined, reason, detail FROM _sync_pending ORDER BY change_id"
-        )
-        return [
-            PendingChange(table, key, op, base, payload, change_id, queued_at, bool(held), reason, detail)
-            for table, key, op, base, payload, change_id, queued_at, held, reason, detail in rows
-        ]
+        with self._file_lock:
+            return self._installation.pending()
 
     def status(self) -> DeviceStatus:
         """Where the file stands; costs a few counts."""
-        identity = self._file.identity()
-        return DeviceStatus(
-            user=identity.user,
-            source=identity.source,
-            is_signed_in=self._token is not None,
-            is_hydrated=self._syncer.is_hydrated(),
-            pending=self._file.pending_count(),
-            quarantined=self._file.count("quarantined", "_sync_pending"),
-            withheld=self._file.count("true", "_sync_withheld"),
-            conflicts=self._file.count("true", "_sync_conflicts"),
-            cursor=self._file.cursor(),
-            next_change_id=self._file.next_change_id(),
-            last_error=self._last_error or self._syncer.waiting_for_tables(),
-        )
+        with self._file_lock:
+            return self._installation.status(is_signed_in=self._token is not None, is_running=self.is_running)
 
     def retry_refused(self) -> int:
         """Let the next upload try all quarantined changes again; return how many there are.
 
         For when what the server refused them for is mended; an edit of the row does it for that row alone.
         """
-        with self._exchange:
-            return self._syncer.retry_refused()
+        with self._exchange, self._file_lock:
+            return self._installation.retry_refused()
 
     def close(self) -> None:
         """Sign out and close both connections."""
         self.sign_out()
         self.connection.close()
-        self._file.connection.close()
+        self._installation.close()
 
     def __enter__(self) -> Self:
         return self
@@ -199,68 +227,67 @@ class Device:
     ) -> None:
         self.close()
 
-    def _drive(self, begin: Callable[[], Exchange[T]]) -> T:
+    def _run(self, begin: Callable[[], Exchange[T]], send: Send | None = None) -> T:
         with self._exchange:
-            exchange = begin()
-            try:
-                request = next(exchange)
-                while True:
-                    request = exchange.send(self._send(request))
-            except StopIteration as done:
-                self._last_error = None
-                result: T = done.value
-                return result
-            except DeviceError as error:
-                self._last_error = str(error)
-                raise
-            finally:
-                exchange.close()
+            return drive(begin(), send or self._send, self._file_lock)
 
     def _send(self, request: Request) -> Response:
+        transport, token = self._signed_in()
+        return transport.send(replace(request, token=token))
+
+    def _signed_in(self) -> tuple[Transport, str]:
         if self._transport is None or self._token is None:
             raise NotSignedIn("sign in before syncing; until then edits are captured")
-        return self._transport.send(replace(request, token=self._token))
+        return self._transport, self._token
 
-    def _device_token(self, transport: Transport, user: str, token: str) -> str:
-        source = self._file.identity().source
-        claims = _claims(token)
-        if "did" not in claims:
-            body = msgspec.json.encode(DeviceTokenRequest(device=source))
-            response = transport.send(Request("POST", DEVICE_TOKEN_PATH, body=body, token=token))
-            token = _answer(response, DeviceTokenResponse).token
-            claims = _claims(token)
-        if claims.get("did", source) != source:
-            raise FileRefused(f"the token is for device {claims['did']!r}, the file's source is {source!r}")
-        if claims.get("sub", user) != user:
-            raise FileRefused(f"the token is for user {claims['sub']!r}, not {user!r}")
-        return token
+    def _sync_in_background(self) -> None:
+        loop = self._loop
+        assert loop is not None, "the loop that calls has been started"
+
+        def send(request: Request) -> Response:
+            if loop.is_cut:
+                raise Unreachable("the background loop was stopped")
+            return self._send(request)
+
+        self._run(self._installation.sync, send)
+
+    def _send_until(self, until_s: float | None) -> Send:
+        def send(request: Request) -> Response:
+            if until_s is not None and self._now() >= until_s:
+                raise NotSynced("the round has not ended")
+            return self._send(request)
+
+        return send
+
+    def _proceed(self, steps: Loop, failure: Exception | None) -> Round | Pause | Done[None]:
+        with self._file_lock:
+            return proceed(steps, failure)
+
+    def _perform(self, step: Round | Pause) -> Exception | None:
+        match step:
+            case Pause():
+                self._sleep(step.seconds)
+                return None
+            case Round():
+                loop = self._loop
+                if loop is not None and loop.is_running:
+                    return loop.ask(step.until_s)
+                try:
+                    self._run(self._installation.sync, self._send_until(step.until_s))
+                except (Unreachable, NotSynced) as failure:
+                    return failure
+                return None
 
 
-class _Login(msgspec.Struct):
-    access_token: str
+def _opener(transport: Transport, token: str, pace: Pace) -> OpenStream | None:
+    if not isinstance(transport, StreamTransport):
+        return None
+
+    def open_stream(request: Request) -> Stream:
+        return transport.stream(replace(request, token=token), pace.watch_silence_s)
+
+    return open_stream
 
 
-def _log_in(transport: Transport, user: str, password: str) -> str:
-    body = msgspec.json.encode({"user": user, "password": password})
-    return _answer(transport.send(Request("POST", LOGIN_PATH, body=body)), _Login).access_token
-
-
-def _answer(response: Response, kind: type[T]) -> T:
-    if response.status != 200:
-        raise refusal(response)
-    try:
-        return msgspec.json.decode(response.body, type=kind)
-    except msgspec.MsgspecError as cause:
-        raise AnswerRefused(f"not the protocol's answer: {cause}") from cause
-
-
-def _claims(token: str) -> dict[str, Any]:
-    """Read the claims of a JWT without checking them (the server does); none if it isn't one."""
-    parts = token.split(".")
-    if len(parts) != 3:
-        return {}
-    try:
-        text = base64.urlsafe_b64decode(parts[1] + "=" * (-len(parts[1]) % 4))
-        return msgspec.json.decode(text, type=dict[str, Any])
-    except (binascii.Error, msgspec.MsgspecError, ValueError):
-        return {}
+def _do_nothing() -> None:
+    """There is nothing to break."""

@@ -28,6 +28,10 @@ class Unreachable(DeviceError):
     """The server gave no answer; whether it got the request is unknown. Call again: nothing happens twice."""
 
 
+class NotSynced(DeviceError):
+    """Not everything was acknowledged and read in the time given; it stays pending. The message says why."""
+
+
 class AnswerRefused(DeviceError):
     """The answer contradicts the protocol; nothing of it was stored."""
 

@@ -5,7 +5,7 @@ server rows are written with `apply_mode` = 1, which only this transaction sees.
 """
 
 import sqlite3
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +15,10 @@ from upwell.device.failures import FileRefused, PendingChanges
 NOW = "strftime('%Y-%m-%dT%H:%M:%fZ', 'now')"
 NEXT_CHANGE_ID = "(SELECT next_change_id FROM _sync_client_info LIMIT 1)"
 LOCK_WAIT_S_MAX = 10.0
+WAL_BYTES_MAX = 64 << 20
+
+# No checkpoints; commits that don't wait for the disk (1: NORMAL); 8 MB of pages, so that a transaction fits.
+_LOADING = {"wal_autocheckpoint": 0, "synchronous": 1, "cache_size": -8000}
 
 _TABLES = f"""
 CREATE TABLE IF NOT EXISTS _sync_client_info (
@@ -154,6 +158,40 @@ class SyncFile:
             yield connection
             connection.execute("UPDATE _sync_client_info SET apply_mode = 0")
 
+    @contextmanager
+    def loading(self) -> Iterator[None]:
+        """Many large transactions follow: the disk is waited for at the end, not after each.
+
+        A power cut in between takes back the newest of them, whole. `checkpoint_if_large` bounds the
+        write-ahead log.
+        """
+        before = {name: self._number(f"PRAGMA {name}") for name in _LOADING}
+        self._set(_LOADING)
+        try:
+            yield
+        finally:
+            self._set(before)
+            self._checkpoint()
+
+    def checkpoint_if_large(self) -> None:
+        """Move the write-ahead log into the database if it is large; between transactions."""
+        log = Path(f"{self._path()}-wal")
+        if log.exists() and log.stat().st_size > WAL_BYTES_MAX:
+            self._checkpoint()
+
+    def _checkpoint(self) -> None:
+        # While the app reads, the log can't be cut: nobody waits for that, a later checkpoint does it.
+        self.connection.execute("PRAGMA busy_timeout = 0")
+        self.connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+        self.connection.execute(f"PRAGMA busy_timeout = {int(LOCK_WAIT_S_MAX * 1000)}")
+
+    def _set(self, pragmas: Mapping[str, int]) -> None:
+        for name, value in pragmas.items():
+            self.connection.execute(f"PRAGMA {name} = {value}")
+
+    def _path(self) -> str:
+        return str(self.connection.execute("PRAGMA database_list").fetchone()[2])
+
     def identity(self) -> Identity:
         """Read user and source."""
         user, source = self.connection.execute("SELECT user_id, source_id FROM _sync_client_info").fetchone()
@@ -185,6 +223,16 @@ class SyncFile:
     def set_cursor(self, cursor: int) -> None:
         """Move the cursor, in the transaction that stores what it covers."""
         self.connection.execute("UPDATE _sync_client_info SET last_server_seq_seen = ?", (cursor,))
+
+    def head(self) -> int:
+        """The newest entry of the server's log that this file has heard of."""
+        return self._number("SELECT current_window_until FROM _sync_client_info")
+
+    def note_head(self, head: int) -> None:
+        """Note how far the server's log goes; it never goes back (but in `forget_server`)."""
+        self.connection.execute(
+            "UPDATE _sync_client_info SET current_window_until = max(current_window_until, ?)", (head,)
+        )
 
     def next_change_id(self) -> int:
         """The id that the next change will get."""
@@ -224,6 +272,7 @@ class SyncFile:
         self.connection.execute("UPDATE _sync_pending SET base_version = 0, attempts = 0")
         self.connection.execute("DELETE FROM _sync_outbox")
         self.connection.execute("DELETE FROM _sync_withheld")
+        self.connection.execute("UPDATE _sync_client_info SET current_window_until = 0")
         self.restart_hydration()
 
     def restart_hydration(self) -> None:
@@ -245,7 +294,9 @@ class SyncFile:
             identity = self.identity()
             source = identity.source if identity.is_source_forced else self._new_source()
             connection.execute(
-                "UPDATE _sync_client_info SET user_id = '', source_id = ?, next_change_id = 1", (source,)
+                "UPDATE _sync_client_info SET user_id = '', source_id = ?, next_change_id = 1,"
+                " current_window_until = 0",
+                (source,),
             )
             self.restart_hydration()
             self.put("stream", "")

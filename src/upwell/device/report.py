@@ -84,17 +84,22 @@ class PendingChange:
 class DeviceStatus:
     """Where the file stands; `withheld` server rows and `quarantined` changes need a look by the app.
 
-    `last_error` is why the last exchange failed, or else which tables of pending changes the server lacks.
+    `lag` is how many entries of the user's log this file has not read, as far as the server told;
+    `last_synced_at` (ISO 8601, UTC) when a full round last succeeded. `last_error` is why the last exchange
+    failed, or else which tables of pending changes the server lacks.
     """
 
     user: str
     source: str
     is_signed_in: bool
+    is_running: bool
     is_hydrated: bool
     pending: int
     quarantined: int
     withheld: int
     conflicts: int
     cursor: int
+    lag: int
     next_change_id: int
+    last_synced_at: str | None
     last_error: str | None

@@ -13,19 +13,26 @@ from upwell.device.failures import TableRefused
 
 SqlValue: TypeAlias = int | float | str | bytes | None
 Row: TypeAlias = dict[str, SqlValue]
+_Part: TypeAlias = tuple[str, str, str | None, str]
+"""One column of a foreign key: parent table, column, parent's column if it is named, ON DELETE."""
 
 # json_object takes 127 arguments at most; wider tables get their JSON joined from quoted values.
 JSON_OBJECT_COLUMNS_MAX = 60
+# What `PRAGMA table_xinfo` calls the virtual and the stored ones.
+_GENERATED = (2, 3)
 
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """A stored column; `wire` is its lower-case name in payloads."""
+    """A stored column; `wire` is its lower-case name in payloads, `default` an SQL expression."""
 
     name: str
     wire: str
     is_blob: bool
     is_text: bool
+    declared: str = ""
+    is_required: bool = False
+    default: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +42,7 @@ class Reference:
     columns: tuple[str, ...]
     parent: str
     parent_columns: tuple[str, ...]
+    on_delete: str = "NO ACTION"
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +55,7 @@ class TableShape:
     primary_key: Column
     references: tuple[Reference, ...]
     has_other_unique: bool
+    generated: tuple[str, ...] = ()
 
     def column(self, wire: str) -> Column | None:
         """Find a column by its name in payloads."""
@@ -100,7 +109,7 @@ def read_shape(connection: sqlite3.Connection, table: str) -> TableShape:
         raise TableRefused(f"table {table!r} does not exist: create it before registering it")
     name = str(found[0])
     info = connection.execute(f"PRAGMA table_xinfo({quoted(name)})").fetchall()
-    columns = tuple(_column(row[1], row[2] or "") for row in info if row[6] == 0)
+    columns = tuple(_column(*row[1:5]) for row in info if row[6] == 0)
     return TableShape(
         name=name,
         wire=name.lower(),
@@ -110,13 +119,22 @@ def read_shape(connection: sqlite3.Connection, table: str) -> TableShape:
         has_other_unique=any(
             row[2] and row[3] != "pk" for row in connection.execute(f"PRAGMA index_list({quoted(name)})")
         ),
+        generated=tuple(row[1] for row in info if row[6] in _GENERATED),
     )
 
 
-def _column(name: str, declared: str) -> Column:
-    kind = declared.upper()
+def _column(name: str, declared: str | None, is_required: int, default: str | None) -> Column:
+    kind = (declared or "").upper()
     is_text = "INT" not in kind and any(word in kind for word in ("CHAR", "CLOB", "TEXT"))
-    return Column(name=name, wire=name.lower(), is_blob="BLOB" in kind, is_text=is_text)
+    return Column(
+        name=name,
+        wire=name.lower(),
+        is_blob="BLOB" in kind,
+        is_text=is_text,
+        declared=" ".join(kind.split()),
+        is_required=bool(is_required),
+        default=default,
+    )
 
 
 def _primary_key(table: str, info: list[tuple[object, ...]], columns: tuple[Column, ...]) -> Column:
@@ -130,19 +148,19 @@ def _primary_key(table: str, info: list[tuple[object, ...]], columns: tuple[Colu
 
 
 def _references(connection: sqlite3.Connection, table: str) -> tuple[Reference, ...]:
-    grouped: dict[int, list[tuple[str, str, str | None]]] = {}
+    grouped: dict[int, list[_Part]] = {}
     for row in connection.execute(f"PRAGMA foreign_key_list({quoted(table)})"):
-        grouped.setdefault(row[0], []).append((row[2], row[3], row[4]))
+        grouped.setdefault(row[0], []).append((row[2], row[3], row[4], row[6]))
     references = (_reference(connection, parts) for parts in grouped.values())
     return tuple(r for r in references if len(r.columns) == len(r.parent_columns))
 
 
-def _reference(connection: sqlite3.Connection, parts: list[tuple[str, str, str | None]]) -> Reference:
-    parent = parts[0][0]
+def _reference(connection: sqlite3.Connection, parts: list[_Part]) -> Reference:
+    parent, _, _, on_delete = parts[0]
     info = connection.execute(f"PRAGMA table_info({quoted(parent)})").fetchall()
     keys = [row[1] for row in sorted(info, key=lambda row: row[5]) if row[5]]
-    targets = tuple(to or keys[index] for index, (_, _, to) in enumerate(parts) if to or index < len(keys))
-    return Reference(tuple(column for _, column, _ in parts), parent.lower(), targets)
+    targets = tuple(to or keys[index] for index, (_, _, to, _) in enumerate(parts) if to or index < len(keys))
+    return Reference(tuple(part[1] for part in parts), parent.lower(), targets, on_delete.upper())
 
 
 def quoted(name: str) -> str:
@@ -175,10 +193,9 @@ def _json_value(column: Column, alias: str) -> str:
     if column.is_blob:
         return f"CASE WHEN {value} IS NULL THEN NULL ELSE lower(hex({value})) END"
     blob = f"WHEN 'blob' THEN lower(hex({value}))"
-    # SQLite prints 15 digits of a REAL; 17 are needed where those don't read back as the same number.
+    # 15 and 17 digits of SQLite's own printing don't always read back as the same number, 20 do.
     real = (
         f"WHEN 'real' THEN CASE WHEN abs({value}) > 1.7976931348623157e308 THEN NULL"
-        f" WHEN CAST(printf('%!.15g', {value}) AS REAL) = {value} THEN {value}"
-        f" ELSE json(printf('%!.17g', {value})) END"
+        f" ELSE json(printf('%!.20g', {value})) END"
     )
     return f"CASE typeof({value}) {blob} {'' if column.is_text else real} ELSE {value} END"

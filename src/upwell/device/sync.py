@@ -7,7 +7,7 @@ aren't used twice.
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Generator
+from collections.abc import Callable
 from dataclasses import replace
 from typing import TypeVar
 
@@ -16,8 +16,10 @@ import msgspec
 from upwell.device.apply import Applier, Outcome
 from upwell.device.capture import Capture, queue_unknown
 from upwell.device.conflict import Resolver, Settlement
+from upwell.device.exchange import Exchange, Prefetch, answer_to
 from upwell.device.failures import AnswerRefused
 from upwell.device.file import SyncFile
+from upwell.device.load import Loader, check_page
 from upwell.device.outbox import Outbox, Outgoing, RowKey, acknowledged_version, upload_change
 from upwell.device.report import DownloadReport, HydrateReport, Phase, Progress, SyncReport, UploadReport
 from upwell.device.transport import Request, Response, refusal
@@ -27,11 +29,10 @@ from upwell.protocol import sync as wire
 log = logging.getLogger("upwell.device")
 
 T = TypeVar("T")
-Exchange = Generator[Request, Response, T]
 
 CONFLICT_ROUNDS_MAX = 5
 HYDRATE_RESTARTS_MAX = 3
-PAGE_ROWS = 1000
+PAGE_ROWS = 5_000
 
 
 class Syncer:
@@ -55,6 +56,7 @@ class Syncer:
         self._download_limit = download_limit
         self._on_progress = on_progress
         self._applier = Applier(file)
+        self._loader = Loader(file, self._applier)
         self._outbox = Outbox(file)
         self._settlement = Settlement(file, self._applier, self._outbox, resolver)
 
@@ -99,15 +101,15 @@ class Syncer:
         unregistered: set[RowKey] = set()
         conflicts: Counter[RowKey] = Counter()
         while batch := self._outbox.outstanding() or self._outbox.freeze(self._capture.tables, limit, stuck):
-            response = yield self._upload_request(batch)
+            response = yield from answer_to(self._upload_request(batch))
             report = replace(report, requests=report.requests + 1, sent=report.sent + len(batch))
-            answer = _statuses(response, len(batch))
+            answer = _upload_answer(response, len(batch))
             if answer is None and len(batch) > 1:
                 limit = max(1, len(batch) // 2)
                 self._outbox.halve()
                 continue
-            statuses = answer or [_too_large(batch[0])]
-            report = self._store(batch, statuses, report)
+            statuses = answer.statuses if answer else [_too_large(batch[0])]
+            report = self._store(batch, statuses, report, head=answer.highest_server_seq if answer else 0)
             if any(status.status == "applied" for status in statuses):
                 stuck.clear()
             conflicts.update(
@@ -146,9 +148,10 @@ class Syncer:
         return Request("POST", wire.UPLOAD_PATH, body=body)
 
     def _store(
-        self, batch: list[Outgoing], statuses: list[wire.Status], report: UploadReport
+        self, batch: list[Outgoing], statuses: list[wire.Status], report: UploadReport, *, head: int
     ) -> UploadReport:
         with self._file.applying():
+            self._file.note_head(head)
             for sent, status in zip(batch, statuses, strict=True):
                 report = self._settle(sent, status, report)
             self._outbox.clear()
@@ -222,7 +225,7 @@ class Syncer:
             query.append(("include_self", "true"))
         if until:
             query.append(("until", str(until)))
-        response = yield Request("GET", wire.DOWNLOAD_PATH, tuple(query))
+        response = yield from answer_to(Request("GET", wire.DOWNLOAD_PATH, tuple(query)))
         if _is_pruned(response):
             self._restart_hydration()
             return None
@@ -239,6 +242,7 @@ class Syncer:
                 self._applier.receive(self._capture.tables, c, hydration) for c in page.changes
             )
             self._file.set_cursor(max(page.next_after, self._file.cursor()))
+            self._file.note_head(page.max_server_id or page.window_until)
             self._note_stream(page.stream_id)
         return outcomes
 
@@ -252,25 +256,25 @@ class Syncer:
 
     # --- hydration
 
-    def hydrate(self, page_rows: int) -> Exchange[HydrateReport]:
+    def hydrate(self, page_rows: int = PAGE_ROWS) -> Exchange[HydrateReport]:
         """Read all live rows, then the log from where that began; goes on where an interruption was."""
         self.refresh()
         report = HydrateReport()
-        for _ in range(HYDRATE_RESTARTS_MAX):
-            if self._file.find("hydration_phase") != "log":
-                report = yield from self._hydrate_rows(page_rows, report)
-            if self._file.find("hydration_phase") == "log":
-                report = yield from self._hydrate_log(report)
-            if self._file.find("hydration_phase") == "done":
-                return self._hydrated(report)
+        with self._file.loading():
+            for _ in range(HYDRATE_RESTARTS_MAX):
+                if self._file.find("hydration_phase") != "log":
+                    report = yield from self._hydrate_rows(page_rows, report)
+                if self._file.find("hydration_phase") == "log":
+                    report = yield from self._hydrate_log(report)
+                if self._file.find("hydration_phase") == "done":
+                    return self._hydrated(report)
         raise AnswerRefused("the server's history changed during each hydration")
 
     def _hydrate_rows(self, page_rows: int, report: HydrateReport) -> Exchange[HydrateReport]:
         hydration = self._begin_hydration()
         while True:
             cursor = self._file.find("hydration_cursor") or ""
-            query = (("schema", self._schema), ("limit", str(page_rows)), ("cursor", cursor))
-            response = yield Request("GET", wire.HYDRATE_PATH, query if cursor else query[:2])
+            response = yield from answer_to(self._hydrate_request(page_rows, cursor))
             if _is_pruned(response):
                 self._restart_hydration()
                 return report
@@ -279,14 +283,23 @@ class Syncer:
                 return report
             if page.has_more and page.cursor in ("", cursor):
                 raise AnswerRefused("the server has more rows but doesn't move the hydration cursor")
+            for table in page.tables:
+                check_page(table)
+            if page.has_more:
+                # The server makes the next page while this one is stored.
+                yield Prefetch(self._hydrate_request(page_rows, page.cursor))
             self._store_rows(page, hydration)
-            rows = report.rows + len(page.changes)
+            rows = report.rows + sum(len(table.rows) for table in page.tables)
             report = replace(
                 report, requests=report.requests + 1, rows=rows, next_change_id=page.next_change_id
             )
             self._tell("hydrate", rows, None)
             if not page.has_more:
                 return report
+
+    def _hydrate_request(self, page_rows: int, cursor: str) -> Request:
+        query = (("schema", self._schema), ("limit", str(page_rows)), ("cursor", cursor))
+        return Request("GET", wire.HYDRATE_PATH, query if cursor else query[:2])
 
     def _begin_hydration(self) -> int:
         if self._file.find("hydration_phase") == "rows":
@@ -302,14 +315,16 @@ class Syncer:
 
     def _store_rows(self, page: wire.HydrateResponse, hydration: int) -> None:
         with self._file.applying():
-            for change in page.changes:
-                self._applier.receive(self._capture.tables, change, hydration)
+            for table in page.tables:
+                self._loader.load(self._capture.tables, table, hydration)
             self._file.put("hydration_cursor", page.cursor)
             self._file.learn_change_id(page.next_change_id)
+            self._file.note_head(page.max_server_id or page.next_after)
             self._note_stream(page.stream_id)
             if not page.has_more:
                 self._file.put("hydration_phase", "log")
                 self._file.set_cursor(page.next_after)
+        self._file.checkpoint_if_large()
 
     def _hydrate_log(self, report: HydrateReport) -> Exchange[HydrateReport]:
         hydration, source, until = int(self._file.find("hydration") or 0), self._file.identity().source, 0
@@ -344,7 +359,8 @@ class Syncer:
             self._applier.drop_unseen(tables, hydration)
             self._applier.set_orphans_aside(tables)
             for shape in tables:
-                queue_unknown(connection, shape)
+                if self._applier.has_unknown(shape):
+                    queue_unknown(connection, shape)
             self._file.put("hydration_phase", "done")
             self._file.put("hydrated", "1")
 
@@ -386,15 +402,15 @@ _SETTLED = ("applied", "conflict")
 _FINAL_REASONS = (wire.BAD_PAYLOAD, wire.BATCH_TOO_LARGE)
 
 
-def _statuses(response: Response, count: int) -> list[wire.Status] | None:
-    """The statuses of an upload; None if the whole batch was refused as too large."""
+def _upload_answer(response: Response, count: int) -> wire.UploadResponse | None:
+    """The answer to an upload of `count` changes; None if the whole batch was refused as too large."""
     if response.status == 413:
         return None
     answer = _decode(response, wire.decode_upload_response)
     if len(answer.statuses) != count:
         raise AnswerRefused(f"{count} changes were sent, {len(answer.statuses)} statuses came back")
     too_large = any(_reason(status)[0] == wire.BATCH_TOO_LARGE for status in answer.statuses)
-    return None if too_large and not answer.accepted else answer.statuses
+    return None if too_large and not answer.accepted else answer
 
 
 def _too_large(sent: Outgoing) -> wire.Status:

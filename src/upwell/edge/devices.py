@@ -7,32 +7,60 @@ device's pending changes as they are.
 import asyncio
 from collections.abc import Callable
 from concurrent.futures import Executor
+from dataclasses import dataclass
 from functools import partial
-from urllib.parse import parse_qs
 
 import msgspec
 
 from upwell.edge.http import Receive, Scope, Send, header, read_body, respond
+from upwell.edge.parameters import Parameters, find_number, limit, number, parameters, schema
+from upwell.edge.stream import LogStreams
 from upwell.engine.view import Publication
-from upwell.errors import AuthenticationFailed, InvalidInput, ReadOnly, SeqTrimmed, TooLarge, UpwellError
-from upwell.feeds.download import Downloads
+from upwell.errors import (
+    AuthenticationFailed,
+    InvalidInput,
+    ReadOnly,
+    RequestRefused,
+    SeqTrimmed,
+    TooLarge,
+    UpwellError,
+)
+from upwell.feeds import hydrate
+from upwell.feeds.failures import Failures
 from upwell.feeds.hydrate import Hydrations
+from upwell.feeds.registry import Registry
+from upwell.feeds.stock import StockDownloads
 from upwell.feeds.upload import Uploads
 from upwell.protocol import sync
 from upwell.session.auth import Authenticator
 from upwell.session.policy import Principal
 
-LIMIT_DEFAULT = 100
-LIMIT_MAX = 1_000
-DIGITS_MAX = 19
-_SCHEMA_CHARACTERS = frozenset("abcdefghijklmnopqrstuvwxyz0123456789_")
 _METHODS = {
     sync.UPLOAD_PATH: "POST",
     sync.DOWNLOAD_PATH: "GET",
     sync.HYDRATE_PATH: "GET",
     sync.SCHEMA_VERSION_PATH: "GET",
+    sync.WATCH_PATH: "GET",
+    sync.FAILURES_PATH: "GET",
+    sync.RETRY_PATH: "POST",
 }
 DEVICE_PATHS = tuple(_METHODS)
+# The code of a failure that is no fault of the request; the contract has no other names than these.
+RETRY_BYTES_MAX = 4_096
+_FAILURE = dict.fromkeys(_METHODS, "download_failed") | {
+    sync.UPLOAD_PATH: "upload_failed",
+    sync.FAILURES_PATH: "list_failures_failed",
+    sync.RETRY_PATH: "retry_failed",
+}
+_STATUS = {"shutting_down": 503, "too_many_streams": 503, "not_found": 404, "retry_in_progress": 409}
+
+
+@dataclass(frozen=True, slots=True)
+class BodyLimits:
+    """Bytes of an upload that is applied, and of one that is read to be answered: send a half of it."""
+
+    batch_bytes_max: int
+    body_bytes_max: int
 
 
 class DeviceEndpoints:
@@ -41,22 +69,30 @@ class DeviceEndpoints:
     def __init__(
         self,
         uploads: Uploads,
-        downloads: Downloads,
+        downloads: StockDownloads,
         hydrations: Hydrations,
+        failures: Failures,
+        streams: LogStreams,
+        registry: Registry,
         authenticator: Authenticator,
         publication: Publication,
         threads: Executor,
         *,
-        body_bytes_max: int,
+        limits: BodyLimits,
         schema_version: int,
     ) -> None:
         self._uploads = uploads
         self._downloads = downloads
         self._hydrations = hydrations
+        self._failures = failures
+        self._streams = streams
+        self._registry = registry
         self._authenticator = authenticator
         self._publication = publication
         self._threads = threads
-        self._body_bytes_max = body_bytes_max
+        self._limits = limits
+        # Above the bytes of a batch one body at a time is in memory.
+        self._large_upload = asyncio.Lock()
         self._schema_version = schema_version
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -67,52 +103,95 @@ class DeviceEndpoints:
             device = self._authenticator.device(
                 header(scope, b"authorization"), self._publication.view.catalog
             )
-            body = await self._answer(device, scope, receive)
+            if scope["path"] == sync.WATCH_PATH:
+                await self._watch(device, scope, receive, send)
+            else:
+                await respond(send, 200, await self._answer(device, scope, receive))
         except AuthenticationFailed as error:
             await _refuse(send, 401, "authentication_failed", str(error))
+        except RequestRefused as error:
+            await _refuse(send, _STATUS[error.code], error.code, str(error))
         except (InvalidInput, TooLarge) as error:
             await _refuse(send, 413 if isinstance(error, TooLarge) else 400, "invalid_request", str(error))
         except SeqTrimmed as error:
             await _refuse(send, 409, sync.HISTORY_PRUNED, str(error))
-        except ReadOnly as error:
-            await _refuse(send, 503, "upload_failed", str(error))
         except UpwellError as error:
-            code = "upload_failed" if scope["path"] == sync.UPLOAD_PATH else "download_failed"
-            await _refuse(send, 500, code, str(error))
-        else:
-            await respond(send, 200, body)
+            status = 503 if isinstance(error, ReadOnly) else 500
+            await _refuse(send, status, _FAILURE[scope["path"]], str(error))
+
+    async def _watch(self, device: Principal, scope: Scope, receive: Receive, send: Send) -> None:
+        after = find_number(parameters(scope), "after")
+        self._note(device, after)
+        try:
+            await self._streams.serve(device, scope, receive, send, after=after)
+        finally:
+            self._note(device, None)
+
+    def _note(self, device: Principal, cursor: int | None) -> None:
+        assert device.device is not None, "the authenticator gives devices only"
+        self._registry.note(device.user, device.device, cursor)
 
     async def _answer(self, device: Principal, scope: Scope, receive: Receive) -> bytes:
         assert device.device is not None, "the authenticator gives devices only"
-        query = parse_qs(scope["query_string"].decode("latin-1"))
+        user, source, asked = device.user, device.device, parameters(scope)
+        cursor: int | None = None
         match scope["path"]:
             case sync.UPLOAD_PATH:
-                request = _parsed(await read_body(scope, receive, bytes_max=self._body_bytes_max))
-                call: Callable[[], object] = partial(
-                    self._uploads.upload, device.user, device.device, request
-                )
+                self._note(device, None)
+                return await self._upload(user, source, scope, receive)
             case sync.DOWNLOAD_PATH:
-                call = partial(
+                cursor = number(asked, "after", default=0)
+                call: Callable[[], object] = partial(
                     self._downloads.download,
-                    device.user,
-                    device.device,
-                    after=_number(query, "after", default=0),
-                    until=_number(query, "until", default=0),
-                    limit=_limit(query),
-                    schema=_schema(query),
-                    include_self=query.get("include_self") == ["true"],
+                    user,
+                    source,
+                    after=cursor,
+                    until=number(asked, "until", default=0),
+                    limit=limit(asked),
+                    schema=schema(asked),
+                    include_self=asked.get("include_self") == ["true"],
                 )
             case sync.HYDRATE_PATH:
                 call = partial(
                     self._hydrations.hydrate,
-                    device.user,
-                    device.device,
-                    cursor=query.get("cursor", [""])[0] or None,
-                    limit=_limit(query),
-                    schema=_schema(query),
+                    user,
+                    source,
+                    cursor=asked.get("cursor", [""])[0] or None,
+                    limit=limit(asked, hydrate.ROWS_DEFAULT, hydrate.ROWS_MAX),
+                    schema=schema(asked),
                 )
+            case sync.FAILURES_PATH:
+                call = partial(
+                    self._failures.newest,
+                    user,
+                    schema=_name(asked, "schema"),
+                    table=_name(asked, "table"),
+                    limit=_limit_or_default(asked),
+                )
+            case sync.RETRY_PATH:
+                failure = find_number(asked, "id")
+                if failure is None:
+                    failure = _retried(await read_body(scope, receive, bytes_max=RETRY_BYTES_MAX))
+                call = partial(self._failures.retry, user, failure)
             case _:
-                return sync.encode(sync.SchemaVersion(schema_version=self._schema_version))
+                call = partial(sync.SchemaVersion, schema_version=self._schema_version)
+        self._note(device, cursor)
+        return await self._in_thread(call)
+
+    async def _upload(self, user: str, source: str, scope: Scope, receive: Receive) -> bytes:
+        length = header(scope, b"content-length") or b"0"
+        if length.isdigit() and int(length) > self._limits.batch_bytes_max:
+            async with self._large_upload:
+                request = _parsed(await read_body(scope, receive, bytes_max=self._limits.body_bytes_max))
+                changes = request.changes or []
+                if len(changes) > 1:
+                    why = f"bytes={int(length)} limit={self._limits.batch_bytes_max}"
+                    return await self._in_thread(partial(self._uploads.refuse, user, changes, why))
+                return await self._in_thread(partial(self._uploads.upload, user, source, request))
+        request = _parsed(await read_body(scope, receive, bytes_max=self._limits.batch_bytes_max))
+        return await self._in_thread(partial(self._uploads.upload, user, source, request))
+
+    async def _in_thread(self, call: Callable[[], object]) -> bytes:
         return await asyncio.get_running_loop().run_in_executor(self._threads, lambda: sync.encode(call()))
 
 
@@ -127,22 +206,20 @@ def _parsed(body: bytes) -> sync.UploadRequest:
         raise InvalidInput(f"invalid JSON: {error}") from error
 
 
-def _number(query: dict[str, list[str]], name: str, *, default: int) -> int:
-    text = query.get(name, [str(default)])[0]
-    if not text.isascii() or not text.isdigit() or len(text) > DIGITS_MAX or int(text) >= 1 << 63:
-        raise InvalidInput(f"query parameter {name} is a number ≥ 0, not '{text[:40]}'")
-    return int(text)
+def _retried(body: bytes) -> int:
+    try:
+        return msgspec.json.decode(body, type=sync.RetryRequest).id
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise InvalidInput(f"the id of a failure is missing: {error}") from error
 
 
-def _limit(query: dict[str, list[str]]) -> int:
-    limit = _number(query, "limit", default=LIMIT_DEFAULT)
-    if not 1 <= limit <= LIMIT_MAX:
-        raise InvalidInput(f"query parameter limit is 1..{LIMIT_MAX}, not {limit}")
-    return limit
+def _name(asked: Parameters, name: str) -> str | None:
+    return asked.get(name, [""])[0].strip().lower() or None
 
 
-def _schema(query: dict[str, list[str]]) -> str | None:
-    schema = query.get("schema", [""])[0]
-    if schema and not _SCHEMA_CHARACTERS.issuperset(schema):
-        raise InvalidInput("query parameter schema has only a–z, 0–9 and _")
-    return schema or None
+def _limit_or_default(asked: Parameters) -> int:
+    """Return the limit of a list; a bad one is ignored, as the contract says."""
+    try:
+        return number(asked, "limit", default=0)
+    except InvalidInput:
+        return 0

@@ -14,7 +14,7 @@ import msgspec
 
 from upwell.errors import TableNotFound
 from upwell.storage.hot import HotReader, Kind, RecordWrite
-from upwell.types import SHARED, Column, Owner, TableId, Value, binder, user_owner
+from upwell.types import SHARED, Column, Key, Owner, Row, TableId, Value, binder, coerce, user_owner
 
 DEFAULT_NAMESPACE = "default"
 SYSTEM_NAMESPACE = "system"
@@ -57,11 +57,28 @@ class Role(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Reference:
-    """A foreign key: column `column` (index) of the child holds the primary key of table `parent`."""
+    """A foreign key: column `column` (index) of the child holds the primary key of table `parent`.
+
+    A composite one has `others`: pairs of a column of the child and one of the parent, which are equal.
+    """
 
     column: int
     parent: TableId
     on_delete: OnDelete = OnDelete.RESTRICT
+    others: tuple[tuple[int, int], ...] = ()
+
+    @property
+    def columns(self) -> tuple[int, ...]:
+        """Indexes of the child's columns, that of the key first."""
+        return (self.column, *(child for child, _ in self.others))
+
+    def key_in(self, row: Row) -> Key | None:
+        """Return the key of the parent that a row of the child refers to; None if any column is NULL."""
+        return None if any(row[child] is None for child, _ in self.others) else row[self.column]
+
+    def agrees(self, row: Row, parent: Row) -> bool:
+        """Whether the parent's row has what the child's row says of it besides its key."""
+        return all(row[child] == parent[at] for child, at in self.others)
 
 
 @dataclass(frozen=True)
@@ -102,6 +119,15 @@ class Table:
     def binders(self) -> tuple[Callable[[Value], Value], ...]:
         """For each column what turns a value into what the column holds."""
         return tuple(binder(column) for column in self.columns)
+
+    @cached_property
+    def initial_row(self) -> tuple[Value, ...]:
+        """For each column what a row reads that was written before the column was added."""
+        return tuple(coerce(column.initial, column) for column in self.columns)
+
+    def shaped(self, row: Row) -> Row:
+        """Return a row of an older or newer version of the table with the columns of this one."""
+        return [*row[: len(self.columns)], *self.initial_row[len(row) :]]
 
     @cached_property
     def required(self) -> tuple[int, ...]:

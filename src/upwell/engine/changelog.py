@@ -1,20 +1,33 @@
 """The change log: reads through a View, and a bounded tail of the newest changes in memory.
 
-Law: what is read is in seq order, committed, synced, and never beyond the View.
+Law: what is read is in seq order, committed, synced, and never beyond the View. Below the floor, up to
+which the log was trimmed, nothing is read: `SeqTrimmed` is raised, so that nobody misses changes silently.
+Rows have the columns that their table has in the View, whatever it had when they were written.
 """
 
 from bisect import bisect_right
 from collections.abc import Sequence
 
+import msgspec
+
+from upwell.engine.catalog import Table
 from upwell.engine.view import View
+from upwell.errors import SeqTrimmed
 from upwell.ids import Seq
-from upwell.storage.hot import Change
+from upwell.storage.hot import Change, partition_floor
 from upwell.types import Owner, TableId
 
 TAIL_CHANGES_MAX = 8_192
 TAIL_BYTES_MAX = 64 * 1024 * 1024
 CHANGE_BYTES = 500
 """About what a change costs in memory besides its texts."""
+
+
+def has_changed(view: View, table: TableId, owner: Owner, after: int) -> bool:
+    """Whether the partition has changed after seq `after`, or might have: the log may be gone by now."""
+    if 0 < after < partition_floor(view.hot, table, owner).seq:
+        return True
+    return bool(view.hot.read_log(table, owner, after, view.seq, 1))
 
 
 class Changelog:
@@ -35,6 +48,13 @@ class Changelog:
             self._forget()
         self._tail.extend(changes)
         self._size_bytes += sum(map(_size_bytes, changes))
+
+    def forget(self) -> None:
+        """Keep nothing of what was appended: a table has other columns from now on."""
+        if self._tail:
+            self._floor = self._tail[-1].seq
+            self._tail = []
+            self._size_bytes = 0
 
     def _forget(self) -> None:
         kept, size_bytes = 0, 0
@@ -63,8 +83,27 @@ class Changelog:
     def read(
         self, view: View, table: TableId, owner: Owner | None, *, after: int, limit: int
     ) -> list[Change]:
-        """Return at most `limit` changes of a table (of one owner or of all) with after < seq ≤ view.seq."""
-        return view.hot.read_log(table, owner, after, view.seq, limit)
+        """Return at most `limit` changes of a table (of one owner or of all) with after < seq ≤ view.seq.
+
+        Raises `SeqTrimmed` if some of these may be gone; who begins at 0 holds nothing that could be stale.
+        """
+        floor = partition_floor(view.hot, table, owner)
+        if 0 < after < floor.seq:
+            raise SeqTrimmed(
+                f"the log before seq {floor.seq} was trimmed, the cursor is at {after}: "
+                "subscribe again without `from`"
+            )
+        changes = view.hot.read_log(table, owner, after, view.seq, limit)
+        shape = view.catalog.by_id.get(table)
+        return changes if shape is None else [_shaped(change, shape) for change in changes]
+
+
+def _shaped(change: Change, table: Table) -> Change:
+    if change.schema == table.version:
+        return change
+    before = None if change.before is None else table.shaped(change.before)
+    after = None if change.after is None else table.shaped(change.after)
+    return msgspec.structs.replace(change, before=before, after=after)
 
 
 def _seq(change: Change) -> Seq:

@@ -18,7 +18,7 @@ from upwell.engine.view import Publication, View
 from upwell.errors import ReadOnly
 from upwell.ids import Seq
 from upwell.logs import fields
-from upwell.storage.hot import Batch, ExpectationFailed, HotStore, Kind, RowWrite
+from upwell.storage.hot import Batch, ExpectationFailed, HotStore, Kind, RecordWrite, RowWrite
 from upwell.types import Owner, TableId
 
 log = logging.getLogger("upwell.commit")
@@ -162,9 +162,16 @@ class Committer:
     def _note_records(self, batch: Batch) -> None:
         changed = [record for record in batch.records if record.kind in _CATALOG_KINDS]
         if changed:
+            if any(self._alters(record) for record in changed):
+                self.changelog.forget()
             self._catalog = self._catalog.with_records(changed)
         if any(record.kind is Kind.MANIFEST for record in batch.records):
             self._flushed_until.clear()
+
+    def _alters(self, record: RecordWrite) -> bool:
+        """Whether the record gives a table that exists another shape."""
+        is_kept = record.kind is Kind.TABLE and record.value is not None
+        return is_kept and int(record.name) in self._catalog.by_id
 
     def _publish_now(self) -> None:
         with self.lock:

@@ -2,7 +2,7 @@
 
 from upwell.clock import Clock
 from upwell.ids import Snowflakes, ulid, uuid7
-from upwell.types import Column, Row, Value
+from upwell.types import Column, Row, Value, coerce
 
 
 class Defaults:
@@ -26,7 +26,7 @@ class Defaults:
             return None
         match default.function:
             case None:
-                return default.value
+                return coerce(default.value, column)
             case "NOW" | "CURRENT_TIMESTAMP":
                 return now_us
             case "SNOWFLAKE_ID":

@@ -23,7 +23,7 @@ from upwell.engine.commit import (
     decode_manifest_record,
     partition_name,
 )
-from upwell.engine.rows import Rows, partition_of
+from upwell.engine.rows import Rows, partition_of, shaped
 from upwell.engine.view import View
 from upwell.storage.cold import collect_orphans
 from upwell.storage.hot import Batch, Drop, Kind, RecordIs, RecordWrite, Version
@@ -82,10 +82,12 @@ class Flush:
 
     def _flush(self, view: View, table: Table, owner: Owner) -> Flushed:
         self._points.reach("flush:begin")
+        # Never with fewer columns than the rows of the View have.
+        table = view.catalog.by_id.get(table.id, table)
         name = partition_name(table.id, owner)
         record = view.hot.find_record(Kind.MANIFEST, name)
         in_force = decode_manifest_record(record)
-        versions = list(view.hot.scan_rows(table.id, owner))
+        versions = [shaped(version, table) for version in view.hot.scan_rows(table.id, owner)]
         fresh = [version for version in versions if version.seq > in_force.flushed_until]
         written = [version for version in fresh if _belongs_in_parquet(version, table)]
         files = self._objects.open(partition_of(table, owner))

@@ -11,7 +11,9 @@ from dataclasses import dataclass
 import pyarrow as pa
 
 from upwell.engine.catalog import Table
+from upwell.engine.changelog import has_changed
 from upwell.engine.commit import decode_manifest_record, partition_name
+from upwell.engine.rows import shaped
 from upwell.engine.view import View
 from upwell.storage.arrow import record_batch
 from upwell.storage.hot import HotReader, Kind
@@ -72,7 +74,7 @@ class Overlay:
             kept.seq <= view.seq
             and kept.flushed_until == flushed_until
             and kept.schema == table.version
-            and not view.hot.read_log(table.id, owner, kept.seq, view.seq, 1)
+            and not has_changed(view, table.id, owner, kept.seq)
         )
 
     def _keep(self, place: tuple[int, Owner], rows: HotRows) -> None:
@@ -95,5 +97,5 @@ def _scan(reader: HotReader, table: Table, owner: Owner, seq: int, flushed_until
         if version.seq > flushed_until:
             superseded.extend(version.supersedes)
             if version.row is not None:
-                live.append(version)
+                live.append(shaped(version, table))
     return HotRows(seq, flushed_until, table.version, record_batch(live, table.columns), tuple(superseded))

@@ -10,17 +10,21 @@ replaces only the keys that it changed.
 
 import base64
 import binascii
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 
 import msgspec
 from msgspec import Raw
 
 from upwell.engine.catalog import Table
 from upwell.errors import InvalidValue
+from upwell.storage.hot import Version
 from upwell.types import Column, Row, SqlType, Value, coerce, format_timestamp
 
 SECONDS_MAX = 100_000_000_000
 MILLISECONDS_MAX = 100_000_000_000_000
+_CONVERTED = (SqlType.BOOLEAN, SqlType.TIMESTAMP, SqlType.BYTES)
 
 _canonical = msgspec.json.Encoder(order="deterministic")
 _raw_object = msgspec.json.Decoder(dict[str, Raw])
@@ -46,6 +50,11 @@ def parse_payload(table: Table, payload: bytes) -> Parsed:
         raise ValueError("payload is nested too deeply") from error
 
 
+def reparsed(table: Table, parsed: Parsed) -> Parsed:
+    """Return what a payload says to a newer version of its table; raise as `parse_payload` does."""
+    return parse_payload(table, parsed.text.encode()) if parsed.text else parsed
+
+
 def kept_text(table: Table, row: Row, parsed: Parsed, before: Row | None, uploaded: str | None) -> str | None:
     """Return the text to keep beside `row`, None if the columns alone give it back.
 
@@ -62,6 +71,39 @@ def kept_text(table: Table, row: Row, parsed: Parsed, before: Row | None, upload
 def payload_of(table: Table, row: Row, uploaded: str | None) -> bytes:
     """Return a row's payload: the text that was uploaded, or one built from the columns."""
     return uploaded.encode() if uploaded is not None else msgspec.json.encode(_as_object(table, row))
+
+
+def device_columns(table: Table) -> list[str]:
+    """Return the names of the columns in the order of `device_rows`: the key first."""
+    names = [column.name for column in table.columns]
+    names.insert(0, names.pop(table.key_index))
+    return names
+
+
+def device_rows(table: Table, rows: Sequence[Row]) -> list[Sequence[object]]:
+    """Return many rows as their payloads show them, as lists of values (rows × columns), the key first.
+
+    A row that is shorter than the table's columns stays shorter. The given rows aren't changed.
+    """
+    found: list[Sequence[object]] = []
+    for length, run in groupby(rows, len):
+        found += _device_run(table, length, list(run))
+    return found
+
+
+def text_without(table: Table, row: Row, left_out: Collection[int]) -> str:
+    """Return the payload of a row without the columns of these indexes."""
+    content = _as_object(table, row)
+    for index in left_out:
+        del content[table.columns[index].name]
+    return msgspec.json.encode(content).decode()
+
+
+def text_after(table: Table, before: Version, after: Row) -> str | None:
+    """Return what stays of the kept text of a live version when the back end changes its row."""
+    if before.uploaded is None or before.row is None:
+        return None
+    return patched_text(table, before.uploaded, before.row, after)
 
 
 def patched_text(table: Table, uploaded: str, before: Row, after: Row) -> str:
@@ -85,11 +127,19 @@ def _parse(table: Table, payload: bytes) -> Parsed:
         index = table.index_of.get(name.lower())
         if index is not None and index != table.key_index:
             column = table.columns[index]
-            if column.type is SqlType.JSON and isinstance(value, (dict, list, int, float)):
+            if value == "" and _is_nothing(table, index):
+                value = None
+            elif column.type is SqlType.JSON and isinstance(value, (dict, list, int, float)):
                 # As it was written: numbers keep their digits.
                 value = bytes(_raw_object.decode(payload)[name]).decode()
             values[index] = _from_device(value, column)
     return Parsed(values, payload.decode(), _canonical.encode(content))
+
+
+def _is_nothing(table: Table, index: int) -> bool:
+    """Whether an empty text in this column is no value: stock clients write a NULL BLOB so, also as a key."""
+    is_reference = any(index == reference.column for reference in table.references)
+    return is_reference or table.columns[index].type is SqlType.UUID
 
 
 def _left_out(table: Table, before: Row, uploaded: str | None, text: str) -> dict[str, Raw]:
@@ -99,21 +149,33 @@ def _left_out(table: Table, before: Row, uploaded: str | None, text: str) -> dic
     return {name: value for name, value in stood.items() if name.lower() not in named}
 
 
+def _device_run(table: Table, length: int, rows: Sequence[Row]) -> Sequence[Sequence[object]]:
+    columns = table.columns[:length]
+    if table.key_index == 0 and not any(column.type in _CONVERTED for column in columns):
+        return rows
+    values: list[Sequence[object]] = list(zip(*rows, strict=True))
+    for index, column in enumerate(columns):
+        if column.type in _CONVERTED:
+            values[index] = [_to_device(value, column) for value in values[index]]
+    values.insert(0, values.pop(table.key_index))
+    return list(zip(*values, strict=True))
+
+
 def _as_object(table: Table, row: Row) -> dict[str, object]:
-    return {column.name: _to_device(value, column) for column, value in zip(table.columns, row, strict=True)}
+    # A row that was written before columns were added may be shorter than the table.
+    return {column.name: _to_device(value, column) for column, value in zip(table.columns, row, strict=False)}
 
 
-def _to_device(value: Value, column: Column) -> object:
-    if value is None:
-        return None
-    match column.type:
-        case SqlType.BOOLEAN:
+def _to_device(value: object, column: Column) -> object:
+    # By the value's type where that says it: most values are text, and this is asked for each.
+    match value:
+        case str():
+            return value
+        case bool():
             return int(value)
-        case SqlType.TIMESTAMP:
-            assert isinstance(value, int)
+        case int() if column.type is SqlType.TIMESTAMP:
             return format_timestamp(value)
-        case SqlType.BYTES:
-            assert isinstance(value, bytes)
+        case bytes():
             return base64.b64encode(value).decode()
         case _:
             return value

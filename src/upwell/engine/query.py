@@ -11,14 +11,26 @@ import re
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import reduce
+from operator import or_
 from threading import Lock
 
 import pyarrow as pa
 import pyarrow.dataset as dataset
-from datafusion import DataFrame, RuntimeEnvBuilder, SessionConfig, SessionContext, SQLOptions, col
+from datafusion import (
+    DataFrame,
+    Expr,
+    RuntimeEnvBuilder,
+    SessionConfig,
+    SessionContext,
+    SQLOptions,
+    col,
+    literal,
+)
 from datafusion.catalog import Catalog as FusionCatalog
 from datafusion.catalog import Schema, SchemaProvider
 from datafusion.catalog import Table as FusionTable
+from datafusion.functions import when
 
 from upwell.engine.catalog import Table
 from upwell.engine.overlay import Overlay
@@ -26,9 +38,10 @@ from upwell.engine.rows import Rows
 from upwell.engine.stop import Stop
 from upwell.engine.view import View
 from upwell.errors import InvalidSql, QueryFailure, UpwellError
-from upwell.storage.arrow import DELETED, SEQ, physical_name, scan_schema, table_schema
+from upwell.storage.arrow import DELETED, SEQ, array, physical_name, scan_schema, table_schema
 from upwell.storage.cold import ColdPartition
-from upwell.types import Owner
+from upwell.storage.manifest import Segment
+from upwell.types import Column, Owner, coerce
 
 CATALOG = "upwell"
 COLD_PLANS_MAX = 256
@@ -89,7 +102,7 @@ class QueryEngine:
     def __init__(self, rows: Rows, overlay: Overlay) -> None:
         self._rows = rows
         self._overlay = overlay
-        self._cold_plans: OrderedDict[tuple[int, Owner, int], DataFrame] = OrderedDict()
+        self._cold_plans: OrderedDict[tuple[int, int, Owner, int], DataFrame] = OrderedDict()
         self._table_names: dict[tuple[str, str], list[tuple[str, str]]] = {}
         self._lock = Lock()
 
@@ -177,7 +190,7 @@ class QueryEngine:
         if partition is None or not partition.manifest.segments:
             return None
         partition.check()
-        place = (table.id, owner, partition.manifest.version)
+        place = (table.id, table.version, owner, partition.manifest.version)
         with self._lock:
             frame = self._cold_plans.get(place)
         if frame is None:
@@ -263,9 +276,26 @@ def _plan_cold(partition: ColdPartition, table: Table) -> DataFrame:
     context = SessionContext(SessionConfig().with_target_partitions(1))
     schema = scan_schema(table.columns)
     context.register_parquet("cold", str(partition.link_dir()), schema=schema)
-    columns = [col(f'"{physical_name(column)}"').alias(column.name) for column in table.columns]
+    segments = partition.manifest.segments
+    columns = [
+        _cold_column(column, field, segments) for column, field in zip(table.columns, schema, strict=False)
+    ]
     frame = context.table("cold").filter(~col(DELETED)).select(*columns, col(SEQ), col(DELETED))
     return _without(context, frame, sorted(partition.hidden)) if partition.hidden else frame
+
+
+def _cold_column(column: Column, field: pa.Field, segments: Sequence[Segment]) -> Expr:
+    """Return the column by its logical name; in segments that are older than it, what it began with."""
+    stored = col(f'"{physical_name(column)}"')
+    older = [segment for segment in segments if segment.schema_version < column.added]
+    if column.initial is None or not older:
+        return stored.alias(column.name)
+    # Flushes of a partition take ranges of seqs that don't overlap, so that a row's seq tells its segment.
+    is_older = [col(SEQ).between(literal(each.min_seq), literal(each.max_seq)) for each in older]
+    first = literal(array([coerce(column.initial, column)], column.type)[0])
+    filled = when(reduce(or_, is_older), first).otherwise(stored)
+    metadata = {name.decode(): value.decode() for name, value in (field.metadata or {}).items()}
+    return filled.alias(column.name, metadata)
 
 
 def _without(context: SessionContext, frame: DataFrame, seqs: Sequence[int]) -> DataFrame:

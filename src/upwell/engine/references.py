@@ -21,14 +21,14 @@ class Children:
         self._query = query
         self._view = view
         self._foreseen = foreseen or {}
-        self._known: dict[tuple[int, int, Owner], dict[Key, list[Key]]] = {}
-        self._asked: dict[tuple[int, int, Owner], set[Key]] = {}
+        self._known: dict[tuple[int, Reference, Owner], dict[Key, list[Key]]] = {}
+        self._asked: dict[tuple[int, Reference, Owner], set[Key]] = {}
 
     def __call__(
         self, child: Table, owner: Owner, reference: Reference, keys: Sequence[Key]
     ) -> Iterable[tuple[Key, Key]]:
         """Yield (parent key, child key) of the live rows of `child` that refer to one of `keys`."""
-        place = (child.id, reference.column, owner)
+        place = (child.id, reference, owner)
         asked = self._asked.setdefault(place, set())
         if not asked.issuperset(keys):
             wanted = {*keys, *self._foreseen.get(reference.parent, ())} - asked
@@ -47,6 +47,8 @@ class Children:
             f'SELECT "{column.name}", "{key_column.name}" AS child_key '
             f'FROM "{child.namespace}"."{child.name}" '
             f'WHERE "{column.name}" IN ({", ".join(_literal(key, column.type) for key in keys)})'
+            # With a NULL among its columns a reference refers to nothing.
+            + "".join(f' AND "{child.columns[other].name}" IS NOT NULL' for other, _ in reference.others)
         )
         name = (child.namespace, child.name)
 

@@ -1,14 +1,18 @@
 """Rows over both tiers: the current version of a key, and all current versions of a partition.
 
 Law: the newest version of a key wins wherever it lies. A hot version is always the newest one; a cold
-one counts only if no hot one exists and its `_seq` isn't hidden.
+one counts only if no hot one exists and its `_seq` isn't hidden. What is found has the columns of its
+table, whatever columns the table had when the row was written.
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import msgspec
+
 from upwell.engine.catalog import Table
 from upwell.engine.commit import decode_manifest_record, partition_name
+from upwell.engine.payload import payload_of
 from upwell.storage.cold import ColdCache, ColdPartition
 from upwell.storage.hot import NO_SEQ, Expectation, HotReader, Kind, RecordIs, RowIs, Version
 from upwell.storage.objects import Partition
@@ -55,11 +59,17 @@ class Rows:
 
     def find(self, reader: HotReader, table: Table, owner: Owner, key: Key, *, may_block: bool) -> Found:
         """Return the newest version of a key; with `may_block` False never touch a file (`WouldBlock`)."""
-        version = reader.find_row(table.id, owner, key)
+        version = self.find_hot(reader, table, owner, key)
         if version is not None:
             return Found(version, version.seq, None)
         record = self.manifest_record(reader, table, owner)
         return self.find_cold(reader, table, owner, key, record, may_block=may_block)
+
+    @staticmethod
+    def find_hot(reader: HotReader, table: Table, owner: Owner, key: Key) -> Version | None:
+        """Return the hot version of a key, a tombstone too; None if there is none."""
+        version = reader.find_row(table.id, owner, key)
+        return None if version is None else shaped(version, table)
 
     @staticmethod
     def manifest_record(reader: HotReader, table: Table, owner: Owner) -> bytes | None:
@@ -84,7 +94,8 @@ class Rows:
                 return Found(None, NO_SEQ, record)
             raise WouldBlock
         partition = self.cold_partition(reader, table, owner)
-        return Found(partition.find(key) if partition else None, NO_SEQ, record)
+        version = partition.find(key) if partition else None
+        return Found(None if version is None else shaped(version, table), NO_SEQ, record)
 
     def cold_partition(self, reader: HotReader, table: Table, owner: Owner) -> ColdPartition | None:
         """Return the partition's cold part at the manifest in force, None if nothing is cold."""
@@ -95,11 +106,22 @@ class Rows:
     def scan(
         self, reader: HotReader, table: Table, owner: Owner, after: Key | None = None
     ) -> Iterator[Version]:
-        """Yield live versions in primary-key order, keys above `after`; may read files."""
+        """Yield live versions in primary-key order, keys above `after`; may read files.
+
+        Rows are as long as they were written: columns that were added since are missing.
+        """
+        return (version for version in self._scan(reader, table, owner, after) if version.row is not None)
+
+    def scan_tombstones(
+        self, reader: HotReader, table: Table, owner: Owner, after: Key | None = None
+    ) -> Iterator[Version]:
+        """Yield deleted versions in primary-key order, keys above `after`, as far as they are kept."""
+        return (version for version in self._scan(reader, table, owner, after) if version.row is None)
+
+    def _scan(self, reader: HotReader, table: Table, owner: Owner, after: Key | None) -> Iterator[Version]:
         cold = self.cold_partition(reader, table, owner)
         hot = reader.scan_rows(table.id, owner, after)
-        merged = hot if cold is None else _newest_first(hot, cold.scan(after))
-        return (version for version in merged if version.row is not None)
+        return hot if cold is None else _newest_first(hot, cold.scan(after))
 
     def owners(self, reader: HotReader, table: Table) -> list[Owner]:
         """Return all owners that may have rows in the table, in either tier."""
@@ -114,6 +136,20 @@ class Rows:
 
     def _open(self, table: Table, owner: Owner, number: int) -> ColdPartition:
         return self._cold.open(partition_of(table, owner), number, table.columns, schema=table.version)
+
+
+def shaped(version: Version, table: Table) -> Version:
+    """Return the version with the columns of `table`, which its row may be older or newer than.
+
+    The payload of a synced row says nothing of a column that the row never had: its text is kept.
+    """
+    row = version.row
+    if row is None or len(row) == len(table.columns):
+        return version
+    uploaded = version.uploaded
+    if uploaded is None and table.synced:
+        uploaded = payload_of(table, row, None).decode()
+    return msgspec.structs.replace(version, row=table.shaped(row), uploaded=uploaded)
 
 
 def partition_of(table: Table, owner: Owner) -> Partition:

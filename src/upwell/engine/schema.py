@@ -28,8 +28,10 @@ from upwell.engine.catalog import (
 from upwell.engine.commit import Committer
 from upwell.errors import AlreadyExists, InvalidOperation, NotFound
 from upwell.ids import Seq
+from upwell.storage.arrow import physical_name
 from upwell.storage.hot import Batch, Kind, RecordIs, RecordWrite
-from upwell.types import TableId
+from upwell.storage.segments import SYSTEM_NAMES
+from upwell.types import Column, TableId
 
 RESERVED_NAMESPACES = frozenset(
     {
@@ -87,7 +89,8 @@ class Schema:
                     f"Create it first with CREATE NAMESPACE {table.namespace}"
                 )
             made = self._tables_made() + 1
-            table = replace(table, id=TableId(made), created_at_us=self._clock.now_us())
+            columns = tuple(replace(each, physical=_physical(each, ())) for each in table.columns)
+            table = replace(table, id=TableId(made), columns=columns, created_at_us=self._clock.now_us())
             table = replace(table, references=tuple(self._own(table, made)))
             self._check_references(table)
             counter = RecordWrite(Kind.META, TABLES_MADE, msgspec.msgpack.encode(made))
@@ -102,6 +105,24 @@ class Schema:
                 raise NotFound(f"Table '{name}' not found in namespace '{namespace}'")
             self._refuse_referenced([table])
             return self._committer.apply(Batch(records=_drop(table))), table
+
+    def add_column(
+        self, namespace: str, name: str, column: Column, *, if_not_exists: bool
+    ) -> tuple[Seq | None, Table]:
+        """Add `column` as the last one; its id and its name in Parquet are given here. Touches no row.
+
+        Returns the table as it is now.
+        """
+        with self._committer.lock:
+            table = self._catalog.tables.get((namespace, name))
+            if table is None:
+                raise NotFound(f"Table '{name}' not found in namespace '{namespace}'")
+            if column.name in table.index_of:
+                if if_not_exists:
+                    return None, table
+                raise AlreadyExists(f"Column '{column.name}' already exists in {table.full_name}")
+            table = _with_column(table, column)
+            return self._committer.apply(Batch(records=[table_record(table)])), table
 
     def create_user(self, user: User) -> Seq:
         with self._committer.lock:
@@ -159,6 +180,20 @@ class Schema:
                     raise InvalidOperation(
                         f"table {table.full_name} is referenced by {child.full_name}; drop that table first"
                     )
+
+
+def _with_column(table: Table, column: Column) -> Table:
+    number, version = max(each.id for each in table.columns) + 1, table.version + 1
+    initial = column.default.value if column.default else None
+    column = replace(column, id=number, added=version, initial=initial)
+    column = replace(column, physical=_physical(column, table.columns))
+    return replace(table, columns=(*table.columns, column), version=version)
+
+
+def _physical(column: Column, others: Sequence[Column]) -> str:
+    """Return the name in Parquet: the column's own, unless something else there has it."""
+    is_taken = column.name in SYSTEM_NAMES or column.name in map(physical_name, others)
+    return f"{column.name}__{column.id}" if is_taken else column.name
 
 
 def _drop(table: Table) -> list[RecordWrite]:

@@ -8,12 +8,11 @@ through here, so a constraint holds for all of them.
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import cast
 
 from upwell.engine.catalog import TABLES_MADE, Catalog, OnDelete, Reference, Table, TableKind
-from upwell.engine.operation import VALUE_BYTES_MAX, size_bytes
-from upwell.engine.payload import patched_text
+from upwell.engine.payload import text_after
 from upwell.engine.rows import Found, Rows
+from upwell.engine.violation import ChildrenLeft, ParentMissing, Place, check_values
 from upwell.errors import AlreadyExists, ConstraintViolation
 from upwell.storage.hot import (
     Batch,
@@ -26,35 +25,10 @@ from upwell.storage.hot import (
     RowWrite,
     Version,
 )
-from upwell.types import SHARED, Key, Op, Owner, Row, Value
+from upwell.types import SHARED, Key, Op, Owner, Row, TableId, Value
 
-ROW_BYTES_MAX = VALUE_BYTES_MAX
-Place = tuple[int, Owner, Key]
 FindChildren = Callable[[Table, Owner, Reference, Sequence[Key]], Iterable[tuple[Key, Key]]]
 """(child table, owner, reference, parent keys) → pairs (parent key, child key) of live children."""
-
-
-class ParentMissing(ConstraintViolation):
-    """Foreign keys point at no live row: `missing` as `namespace.table:value`, `places` where they look."""
-
-    def __init__(self, table: Table, column: str, missing: Sequence[tuple[str, Place]]) -> None:
-        super().__init__(
-            f"foreign key '{column}' of {table.full_name} refers to {missing[0][0]}, which does not exist; "
-            "insert the parent first"
-        )
-        self.missing = [name for name, _ in missing]
-        self.places = [place for _, place in missing]
-
-
-class ChildrenLeft(ConstraintViolation):
-    """A parent row can't be deleted while the rows of `child` at `places` refer to it."""
-
-    def __init__(self, parent: Table, key: Key, child: Table, places: Sequence[Place]) -> None:
-        super().__init__(
-            f"row '{shown(key)}' of {parent.full_name} is still referenced by {child.full_name}; "
-            "delete those rows first"
-        )
-        self.places = places
 
 
 def shown(key: Key) -> str:
@@ -73,13 +47,10 @@ class Origin:
 
 @dataclass(frozen=True, slots=True)
 class Savepoint:
-    """What a `Write` had staged at one moment."""
+    """How much a `Write` had staged at one moment."""
 
-    staged: dict[Place, RowWrite]
-    rows: list[RowWrite]
-    records: list[RecordWrite]
-    expectations: list[Expectation]
-    manifests_expected: set[tuple[int, Owner]]
+    steps: int
+    records: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +79,8 @@ class Write:
         find_children: FindChildren,
         view_seq: int,
     ) -> None:
-        self.batch = Batch()
+        self.records: list[RecordWrite] = []
+        """Records that the caller commits together with the rows."""
         self.promised: frozenset[Place] = frozenset()
         """Rows that the caller stages before it commits: parents that are there, children that let go."""
         self._rows = rows
@@ -118,7 +90,13 @@ class Write:
         self._find_children = find_children
         self._view_seq = view_seq
         self._found: dict[Place, Found] = {}
+        self._awaited: dict[Place, list[tuple[Table, Reference, Row]]] = {}
+        self._doubtful: set[Place] = set()
+        self._is_no_table_expected = False
         self._staged: dict[Place, RowWrite] = {}
+        self._steps: list[tuple[Place, RowWrite | None]] = []
+        self._expectations: list[Expectation] = []
+        self._children_expected: set[tuple[TableId, Owner | None]] = set()
         self._staged_rows: dict[tuple[int, Owner], dict[Key, Row]] = {}
         self._manifests: dict[tuple[int, Owner], bytes | None] = {}
         self._manifests_expected: set[tuple[int, Owner]] = set()
@@ -135,61 +113,76 @@ class Write:
         version = self.current(table, owner, key)
         return version if version is not None and version.row is not None else None
 
+    @property
+    def batch(self) -> Batch:
+        """What to commit: one change a row, those left out that came and went within this evaluation."""
+        rows = [write for place, write in self._staged.items() if self._is_change(self._found[place], write)]
+        return Batch(rows, list(self.records), list(self._expectations))
+
     def savepoint(self) -> "Savepoint":
-        """Return the state to go back to if the next change turns out to be impossible."""
-        return Savepoint(
-            dict(self._staged),
-            list(self.batch.rows),
-            list(self.batch.records),
-            list(self.batch.expectations),
-            set(self._manifests_expected),
-        )
+        """Return where to go back to if the next change turns out to be impossible."""
+        return Savepoint(len(self._steps), len(self.records))
 
     def roll_back(self, savepoint: "Savepoint") -> None:
-        self._staged = savepoint.staged
-        self.batch.rows = savepoint.rows
-        self.batch.records = savepoint.records
-        self.batch.expectations = savepoint.expectations
-        self._manifests_expected = savepoint.manifests_expected
-        self._staged_rows = {}
-        for write in self._staged.values():
-            self._note_row(write)
-
-    def is_staged(self, table: Table, owner: Owner, key: Key) -> bool:
-        """Whether this evaluation has already written the key."""
-        return self.has_staged((table.id, owner, key))
+        """Undo what was staged since. What was expected stays: more than needed is no mistake."""
+        self._awaited = {}
+        while len(self._steps) > savepoint.steps:
+            place, before = self._steps.pop()
+            if before is None:
+                table, owner, key = place
+                del self._staged[place]
+                self._staged_rows.get((table, owner), {}).pop(key, None)
+            else:
+                self._staged[place] = before
+                self._note_row(before)
+        del self.records[savepoint.records :]
 
     def has_staged(self, place: Place) -> bool:
         """Whether this evaluation has already written the row at `place`."""
         return place in self._staged
 
-    def insert(self, table: Table, owner: Owner, row: Row, origin: Origin | None = None) -> None:
-        """Stage a new row; raise `AlreadyExists`, `ParentMissing` or a NOT NULL violation."""
+    def insert(
+        self,
+        table: Table,
+        owner: Owner,
+        row: Row,
+        origin: Origin | None = None,
+        uploaded: str | None = None,
+    ) -> None:
+        """Stage a new row; raise `AlreadyExists`, `ParentMissing` or a NOT NULL violation.
+
+        `uploaded` is the payload text to keep if no device wrote it.
+        """
         column = table.columns[table.key_index]
         key = self._key_of(table, row)
         if self.find_live(table, owner, key) is not None:
-            is_twice = self.is_staged(table, owner, key)
+            is_twice = self.has_staged((table.id, owner, key))
             how = "appears multiple times in" if is_twice else "already exists in"
             raise AlreadyExists(f"Primary key violation: value '{shown(key)}' {how} column '{column.name}'")
         self._check_row(table, owner, row, before=None)
-        self._stage(table, owner, key, Op.INSERT, row, origin)
+        self._check_awaiting(table, (table.id, owner, key), row)
+        self._stage(table, owner, key, Op.INSERT, row, origin, uploaded)
 
     def update(self, table: Table, owner: Owner, key: Key, row: Row, origin: Origin | None = None) -> None:
         """Stage a new version of a live row; a changed primary key moves the row."""
         before = self.find_live(table, owner, key)
         assert before is not None, "only rows that were found are updated"
-        self._check_row(table, owner, row, before=before.row)
+        place = (table.id, owner, key)
+        self._check_row(table, owner, row, before=None if place in self._doubtful else before.row)
         new_key = self._key_of(table, row)
+        uploaded = None if origin else text_after(table, before, row)
         if new_key != key:
             self.delete(table, owner, [key])
-            self.insert(table, owner, row, origin)
+            self.insert(table, owner, row, origin, uploaded)
         else:
-            self._stage(table, owner, key, Op.UPDATE, row, origin)
+            assert before.row is not None, "a live version has a row"
+            self._check_children(table, owner, key, before.row, row)
+            self._check_awaiting(table, place, row)
+            self._stage(table, owner, key, Op.UPDATE, row, origin, uploaded)
 
     def delete(self, table: Table, owner: Owner, keys: Sequence[Key], origin: Origin | None = None) -> None:
         """Stage tombstones of live rows; children restrict, follow or lose their reference."""
-        # A table made since, whose rows may refer to these, isn't among the children that are known here.
-        self.expect(RecordIs(Kind.META, TABLES_MADE, self._reader.find_record(Kind.META, TABLES_MADE)))
+        self._expect_no_new_table()
         for key in keys:
             self._stage(table, owner, key, Op.DELETE, None, origin)
         deleted = deque([_Deleted(table, owner, keys)])
@@ -202,13 +195,13 @@ class Write:
 
     def expect(self, expectation: Expectation) -> None:
         """Ask the commit to hold one more thing."""
-        self.batch.expectations.append(expectation)
+        self._expectations.append(expectation)
 
     def _look_up(self, table: Table, owner: Owner, key: Key) -> Found:
         place = (table.id, owner, key)
         found = self._found.get(place)
         if found is None:
-            version = self._reader.find_row(table.id, owner, key)
+            version = self._rows.find_hot(self._reader, table, owner, key)
             if version is not None:
                 found = Found(version, version.seq, None)
             else:
@@ -227,7 +220,14 @@ class Write:
         return self._manifests[partition]
 
     def _stage(
-        self, table: Table, owner: Owner, key: Key, op: Op, row: Row | None, origin: Origin | None
+        self,
+        table: Table,
+        owner: Owner,
+        key: Key,
+        op: Op,
+        row: Row | None,
+        origin: Origin | None,
+        uploaded: str | None = None,
     ) -> None:
         place = (table.id, owner, key)
         found = self._look_up(table, owner, key)
@@ -236,7 +236,6 @@ class Write:
             self._expect_manifest(found, table, owner)
         elif self._is_change(found, staged):
             # One log entry a key and commit: what the row was before the commit → what it is after it.
-            self.batch.rows.remove(staged)
             op = self._merged(found, op)
         version = found.version
         count = staged.count if staged else version.count if version else 0
@@ -254,23 +253,16 @@ class Write:
             supersedes=version.supersedes if version else (),
             source=origin.source if origin else None,
             change_id=origin.change_id if origin else None,
-            uploaded=origin.uploaded if origin else self._uploaded_after(table, owner, key, row),
+            uploaded=origin.uploaded if origin else uploaded,
         )
+        self._steps.append((place, staged))
         self._staged[place] = write
-        if self._is_change(found, write):
-            self.batch.rows.append(write)
+        self._note_row(write)
 
-    @staticmethod
-    def _is_change(found: Found, write: RowWrite) -> bool:
-        """Whether others can see it: a row that came and went within one commit never was."""
-        return write.after is not None or found.live is not None
-
-    def _uploaded_after(self, table: Table, owner: Owner, key: Key, row: Row | None) -> str | None:
-        """What stays of a device's payload text when the back end changes its row."""
-        before = self.current(table, owner, key)
-        if before is None or before.uploaded is None or before.row is None or row is None:
-            return None
-        return patched_text(table, before.uploaded, before.row, row)
+    def _is_change(self, found: Found, write: RowWrite) -> bool:
+        """Whether others see it: a row that came and went in one commit never was, but devices were told."""
+        is_seen = write.after is not None or found.live is not None
+        return is_seen or self._catalog.by_id[write.table].synced
 
     def _expect_manifest(self, found: Found, table: Table, owner: Owner) -> None:
         """Once a partition: what wasn't hot was judged by the manifest in force."""
@@ -278,7 +270,7 @@ class Write:
             expectations = found.manifest_expectation(table, owner)
             if expectations:
                 self._manifests_expected.add((table.id, owner))
-                self.batch.expectations += expectations
+                self._expectations += expectations
 
     @staticmethod
     def _merged(found: Found, op: Op) -> Op:
@@ -296,30 +288,19 @@ class Write:
         return key
 
     def _check_row(self, table: Table, owner: Owner, row: Row, before: Row | None) -> None:
-        for index in table.required:
-            if row[index] is None:
-                raise ConstraintViolation(
-                    f"NOT NULL constraint violation: column '{table.columns[index].name}' cannot be NULL"
-                )
-        if (size := size_bytes(row)) > ROW_BYTES_MAX:
-            raise ConstraintViolation(
-                f"a row of {table.full_name} can hold at most {ROW_BYTES_MAX} bytes of values, got {size}"
-            )
-        if not table.references:
-            return
-        self_place = (table.id, owner, row[table.key_index])
+        check_values(table, row)
         missing = [
-            (reference.column, lost)
+            (reference, lost)
             for reference in table.references
-            if (value := row[reference.column]) is not None
-            and (before is None or before[reference.column] != value)
-            and (lost := self._missing_parent(owner, reference, value, self_place))
+            if before is None or any(before[index] != row[index] for index in reference.columns)
+            if (key := reference.key_in(row)) is not None
+            and (lost := self._missing_parent(table, owner, reference, key, row))
         ]
         if missing:
-            raise ParentMissing(table, table.columns[missing[0][0]].name, [lost for _, lost in missing])
+            raise ParentMissing(table, missing[0][0], [lost for _, lost in missing])
 
     def _missing_parent(
-        self, owner: Owner, reference: Reference, key: Key, self_place: tuple[int, Owner, object]
+        self, table: Table, owner: Owner, reference: Reference, key: Key, row: Row
     ) -> tuple[str, Place] | None:
         """Return name and place of a parent that isn't there, else ask the commit to hold that it is."""
         parent = self._catalog.by_id.get(reference.parent)
@@ -327,15 +308,58 @@ class Write:
             return f"a dropped table: {shown(key)}", (reference.parent, owner, key)
         parent_owner = owner if parent.kind is TableKind.USER else SHARED
         place = (parent.id, parent_owner, key)
-        if place == self_place or place in self.promised:
+        lost = f"{parent.full_name}:{shown(key)}", place
+        if place == (table.id, owner, row[table.key_index]):
+            return None if reference.agrees(row, row) else lost
+        if place in self.promised and not self.has_staged(place):
+            if reference.others:
+                self._awaited.setdefault(place, []).append((table, reference, row))
             return None
-        if self.find_live(parent, parent_owner, key) is None:
-            return f"{parent.full_name}:{shown(key)}", place
+        found = self.find_live(parent, parent_owner, key)
+        if found is None or found.row is None or not reference.agrees(row, found.row):
+            return lost
         if not self.has_staged(place):
-            self.batch.expectations += self._look_up(parent, parent_owner, key).expectations(
+            self._expectations += self._look_up(parent, parent_owner, key).expectations(
                 parent, parent_owner, key
             )
         return None
+
+    def _check_awaiting(self, table: Table, place: Place, row: Row) -> None:
+        """Judge the children that were staged before their promised parent, by what it turns out to be."""
+        for child, reference, child_row in self._awaited.pop(place, ()):
+            if not reference.agrees(child_row, row):
+                lost = f"{table.full_name}:{shown(place[2])}", place
+                raise ParentMissing(child, reference, [lost])
+
+    def _check_children(self, table: Table, owner: Owner, key: Key, before: Row, row: Row) -> None:
+        """Refuse to change a column besides the key that children refer to."""
+        if self._may_block:  # else nothing can come between this evaluation and its commit
+            self._expect_no_new_table()
+        for child, reference in self._catalog.children.get(table.id, ()):
+            changed = [at for _, at in reference.others if before[at] != row[at]]
+            if not changed:
+                continue
+            self._expect_no_new_child(table, owner, child)
+            held = [
+                place
+                for child_owner in self._child_owners(child, owner)
+                for _, found in self._live_children(child, child_owner, reference, [key])
+                if (place := (child.id, child_owner, found)) != (table.id, owner, key)
+                if not self._follows(place, reference, row)
+            ]
+            if child.id == table.id and reference.key_in(row) == key and not reference.agrees(row, row):
+                held.append((table.id, owner, key))
+            if held:
+                raise ChildrenLeft(table, shown(key), child, held, changed)
+
+    def _follows(self, place: Place, reference: Reference, parent: Row) -> bool:
+        """Whether a child agrees with its parent's new row, or is still to be staged, and judged then."""
+        staged = self._staged.get(place)
+        if staged is not None and staged.after is not None:
+            return reference.agrees(staged.after, parent)
+        if place in self.promised:
+            self._doubtful.add(place)
+        return place in self.promised
 
     def _child_owners(self, child: Table, owner: Owner) -> list[Owner]:
         if child.kind is TableKind.SHARED:
@@ -349,7 +373,15 @@ class Write:
             partition = SHARED
         elif parent.kind is TableKind.SHARED:
             partition = None
-        self.expect(NoChangeAfter(child.id, partition, self._view_seq))
+        if (child.id, partition) not in self._children_expected:
+            self._children_expected.add((child.id, partition))
+            self.expect(NoChangeAfter(child.id, partition, self._view_seq))
+
+    def _expect_no_new_table(self) -> None:
+        """One made since, whose rows may refer to these, isn't among the children that are known here."""
+        if not self._is_no_table_expected:
+            self.expect(RecordIs(Kind.META, TABLES_MADE, self._reader.find_record(Kind.META, TABLES_MADE)))
+            self._is_no_table_expected = True
 
     def _settle_references(self, gone: "_Deleted", deleted: "deque[_Deleted]") -> None:
         """Settle all that refers to deleted rows; what follows them is staged, and put into `deleted`."""
@@ -361,7 +393,7 @@ class Write:
         if held:
             key, place = held[0]
             places = [place for _, place in held]
-            raise ChildrenLeft(gone.table, key, self._catalog.by_id[place[0]], places)
+            raise ChildrenLeft(gone.table, shown(key), self._catalog.by_id[place[0]], places)
 
     def _settle_children(
         self,
@@ -386,7 +418,8 @@ class Write:
                     assert version is not None, "it was just found live"
                     assert version.row is not None, "a live version has a row"
                     row = list(version.row)
-                    row[reference.column] = None
+                    for index in reference.columns:
+                        row[index] = None
                     self.update(child, owner, child_key, row)
         if cascade:
             deleted.append(_Deleted(child, owner, cascade))
@@ -400,12 +433,12 @@ class Write:
         stored = [
             pair
             for pair in self._find_children(child, owner, reference, keys)
-            if not self.is_staged(child, owner, pair[1])
+            if not self.has_staged((child.id, owner, pair[1]))
         ]
-        staged: list[tuple[Key, Key]] = [
-            (cast(Key, row[reference.column]), key)
+        staged = [
+            (parent_key, key)
             for key, row in self._staged_rows.get((child.id, owner), {}).items()
-            if row[reference.column] in wanted
+            if (parent_key := reference.key_in(row)) is not None and parent_key in wanted
         ]
         return stored + staged
 

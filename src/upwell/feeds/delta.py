@@ -37,14 +37,17 @@ _DELETED_OUTPUT = Output(DELETED, "_deleted", SqlType.BOOLEAN, ("nn",))
 class Projection:
     """The columns of a live query in their order; `key` is the primary key's, in it or not.
 
+    `columns` is what it was made of: None follows the table when it gets more columns.
+
     Compared by identity: who has the same one shares encoded changes.
     """
 
     outputs: tuple[Output, ...]
     key: Output
+    columns: tuple[tuple[int, str], ...] | None = None
 
     @classmethod
-    def of(cls, table: Table, columns: Sequence[tuple[int, str]] | None) -> "Projection":
+    def of(cls, table: Table, columns: tuple[tuple[int, str], ...] | None) -> "Projection":
         """Build the projection of (index, name) pairs; None is everything, `_seq` and `_deleted` too."""
         key = table.columns[table.key_index]
         key_output = _output(table, table.key_index, key.name)
@@ -54,7 +57,7 @@ class Projection:
         outputs = [_output(table, index, name) for index, name in columns]
         if not any(output.name == _SEQ_OUTPUT.name for output in outputs):
             outputs.append(_SEQ_OUTPUT)
-        return cls(tuple(outputs), key_output)
+        return cls(tuple(outputs), key_output, columns)
 
     def schema(self) -> list[FieldSchema]:
         """Return the columns as `subscription_ack` tells them."""

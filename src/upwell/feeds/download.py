@@ -1,6 +1,7 @@
 """Download: an owner's log, for devices.
 
-Law: a download is the log, unabridged, in order, never beyond the View.
+Law: a download is the log, unabridged, in order, never beyond the View. A cursor below what was trimmed, or
+ahead of what a lost history left, is refused: a device never misses a change silently.
 
 Protocol: generation A of the device sync contract, section 3. Cursors are the owner's dense counter.
 """
@@ -14,9 +15,10 @@ from upwell.engine.commit import Committer
 from upwell.engine.payload import payload_of
 from upwell.engine.view import View
 from upwell.engine.write import shown
+from upwell.errors import SeqTrimmed
 from upwell.ids import snowflake_ms
 from upwell.protocol import sync
-from upwell.storage.hot import Change
+from upwell.storage.hot import EPOCH_SHIFT, Change, load_floor
 from upwell.types import Op, Owner, user_owner
 
 SCAN_CHANGES = 1_000
@@ -27,7 +29,7 @@ class Downloads:
 
     def __init__(self, committer: Committer, *, stream_id: str) -> None:
         self._committer = committer
-        self._stream_id = stream_id
+        self.stream_id = stream_id
 
     def download(
         self,
@@ -40,9 +42,13 @@ class Downloads:
         schema: str | None,
         include_self: bool,
     ) -> sync.DownloadResponse:
-        """Return at most `limit` changes with after < counter ≤ until (0: freeze now)."""
+        """Return at most `limit` changes with after < counter ≤ until (0: freeze now).
+
+        Raises `SeqTrimmed` if the device has to start anew.
+        """
         view = self._committer.publication.view
         owner = user_owner(user)
+        self._refuse_lost(view, owner, after)
         newest = view.hot.owner_counter(owner)
         window = until or newest
         skip = None if include_self else source
@@ -55,9 +61,22 @@ class Downloads:
             # Beyond the last change when the rest of the window held nothing for this device.
             next_after=page[-1].server_id if has_more else max(after, cursor),
             window_until=window,
-            stream_id=self._stream_id,
+            stream_id=self.stream_id,
             max_server_id=newest,
         )
+
+    def is_trimmed(self, user: str, after: int) -> bool:
+        """Whether the log no longer has all changes after `after`."""
+        owner = user_owner(user)
+        return after < load_floor(self._committer.publication.view.hot, owner).counter
+
+    def _refuse_lost(self, view: View, owner: Owner, after: int) -> None:
+        floor = load_floor(view.hot, owner).counter
+        if after < floor:
+            raise SeqTrimmed(f"the log before {floor} was trimmed, the cursor is at {after}; hydrate again")
+        epoch_begin = self._committer.newest.epoch << EPOCH_SHIFT
+        if floor < after < epoch_begin and not view.hot.read_owner_log(owner, after - 1, epoch_begin, 1):
+            raise SeqTrimmed(f"the changes up to {after} were lost with a part of the history; hydrate again")
 
     def _collect(
         self,
@@ -91,6 +110,11 @@ def synced_table(catalog: Catalog, table_id: int, schema: str | None) -> Table |
     if table is None or not table.synced or (schema is not None and table.namespace != schema):
         return None
     return table
+
+
+def synced_tables(catalog: Catalog, schema: str | None) -> list[Table]:
+    """Return the tables that devices see, of one schema or (None) of all."""
+    return [table for table in catalog.tables.values() if synced_table(catalog, table.id, schema)]
 
 
 def _downloaded(table: Table, change: Change) -> sync.DownloadChange:

@@ -1,30 +1,40 @@
 """Hydration: the live rows that start a fresh device.
 
 Law: a hydration gives every live row, parents first, and names the counter from which the log then goes
-on: replaying it after the rows gives exactly the server's state.
+on: replaying it after the rows gives exactly the server's state. A page is bounded in rows and bytes.
 
-Our own extension of the device sync protocol.
+Our own extension of the device sync protocol: rows come by table as lists of values, so that neither side
+pays for an object per row.
 """
 
 import base64
 import binascii
-from itertools import islice
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import accumulate, islice
 from urllib.parse import quote
 
 import msgspec
 
 from upwell.engine.catalog import Table
 from upwell.engine.commit import Committer
-from upwell.engine.payload import payload_of
+from upwell.engine.payload import device_columns, device_rows
 from upwell.engine.rows import Rows
 from upwell.engine.view import View
 from upwell.engine.write import shown
 from upwell.errors import SeqTrimmed
-from upwell.feeds.download import change_time, synced_table
+from upwell.feeds.download import synced_table
 from upwell.feeds.wave import SourceState
 from upwell.protocol import sync
 from upwell.storage.hot import Kind, Version
-from upwell.types import Key, Op, Owner, user_owner
+from upwell.types import Key, Owner, user_owner
+
+ROWS_DEFAULT = 5_000
+ROWS_MAX = 10_000
+PAGE_BYTES_MAX = 4_000_000
+CHUNK_ROWS = 250
+
+_encode_stored = msgspec.msgpack.Encoder().encode
 
 
 class HydrationCursor(msgspec.Struct, frozen=True, array_like=True):
@@ -53,16 +63,17 @@ class Hydrations:
         """
         view = self._committer.publication.view
         owner = user_owner(user)
-        began = view.hot.owner_counter(owner)
-        at = self._decoded(cursor) if cursor else HydrationCursor(self._stream_id, began)
-        page, at, has_more = self._live_rows(view, owner, at, limit, schema)
+        newest = view.hot.owner_counter(owner)
+        at = self._decoded(cursor) if cursor else HydrationCursor(self._stream_id, newest)
+        pages, at, has_more = self._live_rows(view, owner, at, limit, schema)
         return sync.HydrateResponse(
-            changes=page,
+            tables=pages,
             has_more=has_more,
             cursor=_encode_cursor(at),
             next_after=at.began,
-            next_change_id=_change_id_max(view, user, source) + 1,
+            next_change_id=change_id_max(view, user, source) + 1,
             stream_id=self._stream_id,
+            max_server_id=newest,
         )
 
     def _decoded(self, text: str) -> HydrationCursor:
@@ -78,42 +89,75 @@ class Hydrations:
 
     def _live_rows(
         self, view: View, owner: Owner, at: HydrationCursor, limit: int, schema: str | None
-    ) -> tuple[list[sync.DownloadChange], HydrationCursor, bool]:
+    ) -> tuple[list[sync.TablePage], HydrationCursor, bool]:
         tables = view.catalog.parents_first(
             table for table in view.catalog.tables.values() if synced_table(view.catalog, table.id, schema)
         )
-        page: list[sync.DownloadChange] = []
+        pages: list[sync.TablePage] = []
+        room = _Room(limit)
         start = next((i for i, table in enumerate(tables) if table.id == at.table), 0)
         for table in tables[start:]:
             after: Key | None = at.key if table.id == at.table else None
-            room = limit - len(page)
-            versions = list(islice(self._rows.scan(view.hot, table, owner, after), room + 1))
-            page += [_hydrated(table, version, at.began) for version in versions[:room]]
-            if versions[:room]:
-                at = HydrationCursor(at.stream, at.began, table.id, str(versions[:room][-1].key))
-            if len(versions) > room:
-                return page, at, True
-        return page, at, False
+            versions, is_cut = room.take(self._rows.scan(view.hot, table, owner, after))
+            if versions:
+                pages.append(_table_page(table, versions))
+                at = HydrationCursor(at.stream, at.began, table.id, str(versions[-1].key))
+            if is_cut:
+                return pages, at, True
+        return pages, at, False
 
 
-def _hydrated(table: Table, version: Version, began: int) -> sync.DownloadChange:
-    assert version.row is not None
-    return sync.DownloadChange(
-        server_id=began,
+@dataclass(slots=True)
+class _Room:
+    """What is left of a page; the bytes are those of the stored rows, and one row always fits."""
+
+    rows: int
+    bytes: int = PAGE_BYTES_MAX
+
+    def take(self, versions: Iterator[Version]) -> tuple[list[Version], bool]:
+        """Return the next versions that fit, and whether there are more."""
+        taken: list[Version] = []
+        while chunk := list(islice(versions, min(self.rows + 1, CHUNK_ROWS))):
+            count = self._count_that_fit(chunk)
+            taken += chunk[:count]
+            if count < len(chunk):
+                return taken, True
+        return taken, False
+
+    def _count_that_fit(self, chunk: list[Version]) -> int:
+        count, size = len(chunk), len(_encode_stored(chunk))
+        if count > self.rows or size > self.bytes:
+            sizes = [len(_encode_stored(version)) for version in chunk]
+            count = min(self.rows, sum(total <= self.bytes for total in accumulate(sizes)))
+            if self.rows and self.bytes == PAGE_BYTES_MAX:
+                count = max(1, count)
+            size = sum(sizes[:count])
+        self.rows -= count
+        self.bytes -= size
+        return count
+
+
+def _table_page(table: Table, versions: list[Version]) -> sync.TablePage:
+    rows = [version.row for version in versions if version.row is not None]
+    page = sync.TablePage(
         schema=table.namespace,
         table=table.name,
-        op=Op.INSERT.value,
-        pk=shown(version.key),
-        payload=msgspec.Raw(payload_of(table, version.row, version.uploaded)),
-        server_version=version.count,
-        deleted=False,
-        source_id="",
-        source_change_id=0,
-        ts=change_time(version.seq),
+        columns=device_columns(table),
+        rows=device_rows(table, rows),
+        versions=[version.count for version in versions],
+        exact={
+            index: msgspec.Raw(version.uploaded.encode())
+            for index, version in enumerate(versions)
+            if version.uploaded is not None
+        },
     )
+    for index in page.exact:
+        page.rows[index] = [shown(versions[index].key)]
+    return page
 
 
-def _change_id_max(view: View, user: str, source: str) -> int:
+def change_id_max(view: View, user: str, source: str) -> int:
+    """Return the highest change id that the server has seen of a device, 0 if none."""
     record = view.hot.find_record(Kind.SOURCE, f"{quote(user, safe='')}/{quote(source, safe='')}")
     return msgspec.msgpack.decode(record, type=SourceState).change_id_max if record else 0
 

@@ -11,6 +11,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
+from dataclasses import replace
 from functools import partial
 from typing import TypeVar
 from weakref import WeakValueDictionary
@@ -116,6 +117,7 @@ class LiveFeed:
         if watch.table.id not in view.catalog.by_id:
             raise TableNotFound(f"{watch.table.full_name} was dropped")
         _expect_same_table(watch.table, options)
+        watch = self._followed(watch, view.catalog)
         snapshot = Snapshot.begin(options, until=view.seq) if options is not None else None
         subscription = Subscription(subscription_id, watch, outlet, after=view.seq, snapshot=snapshot)
         self._subscriptions[subscription] = None
@@ -194,14 +196,28 @@ class LiveFeed:
         after = self._head
         # Set first: who joins from now on has read up to here, and is skipped by what follows.
         self._head = view.seq
+        is_altered = view.catalog is not self._catalog
+        if is_altered:
+            self._catalog = view.catalog
+            for subscription in self._subscriptions:
+                self._follow(subscription, view.catalog)
         changes = self._changelog.tail(view, after=after)
         if changes is not None:
             await self._dispatch(changes)
         else:
             await self._dispatch_partitions(view, after)
-        if view.catalog is not self._catalog:
-            self._catalog = view.catalog
+        if is_altered:
             self._end_dropped(view.catalog)
+
+    def _follow(self, subscription: Subscription, catalog: Catalog) -> None:
+        """Go on with the columns that the table has in `catalog`; the index has the subscription still."""
+        subscription.watch = self._followed(subscription.watch, catalog)
+
+    def _followed(self, watch: Watch, catalog: Catalog) -> Watch:
+        table = catalog.by_id.get(watch.table.id)
+        if table is None or table.version <= watch.table.version:
+            return watch
+        return replace(watch, table=table, projection=self.projection(table, watch.projection.columns))
 
     async def _dispatch_partitions(self, view: View, after: int) -> None:
         """Read what memory no longer has, for each partition that somebody watches."""
@@ -293,12 +309,14 @@ class LiveFeed:
     def _send_tail(self, subscription: Subscription) -> bool:
         """Send the rest from memory if it is short; tell whether the subscription is at the head now."""
         view = self._growth.view
+        self._follow(subscription, view.catalog)
         changes = self._changelog.tail(view, after=subscription.after)
         if subscription.state is not State.BEHIND or changes is None or len(changes) > TAIL_CHANGES_MAX:
             return False
-        table, owner = subscription.watch.table.id, subscription.watch.owner
+        watch = subscription.watch
+        table, owner = watch.table.id, watch.owner
         own = [change for change in changes if change.table == table and change.owner == owner]
-        return self._send_deltas(subscription, deltas(subscription, own, until=view.seq))
+        return self._send_deltas(subscription, deltas(subscription, watch, own, until=view.seq))
 
     async def _send_page(self, subscription: Subscription) -> None:
         found = await self._in_thread(partial(self._read_page, subscription))
@@ -314,11 +332,11 @@ class LiveFeed:
         return found.is_whole
 
     def _read_page(self, subscription: Subscription) -> Deltas:
-        view = self._growth.view
         watch = subscription.watch
+        view = self._growth.view
         changes = self._read_log(view, watch.table.id, watch.owner, subscription.after)
         is_last = len(changes) < PAGE_CHANGES
-        return deltas(subscription, changes, until=view.seq if is_last else changes[-1].seq)
+        return deltas(subscription, watch, changes, until=view.seq if is_last else changes[-1].seq)
 
     def _read_log(self, view: View, table: TableId, owner: Owner, after: int) -> list[Change]:
         return self._changelog.read(view, table, owner, after=after, limit=PAGE_CHANGES)

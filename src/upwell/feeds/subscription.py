@@ -99,12 +99,12 @@ class Deltas:
     is_whole: bool
 
 
-def deltas(subscription: Subscription, changes: Sequence[Change], *, until: int) -> Deltas:
+def deltas(subscription: Subscription, watch: Watch, changes: Sequence[Change], *, until: int) -> Deltas:
     """Return frames for all changes up to `until`, or up to a page's bytes; any thread may call it.
 
+    `watch` is the subscription's, taken before the changes were read, so that they have its columns.
     Raises `QueryFailure` where the predicate has no answer.
     """
-    watch = subscription.watch
     frames: list[bytes] = []
     size = 0
     for change in changes:

@@ -13,6 +13,7 @@ import uuid
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache, partial
 
 import msgspec
 
@@ -22,8 +23,10 @@ from upwell.engine.defaults import Defaults
 from upwell.engine.payload import Parsed, parse_payload
 from upwell.engine.query import QueryEngine
 from upwell.engine.rows import Rows
+from upwell.engine.violation import ROW_BYTES_MAX
 from upwell.engine.write import shown
 from upwell.errors import Conflict, InvalidValue
+from upwell.feeds.letters import Answered, DeadLetter, Letters
 from upwell.feeds.wave import UploadedChange, Wave
 from upwell.logs import fields
 from upwell.protocol import sync
@@ -35,12 +38,15 @@ log = logging.getLogger("upwell.sync")
 ATTEMPTS_MAX = 50
 SCHEMA_DEFAULT = "public"
 _NAME = re.compile(r"[a-z0-9_]+")
+_CANONICAL_UUID = re.compile("[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _OPS = {op.value: op for op in Op}
 _NO_PAYLOAD = Parsed({}, "", b"")
 
 
 @dataclass(frozen=True, slots=True)
 class UploadLimits:
+    """Of one upload, and of one change's payload (0: what a row can hold)."""
+
     changes_max: int
     payload_bytes_max: int
 
@@ -51,6 +57,15 @@ class _Refused(Exception):
     def __init__(self, status: sync.Status) -> None:
         super().__init__(status.status)
         self.status = status
+
+
+class _NoTable(Exception):
+    """No change of this table can be applied."""
+
+    def __init__(self, reason: str, message: str, details: bytes | None = None) -> None:
+        super().__init__(message)
+        self.reason = reason
+        self.details = details
 
 
 class Uploads:
@@ -73,16 +88,10 @@ class Uploads:
     def upload(self, user: str, source: str, request: sync.UploadRequest) -> sync.UploadResponse:
         """Apply a request and return when it is durable."""
         owner = user_owner(user)
-        changes = request.changes
+        changes = request.changes or []
         if len(changes) > self._limits.changes_max:
-            statuses = [_too_large(change, len(changes), self._limits.changes_max) for change in changes]
-            return sync.UploadResponse(
-                accepted=False, highest_server_seq=self._highest(owner), statuses=statuses
-            )
-        answered: dict[int, sync.Status] = {}
-        for wave in _waves(self._validated(changes, answered)):
-            self._apply_wave(user, source, wave, answered)
-        statuses = [answered[index] for index in range(len(changes))]
+            return self.refuse(user, changes, f"changes={len(changes)} limit={self._limits.changes_max}")
+        statuses = self._statuses(user, source, changes, self._letters(user, source, is_retry=False))
         highest = self._highest(owner)
         log.info(
             "Successfully processed upload",
@@ -94,6 +103,40 @@ class Uploads:
         accepted = not any(s.invalid and s.invalid.reason == sync.UNREGISTERED_TABLE for s in statuses)
         return sync.UploadResponse(accepted=accepted, highest_server_seq=highest, statuses=statuses)
 
+    def refuse(self, user: str, changes: Sequence[sync.UploadChange], why: str) -> sync.UploadResponse:
+        """Answer that the batch is too large: the device sends a half of it."""
+        highest = self._highest(user_owner(user))
+        statuses = [_invalid(change, sync.BATCH_TOO_LARGE, f"batch too large: {why}") for change in changes]
+        return sync.UploadResponse(accepted=False, highest_server_seq=highest, statuses=statuses)
+
+    def retry(self, letter: DeadLetter) -> sync.Status:
+        """Try a dead letter again, as an upload of it would be; what is behind by now goes with it."""
+        letters = self._letters(letter.user, letter.source, is_retry=True)
+        (status,) = self._statuses(letter.user, letter.source, [letter.change()], letters)
+        return status
+
+    def _letters(self, user: str, source: str, *, is_retry: bool) -> Letters:
+        return Letters(
+            user,
+            source,
+            now_us=self._defaults.now_us,
+            next_id=self._defaults.next_id,
+            payload_bytes_max=self._limits.payload_bytes_max or ROW_BYTES_MAX,
+            is_retry=is_retry,
+        )
+
+    def _statuses(
+        self, user: str, source: str, changes: Sequence[sync.UploadChange], letters: Letters
+    ) -> list[sync.Status]:
+        """Apply changes; return their statuses in order."""
+        answered: dict[int, sync.Status] = {}
+        valid = self._validated(changes, answered)
+        refused = [Answered(changes[index], status) for index, status in answered.items()]
+        for wave in _waves(valid) or [[]]:
+            self._apply_wave(user, source, wave, answered, letters, refused)
+            refused = []
+        return [answered[index] for index in range(len(changes))]
+
     def _highest(self, owner: Owner) -> int:
         return self._committer.publication.view.hot.owner_counter(owner)
 
@@ -102,10 +145,13 @@ class Uploads:
     ) -> list[UploadedChange]:
         """Return the changes that can be tried, in the order to try them; answer the others."""
         catalog = self._committer.publication.view.catalog
+        table_of = lru_cache(partial(_synced_table, catalog))
         valid: list[UploadedChange] = []
         for index, change in enumerate(changes):
             try:
-                valid.append(self._validate(index, change, catalog))
+                valid.append(self._validate(index, change, table_of(change.schema, change.table)))
+            except _NoTable as unknown:
+                answered[index] = _invalid(change, unknown.reason, str(unknown), unknown.details)
             except _Refused as refused:
                 answered[index] = refused.status
         tables = catalog.parents_first({change.table.id: change.table for change in valid}.values())
@@ -116,24 +162,14 @@ class Uploads:
         deletes.sort(key=lambda change: -rank[change.table.id])
         return upserts + deletes
 
-    def _validate(self, index: int, change: sync.UploadChange, catalog: Catalog) -> UploadedChange:
-        schema, name = change.schema.strip().lower() or SCHEMA_DEFAULT, change.table.strip().lower()
-        for kind, text in (("schema", schema), ("table", name)):
-            if not _NAME.fullmatch(text):
-                raise _Refused(_bad_payload(change, f'invalid {kind} name "{text}"'))
-        table = catalog.tables.get((schema, name))
-        if table is None or not table.synced:
-            details = msgspec.json.encode({"schema": schema, "table": name})
-            raise _Refused(
-                _invalid(change, sync.UNREGISTERED_TABLE, f"table not registered {schema}.{name}", details)
-            )
+    def _validate(self, index: int, change: sync.UploadChange, table: Table) -> UploadedChange:
         op = _OPS.get(change.op.strip().upper())
         if op is None:
             raise _Refused(_bad_payload(change, f"invalid operation: {change.op}"))
         key, payload = _key(change, table), self._payload(change, table, op)
         digest = _digest(table, key, op, change.server_version, payload)
         base = change.server_version
-        return UploadedChange(index, change.source_change_id, table, op, key, base, payload, digest)
+        return UploadedChange(index, change, change.source_change_id, table, op, key, base, payload, digest)
 
     def _payload(self, change: sync.UploadChange, table: Table, op: Op) -> Parsed:
         payload = b"" if sync.is_null(change.payload) else bytes(change.payload)  # type: ignore[arg-type]
@@ -141,7 +177,7 @@ class Uploads:
             if payload:
                 raise _Refused(_bad_payload(change, "payload must be absent for DELETE"))
             return _NO_PAYLOAD
-        if len(payload) > self._limits.payload_bytes_max:
+        if 0 < self._limits.payload_bytes_max < len(payload):
             raise _Refused(
                 _bad_payload(change, f"payload too large: {len(payload)} > {self._limits.payload_bytes_max}")
             )
@@ -158,13 +194,15 @@ class Uploads:
         source: str,
         changes: list[UploadedChange],
         answered: dict[int, sync.Status],
+        letters: Letters,
+        refused: Sequence[Answered],
     ) -> None:
-        """Answer changes with distinct rows, after committing what can be applied."""
+        """Answer changes with distinct rows, after committing what can be applied, and letters."""
         for _ in range(ATTEMPTS_MAX):
             wave = Wave(self._committer, self._rows, self._query, self._defaults, user, source, changes)
             try:
-                wave.evaluate(changes)
-                seq = wave.commit()
+                wave.evaluate()
+                seq = wave.commit(letters, refused)
             except ExpectationFailed:
                 # Somebody committed meanwhile: look again at a state that has it.
                 self._committer.publication.wait(self._committer.last_seq)
@@ -175,8 +213,22 @@ class Uploads:
         raise Conflict("the rows of this upload keep changing; send it again")
 
 
+def _synced_table(catalog: Catalog, schema: str, table: str) -> Table:
+    place = schema.strip().lower() or SCHEMA_DEFAULT, table.strip().lower()
+    for kind, text in zip(("schema", "table"), place, strict=True):
+        if not _NAME.fullmatch(text):
+            raise _NoTable(sync.BAD_PAYLOAD, f'invalid {kind} name "{text}"')
+    found = catalog.tables.get(place)
+    if found is None or not found.synced:
+        details = msgspec.json.encode({"schema": place[0], "table": place[1]})
+        raise _NoTable(sync.UNREGISTERED_TABLE, f"table not registered {place[0]}.{place[1]}", details)
+    return found
+
+
 def _key(change: sync.UploadChange, table: Table) -> Key:
     if table.columns[table.key_index].type is SqlType.UUID:
+        if _CANONICAL_UUID.fullmatch(change.pk):
+            return change.pk
         try:
             return str(uuid.UUID(change.pk.strip().lower()))
         except ValueError as error:
@@ -219,7 +271,3 @@ def _invalid(
 
 def _bad_payload(change: sync.UploadChange, message: str) -> sync.Status:
     return _invalid(change, sync.BAD_PAYLOAD, message)
-
-
-def _too_large(change: sync.UploadChange, count: int, limit: int) -> sync.Status:
-    return _invalid(change, sync.BATCH_TOO_LARGE, f"batch too large: changes={count} limit={limit}")

@@ -8,20 +8,22 @@ that refer to each other in a circle come or go together.
 from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from urllib.parse import quote
 
 import msgspec
 
 from upwell.engine.catalog import Table
 from upwell.engine.commit import Committer
 from upwell.engine.defaults import Defaults
-from upwell.engine.payload import Parsed, kept_text, payload_of
+from upwell.engine.names import source_name
+from upwell.engine.payload import Parsed, kept_text, payload_of, reparsed
 from upwell.engine.query import QueryEngine
 from upwell.engine.references import Children
 from upwell.engine.rows import Rows
 from upwell.engine.view import View
-from upwell.engine.write import ChildrenLeft, Origin, ParentMissing, Place, Write, shown
+from upwell.engine.violation import ChildrenLeft, ParentMissing, Place
+from upwell.engine.write import Origin, Write, shown
 from upwell.errors import ConstraintViolation
+from upwell.feeds.letters import Answered, Letters
 from upwell.protocol import sync
 from upwell.storage.hot import Kind, RecordIs, RecordWrite, Version
 from upwell.types import Key, Op, Row, user_owner
@@ -44,9 +46,10 @@ class SourceState(msgspec.Struct, frozen=True, array_like=True):
 
 @dataclass(slots=True)
 class UploadedChange:
-    """One change after validation; `index` is its place in the request."""
+    """One change after validation; `index` is its place in the request, `sent` how it stood there."""
 
     index: int
+    sent: sync.UploadChange
     id: int
     table: Table
     op: Op
@@ -75,9 +78,13 @@ class Wave:
         self._user = user
         self._source = source
         self._owner = user_owner(user)
-        self._names = f"{quote(user, safe='')}/{quote(source, safe='')}"
+        self._names = source_name(user, source)
+        self._changes = changes
         foreseen: dict[int, list[Key]] = {}
         for change in changes:
+            table = self._view.catalog.by_id.get(change.table.id, change.table)
+            if table.version != change.table.version:
+                change.table, change.payload = table, reparsed(table, change.payload)
             if change.op is Op.DELETE:
                 foreseen.setdefault(change.table.id, []).append(change.key)
         self._write = Write(
@@ -90,11 +97,13 @@ class Wave:
         )
         self.statuses: dict[int, sync.Status] = {}
         self._change_id_max = 0
+        self._source_record = self._view.hot.find_record(Kind.SOURCE, self._names)
+        self._change_id_known = _change_id_max(self._source_record)
 
-    def evaluate(self, changes: Sequence[UploadedChange]) -> None:
+    def evaluate(self) -> None:
         """Try each change, upserts before deletes."""
-        self._settle(change for change in changes if change.op is not Op.DELETE)
-        self._settle(change for change in changes if change.op is Op.DELETE)
+        self._settle(change for change in self._changes if change.op is not Op.DELETE)
+        self._settle(change for change in self._changes if change.op is Op.DELETE)
 
     def _settle(self, changes: Iterable[UploadedChange]) -> None:
         """Try each change; one that needs another of this very upload is tried again right after that."""
@@ -131,17 +140,20 @@ class Wave:
             self.statuses = refusals
         self._write.promised = frozenset()
 
-    def commit(self) -> int:
-        """Commit rows and receipts; return the seq that covers all answers of this wave."""
+    def commit(self, letters: Letters, refused: Sequence[Answered]) -> int:
+        """Commit rows, receipts and letters; return the seq that covers all answers of this wave.
+
+        `refused` are changes that were answered without being tried.
+        """
+        answers = [Answered(change.sent, self.statuses[change.index]) for change in self._changes]
         batch = self._write.batch
+        batch.records += letters.records(self._view.hot, [*refused, *answers])
         if not batch.rows and not batch.records:
             return self._view.seq
-        record = self._view.hot.find_record(Kind.SOURCE, self._names)
-        known = msgspec.msgpack.decode(record, type=SourceState).change_id_max if record else 0
-        if self._change_id_max > known:
+        if self._change_id_max > self._change_id_known:
             state = msgspec.msgpack.encode(SourceState(self._change_id_max))
             batch.records.append(RecordWrite(Kind.SOURCE, self._names, state))
-            batch.expectations.append(RecordIs(Kind.SOURCE, self._names, record))
+            batch.expectations.append(RecordIs(Kind.SOURCE, self._names, self._source_record))
         return self._committer.apply(batch)
 
     def _place(self, change: UploadedChange) -> Place:
@@ -230,6 +242,8 @@ class Wave:
         return f"{self._names}/{change.id}"
 
     def _receipt(self, change: UploadedChange) -> Receipt | None:
+        if change.id > self._change_id_known:
+            return None
         record = self._view.hot.find_record(Kind.RECEIPT, self._receipt_name(change))
         return msgspec.msgpack.decode(record, type=Receipt) if record else None
 
@@ -244,9 +258,15 @@ class Wave:
     def _keep_receipt(self, change: UploadedChange, version: int) -> None:
         self._change_id_max = max(self._change_id_max, change.id)
         receipt = Receipt(change.digest, change.table.id, shown(change.key), version)
-        self._write.batch.records.append(
+        self._write.records.append(
             RecordWrite(Kind.RECEIPT, self._receipt_name(change), msgspec.msgpack.encode(receipt))
         )
+
+
+def _change_id_max(source_record: bytes | None) -> int:
+    if source_record is None:
+        return 0
+    return msgspec.msgpack.decode(source_record, type=SourceState).change_id_max
 
 
 def _refused(change: UploadedChange, refusal: ConstraintViolation) -> sync.Status:

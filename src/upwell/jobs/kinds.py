@@ -6,6 +6,7 @@ from upwell.effects import Points
 from upwell.engine.cleanup import Cleanup
 from upwell.engine.commit import Committer
 from upwell.engine.flush import Flush
+from upwell.engine.trim import LogTrim
 from upwell.jobs.queue import Job, JobType
 from upwell.types import TableId
 
@@ -21,10 +22,13 @@ class Done:
 class Kinds:
     """Runs a job in the calling thread; raises what stopped it."""
 
-    def __init__(self, committer: Committer, flush: Flush, cleanup: Cleanup, points: Points) -> None:
+    def __init__(
+        self, committer: Committer, flush: Flush, cleanup: Cleanup, trim: LogTrim, points: Points
+    ) -> None:
         self._committer = committer
         self._flush = flush
         self._cleanup = cleanup
+        self._trim = trim
         self._points = points
 
     def run(self, job: Job) -> Done:
@@ -33,6 +37,9 @@ class Kinds:
                 return self._run_flush(TableId(int(job.parameters["table_number"])))
             case JobType.CLEANUP:
                 return self._run_cleanup(job)
+            case JobType.TRIM:
+                count = self._trim.run()
+                return Done(f"{count} entries of the log are gone", skipped=not count)
 
     def _run_flush(self, table_id: TableId) -> Done:
         view = self._committer.publication.view

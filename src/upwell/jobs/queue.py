@@ -46,10 +46,11 @@ class JobType(Enum):
 
     FLUSH = "flush"
     CLEANUP = "cleanup"
+    TRIM = "log_trim"
 
     @property
     def prefix(self) -> str:
-        return {JobType.FLUSH: "FL", JobType.CLEANUP: "CL"}[self]
+        return {JobType.FLUSH: "FL", JobType.CLEANUP: "CL", JobType.TRIM: "LT"}[self]
 
 
 class Job(msgspec.Struct, frozen=True, kw_only=True):

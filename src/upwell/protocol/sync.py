@@ -4,7 +4,8 @@ Law: payloads stay the bytes that came in (`msgspec.Raw`); numbers are JSON inte
 a key that doesn't apply is absent, except `payload` of a server row and of a download, which may be null.
 """
 
-from typing import Annotated, Literal
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import UNSET, Meta, Raw, Struct, UnsetType
@@ -13,6 +14,10 @@ UPLOAD_PATH = "/sync/upload"
 DOWNLOAD_PATH = "/sync/download"
 HYDRATE_PATH = "/sync/hydrate"
 SCHEMA_VERSION_PATH = "/sync/schema-version"
+WATCH_PATH = "/sync/watch"
+FAILURES_PATH = "/admin/materialize-failures"
+RETRY_PATH = "/admin/materialize-failures/retry"
+SIGNIN_PATH = "/dummy-signin"
 DEVICE_TOKEN_PATH = "/v1/api/auth/device"
 
 Op = Literal["INSERT", "UPDATE", "DELETE"]
@@ -45,9 +50,9 @@ class UploadChange(Struct, kw_only=True):
 
 
 class UploadRequest(Struct, kw_only=True):
-    """The body of an upload; `last_server_seq_seen` is informational."""
+    """The body of an upload; `last_server_seq_seen` is informational. Go writes an empty list as null."""
 
-    changes: list[UploadChange]
+    changes: list[UploadChange] | None = None
     last_server_seq_seen: int = 0
 
 
@@ -118,15 +123,63 @@ class DownloadResponse(Struct, kw_only=True, omit_defaults=True):
     max_server_id: int | None = None
 
 
+class TablePage(Struct, kw_only=True, omit_defaults=True):
+    """Live rows of one table with their versions, in the order of their keys.
+
+    A row holds the values of `columns`, of which the first is the key; a shorter row lacks the last of them.
+    `exact` has, by index of the row, payloads that columns can't give back; such a row is its key alone.
+    """
+
+    schema: str
+    table: str
+    columns: list[str]
+    rows: list[Sequence[Any]]
+    versions: list[int]
+    exact: dict[int, Raw] = {}
+
+
 class HydrateResponse(Struct, kw_only=True):
     """A page of live rows, parents first; after the last page the log goes on from `next_after`."""
 
-    changes: list[DownloadChange]
+    tables: list[TablePage]
     has_more: bool
     cursor: str
     next_after: int
     next_change_id: int
     stream_id: str = ""
+    max_server_id: int | None = None
+
+
+class MaterializeFailure(Struct, kw_only=True, omit_defaults=True):
+    """A change that was refused as it is and that the server keeps; `error` is its reason and a message."""
+
+    id: int
+    user_id: str
+    schema: str
+    table: str
+    pk: str
+    attempted_version: int
+    op: str
+    error: str
+    first_seen: str
+    retry_count: int
+    source_id: str
+    source_change_id: int
+    payload: Raw | UnsetType = UNSET
+
+
+class RetryRequest(Struct, kw_only=True):
+    """Which failure to retry; the query parameter `id` says it as well."""
+
+    id: Int64
+
+
+class SigninRequest(Struct, kw_only=True):
+    """A sign-in of a development server: any password opens."""
+
+    user: str = ""
+    password: str = ""
+    device: str = ""
 
 
 class SchemaVersion(Struct, kw_only=True):

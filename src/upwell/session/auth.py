@@ -79,11 +79,12 @@ class Authenticator:
             user, self._sign(user, "access", self._expiry_s), self._sign(user, "refresh", 7 * self._expiry_s)
         )
 
-    def device_token(self, user: str, device: str) -> Token:
+    def device_token(self, user: str, device: str, *, expiry_s: int | None = None) -> Token:
         """Return a token that opens the device endpoints only."""
         now = self.now_s()
-        claims = {"sub": user, "did": device, "iat": now, "exp": now + self._device_expiry_s, "iss": ISSUER}
-        return Token(jwt.encode(claims, self._secret, "HS256"), now + self._device_expiry_s)
+        until = now + (self._device_expiry_s if expiry_s is None else expiry_s)
+        claims = {"sub": user, "did": device, "iat": now, "exp": until, "iss": ISSUER}
+        return Token(jwt.encode(claims, self._secret, "HS256"), until)
 
     def principal(self, authorization: str | None, catalog: Catalog) -> Principal:
         """Return who sends an `Authorization` header of an access token."""
@@ -117,7 +118,7 @@ class Authenticator:
         user = catalog.users.get(str(claims["sub"]))
         if user is not None and user.role is not Role.USER:
             raise _invalid()
-        return Principal(str(claims["sub"]), Role.USER, device)
+        return Principal(str(claims["sub"]), Role.USER, device, _accepted_until_s(claims))
 
     def _sign(self, user: User, token_type: str, expiry_s: int) -> Token:
         now = self.now_s()

@@ -1,12 +1,21 @@
-"""Definition: CREATE and DROP of namespaces and tables, with their rights and messages."""
+"""Definition: CREATE, ALTER and DROP of namespaces and tables, with their rights and messages."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from upwell.engine.catalog import Catalog, Reference, Table, TableKind
 from upwell.engine.schema import Schema
 from upwell.ids import Seq
 from upwell.session.policy import Principal, require_admin, require_create
-from upwell.sql.statements import ColumnDefinition, CreateNamespace, CreateTable, DropNamespace, DropTable
+from upwell.sql.statements import (
+    AddColumn,
+    ColumnDefinition,
+    CompositeReference,
+    CreateNamespace,
+    CreateTable,
+    DropNamespace,
+    DropTable,
+)
 from upwell.types import Column, TableId
 
 SELF = TableId(0)
@@ -22,8 +31,11 @@ class Defined:
     dropped: list[Table] = field(default_factory=list)
 
 
+Definition = CreateNamespace | DropNamespace | CreateTable | DropTable | AddColumn
+
+
 def define(
-    statement: CreateNamespace | DropNamespace | CreateTable | DropTable,
+    statement: Definition,
     principal: Principal,
     schema: Schema,
     catalog: Catalog,
@@ -48,6 +60,22 @@ def define(
             if table is None:
                 return Defined(f"Table {namespace}.{name} does not exist (skipped)", None)
             return Defined(f"Table {namespace}.{name} dropped successfully", seq, [table])
+        case AddColumn():
+            return _add_column(statement, principal, schema)
+
+
+def _add_column(statement: AddColumn, principal: Principal, schema: Schema) -> Defined:
+    require_admin(principal, "altering tables")
+    column = _column(0, statement.column)
+    seq, table = schema.add_column(
+        statement.namespace, statement.name, column, if_not_exists=statement.if_not_exists
+    )
+    operation = f"ADD COLUMN {column.name} {column.type.name}"
+    if seq is None:
+        text = f"unchanged: {operation} (version {table.version} - no changes needed)"
+    else:
+        text = f"altered successfully: {operation} (version {table.version})"
+    return Defined(f"Table {table.full_name} {text}", seq)
 
 
 def _create_table(statement: CreateTable, principal: Principal, schema: Schema, catalog: Catalog) -> Defined:
@@ -81,7 +109,24 @@ def _references(statement: CreateTable, catalog: Catalog) -> list[Reference]:
     found = []
     for index, column in enumerate(statement.columns):
         if column.references is not None:
-            itself = column.references == (statement.namespace, statement.name)
-            parent = SELF if itself else catalog.get_table(*column.references).id
-            found.append(Reference(index, parent, column.on_delete))
-    return found
+            parent = _parent(statement, column.references, catalog)
+            found.append(Reference(index, SELF if parent is None else parent.id, column.on_delete))
+    return found + [_composite(statement, each, catalog) for each in statement.composites]
+
+
+def _composite(statement: CreateTable, reference: CompositeReference, catalog: Catalog) -> Reference:
+    parent = _parent(statement, reference.parent, catalog)
+    own = {column.name: index for index, column in enumerate(statement.columns)}
+    columns: Sequence[Column | ColumnDefinition] = statement.columns if parent is None else parent.columns
+    theirs = {column.name: index for index, column in enumerate(columns)}
+    pairs = [
+        (own[name], theirs[target]) for name, target in zip(reference.columns, reference.targets, strict=True)
+    ]
+    (key,) = [child for child, at in pairs if columns[at].primary_key]
+    others = tuple((child, at) for child, at in pairs if not columns[at].primary_key)
+    return Reference(key, SELF if parent is None else parent.id, reference.on_delete, others)
+
+
+def _parent(statement: CreateTable, name: tuple[str, str], catalog: Catalog) -> Table | None:
+    """Return the table that is referred to; None if it is the one that is made."""
+    return None if name == (statement.namespace, statement.name) else catalog.get_table(*name)

@@ -18,6 +18,7 @@ from upwell.engine.expression import (
     compile_scalar,
     find_key,
 )
+from upwell.engine.payload import text_without
 from upwell.engine.write import Write
 from upwell.errors import InvalidSql
 from upwell.sql.statements import Delete, Insert, Scalar, Update
@@ -72,8 +73,11 @@ class Evaluation:
         if any(reference.parent == table.id for reference in table.references):
             # References are judged by the end of the statement: a child may stand before its parent.
             self._write.promise(table, self._owner, [row[table.key_index] for row in rows])
+        # Devices without a column that was added later keep going: it isn't in payloads until it is named.
+        unnamed = [index for index, each in enumerate(table.columns) if each.added and index not in given]
         for row in rows:
-            self._write.insert(table, self._owner, row)
+            uploaded = text_without(table, row, unnamed) if table.synced and unnamed else None
+            self._write.insert(table, self._owner, row, uploaded=uploaded)
         return len(rows)
 
     def update(self, statement: Update) -> int:

@@ -10,7 +10,7 @@ from enum import Enum
 from upwell.engine.catalog import Access, Role, Table, TableKind
 from upwell.errors import PermissionDenied
 from upwell.sql.statements import CreateNamespace, CreateUser, DropNamespace
-from upwell.sql.tree import CreateTableTree, DropTableTree, FlushTree, Tree
+from upwell.sql.tree import AddColumnTree, CreateTableTree, DropTableTree, FlushTree, Tree
 
 _RANK = {Role.USER: 1, Role.SERVICE: 2, Role.DBA: 3, Role.SYSTEM: 4}
 
@@ -54,6 +54,8 @@ def require_statement(principal: Principal, tree: Tree) -> None:
             require_create(principal, table.kind or TableKind.SHARED)
         case DropTableTree():
             require_admin(principal, "dropping tables")
+        case AddColumnTree():
+            require_admin(principal, "altering tables")
         case FlushTree():
             require_flush(principal)
         case _:

@@ -9,6 +9,7 @@ somebody was faster.
 import asyncio
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Executor
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import TypeVar, assert_never
@@ -31,6 +32,7 @@ from upwell.engine.view import View
 from upwell.engine.write import Write
 from upwell.errors import Conflict, InvalidOperation, InvalidSql, ReadOnly, RequestRefused, UpwellError
 from upwell.feeds.cursor import Growth
+from upwell.feeds.registry import Registry
 from upwell.ids import ulid, uuid7
 from upwell.jobs.queue import JobQueue, JobType
 from upwell.session import definition
@@ -49,12 +51,13 @@ from upwell.session.policy import (
     require_statement,
     require_table,
 )
-from upwell.session.system import is_system, system_table
+from upwell.session.source import resolve
 from upwell.session.threads import QueryThreads
 from upwell.sql.parse import parse
 from upwell.sql.prepare import Preparer
 from upwell.sql.render import render
 from upwell.sql.statements import (
+    AddColumn,
     CreateNamespace,
     CreateTable,
     CreateUser,
@@ -96,6 +99,10 @@ class Engine:
     clock: Clock
 
 
+class _Altered(Exception):
+    """The statement's table isn't what it was bound to any more; nothing has been done."""
+
+
 class Sessions:
     """Runs requests. `threads` runs queries and long writes, `slow` what is slow on purpose or waits."""
 
@@ -107,12 +114,14 @@ class Sessions:
         authenticator: Authenticator,
         threads: QueryThreads,
         slow: Executor,
+        registry: Registry,
     ) -> None:
         self.engine = engine
         self.growth = growth
         self.authenticator = authenticator
         self.threads = threads
         self.slow = slow
+        self.registry = registry
         self._preparer = preparer
 
     async def execute(
@@ -178,6 +187,14 @@ class Sessions:
     async def _run(
         self, principal: Principal, text: str, params: Sequence[Value], namespace: str
     ) -> tuple[Outcome, str]:
+        for _ in range(ATTEMPTS_MAX):
+            with suppress(_Altered):  # its names mean the table of before: they are looked up again
+                return await self._run_bound(principal, text, params, namespace)
+        raise Conflict("the table of this statement keeps changing; run it again")
+
+    async def _run_bound(
+        self, principal: Principal, text: str, params: Sequence[Value], namespace: str
+    ) -> tuple[Outcome, str]:
         view = self.growth.view
         prepare = partial(self._preparer.prepare, text, view.catalog, namespace, params)
         statement, values = await self._read(text, prepare)
@@ -227,7 +244,7 @@ class _Run:
                 return await self._write(statement)
             case ExecuteAs():
                 return await self.run(statement.statement)
-            case CreateNamespace() | DropNamespace() | CreateTable() | DropTable():
+            case CreateNamespace() | DropNamespace() | CreateTable() | DropTable() | AddColumn():
                 return await self._define(statement)
             case CreateUser():
                 return await self._create_user(statement)
@@ -264,12 +281,12 @@ class _Run:
     def _query(self, view: View, statement: Select, stop: Stop) -> pa.Table:
         text = render(statement.text, self._values, self._context())
         refuse_deep(text)
-        resolve = self._resolver(view, is_open=statement.is_open)
-        tables = self._engine.query.tables_in(text, self._namespace, resolve)
+        resolver = self._resolver(view, is_open=statement.is_open)
+        tables = self._engine.query.tables_in(text, self._namespace, resolver)
         return ordered(
             text,
-            [resolve(*name) for name in tables],
-            lambda final: self._engine.query.run(view, final, self._namespace, tables, resolve, stop=stop),
+            [resolver(*name) for name in tables],
+            lambda final: self._engine.query.run(view, final, self._namespace, tables, resolver, stop=stop),
             cold_rows=lambda source: self._cold_rows(view, source),
         )
 
@@ -278,7 +295,7 @@ class _Run:
         return 0 if partition is None else partition.row_count_max
 
     def _resolver(self, view: View, *, is_open: bool = False) -> Resolve:
-        return partial(_resolve, view, self._principal, is_open)
+        return partial(resolve, view, self._principal, self._sessions.registry, is_open)
 
     async def _write(self, statement: Insert | Update | Delete) -> Changed:
         require_table(self._principal, Action.WRITE, statement.table)
@@ -319,7 +336,8 @@ class _Run:
             )
             count = self._evaluate(statement, write, None)
             # Nothing to write is also an answer about the newest state: it waits for that one's sync.
-            seq = committer.apply(write.batch) if write.batch.rows else committer.last_seq
+            batch = write.batch
+            seq = committer.apply(batch) if batch.rows else committer.last_seq
         except (WouldBlock, Foreign, ExpectationFailed):
             return None
         finally:
@@ -339,7 +357,7 @@ class _Run:
     def _refuse_stale(self, table: Table) -> None:
         """Names were resolved with a table that was changed, dropped or made anew since."""
         if self._engine.committer.newest_catalog.tables.get((table.namespace, table.name)) != table:
-            raise Conflict(f"table {table.full_name} was changed while the statement ran; run it again")
+            raise _Altered
 
     def _write_on(self, view: View, statement: Insert | Update | Delete, stop: Stop) -> tuple[int, int]:
         write = Write(
@@ -352,7 +370,8 @@ class _Run:
         )
         count = self._evaluate(statement, write, partial(self._rows_of, view, stop))
         stop.take_effect()
-        return (self._engine.committer.apply(write.batch) if write.batch.rows else view.seq), count
+        batch = write.batch
+        return (self._engine.committer.apply(batch) if batch.rows else view.seq), count
 
     def _evaluate(self, statement: Insert | Update | Delete, write: Write, run_query: RunQuery | None) -> int:
         owner = statement.table.owner_for(self._principal.user)
@@ -368,12 +387,12 @@ class _Run:
     def _rows_of(self, view: View, stop: Stop, text: str) -> list[tuple[Value, ...]]:
         text = render(text, self._values, self._context())
         refuse_deep(text)
-        resolve = self._resolver(view)
-        tables = self._engine.query.tables_in(text, self._namespace, resolve)
-        found = self._engine.query.run(view, text, self._namespace, tables, resolve, stop=stop)
+        resolver = self._resolver(view)
+        tables = self._engine.query.tables_in(text, self._namespace, resolver)
+        found = self._engine.query.run(view, text, self._namespace, tables, resolver, stop=stop)
         return list(result_rows(found))
 
-    async def _define(self, statement: CreateNamespace | DropNamespace | CreateTable | DropTable) -> Message:
+    async def _define(self, statement: definition.Definition) -> Message:
         defined = definition.define(
             statement, self._principal, self._engine.schema, self._growth.view.catalog
         )
@@ -424,15 +443,6 @@ class _Run:
 
     async def _in_slow_thread(self, call: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._sessions.slow, call)
-
-
-def _resolve(view: View, principal: Principal, is_open: bool, namespace: str, name: str) -> Source | pa.Table:
-    """Return what a name in a query stands for, if the principal may read it."""
-    if is_system(namespace):
-        return system_table(namespace, name, view, principal, is_open=is_open)
-    table = view.catalog.get_table(namespace, name)
-    require_table(principal, Action.READ, table)
-    return Source(table, table.owner_for(principal.user))
 
 
 def _no_children(

@@ -1,7 +1,8 @@
 """System tables: what the server knows about itself, as tables.
 
-Law: they are computed from one View for one principal; only administrators read them, except for
-`system.changes` (everybody's own log), `information_schema`, and what SHOW and DESCRIBE ask.
+Law: they are computed from one View for one principal (but where the devices are, which is newer than any
+View); only administrators read them, except for `system.changes` (everybody's own log), the tables of
+`session/fleet.py` (everybody's own devices), `information_schema`, and what SHOW and DESCRIBE ask.
 """
 
 from collections.abc import Callable, Sequence
@@ -14,8 +15,10 @@ from upwell.engine.catalog import Catalog, Table
 from upwell.engine.view import View
 from upwell.engine.write import shown
 from upwell.errors import TableNotFound
+from upwell.feeds.registry import Registry
 from upwell.ids import snowflake_ms
 from upwell.jobs.queue import load_jobs
+from upwell.session.fleet import FLEET, Layout
 from upwell.session.policy import Principal, require_admin
 from upwell.storage.arrow import array, system_field
 from upwell.storage.hot import Change
@@ -25,14 +28,18 @@ SYSTEM = "system"
 INFORMATION = "information_schema"
 LOG_PAGE = 5_000
 
-Layout = Sequence[tuple[str, SqlType]]
 _TEXT, _BIG, _INT, _BOOL, _TIME, _JSON = (
     SqlType.TEXT, SqlType.BIGINT, SqlType.INT, SqlType.BOOLEAN, SqlType.TIMESTAMP, SqlType.JSON,
 )  # fmt: skip
 
 
-def system_table(namespace: str, name: str, view: View, principal: Principal, *, is_open: bool) -> pa.Table:
+def system_table(
+    namespace: str, name: str, view: View, principal: Principal, registry: Registry, *, is_open: bool
+) -> pa.Table:
     """Return a system table's rows; raise `PermissionDenied` or `TableNotFound`."""
+    fleet = FLEET.get(name) if namespace == SYSTEM else None
+    if fleet is not None:
+        return _made(*fleet(view, principal, registry))
     build = _TABLES.get((namespace, name))
     if build is None:
         raise TableNotFound(f"{namespace}.{name}")
@@ -182,7 +189,8 @@ def _information_tables(view: View, principal: Principal) -> pa.Table:
         ("table_catalog", _TEXT), ("table_schema", _TEXT), ("table_name", _TEXT), ("table_type", _TEXT),
     ]  # fmt: skip
     rows: list[Sequence[Value]] = [("upwell", t.namespace, t.name, "BASE TABLE") for t in _sorted(view)]
-    return _made(layout, rows + [("upwell", space, name, "VIEW") for space, name in sorted(_TABLES)])
+    views = sorted([*_TABLES, *((SYSTEM, name) for name in FLEET)])
+    return _made(layout, rows + [("upwell", space, name, "VIEW") for space, name in views])
 
 
 def _information_columns(view: View, principal: Principal) -> pa.Table:

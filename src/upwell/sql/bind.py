@@ -16,7 +16,9 @@ from upwell.sql.lex import Fragment, Token, Tokens, tokenize
 from upwell.sql.parse import judge, quoted
 from upwell.sql.scalar import SYSTEM_COLUMNS, Scope, parameter_index, parse_condition, parse_scalar
 from upwell.sql.statements import (
+    AddColumn,
     ColumnDefinition,
+    CompositeReference,
     CreateNamespace,
     CreateTable,
     CreateUser,
@@ -34,6 +36,7 @@ from upwell.sql.statements import (
     UseNamespace,
 )
 from upwell.sql.tree import (
+    AddColumnTree,
     CreateTableTree,
     DeleteTree,
     DescribeTree,
@@ -91,6 +94,8 @@ class Binder:
                 return self._create_table(tree)
             case DropTableTree(table, if_exists):
                 return DropTable(*self._ddl_name(table, "drop"), if_exists)
+            case AddColumnTree(table, column, if_not_exists):
+                return AddColumn(*self._ddl_name(table, "alter"), column, if_not_exists)
             case FlushTree(table):
                 return FlushTable(self._target(table, "flush"))
             case DescribeTree(table):
@@ -168,7 +173,13 @@ class Binder:
     def _create_table(self, tree: CreateTableTree) -> CreateTable:
         namespace, _ = self._ddl_name((tree.namespace, tree.table.name), "create")
         columns = tuple(_with_parent(column, namespace) for column in tree.table.columns)
-        table = replace(tree.table, namespace=namespace, columns=columns)
+        composites = tuple(
+            replace(each, parent=(each.parent[0] or namespace, each.parent[1]))
+            for each in tree.table.composites
+        )
+        table = replace(tree.table, namespace=namespace, columns=columns, composites=composites)
+        for composite in composites:
+            self._check_composite(table, composite)
         for child, wanted in tree.parents:
             column = next(column for column in columns if column.name == child)
             self._check_parent(table, column, wanted)
@@ -178,19 +189,32 @@ class Binder:
         """A reference leads to a primary key of the same type; a table may refer to itself."""
         assert column.references is not None, "asked only for references"
         full_name = ".".join(column.references)
-        key: Column | ColumnDefinition
-        if column.references == (table.namespace, table.name):
-            key = next(each for each in table.columns if each.primary_key)
-        else:
-            parent = self._catalog.get_table(*column.references)
-            key = parent.columns[parent.key_index]
+        key = next(each for each in self._columns_of(table, column.references) if each.primary_key)
         if wanted not in (None, key.name):
             raise InvalidSql(f"REFERENCES {full_name}({wanted}): the primary key is '{key.name}'")
-        if key.type is not column.type:
+        _check_types(column, key, full_name)
+
+    def _check_composite(self, table: CreateTable, reference: CompositeReference) -> None:
+        """One of several columns leads to the primary key, and so to one row; the others have to agree."""
+        full_name = ".".join(reference.parent)
+        parent = {column.name: column for column in self._columns_of(table, reference.parent)}
+        own = {column.name: column for column in table.columns}
+        for name, target in zip(reference.columns, reference.targets, strict=True):
+            if target not in parent:
+                raise InvalidSql(f"REFERENCES {full_name}: it has no column '{target}'")
+            _check_types(own[name], parent[target], full_name)
+        if not any(parent[target].primary_key for target in reference.targets):
+            key = next(column.name for column in parent.values() if column.primary_key)
             raise InvalidSql(
-                f"column '{column.name}' ({column.type.name}) cannot reference "
-                f"{full_name}({key.name}), which is {key.type.name}"
+                f"REFERENCES {full_name}({', '.join(reference.targets)}) leaves out its primary key "
+                f"'{key}'; only with it these columns are unique"
             )
+
+    def _columns_of(
+        self, table: CreateTable, parent: tuple[str, str]
+    ) -> Sequence[Column] | Sequence[ColumnDefinition]:
+        itself = parent == (table.namespace, table.name)
+        return table.columns if itself else self._catalog.get_table(*parent).columns
 
     def _describe(self, name: TableName) -> Select:
         namespace, table = self._name(name)
@@ -344,6 +368,14 @@ def own_names(fragment: Fragment, scope: Scope) -> str:
             parts += [fragment.text[done : token.start - offset], scope.table.name]
             done = token.end - offset
     return "".join(parts) + fragment.text[done:]
+
+
+def _check_types(column: ColumnDefinition, target: Column | ColumnDefinition, full_name: str) -> None:
+    if target.type is not column.type:
+        raise InvalidSql(
+            f"column '{column.name}' ({column.type.name}) cannot reference "
+            f"{full_name}({target.name}), which is {target.type.name}"
+        )
 
 
 def _with_parent(column: ColumnDefinition, namespace: str) -> ColumnDefinition:

@@ -12,7 +12,7 @@ from upwell.engine.catalog import Access, OnDelete, TableKind
 from upwell.errors import InvalidSql, InvalidValue
 from upwell.sql.lex import Tokens, string_value
 from upwell.sql.scalar import CONTEXT_FUNCTIONS, SYSTEM_COLUMNS, number_value
-from upwell.sql.statements import ColumnDefinition, CreateTable
+from upwell.sql.statements import ColumnDefinition, CompositeReference, CreateTable
 from upwell.sql.tree import CreateTableTree, TableName
 from upwell.types import Column, Default, SqlType, coerce
 
@@ -52,16 +52,19 @@ _FLUSH_POLICY = re.compile(r"(rows|interval):0*[1-9][0-9]*(,(?!\1)(rows|interval
 _STREAM = "STREAM tables are not supported yet by this server; use a USER or SHARED table"
 
 
-class _Refused(InvalidSql):
+class Refused(InvalidSql):
+    """A table that this release can't keep, or no table at all."""
+
     prefix = "Invalid SQL: Invalid CREATE TABLE statement: "
 
 
 @dataclass(slots=True)
-class _Draft:
-    """A table as far as it has been read."""
+class Draft:
+    """A table as far as it has been read; `parents` by column."""
 
     columns: list[ColumnDefinition] = field(default_factory=list)
     parents: dict[str, tuple[TableName, str | None, OnDelete]] = field(default_factory=dict)
+    composites: list[CompositeReference] = field(default_factory=list)
     keys: list[str] = field(default_factory=list)
     options: dict[str, str] = field(default_factory=dict)
 
@@ -74,8 +77,8 @@ def parse_create_table(tokens: Tokens) -> CreateTableTree:
     if_not_exists = tokens.accept("IF", "NOT", "EXISTS")
     namespace, name = tokens.qualified()
     if not _NAME.fullmatch(name):
-        raise _Refused(f"table name '{name[:60]}' may only have letters, digits and _")
-    draft = _Draft()
+        raise Refused(f"table name '{name[:60]}' may only have letters, digits and _")
+    draft = Draft()
     tokens.listed(lambda: _element(tokens, draft))
     if tokens.accept("WITH"):
         tokens.listed(lambda: _option(tokens, draft))
@@ -86,11 +89,13 @@ def parse_create_table(tokens: Tokens) -> CreateTableTree:
     columns = _columns(draft, kind)
     if synced:
         _check_synced(columns, kind)
-    table = CreateTable(namespace or "", name, kind, columns, synced, access, options, if_not_exists)
+    table = CreateTable(
+        namespace or "", name, kind, columns, synced, access, options, if_not_exists, tuple(draft.composites)
+    )
     return CreateTableTree(namespace, table, tuple((c, parent[1]) for c, parent in draft.parents.items()))
 
 
-def _element(tokens: Tokens, draft: _Draft) -> None:
+def _element(tokens: Tokens, draft: Draft) -> None:
     if tokens.sees("CONSTRAINT"):
         tokens.take()
         tokens.name("a constraint's name")
@@ -98,28 +103,30 @@ def _element(tokens: Tokens, draft: _Draft) -> None:
         draft.keys += tokens.listed(lambda: tokens.name("a column"))
     elif tokens.accept("FOREIGN", "KEY"):
         columns = tokens.listed(lambda: tokens.name("a column"))
-        if len(columns) != 1:
-            raise _Refused("a FOREIGN KEY has one column; composite keys are not supported")
         tokens.expect("REFERENCES")
-        _reference(tokens, draft, columns[0])
+        if len(columns) == 1:
+            _reference(tokens, draft, columns[0])
+        else:
+            draft.composites.append(_composite(tokens, columns))
     elif tokens.peek().word in ("UNIQUE", "CHECK") and tokens.peek(1).word == "(":
         raise _not_enforced(tokens.take().word)
     else:
-        _column(tokens, draft)
+        read_column(tokens, draft)
 
 
 def _not_enforced(word: str) -> InvalidSql:
-    return _Refused(f"{word} is not supported yet; kept are PRIMARY KEY, NOT NULL and REFERENCES")
+    return Refused(f"{word} is not supported yet; kept are PRIMARY KEY, NOT NULL and REFERENCES")
 
 
-def _column(tokens: Tokens, draft: _Draft) -> None:
+def read_column(tokens: Tokens, draft: Draft) -> None:
+    """Read a column with its constraints, up to a comma, a closing parenthesis or the end, into `draft`."""
     name = tokens.name("a column name")
     if not _NAME.fullmatch(name):
-        raise _Refused(f"column name '{name[:60]}' may only have letters, digits and _")
+        raise Refused(f"column name '{name[:60]}' may only have letters, digits and _")
     if name in SYSTEM_COLUMNS:
-        raise _Refused(f"Column name '{name}' is reserved for system columns")
+        raise Refused(f"Column name '{name}' is reserved for system columns")
     if any(column.name == name for column in draft.columns):
-        raise _Refused(f"Duplicate column name '{name}'. Column names are case-insensitive.")
+        raise Refused(f"Duplicate column name '{name}'. Column names are case-insensitive.")
     sql_type, serial = _type(tokens, name)
     column = ColumnDefinition(
         name, sql_type, True, False, _SNOWFLAKE if serial else None, None, OnDelete.RESTRICT
@@ -136,19 +143,19 @@ def _type(tokens: Tokens, column: str) -> tuple[SqlType, bool]:
     found = _TYPES.get(word)
     if found is None:
         instead = _INSTEAD.get(word, ", ".join(SqlType.__members__))
-        raise _Refused(f"type {word[:60]} of column '{column}' is not supported; use {instead}")
+        raise Refused(f"type {word[:60]} of column '{column}' is not supported; use {instead}")
     if word == "DOUBLE":
         tokens.accept("PRECISION")
     if word in _WITH_LENGTH and tokens.accept("("):
         if tokens.take().kind != "number":
-            raise _Refused(f"the length of column '{column}' must be a number")
+            raise Refused(f"the length of column '{column}' must be a number")
         tokens.expect(")")
     if word == "TIMESTAMP" and (tokens.accept("WITH") or tokens.accept("WITHOUT")):
         tokens.expect("TIME", "ZONE")
     return found, word in _SERIAL
 
 
-def _constraint(tokens: Tokens, draft: _Draft, column: ColumnDefinition) -> ColumnDefinition:
+def _constraint(tokens: Tokens, draft: Draft, column: ColumnDefinition) -> ColumnDefinition:
     if tokens.accept("PRIMARY", "KEY"):
         return replace(column, primary_key=True, nullable=False)
     if tokens.accept("NOT", "NULL"):
@@ -202,7 +209,7 @@ def _default(tokens: Tokens, column: ColumnDefinition) -> Default | None:
     elif token.word == "NULL" and not negative:
         return None
     else:
-        raise _Refused(
+        raise Refused(
             f"DEFAULT of column '{column.name}' must be a literal, NOW(), CURRENT_TIMESTAMP, "
             "SNOWFLAKE_ID(), UUID_V7(), ULID() or CURRENT_USER()"
         )
@@ -213,7 +220,7 @@ def _literal_default(column: ColumnDefinition, value: bool | int | float | str) 
     try:
         held = coerce(value, Column(0, column.name, column.type))
     except InvalidValue as error:
-        raise _Refused(f"DEFAULT does not fit: {error.args[0]}") from error
+        raise Refused(f"DEFAULT does not fit: {error.args[0]}") from error
     # Bytes have no form in the catalog's JSON: their text stays, and is read when a row needs it.
     return Default(None, value if isinstance(held, bytes) else held)
 
@@ -222,22 +229,36 @@ def _generated(column: ColumnDefinition, default: Default) -> Default:
     holders = _DEFAULT_HOLDERS.get(default.function or "", set())
     if column.type not in holders:
         names = " or ".join(sorted(holder.name for holder in holders)) or "nothing"
-        raise _Refused(
+        raise Refused(
             f"{default.function}() cannot be the DEFAULT of column '{column.name}' "
             f"({column.type.name}); it fits {names}"
         )
     return default
 
 
-def _reference(tokens: Tokens, draft: _Draft, column: str) -> None:
+def _reference(tokens: Tokens, draft: Draft, column: str) -> None:
     """Read what follows REFERENCES; `NO ACTION` is RESTRICT, which is checked at the statement's end."""
     parent = tokens.qualified("the referenced table")
     target: str | None = None
     if tokens.sees("("):
         targets = tokens.listed(lambda: tokens.name("a column"))
         if len(targets) != 1:
-            raise _Refused("REFERENCES names one column; composite keys are not supported")
+            raise Refused(f"column '{column}' references one column; several need FOREIGN KEY (…)")
         target = targets[0]
+    draft.parents[column] = (parent, target, _on_delete(tokens))
+
+
+def _composite(tokens: Tokens, columns: list[str]) -> CompositeReference:
+    namespace, name = tokens.qualified("the referenced table")
+    if not tokens.sees("("):
+        raise Refused(f"a FOREIGN KEY of {len(columns)} columns names those of {name} that they refer to")
+    targets = tokens.listed(lambda: tokens.name("a column"))
+    if not len(set(columns)) == len(set(targets)) == len(columns) == len(targets):
+        raise Refused("a FOREIGN KEY pairs each of its columns with one column of the referenced table")
+    return CompositeReference(tuple(columns), (namespace or "", name), tuple(targets), _on_delete(tokens))
+
+
+def _on_delete(tokens: Tokens) -> OnDelete:
     on_delete = OnDelete.RESTRICT
     while tokens.accept("ON"):
         event = tokens.take().word
@@ -245,8 +266,8 @@ def _reference(tokens: Tokens, draft: _Draft, column: str) -> None:
         if event == "DELETE":
             on_delete = action
         elif event != "UPDATE" or action is not OnDelete.RESTRICT:
-            raise _Refused("REFERENCES takes ON DELETE RESTRICT, CASCADE, SET NULL or NO ACTION")
-    draft.parents[column] = (parent, target, on_delete)
+            raise Refused("REFERENCES takes ON DELETE RESTRICT, CASCADE, SET NULL or NO ACTION")
+    return on_delete
 
 
 def _action(tokens: Tokens) -> OnDelete:
@@ -259,71 +280,81 @@ def _action(tokens: Tokens) -> OnDelete:
     raise tokens.unexpected("RESTRICT, CASCADE, SET NULL or NO ACTION")
 
 
-def _columns(draft: _Draft, kind: TableKind | None) -> tuple[ColumnDefinition, ...]:
+def _columns(draft: Draft, kind: TableKind | None) -> tuple[ColumnDefinition, ...]:
     """Return the columns with the table's keys and references put in."""
     names = {column.name for column in draft.columns}
-    for name in (*draft.keys, *draft.parents):
+    for name in (*draft.keys, *draft.parents, *(name for each in draft.composites for name in each.columns)):
         if name not in names:
-            raise _Refused(f"key column '{name}' is not a column of the table")
+            raise Refused(f"key column '{name}' is not a column of the table")
     if not draft.keys:
         owner = "User" if kind is TableKind.USER else "Shared"
-        raise _Refused(f"{owner} tables require a PRIMARY KEY column")
+        raise Refused(f"{owner} tables require a PRIMARY KEY column")
     if len(set(draft.keys)) != 1:
-        raise _Refused("Composite PRIMARY KEYs are not supported yet")
-    return tuple(_completed(column, draft) for column in draft.columns)
+        raise Refused("Composite PRIMARY KEYs are not supported yet")
+    columns = tuple(_completed(column, draft) for column in draft.columns)
+    for composite in draft.composites:
+        for column in columns:
+            if column.name in composite.columns and composite.on_delete is OnDelete.SET_NULL:
+                _check_nullable(column)
+    return columns
 
 
-def _completed(column: ColumnDefinition, draft: _Draft) -> ColumnDefinition:
+def _completed(column: ColumnDefinition, draft: Draft) -> ColumnDefinition:
     if column.name == draft.keys[0]:
         column = replace(column, primary_key=True, nullable=False)
         if column.type in (SqlType.JSON, SqlType.BYTES):
-            raise _Refused(f"PRIMARY KEY column '{column.name}' cannot be {column.type.name}")
+            raise Refused(f"PRIMARY KEY column '{column.name}' cannot be {column.type.name}")
     if column.name in draft.parents:
         (namespace, name), _, on_delete = draft.parents[column.name]
-        if on_delete is OnDelete.SET_NULL and not column.nullable:
-            raise _Refused(f"ON DELETE SET NULL needs column '{column.name}' to be nullable")
+        if on_delete is OnDelete.SET_NULL:
+            _check_nullable(column)
         column = replace(column, references=(namespace or "", name), on_delete=on_delete)
     return column
 
 
-def _option(tokens: Tokens, draft: _Draft) -> None:
+def _check_nullable(column: ColumnDefinition) -> None:
+    if not column.nullable:
+        raise Refused(f"ON DELETE SET NULL needs column '{column.name}' to be nullable")
+
+
+def _option(tokens: Tokens, draft: Draft) -> None:
     key = tokens.name("an option").upper()
     tokens.expect("=")
     token = tokens.take()
     if token.kind not in ("word", "number", "string", "escaped", "dollar", "quoted"):
-        raise _Refused(f"option {key} needs a value")
+        raise Refused(f"option {key} needs a value")
     value = string_value(token) if "'" in token.text[:2] else token.text.strip('"')
     check = _OPTIONS.get(key)
     if check is None:
-        raise _Refused(f"Unknown table option '{key}'")
+        raise Refused(f"Unknown table option '{key}'")
     check(value)
     if key in draft.options:
-        raise _Refused(f"option {key} is given twice")
+        raise Refused(f"option {key} is given twice")
     draft.options[key] = value
 
 
 def _check_storage(value: str) -> None:
     if value != "local":
-        raise _Refused(f"Storage '{value}' does not exist")
+        raise Refused(f"Storage '{value}' does not exist")
 
 
 def _check_flush_policy(value: str) -> None:
     if not _FLUSH_POLICY.fullmatch(value.replace(" ", "")):
-        raise _Refused("FLUSH_POLICY must be 'rows:N', 'interval:SECONDS' or both with a comma, above 0")
+        raise Refused("FLUSH_POLICY must be 'rows:N', 'interval:SECONDS' or both with a comma, above 0")
 
 
 def _check_retention(value: str) -> None:
     if not (value.isascii() and value.isdigit()):
-        raise _Refused("DELETED_RETENTION_HOURS must be a whole number of hours")
+        raise Refused("DELETED_RETENTION_HOURS must be a whole number of hours")
 
 
 def _refuse_ttl(value: str) -> None:
-    raise _Refused("TTL_SECONDS is only supported for STREAM tables")
+    raise Refused("TTL_SECONDS is only supported for STREAM tables")
 
 
 def _flag(value: str) -> bool:
     if value.upper() not in ("TRUE", "FALSE"):
-        raise _Refused("SYNC must be TRUE or FALSE")
+        raise Refused("SYNC must be TRUE or FALSE")
     return value.upper() == "TRUE"
 
 
@@ -347,12 +378,12 @@ def _kind(keyword: str | None, option: str | None) -> TableKind | None:
     if keyword == "STREAM" or written == "STREAM":
         raise InvalidSql(_STREAM)
     if keyword is not None and written is not None and keyword != written:
-        raise _Refused(f"Conflicting table type definitions: {keyword} TABLE and TYPE='{option}'")
+        raise Refused(f"Conflicting table type definitions: {keyword} TABLE and TYPE='{option}'")
     name = keyword or written
     if name is None:
         return None
     if name not in ("USER", "SHARED"):
-        raise _Refused(f"TYPE must be 'USER' or 'SHARED', not '{name[:60]}'")
+        raise Refused(f"TYPE must be 'USER' or 'SHARED', not '{name[:60]}'")
     return TableKind(name.lower())
 
 
@@ -360,18 +391,18 @@ def _access(written: str | None, kind: TableKind | None) -> Access:
     if written is None:
         return Access.PRIVATE
     if kind is TableKind.USER:
-        raise _Refused("ACCESS_LEVEL is only supported for SHARED tables")
+        raise Refused("ACCESS_LEVEL is only supported for SHARED tables")
     if written.upper() not in Access.__members__:
-        raise _Refused("ACCESS_LEVEL must be PUBLIC, PRIVATE, RESTRICTED or DBA")
+        raise Refused("ACCESS_LEVEL must be PUBLIC, PRIVATE, RESTRICTED or DBA")
     return Access[written.upper()]
 
 
 def _check_synced(columns: tuple[ColumnDefinition, ...], kind: TableKind | None) -> None:
     if kind is not TableKind.USER:
-        raise _Refused("SYNC = TRUE is only supported for USER tables; write CREATE USER TABLE")
+        raise Refused("SYNC = TRUE is only supported for USER tables; write CREATE USER TABLE")
     key = next(column for column in columns if column.primary_key)
     if key.type not in (SqlType.UUID, SqlType.TEXT):
-        raise _Refused(
+        raise Refused(
             f"SYNC = TRUE needs a primary key of type UUID or TEXT, made by the device; "
             f"'{key.name}' is {key.type.name}"
         )

@@ -13,6 +13,7 @@ from sqlglot.errors import SqlglotError
 
 from upwell.engine.catalog import Role
 from upwell.errors import InvalidInput, InvalidOperation, InvalidSql
+from upwell.sql.alter import parse_add_column
 from upwell.sql.define import parse_create_table
 from upwell.sql.lex import Fragment, Tokens, split
 from upwell.sql.statements import CreateNamespace, CreateUser, DropNamespace, Select, UseNamespace
@@ -266,6 +267,14 @@ def _drop(tokens: Tokens) -> Tree:
     raise _unsupported(tokens)
 
 
+def _alter(tokens: Tokens) -> Tree:
+    is_table = tokens.peek(1).word == "TABLE"
+    is_table |= tokens.peek(1).word in ("USER", "SHARED", "STREAM") and tokens.peek(2).word == "TABLE"
+    if not is_table:
+        raise _unsupported(tokens)
+    return parse_add_column(tokens)
+
+
 def _storage(tokens: Tokens) -> FlushTree:
     if not tokens.sees("STORAGE", "FLUSH", "TABLE"):
         raise _unsupported(tokens)
@@ -331,6 +340,7 @@ _STATEMENTS: dict[str, Callable[[Tokens], Tree]] = {
     "DELETE": _delete,
     "CREATE": _create,
     "DROP": _drop,
+    "ALTER": _alter,
     "STORAGE": _storage,
     "USE": _use,
     "SET": _use,

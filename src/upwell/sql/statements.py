@@ -32,6 +32,17 @@ class ColumnDefinition:
 
 
 @dataclass(frozen=True, slots=True)
+class CompositeReference:
+    """FOREIGN KEY of several columns; `targets` are the parent's, in the order of `columns`."""
+
+    columns: tuple[str, ...]
+    parent: tuple[str, str]
+    """Its namespace and name."""
+    targets: tuple[str, ...]
+    on_delete: OnDelete
+
+
+@dataclass(frozen=True, slots=True)
 class CreateNamespace:
     name: str
     if_not_exists: bool
@@ -54,6 +65,7 @@ class CreateTable:
     access: Access
     options: tuple[tuple[str, str], ...]
     if_not_exists: bool
+    composites: tuple[CompositeReference, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +73,16 @@ class DropTable:
     namespace: str
     name: str
     if_exists: bool
+
+
+@dataclass(frozen=True, slots=True)
+class AddColumn:
+    """ALTER TABLE … ADD COLUMN."""
+
+    namespace: str
+    name: str
+    column: ColumnDefinition
+    if_not_exists: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,6 +167,7 @@ Statement = (
     | DropNamespace
     | CreateTable
     | DropTable
+    | AddColumn
     | CreateUser
     | Insert
     | Update

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from upwell.sql.lex import Fragment
 from upwell.sql.statements import (
+    ColumnDefinition,
     CreateNamespace,
     CreateTable,
     CreateUser,
@@ -86,6 +87,13 @@ class DropTableTree:
 
 
 @dataclass(frozen=True, slots=True)
+class AddColumnTree:
+    table: TableName
+    column: ColumnDefinition
+    if_not_exists: bool
+
+
+@dataclass(frozen=True, slots=True)
 class FlushTree:
     table: TableName
 
@@ -110,6 +118,7 @@ Tree = (
     | SelectTree
     | CreateTableTree
     | DropTableTree
+    | AddColumnTree
     | FlushTree
     | DescribeTree
     | ExecuteAsTree

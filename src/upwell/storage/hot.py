@@ -17,7 +17,7 @@ import msgspec
 
 from upwell.errors import UpwellError
 from upwell.ids import Seq
-from upwell.types import Key, Op, Owner, Row, TableId
+from upwell.types import Key, Op, Owner, Row, TableId, owner_user
 
 EPOCH_SHIFT = 32
 """An owner's counter is epoch · 2³² + n."""
@@ -41,6 +41,7 @@ class Kind(Enum):
     CONFLICT = "conflict"
     DEAD_LETTER = "dead_letter"
     FLOOR = "floor"
+    HYDRATION = "hydration"
 
 
 class Version(msgspec.Struct, frozen=True, array_like=True, gc=False):
@@ -260,6 +261,34 @@ class HotStore(HotReader, Protocol):
     def close(self) -> None: ...
 
 
+class Floor(msgspec.Struct, frozen=True, array_like=True):
+    """The newest entry that was trimmed, of an owner or of a table: its counter (tables: 0) and its seq."""
+
+    counter: int = 0
+    seq: int = 0
+
+
+def load_floor(reader: HotReader, place: Owner | TableId) -> Floor:
+    """Return up to where the log of an owner, or of a table over all owners, was trimmed."""
+    record = reader.find_record(Kind.FLOOR, _floor_name(place))
+    return msgspec.msgpack.decode(record, type=Floor) if record else Floor()
+
+
+def partition_floor(reader: HotReader, table: TableId, owner: Owner | None) -> Floor:
+    """Return up to where the log was trimmed that is read for a table and an owner (None: all)."""
+    is_own = owner is not None and owner_user(owner) is not None
+    return load_floor(reader, owner if is_own and owner is not None else table)
+
+
+def floor_record(place: Owner | TableId, floor: Floor) -> RecordWrite:
+    """Return the record to commit together with the trims."""
+    return RecordWrite(Kind.FLOOR, _floor_name(place), msgspec.msgpack.encode(floor))
+
+
+def _floor_name(place: Owner | TableId) -> str:
+    return f"table/{place:010d}" if isinstance(place, int) else f"owner/{place}"
+
+
 def unmet(expectations: Sequence[Expectation], reader: HotReader) -> Expectation | None:
     """Return the first expectation that doesn't hold in `reader`, None if all hold."""
     for expectation in expectations:
@@ -276,4 +305,5 @@ def _holds(expectation: Expectation, reader: HotReader) -> bool:
             version = reader.find_row(table, owner, key)
             return (version.seq if version else NO_SEQ) == seq
         case NoChangeAfter(table, owner, after):
-            return not reader.read_log(table, owner, after, None, 1)
+            is_whole = after >= partition_floor(reader, table, owner).seq
+            return is_whole and not reader.read_log(table, owner, after, None, 1)

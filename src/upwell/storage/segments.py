@@ -1,7 +1,8 @@
 """Segments: immutable Parquet files of versions sorted by primary key, and the key filters beside them.
 
 Law: a segment has one version per key; `find` and `scan` give back exactly what was written, with the
-columns of today: one that the file doesn't have reads its constant default, types widen. A file that is
+columns of today, up to the last one that the file has: those that were added later are missing, so that
+the reader knows. A column missing in between reads what it began with; types widen. A file that is
 missing, cut off or has a changed page raises `ColdFileMissing`, never a wrong row: pages carry checksums.
 
 Columns: the declared ones by physical name (field id = column id), `_seq`, `_deleted`, `_version` (the
@@ -28,7 +29,7 @@ from upwell.storage import arrow
 from upwell.storage.hot import Version
 from upwell.storage.manifest import ColumnStats, Scalar, Segment
 from upwell.storage.objects import Partition
-from upwell.types import Column, Key, Owner, SqlType, Value, owner_user
+from upwell.types import Column, Key, Owner, SqlType, Value, coerce, owner_user
 
 VERSION, OWNER, UPLOADED = "_version", "_owner", "_uploaded"
 SYSTEM_NAMES = frozenset({arrow.SEQ, arrow.DELETED, VERSION, OWNER, UPLOADED})
@@ -216,16 +217,21 @@ class KeyFilter:
 
 
 class SegmentReader:
-    """Reads one segment in the shape of `columns`. Keeps its footer, but no open file. Thread-safe."""
+    """Reads one segment in the shape of `columns`, up to the last one that it has.
+
+    Keeps its footer, but no open file. Thread-safe.
+    """
 
     def __init__(self, path: Path, columns: Sequence[Column], *, schema: int, cache: GroupCache) -> None:
         self.path = path
-        self._columns = columns
         self._schema = schema
         self._cache = cache
         self._key_at = arrow.key_index(columns)
         with _reading(path):
             self._metadata = pq.read_metadata(path)
+        names = self._metadata.schema.names
+        width = max(at for at, column in enumerate(columns, 1) if arrow.physical_name(column) in names)
+        self._columns = columns[:width]
         self._bounds = _bounds(self._metadata, columns[self._key_at])
 
     @property
@@ -357,9 +363,7 @@ def _group_batch(
 def _shaped(found: pa.Array | None, column: Column, row_count: int) -> pa.Array:
     """Return a file's column in today's type, or the constant that a newer column began with."""
     if found is None:
-        default = column.default
-        value = default.value if default is not None and default.function is None else None
-        return arrow.array([value] * row_count, column.type)
+        return arrow.array([coerce(column.initial, column)] * row_count, column.type)
     return found.cast(arrow.arrow_type(column.type))
 
 

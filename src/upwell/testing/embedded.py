@@ -23,9 +23,11 @@ from upwell.engine.references import Children
 from upwell.engine.result import result_rows
 from upwell.engine.rows import Rows
 from upwell.engine.schema import Schema
+from upwell.engine.trim import LogTrim
 from upwell.engine.view import View
 from upwell.engine.write import Write
 from upwell.feeds.cursor import Growth
+from upwell.feeds.registry import Registry
 from upwell.ids import Snowflakes
 from upwell.jobs.kinds import Kinds
 from upwell.jobs.queue import JobQueue
@@ -45,6 +47,10 @@ from upwell.types import Owner, Value
 
 ROOT = "root"
 Rows_ = list[tuple[Value, ...]]
+
+
+RETENTION_S = 3_600.0
+"""How long the log is kept: move the clock by more, and what is older may be trimmed."""
 
 
 class Embedded:
@@ -99,7 +105,11 @@ class Embedded:
         )
         self.jobs = JobQueue(self.committer, self.clock)
         self.cleanup = Cleanup(self.committer, self.objects, self.cold)
-        self.kinds = Kinds(self.committer, self.flusher, self.cleanup, self.points)
+        self.registry = Registry(self.committer, self.clock)
+        self.trim = LogTrim(
+            self.committer, self.clock, RETENTION_S, self.registry.slowest_cursor, self.points
+        )
+        self.kinds = Kinds(self.committer, self.flusher, self.cleanup, self.trim, self.points)
         self.engine = Engine(
             committer=self.committer,
             rows=self.rows_by_key,
@@ -142,7 +152,7 @@ class Embedded:
             bcrypt_cost=4,
         )
         queries = QueryThreads(self.threads, slots=4, timeout_s=60)
-        return Sessions(self.engine, growth, Preparer(), authenticator, queries, self.threads)
+        return Sessions(self.engine, growth, Preparer(), authenticator, queries, self.threads, self.registry)
 
     async def outcomes(self, sql: str, params: Sequence[Value] = (), user: str = ROOT) -> list[Outcome]:
         """Run SQL as `user`; raise the error of the statement that failed."""

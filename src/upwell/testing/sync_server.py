@@ -4,6 +4,7 @@ Rows are per table and key; every applied change is one log entry; a change whos
 version is a conflict and leaves nothing in the log.
 """
 
+import itertools
 import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -193,19 +194,43 @@ class FakeServer:
         live = sorted((self._depth(t), t, pk) for (t, pk), r in self.rows.items() if r.payload is not None)
         page = live[int(start) : int(start) + int(query["limit"])]
         end = int(start) + len(page)
-        changes = []
-        for _, table, pk in page:
-            row = self.rows[table, pk]
-            changes.append(self._entry(table, pk, "INSERT", row.version, row.payload, "", 0))
+        pages = [
+            self._table_page(table, [pk for _, _, pk in run])
+            for table, run in itertools.groupby(page, lambda entry: entry[1])
+        ]
         body = {
-            "changes": changes,
+            "tables": pages,
             "has_more": end < len(live),
             "cursor": f"{end}.{began}",
             "next_after": int(began),
             "next_change_id": 1 + max((cid for s, cid in self.receipts if s == source), default=0),
             "stream_id": self.stream,
+            "max_server_id": len(self.log),
         }
         return _json(200, body)
+
+    def _table_page(self, table: str, keys: list[str]) -> Json:
+        found = [self.rows[table, pk] for pk in keys]
+        payloads = [row.payload or {} for row in found]
+        columns = next((list(p) for pk, p in zip(keys, payloads, strict=True) if _leads(p, pk)), ["id"])
+        # What isn't a row of these very columns travels as it was uploaded.
+        exact = {
+            str(index): payload
+            for index, (pk, payload) in enumerate(zip(keys, payloads, strict=True))
+            if list(payload) != columns or not _leads(payload, pk)
+        }
+        rows = [
+            [pk] if str(index) in exact else list(payload.values())
+            for index, (pk, payload) in enumerate(zip(keys, payloads, strict=True))
+        ]
+        return {
+            "schema": "app",
+            "table": table,
+            "columns": columns,
+            "rows": rows,
+            "versions": [row.version for row in found],
+            "exact": exact,
+        }
 
 
 @dataclass
@@ -237,6 +262,11 @@ class FakeTransport:
 
     def close(self) -> None:
         """Nothing is open."""
+
+
+def _leads(payload: Json, pk: str) -> bool:
+    """Tell whether the first member of a payload is the row's key."""
+    return bool(payload) and next(iter(payload.values())) == pk
 
 
 def _json(status: int, body: Json) -> Response:

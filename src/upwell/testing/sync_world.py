@@ -102,6 +102,21 @@ def orphan(number: int, *missing: str) -> Json:
     }
 
 
+def hydrated_rows(page: Json) -> list[Json]:
+    """The rows of a hydration page, in its order: where each is, its version and its payload."""
+    return [
+        {
+            "schema": table["schema"],
+            "table": table["table"],
+            "pk": row[0],
+            "server_version": version,
+            "payload": table.get("exact", {}).get(str(index), dict(zip(table["columns"], row, strict=False))),
+        }
+        for table in page["tables"]
+        for index, (row, version) in enumerate(zip(table["rows"], table["versions"], strict=True))
+    ]
+
+
 class Handset:
     """One device of one user, speaking HTTP by hand; `schema` is put into every change that has none."""
 
@@ -169,8 +184,9 @@ class Handset:
         rows: list[Json] = []
         page = self.hydrate_page(limit=limit, **query)
         while True:
-            assert len(page["changes"]) <= limit
-            rows += page["changes"]
+            found = hydrated_rows(page)
+            assert len(found) <= limit
+            rows += found
             between()
             if not page["has_more"]:
                 return rows, page

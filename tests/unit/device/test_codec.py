@@ -1,10 +1,19 @@
 """Each column has one rule between file and wire, and it goes both ways."""
 
+import json
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from upwell.device.codec import Undecodable, key_from_wire, key_to_wire, payload_to_wire, row_from_wire
+from upwell.device.codec import (
+    Undecodable,
+    key_from_wire,
+    key_to_wire,
+    payload_to_wire,
+    row_from_wire,
+    values_from_wire,
+)
 from upwell.device.schema import Column, TableShape
 
 KEY = Column(name="Id", wire="id", is_blob=True, is_text=False)
@@ -22,6 +31,15 @@ def test_there_and_back(data: bytes | None, number: int) -> None:
     row, extra = row_from_wire(SHAPE, HEX, sent)
     assert row == {"Id": bytes.fromhex(HEX), "Data": data, "n": number}
     assert extra == {"later": [1]}
+
+
+@given(values=st.lists(st.none() | st.booleans() | st.integers() | st.text() | st.lists(st.integers())))
+def test_a_column_is_its_values(values: list[object]) -> None:
+    payloads = [json.dumps({"n": value}) for value in values]
+    assert list(values_from_wire(NUMBER, values)) == [
+        row_from_wire(SHAPE, HEX, payload)[0]["n"] for payload in payloads
+    ]
+    assert list(values_from_wire(DATA, ["AAH/", None])) == [b"\x00\x01\xff", None]
 
 
 def test_a_blob_key_is_a_dashed_uuid_on_the_wire() -> None:

@@ -2,6 +2,7 @@
 
 import base64
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -9,7 +10,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from upwell.engine.catalog import Table, TableKind
-from upwell.engine.payload import kept_text, parse_payload, patched_text, payload_of
+from upwell.engine.payload import (
+    device_columns,
+    device_rows,
+    kept_text,
+    parse_payload,
+    patched_text,
+    payload_of,
+)
 from upwell.errors import InvalidValue
 from upwell.types import Column, Row, SqlType, TableId
 
@@ -70,6 +78,25 @@ def shown(found: tuple[Row, str | None]) -> str:
 @given(PAYLOADS)
 def test_a_payload_comes_back_as_it_was_uploaded(payload: dict[str, Any]) -> None:
     assert shown(stored(payload)) == json.dumps(payload, sort_keys=True)
+
+
+@given(PAYLOADS, st.integers(1, len(COLUMNS)), st.integers(0, len(COLUMNS) - 1))
+def test_many_rows_are_shown_as_each_alone(payload: dict[str, Any], length: int, key_index: int) -> None:
+    """Whatever the column of the key; a row from before columns were added stays as short as it was."""
+    rest = COLUMNS[1:]
+    table = replace(TABLE, columns=(*rest[:key_index], COLUMNS[0], *rest[key_index:]))
+    whole = stored(payload)[0]
+    row: Row = [*whole[1 : 1 + key_index], KEY, *whole[1 + key_index :]]
+    rows: list[Row] = [row, row[: max(length, key_index + 1)], row]
+    given_rows = [list(each) for each in rows]
+    names = device_columns(table)
+    found = [
+        json.loads(json.dumps(dict(zip(names, each, strict=False)))) for each in device_rows(table, rows)
+    ]
+    assert found == [json.loads(payload_of(table, each, None)) for each in rows]
+    assert [len(each) for each in found] == [len(each) for each in rows]
+    assert names[0] == "id"
+    assert rows == given_rows
 
 
 @given(PAYLOADS, PAYLOADS)

@@ -43,7 +43,7 @@ from upwell.storage.cold import ColdCache
 from upwell.storage.hot import Change
 from upwell.storage.memory import MemoryStore
 from upwell.storage.objects import ObjectStore
-from upwell.types import SHARED, Column, Owner, Row, SqlType, TableId
+from upwell.types import SHARED, Column, Default, Owner, Row, SqlType, TableId
 
 ANN, BEN = Owner("u:ann"), Owner("u:ben")
 WAIT_S = 20.0
@@ -112,6 +112,13 @@ class Rig:
     def exists(self, owner: Owner, key: int) -> bool:
         found = self.rows.find(self.store, self.table, owner, key, may_block=True)
         return found.live is not None
+
+    def add_column(self) -> int:
+        """Give the table one more column, `more`, whose DEFAULT is 'm'."""
+        column = Column(0, "more", SqlType.TEXT, default=Default(value="m"))
+        seq, self.table = self.schema.add_column("default", "items", column, if_not_exists=False)
+        assert seq is not None
+        return seq
 
     def watch(
         self, owner: Owner = ANN, filtered: tuple[Node, str] | None = None, *, view: bool = False
@@ -607,3 +614,84 @@ async def test_a_shared_table_is_everybodys(rig: Rig) -> None:
     for reader in (one, other):
         await reader.until_seq(seq)
         assert reader.events() == [("insert", 1, seq)]
+
+
+def whole(row: dict[str, Any]) -> list[Any]:
+    """Return the cells of the three columns, and of the fourth if the row has it."""
+    cells = [int(row["id"]), row.get("kind"), row.get("size")]
+    return [*cells, row["more"]] if "more" in row else cells
+
+
+async def test_at_the_head_rows_have_a_new_column_as_soon_as_it_is_there(rig: Rig) -> None:
+    await rig.growth.reached(rig.insert(ANN, [1, "a", 1]))
+    everything, chosen = Reader(), Reader()
+    await subscribe(rig, everything, rig.watch(filtered=SMALL, view=True))
+    projection = rig.feed.projection(rig.table, ((0, "id"), (1, "kind")))
+    await subscribe(rig, chosen, Watch(rig.table, ANN, projection))
+    # One group: all of it is published at once.
+    with rig.committer.lock:
+        rig.update(ANN, [1, "b", 1])
+        rig.add_column()
+        rig.update(ANN, [1, "c", 1, "x"])
+        rig.insert(ANN, [2, "d", None, None], [3, "e", 3, None])
+        last = rig.delete(ANN, 1)
+    await everything.until_seq(last)
+    await chosen.until(lambda: len(chosen.changes()) == 5)
+    found = [(kind, whole(row)) for kind, _, _, row in map(_event, everything.changes())]
+    assert found[-3:] == [
+        ("update", [1, "c", 1, "x"]),
+        ("insert", [3, "e", 3, None]),
+        ("delete", [1, "c", 1, "x"]),
+    ]
+    assert found[0][1][:3] == [1, "b", 1]
+    assert {name for frame in chosen.changes() for name in _event(frame)[3]} == {"id", "kind", "_seq"}
+    assert everything.errors() + chosen.errors() == []
+
+
+@pytest.mark.parametrize("tail_changes_max", [8_192, 1])
+async def test_who_is_behind_or_resumes_reads_across_a_new_column(
+    tmp_path: Path, tail_changes_max: int
+) -> None:
+    async with running(tmp_path, tail_changes_max=tail_changes_max) as rig:
+        start = rig.insert(ANN, [1, "a", 1])
+        await rig.growth.reached(start)
+        stalled = Reader(is_stalled=True)
+        await subscribe(rig, stalled, rig.watch())
+        for number in range(2, 6):
+            await rig.growth.reached(rig.insert(ANN, [number, "a", number]))
+        await rig.growth.reached(rig.delete(ANN, 4))
+        await rig.growth.reached(rig.add_column())
+        last = rig.update(ANN, [5, "b", 5, "x"])
+        await rig.growth.reached(last)
+        resumed = Reader()
+        await subscribe(rig, resumed, rig.watch(filtered=SMALL), SubscriptionOptions(from_seq=start))
+        stalled.release()
+        await stalled.until_seq(last)
+        newest = {key: row for _, key, _, row in map(_event, stalled.changes())}
+        assert {key: whole(row) for key, row in newest.items() if key in (2, 5)} == {
+            2: [2, "a", 2, "m"],
+            5: [5, "b", 5, "x"],
+        }
+        await resumed.until(lambda: bool(resumed.changes()))
+        assert sorted(map(whole, resumed.rows())) == [[2, "a", 2, "m"], [3, "a", 3, "m"]]
+        assert [(kind, key) for kind, key, _ in resumed.events()] == [("delete", 4)]
+        assert stalled.errors() + resumed.errors() == []
+
+
+async def test_a_snapshot_goes_on_across_a_new_column(rig: Rig) -> None:
+    await rig.growth.reached(rig.insert(ANN, *([number, "a", number] for number in range(6))))
+    reader = Reader()
+    subscription = await subscribe(rig, reader, rig.watch(), SubscriptionOptions(batch_size=2))
+    await rig.growth.reached(rig.add_column())
+    await rig.growth.reached(rig.update(ANN, [5, "b", 5, "x"]))
+    await load(rig, reader, subscription, lambda: None)
+    last = rig.insert(ANN, [9, "c", 9, None])
+    await reader.until_seq(last)
+    folded = reader.fold({})
+    assert folded == {
+        **{number: [number, "a", number] for number in range(5)},
+        5: [5, "b", 5],
+        9: [9, "c", 9],
+    }
+    assert [whole(row)[3:] for row in reader.rows()[-2:]] == [["m"], ["m"]]
+    assert reader.errors() == []

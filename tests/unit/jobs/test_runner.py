@@ -68,7 +68,7 @@ class Failing(Kinds):
     """Kinds whose flushes of one table raise `error`, whatever that is."""
 
     def __init__(self, db: Embedded, table: int, error: Exception) -> None:
-        super().__init__(db.committer, db.flusher, db.cleanup, db.points)
+        super().__init__(db.committer, db.flusher, db.cleanup, db.trim, db.points)
         self._table = table
         self._error = error
 

@@ -219,7 +219,8 @@ def test_execute_as(catalog: Catalog, notes: Table) -> None:
 
 
 FAILURES = [
-    ("ALTER TABLE notes ADD x INT", "Invalid SQL: Unsupported statement type: ALTER TABLE"),
+    ("ALTER TABLE notes DROP COLUMN x", "Invalid SQL: Unsupported statement type: ALTER TABLE … DROP"),
+    ("ALTER TOPIC n ADD SOURCE m", "Invalid SQL: Unsupported statement type: ALTER TOPIC"),
     ("CREATE VIEW v AS SELECT 1", "Invalid SQL: Unsupported statement type: CREATE VIEW"),
     ("DROP USER a", "Invalid SQL: Unsupported statement type: DROP USER"),
     ("SHOW ALL", "Invalid SQL: Unsupported statement type: SHOW ALL"),

@@ -6,7 +6,7 @@ from upwell.engine.catalog import Access, Catalog, OnDelete, TableKind
 from upwell.errors import InvalidOperation, InvalidSql, TableNotFound, UpwellError
 from upwell.sql.bind import Binder
 from upwell.sql.parse import parse
-from upwell.sql.statements import ColumnDefinition, CreateTable
+from upwell.sql.statements import ColumnDefinition, CompositeReference, CreateTable
 from upwell.types import Default, SqlType
 
 
@@ -143,3 +143,10 @@ def test_other_refusals(sql: str, error: type[UpwellError], message: str, catalo
     with pytest.raises(error) as caught:
         create(sql, catalog)
     assert message in str(caught.value)
+
+
+def test_a_foreign_key_of_several_columns(catalog: Catalog) -> None:
+    sql = """CREATE USER TABLE c (id INT PRIMARY KEY, x BIGINT, y TEXT,
+        CONSTRAINT fk FOREIGN KEY (y, x) REFERENCES notes (title, id) ON DELETE CASCADE ON UPDATE NO ACTION)"""
+    expected = CompositeReference(("y", "x"), ("app", "notes"), ("title", "id"), OnDelete.CASCADE)
+    assert create(sql, catalog).composites == (expected,)

@@ -170,9 +170,10 @@ def test_columns_of_today_over_a_file_of_yesterday(tmp_path: Path) -> None:
     write_segment(tmp_path / "s.parquet", [Version(1, 2, 1, 1, [1, "x"])], old, owner=ALICE, synced=False)
     new = [
         Column(3, "added", SqlType.TIMESTAMP),
-        Column(4, "with_default", SqlType.TEXT, default=Default(value="d")),
+        Column(4, "with_default", SqlType.TEXT, default=Default(value="now"), added=2, initial="d"),
         Column(5, "gone", SqlType.TEXT, physical="gone__5"),
         Column(1, "renamed", SqlType.BIGINT, primary_key=True, physical="id"),
+        Column(6, "newest", SqlType.TEXT, added=3, initial="n"),
     ]
     reader = SegmentReader(tmp_path / "s.parquet", new, schema=3, cache=GroupCache(1 << 20))
     assert reader.find(1) == Version(1, 2, 1, 3, [None, "d", None, 1])

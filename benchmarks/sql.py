@@ -4,14 +4,10 @@
 
 beside them the raw `write + fdatasync` of the disk that holds the data, and the server's memory at rest.
 
-    .venv/bin/python benchmarks/http.py [--requests 1000] [--url URL --user U --password P]
+    .venv/bin/python benchmarks/sql.py [--requests 1000] [--url URL --user U --password P]
 
 Without --url a server of its own is started on a fresh directory. Times are milliseconds at the client.
 """
-
-import sys
-
-sys.path.pop(0)  # this file's own name would hide the standard library's `http`
 
 import argparse
 import http.client
@@ -136,7 +132,7 @@ def main() -> None:
                 connection = Connection(server.url, "root", server.root_password)
                 results = measure(connection, directory, options.requests)
                 results |= {"idle_memory_mb": idle, "memory_after_mb": memory_mb(server.pid)}
-    print(json.dumps({"benchmark": "http", "requests": options.requests, **results}))
+    print(json.dumps({"benchmark": "sql", "requests": options.requests, **results}))
 
 
 if __name__ == "__main__":

@@ -1,0 +1,105 @@
+"""The log is trimmed by age: what a live device has not read stays, and nobody misses it silently."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from upwell.clock import ManualClock
+from upwell.errors import SeqTrimmed
+from upwell.ids import Seq
+from upwell.storage.hot import Change, Floor, load_floor
+from upwell.storage.memory import MemoryStore
+from upwell.testing.embedded import RETENTION_S, Embedded
+from upwell.types import SHARED, Owner, user_owner
+
+ANN, BOB = user_owner("ann"), user_owner("bob")
+
+
+@pytest.fixture
+def clock() -> ManualClock:
+    return ManualClock()
+
+
+@pytest.fixture
+def db(tmp_path: Path, clock: ManualClock) -> Iterator[Embedded]:
+    with Embedded(tmp_path, clock=clock, store=MemoryStore(clock=clock)) as opened:
+        opened.run("CREATE NAMESPACE app")
+        opened.run("CREATE TABLE app.notes (id TEXT PRIMARY KEY, v TEXT) WITH (TYPE='USER', SYNC=TRUE)")
+        opened.run("CREATE TABLE app.tasks (id TEXT PRIMARY KEY, v TEXT) WITH (TYPE='USER', SYNC=TRUE)")
+        opened.run("CREATE TABLE app.news (id TEXT PRIMARY KEY, v TEXT) WITH (TYPE='SHARED')")
+        yield opened
+
+
+def keys(changes: list[Change]) -> list[str]:
+    return [change.key for change in changes]
+
+
+def own_log(db: Embedded, owner: Owner, after: int = 0) -> list[str]:
+    return keys(db.view.hot.read_owner_log(owner, after, None, 100))
+
+
+def test_old_entries_go_and_young_ones_stay(db: Embedded, clock: ManualClock) -> None:
+    for sql in ("app.notes VALUES ('a', 'x')", "app.tasks VALUES ('b', 'x')", "app.notes VALUES ('c', 'x')"):
+        db.change(f"INSERT INTO {sql}", user="ann")
+    db.change("INSERT INTO app.news VALUES ('n', 'x')")
+    assert not db.trim.is_due(db.view)
+    clock.advance(RETENTION_S + 1)
+    db.change("INSERT INTO app.notes VALUES ('d', 'x')", user="ann")
+    assert db.trim.is_due(db.view)
+    assert db.trim.run() == 4
+    assert own_log(db, ANN) == ["d"]
+    notes, news = db.table("app.notes"), db.table("app.news")
+    assert keys(db.view.hot.read_log(notes.id, None, 0, None, 9)) == ["d"]
+    assert db.view.hot.read_log(news.id, SHARED, 0, None, 9) == []
+    assert load_floor(db.view.hot, ANN).counter == 3
+    assert db.rows("SELECT id FROM app.notes ORDER BY id", user="ann") == [("a",), ("c",), ("d",)]
+    assert db.view.hot.owner_counter(ANN) == 4
+    assert not db.trim.is_due(db.view)
+    assert db.trim.run() == 0
+
+
+def test_what_a_live_device_has_not_read_stays(db: Embedded, clock: ManualClock) -> None:
+    for user in ("ann", "bob"):
+        for key in "abc":
+            db.change(f"INSERT INTO app.notes VALUES ('{key}', 'x')", user=user)
+    db.registry.note("bob", "phone", 1)
+    clock.advance(RETENTION_S + 1)
+    db.registry.note("ann", "phone", 1)
+    db.registry.note("ann", "laptop", 2)
+    assert db.trim.run() == 1 + 3, "ann's phone has read one entry, bob's has been away too long"
+    assert (own_log(db, ANN), own_log(db, BOB)) == (["b", "c"], [])
+    assert (load_floor(db.view.hot, ANN).counter, load_floor(db.view.hot, BOB).counter) == (1, 3)
+
+
+def test_a_reader_below_the_floor_is_told_and_one_at_the_floor_goes_on(
+    db: Embedded, clock: ManualClock
+) -> None:
+    db.change("INSERT INTO app.notes VALUES ('a', 'x'), ('b', 'x')", user="ann")
+    db.change("INSERT INTO app.notes VALUES ('q', 'x')", user="bob")
+    notes = db.table("app.notes")
+    first, second = db.view.hot.read_log(notes.id, ANN, 0, None, 9)
+    [others] = db.view.hot.read_log(notes.id, BOB, 0, None, 9)
+    clock.advance(RETENTION_S + 1)
+    db.change("INSERT INTO app.notes VALUES ('c', 'x')", user="ann")
+    db.trim.run()
+    read = db.committer.changelog.read
+    with pytest.raises(SeqTrimmed, match="trimmed"):
+        read(db.view, notes.id, ANN, after=first.seq, limit=9)
+    assert keys(read(db.view, notes.id, ANN, after=second.seq, limit=9)) == ["c"]
+    assert keys(read(db.view, notes.id, ANN, after=0, limit=9)) == ["c"]
+    assert read(db.view, notes.id, BOB, after=others.seq, limit=9) == []
+    with pytest.raises(SeqTrimmed):
+        read(db.view, notes.id, None, after=first.seq, limit=9)
+    assert load_floor(db.view.hot, notes.id) == Floor(0, max(second.seq, others.seq))
+
+
+def test_more_than_one_slice_goes(db: Embedded, clock: ManualClock) -> None:
+    for part in range(3):
+        values = ", ".join(f"('{part}-{i}', 'x')" for i in range(700))
+        db.change(f"INSERT INTO app.notes VALUES {values}", user="ann")
+    clock.advance(RETENTION_S + 1)
+    assert db.trim.run() == 2100
+    assert own_log(db, ANN) == []
+    assert db.rows("SELECT count(*) FROM app.notes", user="ann") == [(2100,)]
+    assert Seq(load_floor(db.view.hot, ANN).seq) <= db.view.seq

@@ -1,0 +1,223 @@
+"""A stock client reads a trimmed log from 0: every live row once, parents first, then what is new."""
+
+import sqlite3
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from upwell.clock import ManualClock
+from upwell.errors import SeqTrimmed
+from upwell.feeds.download import Downloads
+from upwell.feeds.stock import StockDownloads
+from upwell.protocol.sync import DownloadResponse
+from upwell.testing.embedded import RETENTION_S, Embedded
+
+TABLES = """
+CREATE TABLE folders (id TEXT PRIMARY KEY, parent TEXT REFERENCES folders (id));
+CREATE TABLE users (id TEXT PRIMARY KEY, name TEXT NOT NULL);
+CREATE TABLE posts (
+    id TEXT PRIMARY KEY, author TEXT REFERENCES users (id), folder TEXT REFERENCES folders (id))
+"""
+
+
+@pytest.fixture
+def clock() -> ManualClock:
+    return ManualClock()
+
+
+@pytest.fixture
+def db(tmp_path: Path, clock: ManualClock) -> Iterator[Embedded]:
+    with Embedded(tmp_path, clock=clock) as opened:
+        opened.run("CREATE NAMESPACE app")
+        for statement in TABLES.replace("REFERENCES ", "REFERENCES app.").split(";"):
+            text = statement.replace("CREATE TABLE ", "CREATE TABLE app.").strip()
+            opened.run(f"{text} WITH (TYPE='USER', SYNC=TRUE)")
+        yield opened
+
+
+class Phone:
+    """The stock client's loop: pages until one is short, each a transaction that defers foreign keys."""
+
+    def __init__(self, db: Embedded, limit: int, source: str = "phone") -> None:
+        self.db, self.limit, self.source = db, limit, source
+        self.cursor = 0
+        self.seen: list[tuple[str, str]] = []
+        self.file = sqlite3.connect(":memory:", isolation_level=None)
+        self.file.execute("PRAGMA foreign_keys = ON")
+        self.file.executescript(TABLES)
+
+    def fetch(self) -> DownloadResponse:
+        committer, rows = self.db.committer, self.db.rows_by_key
+        downloads = StockDownloads(committer, rows, Downloads(committer, stream_id="s"))
+        self.db.registry.note("ann", self.source, self.cursor)
+        return downloads.download(
+            "ann", self.source, after=self.cursor, until=0, limit=self.limit, schema="app", include_self=True
+        )
+
+    def store(self, page: DownloadResponse) -> None:
+        self.file.execute("BEGIN")
+        self.file.execute("PRAGMA defer_foreign_keys = ON")
+        for change in page.changes:
+            if change.op == "DELETE":
+                self.file.execute(f"DELETE FROM {change.table} WHERE id = ?", (change.pk,))
+                continue
+            row: dict[str, Any] = msgspec.json.decode(change.payload)
+            marks = ", ".join("?" * len(row))
+            self.file.execute(
+                f"INSERT OR REPLACE INTO {change.table} ({', '.join(row)}) VALUES ({marks})",
+                tuple(row.values()),
+            )
+            self.seen.append((change.table, change.pk))
+        self.file.execute("COMMIT")
+        self.cursor = max(self.cursor, page.next_after)
+
+    def read(self) -> None:
+        while True:
+            page = self.fetch()
+            self.store(page)
+            if not page.has_more:
+                return
+
+    def rows(self) -> list[list[tuple[Any, ...]]]:
+        return [self.file.execute(f"SELECT * FROM {name} ORDER BY id").fetchall() for name in NAMES]
+
+
+NAMES = {"folders": "id, parent", "users": "id, name", "posts": "id, author, folder"}
+
+
+def server_rows(db: Embedded) -> list[list[tuple[Any, ...]]]:
+    return [
+        db.rows(f"SELECT {columns} FROM app.{name} ORDER BY id", user="ann")
+        for name, columns in NAMES.items()
+    ]
+
+
+def fill(db: Embedded, clock: ManualClock) -> None:
+    """Folders stand below folders with larger keys; parents are newer than some of their children."""
+    change = db.change
+    for number in reversed(range(20)):
+        parent = "NULL" if number == 19 else f"'f{number + 1:02}'"
+        change(f"INSERT INTO app.folders VALUES ('f{number:02}', {parent})", user="ann")
+    change("INSERT INTO app.users VALUES " + ", ".join(f"('u{i}', 'n')" for i in range(7)), user="ann")
+    posts = ", ".join(f"('p{i:02}', 'u{i % 7}', 'f{i % 20:02}')" for i in range(30))
+    change(f"INSERT INTO app.posts VALUES {posts}", user="ann")
+    change("UPDATE app.users SET name = 'renamed'", user="ann")
+    change("DELETE FROM app.posts WHERE id < 'p05'", user="ann")
+    clock.advance(RETENTION_S + 1)
+
+
+@pytest.mark.parametrize("limit", [1, 7, 1000])
+@pytest.mark.parametrize("is_cold", [False, True])
+def test_every_live_row_comes_once_after_its_parents(
+    db: Embedded, clock: ManualClock, limit: int, is_cold: bool
+) -> None:
+    fill(db, clock)
+    if is_cold:
+        for name in NAMES:
+            db.flush(f"app.{name}")
+    db.trim.run()
+    phone = Phone(db, limit)
+    phone.read()
+    assert phone.rows() == server_rows(db)
+    assert len(phone.seen) == len(set(phone.seen)) == 20 + 7 + 25
+    assert phone.cursor == 20 + 7 + 30 + 7 + 5, "the log goes on behind all that it had"
+
+
+def test_pages_are_full_while_there_are_more(db: Embedded, clock: ManualClock) -> None:
+    fill(db, clock)
+    db.trim.run()
+    phone, sizes = Phone(db, 10), []
+    for _ in range(6):
+        page = phone.fetch()
+        phone.store(page)
+        sizes.append((len(page.changes), page.has_more))
+    assert sizes == [(10, True)] * 5 + [(7, False)], "52 rows and 5 tombstones"
+
+
+def test_a_lost_answer_is_given_again_and_a_restart_goes_on(db: Embedded, clock: ManualClock) -> None:
+    fill(db, clock)
+    db.trim.run()
+    phone = Phone(db, 10)
+    for _ in range(3):
+        lost = phone.fetch()
+        again = phone.fetch()
+        assert [change.pk for change in again.changes] == [change.pk for change in lost.changes]
+        phone.store(again)
+        db.reopen()
+    phone.read()
+    assert phone.rows() == server_rows(db)
+
+
+def test_what_is_written_meanwhile_comes_from_the_log(db: Embedded, clock: ManualClock) -> None:
+    fill(db, clock)
+    db.trim.run()
+    phone = Phone(db, 5)
+    for step in range(6):
+        phone.store(phone.fetch())
+        db.change(f"INSERT INTO app.users VALUES ('new{step}', 'n')", user="ann")
+        db.change(f"INSERT INTO app.folders VALUES ('a{step}', NULL)", user="ann")
+        db.change(
+            f"UPDATE app.posts SET author = 'new{step}', folder = 'a{step}' WHERE id = 'p{20 + step}'",
+            user="ann",
+        )
+        db.change(f"UPDATE app.folders SET parent = 'a{step}' WHERE id = 'f{step:02}'", user="ann")
+        db.change(f"DELETE FROM app.posts WHERE id = 'p1{step}'", user="ann")
+    phone.read()
+    assert phone.rows() == server_rows(db)
+
+
+def test_a_cursor_below_the_floor_is_refused_and_a_device_at_it_goes_on(
+    db: Embedded, clock: ManualClock
+) -> None:
+    fill(db, clock)
+    db.trim.run()
+    stale, current = Phone(db, 10, "tablet"), Phone(db, 10)
+    stale.cursor, current.cursor = 30, 69
+    with pytest.raises(SeqTrimmed):
+        stale.fetch()
+    assert current.fetch().changes == []
+
+
+def test_rows_in_a_circle_come_in_the_end(db: Embedded, clock: ManualClock) -> None:
+    db.change("INSERT INTO app.folders VALUES ('a', NULL), ('b', NULL), ('z', NULL)", user="ann")
+    db.change("UPDATE app.folders SET parent = 'b' WHERE id = 'a'", user="ann")
+    db.change("UPDATE app.folders SET parent = 'a' WHERE id = 'b'", user="ann")
+    clock.advance(RETENTION_S + 1)
+    db.trim.run()
+    phone = Phone(db, 100)
+    phone.read()
+    assert [key for _, key in phone.seen] == ["z", "a", "b"]
+    assert phone.rows() == server_rows(db)
+
+
+def test_an_old_file_loses_what_was_deleted_meanwhile(db: Embedded, clock: ManualClock) -> None:
+    phone = Phone(db, 3)
+    db.change("INSERT INTO app.users VALUES ('u0', 'n'), ('u1', 'n')", user="ann")
+    db.change("INSERT INTO app.posts VALUES ('p0', 'u0', NULL), ('p1', 'u1', NULL)", user="ann")
+    phone.read()
+    db.change("DELETE FROM app.posts WHERE id = 'p0'", user="ann")
+    db.change("DELETE FROM app.users WHERE id = 'u0'", user="ann")
+    db.flush("app.users")
+    clock.advance(RETENTION_S + 1)
+    db.trim.run()
+    phone.cursor = 0
+    phone.read()
+    assert phone.rows() == server_rows(db) == [[], [("u1", "n")], [("p1", "u1", None)]]
+
+
+@pytest.mark.parametrize("kept", ["tail", "nothing"])
+def test_after_a_lost_history_a_cursor_from_it_is_refused(db: Embedded, kept: str) -> None:
+    db.change("INSERT INTO app.users VALUES ('u0', 'n'), ('u1', 'n')", user="ann")
+    ahead, behind = Phone(db, 10), Phone(db, 10)
+    ahead.cursor, behind.cursor = 5, 2
+    db.store.raise_epoch()
+    if kept == "tail":
+        db.change("INSERT INTO app.users VALUES ('u2', 'n')", user="ann")
+    with pytest.raises(SeqTrimmed):
+        ahead.fetch()
+    page = behind.fetch()
+    expected = [(2**32 + 1, "u2")] if kept == "tail" else []
+    assert [(change.server_id, change.pk) for change in page.changes] == expected
