@@ -12,7 +12,7 @@ import socket
 import sys
 import threading
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 
@@ -174,30 +174,10 @@ async def _serve(parts: Parts) -> None:
             body_bytes_max=config.request_body_bytes_max,
             sql_bytes_max=config.sql_bytes_max,
         )
-        uploads = Uploads(
-            committer,
-            engine.rows,
-            engine.query,
-            engine.defaults,
-            UploadLimits(config.upload_changes_max, config.upload_payload_bytes_max),
-        )
-        history = stream_id(parts.store)
         streams = LogStreams(
             growth, committer.changelog, parts.authenticator, streams_max=config.watch_streams_max
         )
-        endpoints = DeviceEndpoints(
-            uploads,
-            StockDownloads(committer, engine.rows, Downloads(committer, stream_id=history)),
-            Hydrations(committer, engine.rows, stream_id=history),
-            Failures(publication, uploads),
-            streams,
-            registry,
-            parts.authenticator,
-            publication,
-            devices,
-            limits=BodyLimits(config.upload_batch_bytes_max, config.upload_body_bytes_max),
-            schema_version=config.schema_version,
-        )
+        device_routes = _device_routes(parts, streams, registry, devices)
         feed = LiveFeed(committer.changelog, growth, engine.query, threads)
         live = LiveSocket(feed, growth, parts.authenticator, sessions.context, config)
         accounts = Accounts(parts.authenticator, publication, slow).application()
@@ -205,15 +185,7 @@ async def _serve(parts: Parts) -> None:
         cleanup = Cleanup(committer, parts.objects, parts.cold)
         kinds = Kinds(committer, engine.flush, cleanup, trim, parts.points)
         schedule = Schedule(engine.jobs, trim, publication, jobs, config.log_trim_interval_s)
-        any_method: dict[str, Handler] = dict.fromkeys(DEVICE_PATHS, endpoints)
-        if config.dev:
-            any_method[SIGNIN_PATH] = DummySignin(parts.authenticator, publication, engine.defaults.next_id)
-        gate = Gate(
-            {("POST", "/v1/api/sql"): sql},
-            any_method,
-            live,
-            accounts,
-        )
+        gate = Gate({("POST", "/v1/api/sql"): sql}, device_routes, live, accounts)
         # If one of these fails unexpectedly, the group ends the server rather than go on without it.
         async with asyncio.TaskGroup() as group:
             tasks = [
@@ -230,6 +202,33 @@ async def _serve(parts: Parts) -> None:
             for task in tasks:
                 task.cancel()
         await feed.close()
+
+
+def _device_routes(
+    parts: Parts, streams: LogStreams, registry: Registry, threads: Executor
+) -> dict[str, Handler]:
+    """Return what serves the paths of the device sync, by path."""
+    config, committer, engine = parts.config, parts.committer, parts.engine
+    limits = UploadLimits(config.upload_changes_max, config.upload_payload_bytes_max)
+    uploads = Uploads(committer, engine.rows, engine.query, engine.defaults, limits)
+    history = stream_id(parts.store)
+    endpoints = DeviceEndpoints(
+        uploads,
+        StockDownloads(committer, engine.rows, Downloads(committer, stream_id=history)),
+        Hydrations(committer, engine.rows, stream_id=history),
+        Failures(committer.publication, uploads),
+        streams,
+        registry,
+        parts.authenticator,
+        committer.publication,
+        threads,
+        limits=BodyLimits(config.upload_batch_bytes_max, config.upload_body_bytes_max),
+        schema_version=config.schema_version,
+    )
+    routes: dict[str, Handler] = dict.fromkeys(DEVICE_PATHS, endpoints)
+    if config.dev:
+        routes[SIGNIN_PATH] = DummySignin(parts.authenticator, committer.publication, engine.defaults.next_id)
+    return routes
 
 
 class _Server(uvicorn.Server):

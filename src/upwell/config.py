@@ -49,9 +49,7 @@ class Config:
     upload_batch_bytes_max: int = 32 * 1024 * 1024  # bytes of an upload; of a larger one devices send halves
     upload_body_bytes_max: int = 512 * 1024 * 1024  # bytes of an upload that is read at all, one at a time
     dev: bool = False  # development only: POST /dummy-signin gives a device token to whoever asks
-    log_retention_s: float = (
-        30.0 * 24 * 3600
-    )  # seconds that changes stay in the log; devices away longer start anew
+    log_retention_s: float = 30.0 * 24 * 3600  # seconds that changes stay; devices away longer start anew
     log_trim_interval_s: float = 3_600.0  # seconds between two trims of the log
     device_records_interval_s: float = 30.0  # seconds between two records of where the devices are
     watch_streams_max: int = 10_000  # devices that wait at /sync/watch at the same time

@@ -88,3 +88,25 @@ def test_a_failing_rule_leaves_everything_as_it_was(install: Any, server: Any) -
     assert phone.pending() == {"a": ("UPDATE", 1)}
     assert phone.device.upload().pending == 0
     assert both(phone, server) == ({"a": "mine"}, {"a": "mine"})
+
+
+def test_a_row_that_was_only_revived_takes_the_servers_newer_row(install: Any, server: Any) -> None:
+    """The server deletes the parent of an unsent child and then has it anew: nobody edited it here."""
+    asked: list[Conflict] = []
+
+    def mine(conflict: Conflict) -> Any:
+        asked.append(conflict)
+        return conflict.local
+
+    phone = install(resolver=mine)
+    server.write("users", "a", ROW)
+    phone.device.download()
+    phone.run("INSERT INTO posts VALUES ('p', 't', 'a')")
+    server.write("users", "a", None)
+    phone.device.download()
+    assert set(phone.pending()) == {"a", "p"}
+    server.write("users", "a", {**ROW, "name": "anew"})
+    phone.device.sync()
+    here, there = both(phone, server)
+    assert here == there == {"a": "anew"}
+    assert (phone.pending(), asked, set(server.live("posts"))) == ({}, [], {"p"})

@@ -68,6 +68,7 @@ class TableStatement(str):
 
 
 def has_row(connection: sqlite3.Connection, shape: TableShape, condition: str) -> bool:
+    """Whether a table has a row that satisfies `condition`, an SQL expression."""
     question = f"SELECT EXISTS (SELECT 1 FROM {quoted(shape.name)} WHERE {condition})"
     return bool(connection.execute(question).fetchone()[0])
 
@@ -273,15 +274,15 @@ def _constraint_notes(connection: sqlite3.Connection, shape: TableShape) -> list
             columns = [row[2] for row in connection.execute(f"PRAGMA index_info({quoted(index)})")]
             what = index if None in columns else ", ".join(columns)
             notes.append(f"UNIQUE ({what}) is enforced on the device only")
-    definition = connection.execute("SELECT sql FROM sqlite_master WHERE name = ?", (shape.name,)).fetchone()[
-        0
-    ]
+    found = connection.execute("SELECT sql FROM sqlite_master WHERE name = ?", (shape.name,))
+    (definition,) = found.fetchone()
     if _CHECK.search(_QUOTED.sub("''", definition)):
         notes.append("CHECK is enforced on the device only")
     return notes
 
 
 def full_name(namespace: str, table: str) -> str:
+    """Return the quoted name of a table as SQL has it."""
     return f"{quoted(namespace)}.{quoted(table)}"
 
 

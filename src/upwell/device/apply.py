@@ -38,6 +38,8 @@ from upwell.protocol.sync import DownloadChange, is_null
 
 PENDING = "pending"
 PARENT_MISSING = "parent missing"
+REVIVED = "revived"
+"""Why a row is pending that the app didn't edit: the server deleted it, an unsent row refers to it."""
 
 # Rows per statement: starting one costs more than a row, above all on a table with triggers.
 STATEMENT_ROWS = 100
@@ -300,12 +302,12 @@ class Applier:
         self.set_meta(row, version, is_deleted=False)
         payload = captured(self._connection, shape, row[1])
         self._connection.execute(
-            "INSERT INTO _sync_pending (table_name, pk_uuid, op, base_version, payload, change_id)"
-            f" VALUES (?, ?, 'INSERT', ?, ?, {NEXT_CHANGE_ID})"
+            "INSERT INTO _sync_pending (table_name, pk_uuid, op, base_version, payload, reason, change_id)"
+            f" VALUES (?, ?, 'INSERT', ?, ?, ?, {NEXT_CHANGE_ID})"
             " ON CONFLICT (table_name, pk_uuid) DO UPDATE SET op = 'INSERT',"
             " base_version = excluded.base_version, payload = excluded.payload, base_payload = NULL,"
             " change_id = excluded.change_id",
-            (*row, version, payload),
+            (*row, version, payload, REVIVED),
         )
         self._file.take_change_id()
 

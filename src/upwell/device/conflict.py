@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from upwell.device.apply import Applier
+from upwell.device.apply import REVIVED, Applier
 from upwell.device.codec import captured, row_from_capture, row_from_wire
 from upwell.device.file import SyncFile
 from upwell.device.outbox import Outbox, Outgoing
@@ -54,7 +54,7 @@ class Settlement:
         """Let the resolver decide, write the decision, queue it unless it is the server's row."""
         shape = tables.get(sent.table)
         payload = None if found.deleted or is_null(found.payload) else bytes(found.payload).decode()
-        base = self._base_payload(sent)
+        base, reason = self._waiting(sent)
         local = captured(self._file.connection, shape, sent.key)
         conflict = Conflict(
             table=shape.name,
@@ -63,7 +63,9 @@ class Settlement:
             local=row_from_capture(shape, local),
             server=None if payload is None else row_from_wire(shape, sent.key, payload)[0],
         )
-        chosen = self._resolver(conflict)
+        # A row that was only revived has no edit of the app's to defend against a newer one.
+        is_settled = reason == REVIVED and conflict.server is not None
+        chosen = conflict.server if is_settled else self._resolver(conflict)
         is_server = chosen == conflict.server
         self._record(sent, (base, local, payload), found.server_version, _decision(conflict, chosen))
         self._drop_withheld(sent, found.server_version)
@@ -104,11 +106,12 @@ class Settlement:
         )
         self._outbox.requeue(sent.row, version, server)
 
-    def _base_payload(self, sent: Outgoing) -> str | None:
-        found = self._file.connection.execute(
-            "SELECT base_payload FROM _sync_pending WHERE table_name = ? AND pk_uuid = ?", sent.row
+    def _waiting(self, sent: Outgoing) -> tuple[str | None, str | None]:
+        """Return what the row was before the app edited it, and why it is pending if not for that."""
+        found: tuple[str | None, str | None] | None = self._file.connection.execute(
+            "SELECT base_payload, reason FROM _sync_pending WHERE table_name = ? AND pk_uuid = ?", sent.row
         ).fetchone()
-        return None if found is None else found[0]
+        return (None, None) if found is None else found
 
     def _record(
         self, sent: Outgoing, payloads: tuple[str | None, str | None, str | None], version: int, decision: str

@@ -50,6 +50,8 @@ CREATE TABLE IF NOT EXISTS _sync_pending (
     reason TEXT,
     detail TEXT,
     PRIMARY KEY (table_name, pk_uuid));
+CREATE INDEX IF NOT EXISTS _sync_pending_order
+    ON _sync_pending (quarantined, attempts, table_name, (op = 'DELETE'), change_id);
 CREATE TABLE IF NOT EXISTS _sync_outbox (
     position INTEGER PRIMARY KEY,
     table_name TEXT NOT NULL,

@@ -5,17 +5,27 @@ a pending change goes away only if the row still is what was acknowledged, other
 a fresh change id on top of the acknowledged version; a refused change stays.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 from msgspec import UNSET, Raw
 
-from upwell.device.codec import JsonObject, decode_object, key_to_wire, payload_to_wire
+from upwell.device.codec import JsonObject, decode_object, encode_json, key_to_wire, payload_to_wire
 from upwell.device.file import SyncFile
-from upwell.device.schema import Tables, literal
+from upwell.device.schema import Tables
 from upwell.protocol.sync import UNREGISTERED_TABLE, Status, UploadChange
 
 RowKey = tuple[str, str]
+PendingRow: TypeAlias = tuple[str, str, str, int, str | None, int]
+"""Table, key, operation, base version, payload, change id."""
+
+# Of a JSON list of [position, version] pairs.
+_ANSWERED = (
+    "(SELECT json_extract(value, '$[0]') AS position, json_extract(value, '$[1]') AS version"
+    " FROM json_each(?)) AS a JOIN _sync_outbox AS o ON o.position = a.position"
+)
+_IS_UNCHANGED = "CASE WHEN 'DELETE' IN (p.op, o.op) THEN p.op = o.op ELSE p.payload IS o.payload END"
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +39,7 @@ class Outgoing:
     payload: str | None
     wire_payload: str | None
     change_id: int
+    position: int
 
     @property
     def row(self) -> RowKey:
@@ -45,35 +56,49 @@ class Outbox:
     def outstanding(self) -> list[Outgoing]:
         """What was sent and never answered."""
         rows = self._file.connection.execute(
-            "SELECT table_name, pk_uuid, op, base_version, payload, wire_payload, change_id"
+            "SELECT table_name, pk_uuid, op, base_version, payload, wire_payload, change_id, position"
             " FROM _sync_outbox ORDER BY position"
         )
         return [Outgoing(*row) for row in rows]
 
     def freeze(self, tables: Tables, limit: int, skip: Iterable[RowKey]) -> list[Outgoing]:
         """Copy the next `limit` changes: untried ones first, parents before children, deletions last."""
-        skipped = set(skip)
         with self._file.transaction() as connection:
             self._number()
-            rank = _rank(tables)
-            rows = connection.execute(
-                "SELECT table_name, pk_uuid, op, base_version, payload, NULL, change_id FROM _sync_pending"
-                f" WHERE quarantined = 0 AND table_name IN ({','.join('?' * len(tables.rank))})"
-                f" ORDER BY attempts, op = 'DELETE', {rank} * CASE op WHEN 'DELETE' THEN -1 ELSE 1 END,"
-                " change_id LIMIT ?",
-                (*tables.rank, limit + len(skipped)),
-            ).fetchall()
-            picked = [Outgoing(*row) for row in rows if (row[0], row[1]) not in skipped][:limit]
+            picked = self._pick(tables, limit, set(skip))
+            has_extra = connection.execute("SELECT 1 FROM _sync_extra LIMIT 1").fetchone() is not None
             connection.executemany(
                 "INSERT INTO _sync_outbox"
                 " (table_name, pk_uuid, op, base_version, payload, wire_payload, change_id)"
                 " VALUES (?, ?, ?, ?, ?, ?, ?)",
-                [
-                    (o.table, o.key, o.op, o.base_version, o.payload, self._wire(tables, o), o.change_id)
-                    for o in picked
-                ],
+                [(*row[:5], self._wire(tables, row, has_extra=has_extra), row[5]) for row in picked],
             )
         return self.outstanding()
+
+    def _pick(self, tables: Tables, limit: int, skipped: set[RowKey]) -> list[PendingRow]:
+        """Take them group by group, in the order of an index: what waits in thousands isn't sorted anew."""
+        parents_first = sorted(tables.rank, key=lambda wire: tables.rank[wire])
+        groups = [(wire, 0) for wire in parents_first] + [(wire, 1) for wire in reversed(parents_first)]
+        picked: list[PendingRow] = []
+        attempts = -1
+        while len(picked) < limit and (next_attempts := self._attempts_above(attempts)) is not None:
+            attempts = next_attempts
+            for wire, is_deletion in groups:
+                room = limit - len(picked)
+                rows = self._file.connection.execute(
+                    "SELECT table_name, pk_uuid, op, base_version, payload, change_id FROM _sync_pending"
+                    " WHERE quarantined = 0 AND attempts = ? AND table_name = ? AND (op = 'DELETE') = ?"
+                    " ORDER BY change_id LIMIT ?",
+                    (attempts, wire, is_deletion, room + len(skipped) if room else 0),
+                )
+                picked += [row for row in rows if row[:2] not in skipped][:room]
+        return picked
+
+    def _attempts_above(self, attempts: int) -> int | None:
+        found: int | None = self._file.connection.execute(
+            "SELECT min(attempts) FROM _sync_pending WHERE quarantined = 0 AND attempts > ?", (attempts,)
+        ).fetchone()[0]
+        return found
 
     def halve(self) -> None:
         """The batch was refused as too large, nothing of it was applied: keep its first half."""
@@ -89,17 +114,29 @@ class Outbox:
         """The batch was answered; in the transaction that stores the answer."""
         self._file.connection.execute("DELETE FROM _sync_outbox")
 
-    def acknowledge(self, sent: Outgoing, version: int) -> None:
-        """The server has `sent` as `version` (0: it doesn't know the row, and needn't)."""
-        self._file.connection.execute(
-            "INSERT INTO _sync_row_meta (table_name, pk_uuid, server_version, deleted) VALUES (?, ?, ?, ?)"
+    def acknowledge(self, answered: Sequence[tuple[Outgoing, int]]) -> None:
+        """The server has each of these as a version (0: it doesn't know the row, and needn't)."""
+        connection = self._file.connection
+        positions = encode_json([(sent.position, version) for sent, version in answered]).decode()
+        connection.execute(
+            "INSERT INTO _sync_row_meta (table_name, pk_uuid, server_version, deleted)"
+            f" SELECT o.table_name, o.pk_uuid, a.version, o.op = 'DELETE' FROM {_ANSWERED} WHERE true"
             " ON CONFLICT (table_name, pk_uuid) DO UPDATE SET server_version = excluded.server_version",
-            (*sent.row, version, sent.op == "DELETE"),
+            (positions,),
         )
-        if self.is_unchanged(sent):
-            self.remove(sent.row)
-        else:
-            self.requeue(sent.row, version, None if sent.op == "DELETE" else sent.payload)
+        connection.execute(
+            "DELETE FROM _sync_pending WHERE rowid IN (SELECT p.rowid"
+            f" FROM {_ANSWERED} JOIN _sync_pending AS p USING (table_name, pk_uuid) WHERE {_IS_UNCHANGED})",
+            (positions,),
+        )
+        edited = connection.execute(
+            "SELECT a.position FROM " + _ANSWERED + " JOIN _sync_pending AS p USING (table_name, pk_uuid)",
+            (positions,),
+        ).fetchall()
+        changed = {position for (position,) in edited}
+        for sent, version in answered:
+            if sent.position in changed:
+                self.requeue(sent.row, version, None if sent.op == "DELETE" else sent.payload)
 
     def is_unchanged(self, sent: Outgoing) -> bool:
         """Tell whether the row still is what was sent."""
@@ -164,21 +201,18 @@ class Outbox:
                 (self._file.take_change_id(), *row),
             )
 
-    def _wire(self, tables: Tables, change: Outgoing) -> str | None:
-        if change.op == "DELETE" or change.payload is None:
+    def _wire(self, tables: Tables, row: PendingRow, *, has_extra: bool) -> str | None:
+        table, key, op, _, payload, _ = row
+        if op == "DELETE" or payload is None:
             return None
-        return payload_to_wire(tables.get(change.table), change.payload, self._extra(change.row)).decode()
+        extra = self._extra((table, key)) if has_extra else {}
+        return payload_to_wire(tables.get(table), payload, extra).decode()
 
     def _extra(self, row: RowKey) -> JsonObject:
         found = self._file.connection.execute(
             "SELECT payload FROM _sync_extra WHERE table_name = ? AND pk_uuid = ?", row
         ).fetchone()
         return {} if found is None else decode_object(found[0])
-
-
-def _rank(tables: Tables) -> str:
-    cases = " ".join(f"WHEN {literal(wire)} THEN {rank}" for wire, rank in tables.rank.items())
-    return f"CASE table_name {cases} ELSE 0 END" if cases else "0"
 
 
 def upload_change(schema: str, tables: Tables, sent: Outgoing) -> UploadChange:
@@ -206,3 +240,8 @@ def acknowledged_version(sent: Outgoing, status: Status) -> int:
         return min(status.current_server_version, sent.base_version + 1)
     is_unknown_row = sent.op == "DELETE" and sent.base_version == 0 and not status.duplicate
     return 0 if is_unknown_row else sent.base_version + 1
+
+
+def is_repeated(sent: Outgoing, status: Status) -> bool:
+    """Whether the server had applied the change before."""
+    return bool(status.duplicate) or (status.new_server_version is None and sent.op != "DELETE")

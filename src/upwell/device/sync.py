@@ -20,7 +20,7 @@ from upwell.device.exchange import Exchange, Prefetch, answer_to
 from upwell.device.failures import AnswerRefused
 from upwell.device.file import SyncFile
 from upwell.device.load import Loader, check_page
-from upwell.device.outbox import Outbox, Outgoing, RowKey, acknowledged_version, upload_change
+from upwell.device.outbox import Outbox, Outgoing, RowKey, acknowledged_version, is_repeated, upload_change
 from upwell.device.report import DownloadReport, HydrateReport, Phase, Progress, SyncReport, UploadReport
 from upwell.device.transport import Request, Response, refusal
 from upwell.logs import fields
@@ -131,7 +131,7 @@ class Syncer:
 
     def _uploaded(self, report: UploadReport) -> UploadReport:
         with self._file.applying():
-            if self._applier.settle_withheld(self._capture.tables):
+            if self._applier.settle_withheld(self._capture.tables) or report.conflicts:
                 self._applier.set_orphans_aside(self._capture.tables)
         pending = self._file.pending_count()
         deferred = self._file.count("attempts > 0 AND quarantined = 0", "_sync_pending")
@@ -152,19 +152,18 @@ class Syncer:
     ) -> UploadReport:
         with self._file.applying():
             self._file.note_head(head)
-            for sent, status in zip(batch, statuses, strict=True):
-                report = self._settle(sent, status, report)
+            answered = list(zip(batch, statuses, strict=True))
+            applied = [(sent, status) for sent, status in answered if status.status == "applied"]
+            self._outbox.acknowledge([(sent, acknowledged_version(sent, s)) for sent, s in applied])
+            for sent, status in answered:
+                if status.status != "applied":
+                    report = self._settle(sent, status, report)
             self._outbox.clear()
-        return report
+        repeated = sum(is_repeated(sent, status) for sent, status in applied)
+        return replace(report, applied=report.applied + len(applied), duplicates=report.duplicates + repeated)
 
     def _settle(self, sent: Outgoing, status: wire.Status, report: UploadReport) -> UploadReport:
         match status:
-            case wire.Status(status="applied"):
-                self._outbox.acknowledge(sent, acknowledged_version(sent, status))
-                is_repeated = bool(status.duplicate) or (
-                    status.new_server_version is None and sent.op != "DELETE"
-                )
-                return replace(report, applied=report.applied + 1, duplicates=report.duplicates + is_repeated)
             case wire.Status(status="conflict", server_row=wire.ServerRow() as found):
                 self._settlement.resolve(self._capture.tables, sent, found)
                 return replace(report, conflicts=report.conflicts + 1)

@@ -45,8 +45,8 @@ _METHODS = {
     sync.RETRY_PATH: "POST",
 }
 DEVICE_PATHS = tuple(_METHODS)
+RETRY_BODY_BYTES_MAX = 4_096
 # The code of a failure that is no fault of the request; the contract has no other names than these.
-RETRY_BYTES_MAX = 4_096
 _FAILURE = dict.fromkeys(_METHODS, "download_failed") | {
     sync.UPLOAD_PATH: "upload_failed",
     sync.FAILURES_PATH: "list_failures_failed",
@@ -97,7 +97,7 @@ class DeviceEndpoints:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["method"] != _METHODS[scope["path"]]:
-            await _refuse(send, 405, "method_not_allowed", f"use {_METHODS[scope['path']]}")
+            await refuse(send, 405, "method_not_allowed", f"use {_METHODS[scope['path']]}")
             return
         try:
             device = self._authenticator.device(
@@ -108,16 +108,16 @@ class DeviceEndpoints:
             else:
                 await respond(send, 200, await self._answer(device, scope, receive))
         except AuthenticationFailed as error:
-            await _refuse(send, 401, "authentication_failed", str(error))
+            await refuse(send, 401, "authentication_failed", str(error))
         except RequestRefused as error:
-            await _refuse(send, _STATUS[error.code], error.code, str(error))
+            await refuse(send, _STATUS[error.code], error.code, str(error))
         except (InvalidInput, TooLarge) as error:
-            await _refuse(send, 413 if isinstance(error, TooLarge) else 400, "invalid_request", str(error))
+            await refuse(send, 413 if isinstance(error, TooLarge) else 400, "invalid_request", str(error))
         except SeqTrimmed as error:
-            await _refuse(send, 409, sync.HISTORY_PRUNED, str(error))
+            await refuse(send, 409, sync.HISTORY_PRUNED, str(error))
         except UpwellError as error:
             status = 503 if isinstance(error, ReadOnly) else 500
-            await _refuse(send, status, _FAILURE[scope["path"]], str(error))
+            await refuse(send, status, _FAILURE[scope["path"]], str(error))
 
     async def _watch(self, device: Principal, scope: Scope, receive: Receive, send: Send) -> None:
         after = find_number(parameters(scope), "after")
@@ -171,7 +171,7 @@ class DeviceEndpoints:
             case sync.RETRY_PATH:
                 failure = find_number(asked, "id")
                 if failure is None:
-                    failure = _retried(await read_body(scope, receive, bytes_max=RETRY_BYTES_MAX))
+                    failure = _retried(await read_body(scope, receive, bytes_max=RETRY_BODY_BYTES_MAX))
                 call = partial(self._failures.retry, user, failure)
             case _:
                 call = partial(sync.SchemaVersion, schema_version=self._schema_version)
@@ -195,7 +195,8 @@ class DeviceEndpoints:
         return await asyncio.get_running_loop().run_in_executor(self._threads, lambda: sync.encode(call()))
 
 
-async def _refuse(send: Send, status: int, code: str, message: str) -> None:
+async def refuse(send: Send, status: int, code: str, message: str) -> None:
+    """Answer with an error in the form of the device sync."""
     await respond(send, status, sync.encode(sync.SyncError(error=code, message=message)))
 
 

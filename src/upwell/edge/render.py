@@ -14,7 +14,6 @@ from upwell.protocol.messages import FieldSchema, SqlResponse, StatementResult
 from upwell.session.outcome import Answer, Changed, Message, Outcome, PointAnswer
 from upwell.types import SqlType, to_json
 
-_SECRET_COLUMNS = frozenset({"password_hash", "credentials"})
 _VERBS = ("Inserted", "Updated", "Deleted")
 _encoder = msgspec.json.Encoder()
 

@@ -10,6 +10,7 @@ from collections.abc import Callable
 import msgspec
 
 from upwell.edge.accounts import BODY_BYTES_MAX, DEVICE_CHARS_MAX
+from upwell.edge.devices import refuse
 from upwell.edge.http import Receive, Scope, Send, read_body, respond
 from upwell.engine.catalog import Role
 from upwell.engine.view import Publication
@@ -33,16 +34,16 @@ class DummySignin:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["method"] != "POST":
-            await _refuse(send, 405, "method_not_allowed", "use POST")
+            await refuse(send, 405, "method_not_allowed", "use POST")
             return
         try:
             asked = _parsed(await read_body(scope, receive, bytes_max=BODY_BYTES_MAX))
         except (InvalidInput, TooLarge) as error:
             status = 413 if isinstance(error, TooLarge) else 400
-            await _refuse(send, status, "invalid_request", str(error))
+            await refuse(send, status, "invalid_request", str(error))
             return
         if self._is_above_user(asked.user):
-            await _refuse(send, 403, "forbidden", "device tokens are for accounts of role user")
+            await refuse(send, 403, "forbidden", "device tokens are for accounts of role user")
             return
         await respond(send, 200, sync.encode(self._signed_in(asked)))
 
@@ -76,7 +77,3 @@ def _base36(number: int) -> str:
         number, digit = divmod(number, 36)
         digits = _DIGITS[digit] + digits
     return digits
-
-
-async def _refuse(send: Send, status: int, code: str, message: str) -> None:
-    await respond(send, status, sync.encode(sync.SyncError(error=code, message=message)))

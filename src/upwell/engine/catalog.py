@@ -232,8 +232,6 @@ def _put(entries: dict[str, Entry], name: str, value: bytes | None, kind: type[E
         entries[name] = msgspec.json.decode(value, type=kind)
 
 
-EMPTY = Catalog({}, {}, {})
-
 _json = msgspec.json.Encoder()
 _DROPPED = "dropped/"
 

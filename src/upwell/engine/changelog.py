@@ -37,7 +37,7 @@ class Changelog:
         self, *, floor: int, tail_changes_max: int = TAIL_CHANGES_MAX, tail_bytes_max: int = TAIL_BYTES_MAX
     ) -> None:
         self._tail: list[Change] = []
-        self._floor = floor
+        self._tail_floor = floor
         self._size_bytes = 0
         self._tail_changes_max = tail_changes_max
         self._tail_bytes_max = tail_bytes_max
@@ -45,18 +45,18 @@ class Changelog:
     def append(self, changes: Sequence[Change]) -> None:
         """Remember the changes of a commit; beyond twice a limit the oldest are forgotten."""
         if len(self._tail) > 2 * self._tail_changes_max or self._size_bytes > 2 * self._tail_bytes_max:
-            self._forget()
+            self._forget_oldest()
         self._tail.extend(changes)
         self._size_bytes += sum(map(_size_bytes, changes))
 
     def forget(self) -> None:
         """Keep nothing of what was appended: a table has other columns from now on."""
         if self._tail:
-            self._floor = self._tail[-1].seq
+            self._tail_floor = self._tail[-1].seq
             self._tail = []
             self._size_bytes = 0
 
-    def _forget(self) -> None:
+    def _forget_oldest(self) -> None:
         kept, size_bytes = 0, 0
         for change in reversed(self._tail[-self._tail_changes_max :]):
             size_bytes += _size_bytes(change)
@@ -64,17 +64,17 @@ class Changelog:
                 size_bytes -= _size_bytes(change)
                 break
             kept += 1
-        # A new list, so that a reader of the old one isn't disturbed; the floor is raised first, so
+        # A new list, so that a reader of the old one isn't disturbed; the tail's floor is raised first, so
         # that it is never below the oldest change that a reader can find.
         oldest = len(self._tail) - kept
-        self._floor = self._tail[oldest - 1].seq
+        self._tail_floor = self._tail[oldest - 1].seq
         self._tail = self._tail[oldest:]
         self._size_bytes = size_bytes
 
     def tail(self, view: View, *, after: int) -> list[Change] | None:
         """Return all changes with after < seq ≤ view.seq; None if memory doesn't reach back so far."""
         tail = self._tail
-        if after < self._floor:
+        if after < self._tail_floor:
             return None
         start = bisect_right(tail, Seq(after), key=_seq)
         end = bisect_right(tail, view.seq, key=_seq)

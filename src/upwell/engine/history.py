@@ -1,7 +1,7 @@
 """The history of a store: the id that devices know it by, and its epoch.
 
 Law: whoever may have read what is lost finds out. A stop without notice in `async` durability may have
-taken back what was acknowledged and read; the next start then begins a new epoch, and so does a restore.
+taken back what was acknowledged and read; the next start then begins a new epoch.
 """
 
 import uuid

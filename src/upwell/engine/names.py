@@ -1,22 +1,27 @@
 """Names of the records that are kept of devices.
 
 Law: a name is the user, the source and what it is about, percent-encoded and joined by slashes, so that
-the records of a user, or of a device, stand together.
+the records of a user, or of a device, stand together. A prefix is for `HotReader.scan_records`.
 """
 
 from urllib.parse import quote
 
 
-def user_name(user: str) -> str:
+def user_prefix(user: str) -> str:
     """Return what the names of a user's records begin with."""
     return f"{quote(user, safe='')}/"
 
 
 def source_name(user: str, source: str) -> str:
     """Return the name of one device."""
-    return user_name(user) + quote(source, safe="")
+    return user_prefix(user) + quote(source, safe="")
+
+
+def source_prefix(user: str, source: str) -> str:
+    """Return what the names of a device's changes begin with."""
+    return f"{source_name(user, source)}/"
 
 
 def change_name(user: str, source: str, change_id: int) -> str:
     """Return the name of one change of a device."""
-    return f"{source_name(user, source)}/{change_id}"
+    return f"{source_prefix(user, source)}{change_id}"

@@ -21,7 +21,7 @@ from upwell.protocol import sync
 from upwell.storage.hot import EPOCH_SHIFT, Change, load_floor
 from upwell.types import Op, Owner, user_owner
 
-SCAN_CHANGES = 1_000
+SCAN_CHANGES_MIN, SCAN_CHANGES_MAX = 100, 1_001
 
 
 class Downloads:
@@ -92,14 +92,16 @@ class Downloads:
         found: list[sync.DownloadChange] = []
         cursor = after
         while len(found) <= limit and cursor < until:
-            changes = view.hot.read_owner_log(owner, cursor, until, SCAN_CHANGES)
+            # One more than a page tells whether there are more; what is skipped is made up for below.
+            size = min(max(limit + 1 - len(found), SCAN_CHANGES_MIN), SCAN_CHANGES_MAX)
+            changes = view.hot.read_owner_log(owner, cursor, until, size)
             for change in changes:
                 table = synced_table(view.catalog, change.table, schema)
                 if table is not None and (skip_source is None or change.source != skip_source):
                     found.append(_downloaded(table, change))
                     if len(found) > limit:
                         return found, change.counter - 1
-            if len(changes) < SCAN_CHANGES:
+            if len(changes) < size:
                 return found, until
             cursor = changes[-1].counter
         return found, cursor

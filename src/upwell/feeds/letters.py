@@ -11,7 +11,7 @@ from typing import TypeVar
 
 import msgspec
 
-from upwell.engine.names import change_name, source_name, user_name
+from upwell.engine.names import change_name, source_prefix, user_prefix
 from upwell.protocol import sync
 from upwell.storage.hot import HotReader, Kind, RecordWrite
 
@@ -113,7 +113,6 @@ class Letters:
     ) -> None:
         self._user = user
         self._source = source
-        self._names = source_name(user, source)
         self._now_us = now_us
         self._next_id = next_id
         self._payload_bytes_max = payload_bytes_max
@@ -121,14 +120,15 @@ class Letters:
 
     def records(self, reader: HotReader, answers: Sequence[Answered]) -> list[RecordWrite]:
         """Return what to write beside the changes of these answers."""
-        has_letters = next(reader.scan_records(Kind.DEAD_LETTER, self._names + "/"), None) is not None
+        prefix = source_prefix(self._user, self._source)
+        has_letters = next(reader.scan_records(Kind.DEAD_LETTER, prefix), None) is not None
         if not has_letters and all(answer.status.status == "applied" for answer in answers):
             return []
         found: list[RecordWrite] = []
         conflicts: list[Conflict] = []
         letters: list[DeadLetter] = []
         for answer in answers:
-            name = f"{self._names}/{answer.change.source_change_id}"
+            name = change_name(self._user, self._source, answer.change.source_change_id)
             known = reader.find_record(Kind.DEAD_LETTER, name) if has_letters else None
             if answer.status.status == "applied" or (answer.status.server_row and self._is_retry):
                 if known is not None:
@@ -197,7 +197,7 @@ def _written(
     letter_type = type(letters[0])
     sizes = {
         name: (age_us(msgspec.msgpack.decode(value, type=letter_type)), len(value))
-        for name, value in reader.scan_records(kind, user_name(user))
+        for name, value in reader.scan_records(kind, user_prefix(user))
     }
     surplus = _surplus(sizes | {name: (age, len(value)) for name, (age, value) in made.items()})
     return [RecordWrite(kind, name, value) for name, (_, value) in made.items() if name not in surplus] + [
@@ -218,7 +218,7 @@ def _surplus(letters: Mapping[str, tuple[int, int]]) -> set[str]:
 
 
 def _load(reader: HotReader, kind: Kind, letter: type[Letter], user: str | None) -> list[Letter]:
-    prefix = "" if user is None else user_name(user)
+    prefix = "" if user is None else user_prefix(user)
     return [msgspec.msgpack.decode(value, type=letter) for _, value in reader.scan_records(kind, prefix)]
 
 

@@ -19,7 +19,7 @@ from upwell.types import Key, Owner
 CIRCLE = 1 << 31
 """The depth of rows that refer to each other in a circle, and of what is below them."""
 
-Row = tuple[int, str]
+RowName = tuple[int, str]
 """A row by the id of its table and its key as text."""
 
 
@@ -74,12 +74,12 @@ def parents_of(view: View, table: Table, version: Version) -> Iterator[tuple[Tab
 def _by_depth(
     rows: Rows, view: View, owner: Owner, group: Sequence[Table], after: Place | None
 ) -> Iterator[tuple[Place, Table, Version]]:
-    found: dict[Row, tuple[Table, Version]] = {
+    found: dict[RowName, tuple[Table, Version]] = {
         (table.id, shown(version.key)): (table, version)
         for table in group
         for version in rows.scan(view.hot, table, owner)
     }
-    parents: dict[Row, list[Row]] = {
+    parents: dict[RowName, list[RowName]] = {
         row: [(parent.id, shown(key)) for parent, key in parents_of(view, table, version)]
         for row, (table, version) in found.items()
     }
@@ -88,16 +88,16 @@ def _by_depth(
     return ((place, *found[place.table, place.key]) for place in places if after is None or place > after)
 
 
-def _depths(parents: dict[Row, list[Row]]) -> dict[Row, int]:
+def _depths(parents: dict[RowName, list[RowName]]) -> dict[RowName, int]:
     """Return how deep each row stands below its parents (Kahn's algorithm); rows of circles are missing."""
-    children: dict[Row, list[Row]] = {}
-    open_parents: dict[Row, int] = {}
+    children: dict[RowName, list[RowName]] = {}
+    open_parents: dict[RowName, int] = {}
     for row, above in parents.items():
         present = [parent for parent in above if parent in parents]
         open_parents[row] = len(present)
         for parent in present:
             children.setdefault(parent, []).append(row)
-    depths: dict[Row, int] = {}
+    depths: dict[RowName, int] = {}
     ready = [row for row, waits_for in open_parents.items() if not waits_for]
     for depth in count():
         if not ready:

@@ -13,7 +13,7 @@ import msgspec
 
 from upwell.clock import Clock
 from upwell.engine.commit import Committer
-from upwell.engine.names import source_name, user_name
+from upwell.engine.names import source_name, user_prefix
 from upwell.errors import ReadOnly
 from upwell.logs import fields
 from upwell.storage.hot import Batch, HotReader, Kind, RecordWrite
@@ -35,7 +35,7 @@ class DeviceRecord(msgspec.Struct, frozen=True, array_like=True):
 
 def load_devices(reader: HotReader, user: str | None = None) -> list[DeviceRecord]:
     """Return the recorded devices of a user, or of all users, in the order of their names."""
-    prefix = "" if user is None else user_name(user)
+    prefix = "" if user is None else user_prefix(user)
     return [_decode(value) for _, value in reader.scan_records(Kind.DEVICE, prefix)]
 
 

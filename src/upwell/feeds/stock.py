@@ -1,11 +1,13 @@
 """Hydration of stock clients: `/sync/download` from 0, where the log no longer reaches back so far.
 
-Law: every live row comes once, after its parents, in full pages, and then what was deleted, children first,
-for a file that still has it; then the log goes on from where it stood when the hydration began. What is new
-since comes from the log. Only rows that refer to each other in a circle have no such order: they come last.
+Law: every row that was last changed below the floor comes once, after its parents, in full pages, and then
+what was deleted there, children first, for a file that still has it; then the log goes on from the floor.
+What was changed above comes from the log, or before the first row that refers to it. Only rows that refer to
+each other in a circle have no such order: they come last.
 
-A stock client repeats the number that it was given, so a page is a number below the log's floor; what it
-stands for is a record, so that a hydration goes on after a restart of the server.
+A stock client repeats the number that it was given, so a page is a number below the floor: there are no more
+rows than entries that were trimmed. What the number stands for is a record, so that a hydration goes on after
+a restart of the server.
 """
 
 from collections.abc import Iterator
@@ -26,7 +28,7 @@ from upwell.feeds.download import Downloads, change_time, synced_tables
 from upwell.feeds.hydrate import change_id_max
 from upwell.feeds.lineage import CIRCLE, Place, groups_of, in_order, parents_of
 from upwell.protocol import sync
-from upwell.storage.hot import Batch, HotReader, Kind, RecordWrite, Version
+from upwell.storage.hot import Batch, Floor, HotReader, Kind, RecordWrite, Version, load_floor
 from upwell.types import Op, Owner, user_owner
 
 ANCESTORS_MAX = 1_000
@@ -35,10 +37,9 @@ DELETED = CIRCLE + 1
 
 
 class _Hydration(msgspec.Struct, frozen=True, array_like=True):
-    """One hydration: the log where it began, and the last rows of its two newest pages by their numbers."""
+    """One hydration: the floor that it fills, and the last rows of its two newest pages by their numbers."""
 
-    began: int
-    began_seq: int
+    floor: Floor
     places: dict[int, Place | None]
 
 
@@ -76,17 +77,17 @@ class StockDownloads:
     ) -> sync.DownloadResponse:
         view, owner = self.committer.publication.view, user_owner(user)
         name = source_name(user, source)
-        newest = view.hot.owner_counter(owner)
-        hydration = _Hydration(newest, view.seq, {0: None}) if after == 0 else _find(view.hot, name)
-        if hydration is None or after not in hydration.places:
+        floor = load_floor(view.hot, owner)
+        hydration = _Hydration(floor, {0: None}) if after == 0 else _find(view.hot, name)
+        if hydration is None or after not in hydration.places or hydration.floor != floor:
             raise SeqTrimmed("the log was trimmed meanwhile; download from 0, or hydrate")
         # The client looks for its own changes to learn which change ids it has used.
         origin = (source, change_id_max(view, user, source)) if include_self else ("", 0)
         page: list[sync.DownloadChange] = []
         last = hydration.places[after]
         following = chain(
-            self._live(view, owner, last, hydration.began_seq, schema),
-            self._deleted(view, owner, last, schema),
+            self._live(view, owner, last, floor, schema),
+            self._deleted(view, owner, last, floor, schema),
         )
         for place, versions in following:
             page += [_hydrated(table, version, after + 1, origin) for table, version in versions]
@@ -96,19 +97,20 @@ class StockDownloads:
         has_more = next(following, None) is not None
         if has_more:
             self._remember(name, hydration, after, last)
+        newest = view.hot.owner_counter(owner)
         return sync.DownloadResponse(
             changes=page,
-            has_more=has_more or newest > hydration.began,
-            next_after=after + 1 if has_more else hydration.began,
-            window_until=hydration.began,
+            has_more=has_more or newest > floor.counter,
+            next_after=after + 1 if has_more else floor.counter,
+            window_until=newest,
             stream_id=self.downloads.stream_id,
             max_server_id=newest,
         )
 
     def _live(
-        self, view: View, owner: Owner, after: Place | None, began_seq: int, schema: str | None
+        self, view: View, owner: Owner, after: Place | None, floor: Floor, schema: str | None
     ) -> Iterator[tuple[Place, list[tuple[Table, Version]]]]:
-        """Yield the live rows after a place, each behind its parents that are new since the begin."""
+        """Yield the live rows after a place, each behind those of its parents that are above the floor."""
         if after is not None and after.depth == DELETED:
             return
         groups = groups_of(view.catalog, synced_tables(view.catalog, schema))
@@ -120,12 +122,12 @@ class StockDownloads:
             for place, table, version in in_order(
                 self.rows, view, owner, group, after if index == 0 else None
             ):
-                if not _is_new(version, began_seq):
-                    ancestors = self._new_ancestors(view, owner, table, version, began_seq, given)
+                if version.seq <= floor.seq:
+                    ancestors = self._newer_ancestors(view, owner, table, version, floor, given)
                     yield place, [*ancestors, (table, version)]
 
     def _deleted(
-        self, view: View, owner: Owner, after: Place | None, schema: str | None
+        self, view: View, owner: Owner, after: Place | None, floor: Floor, schema: str | None
     ) -> Iterator[tuple[Place, list[tuple[Table, Version]]]]:
         """Yield the tombstones after a place, children's tables first."""
         tables = list(chain.from_iterable(groups_of(view.catalog, synced_tables(view.catalog, schema))))
@@ -136,35 +138,35 @@ class StockDownloads:
         for table in tables:
             key = begun.key if begun is not None and begun.table == table.id else None
             for version in self.rows.scan_tombstones(view.hot, table, owner, key):
-                yield Place(DELETED, table.id, shown(version.key)), [(table, version)]
+                if version.seq <= floor.seq:
+                    yield Place(DELETED, table.id, shown(version.key)), [(table, version)]
 
-    def _new_ancestors(
+    def _newer_ancestors(
         self,
         view: View,
         owner: Owner,
         table: Table,
         version: Version,
-        began_seq: int,
+        floor: Floor,
         given: set[tuple[int, str]],
     ) -> list[tuple[Table, Version]]:
-        """Return the parents of a row that are newer than the hydration, their own such parents first."""
+        """Return the parents of a row that are above the floor, their own such parents first."""
         found: list[tuple[Table, Version]] = []
         todo = [(table, version)]
         while todo and len(found) < ANCESTORS_MAX:
             child, row = todo.pop()
             for parent, key in parents_of(view, child, row):
                 live = self.rows.find(view.hot, parent, owner, key, may_block=True).live
-                if live is not None and _is_new(live, began_seq) and (parent.id, shown(key)) not in given:
+                if live is not None and live.seq > floor.seq and (parent.id, shown(key)) not in given:
                     given.add((parent.id, shown(key)))
                     found.insert(0, (parent, live))
                     todo.append((parent, live))
         return found
 
     def _remember(self, name: str, hydration: _Hydration, after: int, last: Place | None) -> None:
-        if after + 1 >= hydration.began:
-            raise SeqTrimmed("more rows came back meanwhile than the log had; download from 0")
+        assert after + 1 < hydration.floor.counter, "a row below the floor has an entry of its own there"
         places = {after: hydration.places[after], after + 1: last}
-        record = msgspec.msgpack.encode(_Hydration(hydration.began, hydration.began_seq, places))
+        record = msgspec.msgpack.encode(_Hydration(hydration.floor, places))
         seq = self.committer.apply(Batch(records=[RecordWrite(Kind.HYDRATION, name, record)]))
         self.committer.publication.wait(seq)
 
@@ -172,11 +174,6 @@ class StockDownloads:
 def _find(reader: HotReader, name: str) -> _Hydration | None:
     record = reader.find_record(Kind.HYDRATION, name)
     return msgspec.msgpack.decode(record, type=_Hydration) if record else None
-
-
-def _is_new(version: Version, began_seq: int) -> bool:
-    """Whether the row came into being after the hydration began; the log brings it."""
-    return version.count == 1 and version.seq > began_seq
 
 
 def _hydrated(table: Table, version: Version, number: int, origin: tuple[str, int]) -> sync.DownloadChange:

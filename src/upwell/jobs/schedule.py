@@ -1,6 +1,6 @@
 """The schedule: jobs that nobody asks for, submitted when they are due.
 
-Law: a job that would find nothing to do is not submitted.
+Law: while nothing is due, no job is submitted.
 """
 
 import asyncio

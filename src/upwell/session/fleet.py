@@ -5,16 +5,12 @@ Law: administrators see all users, everybody else their own; a device is as it i
 
 from collections.abc import Callable, Sequence
 
-import msgspec
-
-from upwell.engine.names import source_name
 from upwell.engine.view import View
+from upwell.feeds.hydrate import change_id_max
 from upwell.feeds.letters import load_conflicts, load_dead_letters
 from upwell.feeds.registry import DeviceRecord, Registry
-from upwell.feeds.wave import SourceState
 from upwell.ids import snowflake_ms
 from upwell.session.policy import Principal
-from upwell.storage.hot import Kind
 from upwell.types import SqlType, Value, user_owner
 
 Layout = Sequence[tuple[str, SqlType]]
@@ -36,14 +32,13 @@ def _devices(view: View, principal: Principal, registry: Registry) -> tuple[Layo
 def _device(view: View, device: DeviceRecord, now_us: int) -> Sequence[Value]:
     owner, cursor = user_owner(device.user), device.cursor or 0
     unread = view.hot.read_owner_log(owner, cursor, None, 1)
-    state = view.hot.find_record(Kind.SOURCE, source_name(device.user, device.source))
     return (
         device.user,
         device.source,
         device.cursor,
         max(0, view.hot.owner_counter(owner) - cursor),
         max(0.0, now_us / 1_000_000 - snowflake_ms(unread[0].seq) / 1000) if unread else 0.0,
-        msgspec.msgpack.decode(state, type=SourceState).change_id_max if state else None,
+        change_id_max(view, device.user, device.source) or None,
         device.first_seen_us,
         device.last_seen_us,
     )

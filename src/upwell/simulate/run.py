@@ -5,19 +5,17 @@ ends; the exit code is 0 only if every scenario made checks and all of them held
 """
 
 import logging
-import signal
 import tempfile
-import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TextIO
 
 from upwell.client import Client, connect
+from upwell.demo.run import end_on_sigterm, log_to
 from upwell.errors import StartRefused
-from upwell.logs import JsonLines
 from upwell.simulate.report import Play, Run, Screen, as_document
 from upwell.simulate.stage import REQUEST_S_MAX, SEED, Stage
 from upwell.testing import ServerFailed, ServerProcess
@@ -56,9 +54,9 @@ def simulate(
     screen = None if as_json else Screen(out)
     began = time.perf_counter()
     with ExitStack() as stack:
-        _end_on_sigterm(stack)
+        end_on_sigterm(stack)
         directory = _directory(keep, stack)
-        stack.enter_context(_log_to(directory / "simulate.log"))
+        stack.enter_context(log_to(directory / "simulate.log"))
         plays = _play_all(chosen, directory, screen, stack)
         kept = None if keep is None else directory
         run = Run(plays, SEED, time.perf_counter() - began, kept)
@@ -112,7 +110,7 @@ def _play(
     try:
         stage.open()
         scenario.play(stage)
-    except (Exception, AssertionError) as error:
+    except Exception as error:
         log.exception("A scenario failed")
         if not play.failed:
             stage.fail(error)
@@ -129,32 +127,3 @@ def _directory(keep: Path | None, stack: ExitStack) -> Path:
         raise StartRefused(f"{keep} is not an empty directory: name a new one to keep the files in")
     keep.mkdir(parents=True, exist_ok=True)
     return keep.resolve()
-
-
-def _end_on_sigterm(stack: ExitStack) -> None:
-    """Let SIGTERM unwind the stack, so that no server stays behind; Ctrl-C does already."""
-    if threading.current_thread() is threading.main_thread():
-        stack.callback(signal.signal, signal.SIGTERM, signal.signal(signal.SIGTERM, _end))
-
-
-def _end(number: int, _frame: object) -> None:
-    raise SystemExit(128 + number)
-
-
-@contextmanager
-def _log_to(path: Path) -> Iterator[None]:
-    """Send what the SDK logs to a file, as JSON lines."""
-    handler = logging.FileHandler(path)
-    handler.setFormatter(JsonLines())
-    logger = logging.getLogger("upwell")
-    level, propagate = logger.level, logger.propagate
-    logger.addHandler(handler)
-    logger.setLevel(logging.INFO)
-    logger.propagate = False
-    try:
-        yield
-    finally:
-        logger.removeHandler(handler)
-        handler.close()
-        logger.setLevel(level)
-        logger.propagate = propagate

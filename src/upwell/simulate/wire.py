@@ -30,19 +30,19 @@ class Wire:
     in_flight: Callable[[], object] | None = None
     uploads: list[Upload] = field(default_factory=list)
     lost_count: int = 0
-    _inner: Transport | None = None
+    _line: Transport | None = None
 
     def dial(self, url: str) -> Transport:
         """Connect to the server at `url`."""
-        self._inner = HttpTransport(url, self.client)
+        self._line = HttpTransport(url, self.client)
         return self
 
     def send(self, request: Request) -> Response:
         """Send a request; return the answer unless it is to be lost."""
-        assert self._inner is not None, "the device signs in before it sends"
+        assert self._line is not None, "the device signs in before it sends"
         self.before(request)
         if request.path != sync.UPLOAD_PATH:
-            return self._inner.send(request)
+            return self._line.send(request)
         response = self._upload(request)
         action, self.in_flight = self.in_flight, None
         if action is not None:
@@ -64,14 +64,14 @@ class Wire:
         return [status for upload in self.uploads for status in upload.statuses]
 
     def _upload(self, request: Request) -> Response:
-        assert self._inner is not None
+        assert self._line is not None
         body: dict[str, Any] = msgspec.json.decode(request.body or b"")
         if self.is_children_first:
             reverse = body | {"changes": body["changes"][::-1]}
-            response = self._inner.send(replace(request, body=msgspec.json.encode(reverse)))
+            response = self._line.send(replace(request, body=msgspec.json.encode(reverse)))
             response = _turned(response)
         else:
-            response = self._inner.send(request)
+            response = self._line.send(request)
         if response.status == 200:
             statuses = sync.decode_upload_response(response.body).statuses
             self.uploads.append(Upload(request, body["changes"], statuses))

@@ -276,8 +276,7 @@ def load_floor(reader: HotReader, place: Owner | TableId) -> Floor:
 
 def partition_floor(reader: HotReader, table: TableId, owner: Owner | None) -> Floor:
     """Return up to where the log was trimmed that is read for a table and an owner (None: all)."""
-    is_own = owner is not None and owner_user(owner) is not None
-    return load_floor(reader, owner if is_own and owner is not None else table)
+    return load_floor(reader, table if owner is None or owner_user(owner) is None else owner)
 
 
 def floor_record(place: Owner | TableId, floor: Floor) -> RecordWrite:

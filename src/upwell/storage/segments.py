@@ -253,7 +253,8 @@ class SegmentReader:
         for index, bounds in enumerate(self._bounds):
             if after is not None and bounds is not None and bounds.max <= after:
                 continue
-            batch = self._group(index, keep=False)
+            # Who asks for keys above one reads page by page, and comes again for the rest of the group.
+            batch = self._group(index, keep=after is not None)
             if after is not None:
                 batch = batch.slice(self._span(batch, after)[1])
             for offset in range(0, batch.num_rows, SCAN_ROWS_MAX):

@@ -46,11 +46,10 @@ from upwell.testing import cold
 from upwell.types import Owner, Value
 
 ROOT = "root"
-Rows_ = list[tuple[Value, ...]]
-
-
 RETENTION_S = 3_600.0
 """How long the log is kept: move the clock by more, and what is older may be trimmed."""
+
+Tuples = list[tuple[Value, ...]]
 
 
 class Embedded:
@@ -171,7 +170,7 @@ class Embedded:
         assert isinstance(result, Changed), result
         return result.count
 
-    def rows(self, sql: str, params: Sequence[Value] = (), user: str = ROOT) -> Rows_:
+    def rows(self, sql: str, params: Sequence[Value] = (), user: str = ROOT) -> Tuples:
         """Run a SELECT and return its rows."""
         return answer_rows(self.run(sql, params, user))
 
@@ -227,7 +226,7 @@ def principal(user: str) -> Principal:
     return Principal(user, Role.SYSTEM if user == ROOT else Role.USER)
 
 
-def answer_rows(outcome: Outcome) -> Rows_:
+def answer_rows(outcome: Outcome) -> Tuples:
     """Return the rows of a SELECT's outcome."""
     match outcome.result:
         case Answer(table):

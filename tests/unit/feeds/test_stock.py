@@ -123,7 +123,7 @@ def test_every_live_row_comes_once_after_its_parents(
     phone.read()
     assert phone.rows() == server_rows(db)
     assert len(phone.seen) == len(set(phone.seen)) == 20 + 7 + 25
-    assert phone.cursor == 20 + 7 + 30 + 7 + 5, "the log goes on behind all that it had"
+    assert phone.cursor == 20 + 7 + 30 + 7 + 5, "the log goes on behind all that was trimmed"
 
 
 def test_pages_are_full_while_there_are_more(db: Embedded, clock: ManualClock) -> None:
