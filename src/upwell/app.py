@@ -62,7 +62,6 @@ from upwell.session.session import Engine, Sessions
 from upwell.session.threads import QueryThreads
 from upwell.sql.prepare import Preparer
 from upwell.storage.cold import ColdCache
-from upwell.storage.hot import HotStore
 from upwell.storage.objects import ObjectStore
 from upwell.storage.rocks import RocksStore
 
@@ -87,7 +86,7 @@ class Parts:
     """The opened engine, before any event loop or socket."""
 
     config: Config
-    store: HotStore
+    stream_id: str
     committer: Committer
     engine: Engine
     cold: ColdCache
@@ -103,6 +102,7 @@ def opened(config: Config, *, clock: Clock, files: Files, points: Points) -> Ite
         store = RocksStore(config.data_dir / "hot", clock=clock, files=files)
         stack.callback(store.close)
         stack.enter_context(running(store, Durability(config.durability)))
+        history = stream_id(store)
         committer = Committer(store, points=points, durability=Durability(config.durability))
         stack.callback(committer.close)
         objects = ObjectStore(config.data_dir / "storage", files)
@@ -127,7 +127,7 @@ def opened(config: Config, *, clock: Clock, files: Files, points: Points) -> Ite
         )
         engine.schema.ensure_default_namespace()
         _ensure_root(engine, authenticator, config.root_password)
-        yield Parts(config, store, committer, engine, cold, objects, authenticator, points)
+        yield Parts(config, history, committer, engine, cold, objects, authenticator, points)
 
 
 def run(config: Config) -> int:
@@ -181,15 +181,12 @@ async def _serve(parts: Parts) -> None:
         feed = LiveFeed(committer.changelog, growth, engine.query, threads)
         live = LiveSocket(feed, growth, parts.authenticator, sessions.context, config)
         accounts = Accounts(parts.authenticator, publication, slow).application()
-        trim = LogTrim(committer, engine.clock, config.log_retention_s, registry.slowest_cursor, parts.points)
-        cleanup = Cleanup(committer, parts.objects, parts.cold)
-        kinds = Kinds(committer, engine.flush, cleanup, trim, parts.points)
-        schedule = Schedule(engine.jobs, trim, publication, jobs, config.log_trim_interval_s)
+        runner, schedule = _job_loops(parts, registry, jobs)
         gate = Gate({("POST", "/v1/api/sql"): sql}, device_routes, live, accounts)
         # If one of these fails unexpectedly, the group ends the server rather than go on without it.
         async with asyncio.TaskGroup() as group:
             tasks = [
-                group.create_task(JobRunner(engine.jobs, kinds, jobs).run(), name="jobs"),
+                group.create_task(runner.run(), name="jobs"),
                 group.create_task(schedule.run(), name="schedule"),
                 group.create_task(feed.run(), name="live feed"),
                 group.create_task(live.run(), name="live sockets"),
@@ -211,11 +208,10 @@ def _device_routes(
     config, committer, engine = parts.config, parts.committer, parts.engine
     limits = UploadLimits(config.upload_changes_max, config.upload_payload_bytes_max)
     uploads = Uploads(committer, engine.rows, engine.query, engine.defaults, limits)
-    history = stream_id(parts.store)
     endpoints = DeviceEndpoints(
         uploads,
-        StockDownloads(committer, engine.rows, Downloads(committer, stream_id=history)),
-        Hydrations(committer, engine.rows, stream_id=history),
+        StockDownloads(committer, engine.rows, Downloads(committer, stream_id=parts.stream_id)),
+        Hydrations(committer, engine.rows, stream_id=parts.stream_id),
         Failures(committer.publication, uploads),
         streams,
         registry,
@@ -229,6 +225,16 @@ def _device_routes(
     if config.dev:
         routes[SIGNIN_PATH] = DummySignin(parts.authenticator, committer.publication, engine.defaults.next_id)
     return routes
+
+
+def _job_loops(parts: Parts, registry: Registry, thread: Executor) -> tuple[JobRunner, Schedule]:
+    """Return what runs the jobs, and what submits those that nobody asks for, in one thread."""
+    config, committer, engine = parts.config, parts.committer, parts.engine
+    trim = LogTrim(committer, engine.clock, config.log_retention_s, registry.slowest_cursor, parts.points)
+    cleanup = Cleanup(committer, parts.objects, parts.cold)
+    kinds = Kinds(committer, engine.flush, cleanup, trim, parts.points)
+    schedule = Schedule(engine.jobs, trim, committer.publication, thread, config.log_trim_interval_s)
+    return JobRunner(engine.jobs, kinds, thread), schedule
 
 
 class _Server(uvicorn.Server):

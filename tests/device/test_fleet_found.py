@@ -1,8 +1,9 @@
-"""What the state machine of the fleet found, each in its smallest form."""
+"""What the state machine of the fleet and people who tried found, each in its smallest form."""
 
 import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,7 +16,13 @@ KEYS = [f"00000000-0000-4000-8000-{number:012d}" for number in range(1, 4)]
 APP_TABLES = """
 CREATE TABLE users (id TEXT PRIMARY KEY, name TEXT);
 CREATE TABLE posts (id TEXT PRIMARY KEY, title TEXT, author TEXT REFERENCES users (id));
+CREATE TABLE nodes (id TEXT PRIMARY KEY, next TEXT REFERENCES nodes (id) DEFERRABLE INITIALLY DEFERRED);
 """
+SERVER_TABLES = (
+    "users (id UUID PRIMARY KEY, name TEXT)",
+    "posts (id UUID PRIMARY KEY, title TEXT, author UUID REFERENCES app.users (id))",
+    "nodes (id UUID PRIMARY KEY, next UUID REFERENCES app.nodes (id))",
+)
 
 
 class World:
@@ -27,15 +34,15 @@ class World:
         points = CrashPoints()
         self.db = Embedded(directory / "server", clock=self.clock, points=points)
         self.db.run("CREATE NAMESPACE app")
-        self.db.run("CREATE TABLE app.users (id UUID PRIMARY KEY, name TEXT) WITH (TYPE='USER', SYNC=TRUE)")
-        self.db.run(
-            "CREATE TABLE app.posts (id UUID PRIMARY KEY, title TEXT, author UUID REFERENCES app.users (id))"
-            " WITH (TYPE='USER', SYNC=TRUE)"
-        )
+        for table in SERVER_TABLES:
+            self.create(table)
         self.server = SyncServer(self.db, points)
         self.apps: list[App] = []
 
-    def app(self, name: str, *, download_limit: int = 1000) -> App:
+    def create(self, table: str) -> None:
+        self.db.run(f"CREATE TABLE app.{table} WITH (TYPE='USER', SYNC=TRUE)")
+
+    def app(self, name: str, **options: Any) -> App:
         path = self.directory / f"{name}.sqlite"
         with sqlite3.connect(path) as connection:
             connection.executescript(APP_TABLES)
@@ -45,8 +52,8 @@ class World:
             self.server,
             user="ada",
             schema="app",
-            tables=["users", "posts"],
-            download_limit=download_limit,
+            tables=["users", "posts", "nodes"],
+            **options,
             new_source=lambda: name,
         )
         self.apps.append(app)
@@ -103,3 +110,58 @@ def test_a_conflict_brings_no_orphan(world: World) -> None:
     assert app.device.connection.execute("PRAGMA foreign_key_check").fetchall() == []
     app.device.download()
     assert app.device.connection.execute("SELECT * FROM posts").fetchall() == [(KEYS[1], "draft", KEYS[0])]
+
+
+def test_a_table_made_anew_gets_its_rows_back_from_the_devices(world: World) -> None:
+    phone, laptop = world.app("phone"), world.app("laptop")
+    phone.device.connection.execute("INSERT INTO users VALUES (?, 'one'), (?, 'two')", KEYS[:2])
+    phone.device.sync()
+    laptop.device.sync()
+    world.db.run("DROP TABLE app.posts")
+    world.db.run("DROP TABLE app.users")
+    world.create(SERVER_TABLES[0])
+    world.create(SERVER_TABLES[1])
+    world.insert(KEYS[2])
+    phone.device.connection.execute("UPDATE users SET name = 'edited' WHERE id = ?", (KEYS[0],))
+
+    for app in (phone, laptop, phone):
+        app.device.sync()
+
+    expected = [(KEYS[0], "edited"), (KEYS[1], "two"), (KEYS[2], "Ada")]
+    assert world.db.rows("SELECT id, name FROM app.users ORDER BY id", user="ada") == expected
+    for app in (phone, laptop):
+        assert app.device.connection.execute("SELECT * FROM users ORDER BY id").fetchall() == expected
+        assert app.device.status().pending == 0
+
+
+def test_a_circle_of_rows_gets_through_whatever_the_limit(world: World) -> None:
+    app = world.app("phone", upload_limit=1)
+    app.device.connection.execute("BEGIN")
+    for key, following in zip(KEYS, [*KEYS[1:], KEYS[0]], strict=True):
+        app.device.connection.execute("INSERT INTO nodes VALUES (?, ?)", (key, following))
+    app.device.connection.execute("COMMIT")
+
+    report = app.device.upload()
+
+    assert (report.applied, report.pending) == (3, 0)
+    assert world.db.rows("SELECT count(*) FROM app.nodes", user="ada") == [(3,)]
+
+
+def test_a_text_that_is_no_utf8_stops_only_its_row(world: World) -> None:
+    app = world.app("phone")
+    execute = app.device.connection.execute
+    execute("INSERT INTO users VALUES (?, CAST(x'ff41' AS TEXT))", (KEYS[0],))
+    execute("INSERT INTO users VALUES (?, 'two \ufffd')", (KEYS[1],))
+
+    report = app.device.sync()
+
+    assert report.upload.applied == 1
+    [held] = app.device.pending()
+    assert (held.key, held.is_quarantined, held.reason) == (KEYS[0], True, "invalid_text")
+    assert world.db.rows("SELECT name FROM app.users", user="ada") == [("two \ufffd",)]
+    execute("UPDATE users SET name = 'mended' WHERE id = ?", (KEYS[0],))
+    app.device.sync()
+    assert world.db.rows("SELECT name FROM app.users ORDER BY id", user="ada") == [
+        ("mended",),
+        ("two \ufffd",),
+    ]

@@ -36,8 +36,17 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="upwell", description="Realtime SQL, tiered storage, device sync.")
     parser.add_argument("--version", action="version", version=f"upwell {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    _add_serve(commands.add_parser("serve", help="run the server"))
+    _add_sql(commands.add_parser("sql", help="run SQL, or start an interactive session"))
+    _add_devices(commands.add_parser("devices", help="what an app's devices need on the server"))
+    _add_simulate(
+        commands.add_parser("simulate", help="play an app's life with real devices, every value checked")
+    )
+    _add_demo(commands.add_parser("demo", help="watch the main job run for real, every value checked"))
+    return parser
 
-    serve = commands.add_parser("serve", help="run the server")
+
+def _add_serve(serve: argparse.ArgumentParser) -> None:
     serve.add_argument("--data-dir", type=Path, help="where the data lives (default: ./upwell-data)")
     serve.add_argument("--host", help="address to listen on (default: 127.0.0.1)")
     serve.add_argument("--port", type=int, help="port to listen on (default: 8080)")
@@ -58,14 +67,16 @@ def _parser() -> argparse.ArgumentParser:
     )
     serve.set_defaults(command=_serve)
 
-    sql = commands.add_parser("sql", help="run SQL, or start an interactive session")
+
+def _add_sql(sql: argparse.ArgumentParser) -> None:
     sql.add_argument("-c", dest="text", metavar="TEXT", help="run TEXT and exit")
     _add_account(sql)
     sql.add_argument("--as", dest="as_user", metavar="USER", help="run each statement as this user")
     sql.add_argument("--json", action="store_true", help="print the server's answer as JSON")
     sql.set_defaults(command=_sql)
 
-    devices = commands.add_parser("devices", help="what an app's devices need on the server")
+
+def _add_devices(devices: argparse.ArgumentParser) -> None:
     register = devices.add_subparsers(required=True, metavar="COMMAND").add_parser(
         "register", help="create the synced tables of an app's SQLite file"
     )
@@ -76,19 +87,21 @@ def _parser() -> argparse.ArgumentParser:
     _add_account(register)
     register.set_defaults(command=_register)
 
-    simulate = commands.add_parser(
-        "simulate", help="play an app's life with real devices, every value checked"
-    )
+
+def _add_simulate(simulate: argparse.ArgumentParser) -> None:
     simulate.add_argument("name", nargs="+", help="scenarios, or 'all'; 'list' tells which there are")
-    simulate.add_argument("--json", action="store_true", help="print the result as JSON")
-    simulate.add_argument("--keep", type=Path, metavar="DIR", help="leave data, SQLite files and logs in DIR")
+    _add_report(simulate)
     simulate.set_defaults(command=_simulate)
 
-    demo = commands.add_parser("demo", help="watch the main job run for real, every value checked")
-    demo.add_argument("--json", action="store_true", help="print the result as JSON")
-    demo.add_argument("--keep", type=Path, metavar="DIR", help="leave data, SQLite files and logs in DIR")
+
+def _add_demo(demo: argparse.ArgumentParser) -> None:
+    _add_report(demo)
     demo.set_defaults(command=_demo)
-    return parser
+
+
+def _add_report(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--json", action="store_true", help="print the result as JSON")
+    command.add_argument("--keep", type=Path, metavar="DIR", help="leave data, SQLite files and logs in DIR")
 
 
 def _add_account(command: argparse.ArgumentParser) -> None:

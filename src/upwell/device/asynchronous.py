@@ -15,7 +15,7 @@ from types import TracebackType
 from typing import Any, Self, TypeAlias, TypeVar, Unpack
 
 from upwell.device.background import Background, Round, until_synced
-from upwell.device.drive import Done, FileThread, drive_async, proceed
+from upwell.device.drive import Done, FileThread, drive_async, outlast, proceed
 from upwell.device.exchange import Exchange
 from upwell.device.failures import NotSignedIn, NotSynced, Unreachable
 from upwell.device.file import connect
@@ -75,6 +75,7 @@ class AsyncDevice:
         self._transport: AsyncTransport | None = None
         self._token: str | None = None
         self._loop: Tasks | None = None
+        self._sending: set[asyncio.Future[Response]] = set()
         # One exchange at a time; the app's own connection is not concerned.
         self._exchange = asyncio.Lock()
 
@@ -117,18 +118,22 @@ class AsyncDevice:
             async with self._exchange:
                 signing_in = self._installation.sign_in(user, token, password)
                 device_token = await drive_async(signing_in, transport.send, self._thread)
+            await self.sign_out()
         except BaseException:
-            await transport.close()
+            await _close(transport)
             raise
-        await self.sign_out()
         self._transport, self._token = transport, device_token
 
     async def sign_out(self) -> None:
         """Stop the background loop and forget the token; the data stays, and further edits are captured."""
-        await self.stop()
-        transport, self._transport, self._token = self._transport, None, None
-        if transport is not None:
-            await transport.close()
+        try:
+            await self.stop()
+        finally:
+            transport, self._transport, self._token = self._transport, None, None
+            for sending in self._sending:
+                sending.cancel()
+            if transport is not None:
+                await _close(transport)
 
     async def wipe(self) -> None:
         """Empty the file for another user; raises `PendingChanges` if an edit would be lost.
@@ -161,6 +166,9 @@ class AsyncDevice:
         if self.is_running:
             return
         await self.stop()
+        if self.is_running:
+            # Another task was faster.
+            return
         background = Background(self._installation, self._pace, self._now, self._chance)
         self._loop = Tasks(
             background,
@@ -213,11 +221,13 @@ class AsyncDevice:
             return await self._thread.run(self._installation.retry_refused)
 
     async def close(self) -> None:
-        """Sign out, close both connections and end the thread."""
+        """Sign out, close both connections and end the thread; a call under way elsewhere is waited for."""
         await self.sign_out()
-        self.connection.close()
-        await self._thread.run(self._installation.close)
-        self._thread.close()
+        async with self._exchange:
+            self.connection.close()
+            if not self._thread.is_closed:
+                await self._thread.run(self._installation.close)
+                self._thread.close()
 
     async def __aenter__(self) -> Self:
         return self
@@ -233,7 +243,16 @@ class AsyncDevice:
 
     async def _send(self, request: Request) -> Response:
         transport, token = self._signed_in()
-        return await transport.send(replace(request, token=token))
+        sending = asyncio.ensure_future(transport.send(replace(request, token=token)))
+        self._sending.add(sending)
+        try:
+            await asyncio.wait([sending])
+        finally:
+            self._sending.discard(sending)
+            sending.cancel()
+        if sending.cancelled():
+            raise Unreachable("signed out while the request was under way")
+        return sending.result()
 
     def _signed_in(self) -> tuple[AsyncTransport, str]:
         if self._transport is None or self._token is None:
@@ -284,11 +303,22 @@ class Opening(Awaitable[AsyncDevice]):
 
     async def _open(self) -> AsyncDevice:
         thread = FileThread()
+        opened: list[AsyncDevice] = []
         try:
-            return await thread.run(partial(self._begin, thread))
+            await thread.run(lambda: opened.append(self._begin(thread)))
         except BaseException:
+            # A cancelled caller never sees what was opened meanwhile.
+            for device in opened:
+                await device.close()
             thread.close()
             raise
+        return opened[0]
+
+
+async def _close(transport: AsyncTransport) -> None:
+    closing = asyncio.ensure_future(transport.close())
+    await outlast(closing)
+    closing.result()
 
 
 def _opener(transport: AsyncTransport, token: str, pace: Pace) -> OpenAsyncStream | None:

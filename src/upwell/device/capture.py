@@ -9,8 +9,11 @@ the app does (also INSERT OR REPLACE). A DELETE carries the OLD row.
 import sqlite3
 from collections.abc import Sequence
 
+from upwell.device.codec import row_from_capture
+from upwell.device.failures import TableRefused
 from upwell.device.file import NEXT_CHANGE_ID, NOW, SyncFile
 from upwell.device.schema import (
+    Row,
     Tables,
     TableShape,
     key_expression,
@@ -19,6 +22,8 @@ from upwell.device.schema import (
     quoted,
     read_shape,
 )
+
+TABLE_GONE = "table_gone"
 
 _BUMP = "UPDATE _sync_client_info SET next_change_id = next_change_id + 1"
 _REFRESHED = (
@@ -41,14 +46,14 @@ class Capture:
             known = self._known()
             wanted = known | {name.lower() for name in names}
             tables = Tables(read_shape(connection, name) for name in sorted(wanted))
-            for shape in tables:
-                self._install(shape)
+            is_behind = [self._install(shape) for shape in tables]
             self._file.put("tables", "\n".join(sorted(wanted)))
-            if wanted - known and self._file.cursor():
+            if any(is_behind) or (wanted - known and self._file.cursor()):
                 # The log went by while the table wasn't here.
                 self._file.restart_hydration()
+            schema_version = self._read_schema_version()
         self.tables = tables
-        self._schema_version = self._read_schema_version()
+        self._schema_version = schema_version
 
     def refresh(self) -> bool:
         """Rebuild what a change of the app's schema made stale; True if there was one."""
@@ -62,37 +67,104 @@ class Capture:
         for shape in self.tables:
             if shape.has_other_unique:
                 with self._file.applying() as connection:
-                    queue_vanished(connection, shape)
+                    # A table that was dropped just now has deleted nothing.
+                    if self._read_schema_version() == self._schema_version:
+                        queue_vanished(connection, shape)
 
     def _known(self) -> set[str]:
-        """Tables registered before; one that the app has dropped since is forgotten."""
+        """Tables registered before; one that the app has dropped or renamed since is forgotten."""
         connection = self._file.connection
-        present = {
-            str(row[0])
-            for row in connection.execute("SELECT lower(name) FROM sqlite_master WHERE type = 'table'")
-        }
+        names = connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")
+        present = {str(name).lower() for (name,) in names}
         known = set((self._file.find("tables") or "").split("\n")) - {""}
         for gone in known - present:
-            connection.execute("DELETE FROM _sync_outbox WHERE table_name = ?", (gone,))
+            _let_go(connection, gone)
         return known & present
 
     def _read_schema_version(self) -> int:
         return int(self._file.connection.execute("PRAGMA schema_version").fetchone()[0])
 
-    def _install(self, shape: TableShape) -> None:
+    def _install(self, shape: TableShape) -> bool:
+        """Make the triggers what they should be; True if the server has rows that the table lost."""
         connection = self._file.connection
-        stale = False
-        for name, text in triggers(shape).items():
-            found = connection.execute(
-                "SELECT sql FROM sqlite_master WHERE type = 'trigger' AND name = ?", (name,)
-            ).fetchone()
-            if found is None or found[0] != text:
-                connection.execute(f"DROP TRIGGER IF EXISTS {quoted(name)}")
-                connection.execute(text)
-                stale = True
-        if stale:
-            _requeue_payloads(connection, shape)
-            queue_unknown(connection, shape)
+        wanted = triggers(shape)
+        found = _installed(connection, shape)
+        if {name: found.get(name) for name in wanted} == wanted and _are_last(connection, shape, wanted):
+            return False
+        if connection.execute(
+            f"SELECT 1 FROM {quoted(shape.name)} WHERE {quoted(shape.primary_key.name)} IS NULL"
+        ).fetchone():
+            raise TableRefused(f"table {shape.name!r} has rows without a key: give them one")
+        for name, text in wanted.items():
+            connection.execute(f"DROP TRIGGER IF EXISTS {quoted(name)}")
+            connection.execute(text)
+        is_behind = not found.keys() & wanted.keys() and _take_back(connection, shape)
+        _requeue_payloads(connection, shape)
+        queue_unknown(connection, shape)
+        return is_behind
+
+
+def _installed(connection: sqlite3.Connection, shape: TableShape) -> dict[str, str]:
+    found = connection.execute(
+        "SELECT name, sql FROM sqlite_master WHERE type = 'trigger' AND tbl_name = ?", (shape.name,)
+    )
+    return dict(found.fetchall())
+
+
+def _are_last(connection: sqlite3.Connection, shape: TableShape, wanted: dict[str, str]) -> bool:
+    # The newest trigger fires first: before one of the app writes to the same row again.
+    rows = connection.execute(
+        "SELECT name FROM sqlite_master WHERE type = 'trigger' AND tbl_name = ? ORDER BY rowid DESC LIMIT ?",
+        (shape.name, len(wanted)),
+    )
+    return {name for (name,) in rows} == wanted.keys()
+
+
+def _let_go(connection: sqlite3.Connection, table: str) -> None:
+    for suffix in ("ai", "au", "ad"):
+        # A renamed table has taken them along.
+        connection.execute(f"DROP TRIGGER IF EXISTS {quoted(f'trg_{table}_{suffix}')}")
+    connection.execute("DELETE FROM _sync_outbox WHERE table_name = ?", (table,))
+    connection.execute(
+        "UPDATE _sync_pending SET quarantined = 1, reason = ?, detail = ? WHERE table_name = ?",
+        (TABLE_GONE, "the app has dropped or renamed the table", table),
+    )
+
+
+def _take_back(connection: sqlite3.Connection, shape: TableShape) -> bool:
+    """The app has made the table anew: what it had is no deletion, unsent edits go in again.
+
+    Returns whether rows have to be fetched from the server again.
+    """
+    connection.execute(
+        "UPDATE _sync_pending SET quarantined = 0, attempts = 0, reason = NULL, detail = NULL"
+        " WHERE table_name = ? AND reason = ?",
+        (shape.wire, TABLE_GONE),
+    )
+    absent = (
+        f"pk_uuid NOT IN (SELECT {key_expression(shape, 'present')} FROM {quoted(shape.name)} AS present)"
+    )
+    unsent = connection.execute(
+        f"SELECT payload FROM _sync_pending WHERE table_name = ? AND op <> 'DELETE' AND {absent}",
+        (shape.wire,),
+    ).fetchall()
+    for (payload,) in unsent:
+        _put_back(connection, shape, row_from_capture(shape, payload) or {})
+    lost = connection.execute(
+        "DELETE FROM _sync_row_meta"
+        f" WHERE table_name = ? AND deleted = 0 AND server_version > 0 AND {absent}",
+        (shape.wire,),
+    )
+    return lost.rowcount > 0
+
+
+def _put_back(connection: sqlite3.Connection, shape: TableShape, row: Row) -> None:
+    # The new table may refuse the old row, which then goes to the server and no further.
+    connection.execute(
+        f"INSERT OR IGNORE INTO {quoted(shape.name)} ({', '.join(map(quoted, row))})"
+        f" VALUES ({', '.join('?' * len(row))})",
+        tuple(row.values()),
+    )
 
 
 def triggers(shape: TableShape) -> dict[str, str]:
@@ -124,22 +196,21 @@ _INTO_PENDING = (
 )
 
 
-def _from_meta(shape: TableShape, key: str, condition: str) -> str:
-    return (
-        "FROM (SELECT 1) LEFT JOIN _sync_row_meta AS meta"
-        f" ON meta.table_name = {literal(shape.wire)} AND meta.pk_uuid = {key}\nWHERE {condition}\n"
-    )
+def _with_meta(shape: TableShape, key: str) -> str:
+    table = literal(shape.wire)
+    return f"LEFT JOIN _sync_row_meta AS meta ON meta.table_name = {table} AND meta.pk_uuid = {key}"
 
 
 def _queue_row(shape: TableShape, old_row: str) -> list[str]:
-    key, table = key_expression(shape, "NEW"), literal(shape.wire)
+    key, table, name = key_expression(shape, "NEW"), literal(shape.wire), quoted(shape.primary_key.name)
     is_synced = "meta.server_version > 0 AND meta.deleted = 0"
+    # The row as it is now, because a trigger of the app may have written to it since.
     queue = (
         _INTO_PENDING + f"SELECT {table}, {key}, CASE WHEN {is_synced} THEN 'UPDATE' ELSE 'INSERT' END,\n"
-        f"COALESCE(meta.server_version, 0), {payload_expression(shape, 'NEW')}, {NEXT_CHANGE_ID}, {NOW},\n"
-        f"CASE WHEN {is_synced} THEN {old_row} END\n"
-        + _from_meta(shape, key, "true")
-        + "ON CONFLICT (table_name, pk_uuid) DO UPDATE SET\n"
+        f"COALESCE(meta.server_version, 0), {payload_expression(shape, 'present')},\n"
+        f"{NEXT_CHANGE_ID}, {NOW}, CASE WHEN {is_synced} THEN {old_row} END\n"
+        f"FROM {quoted(shape.name)} AS present {_with_meta(shape, key)}\nWHERE present.{name} = NEW.{name}\n"
+        "ON CONFLICT (table_name, pk_uuid) DO UPDATE SET\n"
         "op = CASE op WHEN 'DELETE' THEN 'INSERT' ELSE op END,\n"
         "change_id = CASE WHEN op = 'DELETE' AND base_version = 0 THEN excluded.change_id"
         " ELSE change_id END,\n" + _REFRESHED
@@ -153,8 +224,8 @@ def _queue_deletion(shape: TableShape, condition: str) -> list[str]:
     queue = (
         _INTO_PENDING + f"SELECT {table}, {key}, 'DELETE', COALESCE(meta.server_version, 0), {old_row},\n"
         f"{NEXT_CHANGE_ID}, {NOW}, CASE WHEN meta.server_version > 0 THEN {old_row} END\n"
-        + _from_meta(shape, key, condition)
-        + "ON CONFLICT (table_name, pk_uuid) DO UPDATE SET op = 'DELETE',\n"
+        f"FROM (SELECT 1) {_with_meta(shape, key)}\nWHERE {condition}\n"
+        "ON CONFLICT (table_name, pk_uuid) DO UPDATE SET op = 'DELETE',\n"
         "change_id = CASE WHEN op <> 'DELETE' AND base_version = 0 THEN excluded.change_id"
         " ELSE change_id END,\n" + _REFRESHED
     )

@@ -63,6 +63,7 @@ class Device:
         self._transport: Transport | None = None
         self._token: str | None = None
         self._loop: Threads | None = None
+        self._loop_lock = threading.Lock()
         # One exchange at a time; the app's own connection is not concerned.
         self._exchange = threading.Lock()
         # Held while the file is worked on, not while the network is; callbacks may ask for `status`.
@@ -156,8 +157,14 @@ class Device:
         if self.is_running:
             return
         self.stop()
+        with self._loop_lock:
+            if not self.is_running:
+                self._loop = self._begin_loop(transport, token)
+                self._loop.start()
+
+    def _begin_loop(self, transport: Transport, token: str) -> Threads:
         background = Background(self._installation, self._pace, self._now, self._chance)
-        self._loop = Threads(
+        return Threads(
             background,
             Watch(background, self._pace, self._now, self._chance),
             sync=self._sync_in_background,
@@ -167,13 +174,16 @@ class Device:
             grace_s=self._pace.grace_s,
             now=self._now,
         )
-        self._loop.start()
 
     def stop(self) -> None:
         """End the background loop and wait until it has ended; a round under way may be cut short."""
-        if self._loop is not None:
-            self._loop.stop()
-            self._loop = None
+        loop = self._loop
+        if loop is None:
+            return
+        loop.stop()
+        with self._loop_lock:
+            if self._loop is loop:
+                self._loop = None
 
     @property
     def is_running(self) -> bool:
@@ -216,8 +226,10 @@ class Device:
     def close(self) -> None:
         """Sign out and close both connections."""
         self.sign_out()
-        self.connection.close()
-        self._installation.close()
+        # Never while another thread is in the middle of a statement.
+        with self._file_lock:
+            self.connection.close()
+            self._installation.close()
 
     def __enter__(self) -> Self:
         return self

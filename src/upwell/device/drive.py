@@ -109,6 +109,7 @@ class FileThread:
 
     def __init__(self) -> None:
         self._executor = ThreadPoolExecutor(1, "upwell-device")
+        self.is_closed = False
 
     async def run(self, call: Callable[[], T]) -> T:
         """Return the call's result; a cancelled caller leaves only when the call has ended."""
@@ -123,6 +124,7 @@ class FileThread:
 
     def close(self) -> None:
         """End the thread; nothing may be running on it."""
+        self.is_closed = True
         self._executor.shutdown()
 
 

@@ -277,6 +277,19 @@ class SyncFile:
         self.connection.execute("UPDATE _sync_client_info SET current_window_until = 0")
         self.restart_hydration()
 
+    def forget_table(self, wire: str) -> None:
+        """The server has the table anew: versions mean nothing any more, in the caller's transaction."""
+        self.connection.execute(
+            "UPDATE _sync_row_meta SET server_version = 0, hydration = 0 WHERE table_name = ?", (wire,)
+        )
+        self.connection.execute(
+            "UPDATE _sync_pending SET base_version = 0, base_payload = NULL, attempts = 0, quarantined = 0,"
+            " reason = NULL, detail = NULL, op = CASE op WHEN 'UPDATE' THEN 'INSERT' ELSE op END"
+            " WHERE table_name = ?",
+            (wire,),
+        )
+        self.connection.execute("DELETE FROM _sync_withheld WHERE table_name = ?", (wire,))
+
     def restart_hydration(self) -> None:
         """Begin again: everything is read from the server before the next upload or download."""
         self.put("hydrated", "")
@@ -315,6 +328,9 @@ def connect(path: str, *, has_foreign_keys: bool) -> sqlite3.Connection:
         connection = sqlite3.connect(path, LOCK_WAIT_S_MAX, isolation_level=None, check_same_thread=False)
     except sqlite3.DatabaseError as cause:
         raise _refused(path, cause) from cause
+    if not has_foreign_keys:
+        # SQLite keeps any bytes as text: what is no UTF-8 must not stop the rest (the outbox sets it aside).
+        connection.text_factory = lambda data: data.decode("utf-8", "replace")
     try:
         connection.execute("PRAGMA journal_mode = WAL")
         # Server rows are written without foreign key actions: a cascade must not delete what the log keeps.

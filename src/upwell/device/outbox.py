@@ -17,6 +17,7 @@ from upwell.device.schema import Tables
 from upwell.protocol.sync import UNREGISTERED_TABLE, Status, UploadChange
 
 RowKey = tuple[str, str]
+INVALID_TEXT = "invalid_text"
 PendingRow: TypeAlias = tuple[str, str, str, int, str | None, int]
 """Table, key, operation, base version, payload, change id."""
 
@@ -90,9 +91,28 @@ class Outbox:
                     " WHERE quarantined = 0 AND attempts = ? AND table_name = ? AND (op = 'DELETE') = ?"
                     " ORDER BY change_id LIMIT ?",
                     (attempts, wire, is_deletion, room + len(skipped) if room else 0),
-                )
-                picked += [row for row in rows if row[:2] not in skipped][:room]
+                ).fetchall()
+                wanted = [row for row in rows if row[:2] not in skipped][:room]
+                picked += [row for row in wanted if not self._is_set_aside(row)]
         return picked
+
+    def _is_set_aside(self, row: PendingRow) -> bool:
+        """Quarantine a row with a text that is no UTF-8: SQLite keeps such, JSON can't say it."""
+        table, key, _, _, payload, _ = row
+        if payload is None or "\ufffd" not in payload:
+            return False
+        (stored,) = self._file.connection.execute(
+            "SELECT CAST(payload AS BLOB) FROM _sync_pending WHERE table_name = ? AND pk_uuid = ?",
+            (table, key),
+        ).fetchone()
+        if stored == payload.encode():
+            return False
+        self._file.connection.execute(
+            "UPDATE _sync_pending SET quarantined = 1, reason = ?, detail = ?"
+            " WHERE table_name = ? AND pk_uuid = ?",
+            (INVALID_TEXT, "a text of this row is not UTF-8; write it as UTF-8, or into a BLOB", table, key),
+        )
+        return True
 
     def _attempts_above(self, attempts: int) -> int | None:
         found: int | None = self._file.connection.execute(

@@ -102,12 +102,7 @@ def _parents_first(shapes: dict[str, TableShape]) -> list[str]:
 
 def read_shape(connection: sqlite3.Connection, table: str) -> TableShape:
     """Read the shape of `table`; raise `TableRefused` when it can't be synced."""
-    found = connection.execute(
-        "SELECT name FROM sqlite_master WHERE type = 'table' AND lower(name) = lower(?)", (table,)
-    ).fetchone()
-    if found is None:
-        raise TableRefused(f"table {table!r} does not exist: create it before registering it")
-    name = str(found[0])
+    name = _find_name(connection, table)
     info = connection.execute(f"PRAGMA table_xinfo({quoted(name)})").fetchall()
     columns = tuple(_column(*row[1:5]) for row in info if row[6] == 0)
     return TableShape(
@@ -121,6 +116,20 @@ def read_shape(connection: sqlite3.Connection, table: str) -> TableShape:
         ),
         generated=tuple(row[1] for row in info if row[6] in _GENERATED),
     )
+
+
+def _find_name(connection: sqlite3.Connection, table: str) -> str:
+    if table.lower().startswith(("_sync_", "sqlite_")):
+        raise TableRefused(f"table {table!r} isn't the app's: register tables of your own")
+    # Not by lower() of SQLite, which knows ASCII only.
+    for name, kind in connection.execute(
+        "SELECT name, type FROM sqlite_master WHERE type IN ('table', 'view')"
+    ):
+        if name.lower() == table.lower():
+            if kind == "view":
+                raise TableRefused(f"{table!r} is a view: register the tables that it reads")
+            return str(name)
+    raise TableRefused(f"table {table!r} does not exist: create it before registering it")
 
 
 def _column(name: str, declared: str | None, is_required: int, default: str | None) -> Column:
@@ -142,9 +151,14 @@ def _primary_key(table: str, info: list[tuple[object, ...]], columns: tuple[Colu
     recipe = f"declare one TEXT (a UUID) or BLOB (its 16 bytes) column of {table!r} as PRIMARY KEY"
     if len(keys) != 1:
         raise TableRefused(f"table {table!r} has {len(keys) or 'no'} primary key columns: {recipe}")
-    if "INT" in str(keys[0][2]).upper():
+    declared = str(keys[0][2]).upper()
+    if "INT" in declared:
         raise TableRefused(f"table {table!r} has an integer primary key, which devices would reuse: {recipe}")
-    return next(column for column in columns if column.name == keys[0][1])
+    key = next(column for column in columns if column.name == keys[0][1])
+    if not (key.is_text or key.is_blob or "UUID" in declared):
+        # In such a column SQLite keeps numbers, which aren't the key's text any more.
+        raise TableRefused(f"table {table!r} has a primary key of type {declared or 'none'}: {recipe}")
+    return key
 
 
 def _references(connection: sqlite3.Connection, table: str) -> tuple[Reference, ...]:
@@ -152,14 +166,17 @@ def _references(connection: sqlite3.Connection, table: str) -> tuple[Reference, 
     for row in connection.execute(f"PRAGMA foreign_key_list({quoted(table)})"):
         grouped.setdefault(row[0], []).append((row[2], row[3], row[4], row[6]))
     references = (_reference(connection, parts) for parts in grouped.values())
-    return tuple(r for r in references if len(r.columns) == len(r.parent_columns))
+    return tuple(r for r in references if r is not None)
 
 
-def _reference(connection: sqlite3.Connection, parts: list[_Part]) -> Reference:
+def _reference(connection: sqlite3.Connection, parts: list[_Part]) -> Reference | None:
+    """A foreign key; None if it points at nothing that exists, which SQLite allows to declare."""
     parent, _, _, on_delete = parts[0]
     info = connection.execute(f"PRAGMA table_info({quoted(parent)})").fetchall()
     keys = [row[1] for row in sorted(info, key=lambda row: row[5]) if row[5]]
     targets = tuple(to or keys[index] for index, (_, _, to, _) in enumerate(parts) if to or index < len(keys))
+    if len(targets) < len(parts) or not {t.lower() for t in targets} <= {row[1].lower() for row in info}:
+        return None
     return Reference(tuple(part[1] for part in parts), parent.lower(), targets, on_delete.upper())
 
 
@@ -184,8 +201,16 @@ def payload_expression(shape: TableShape, alias: str) -> str:
     pairs = [(literal(column.wire), _json_value(column, alias)) for column in shape.columns]
     if len(pairs) <= JSON_OBJECT_COLUMNS_MAX:
         return "json_object(" + ", ".join(f"{name}, {value}" for name, value in pairs) + ")"
-    members = " || ',' || ".join(f"json_quote({name}) || ':' || json_quote({value})" for name, value in pairs)
-    return f"'{{' || {members} || '}}'"
+    members = [f"json_quote({name}) || ':' || json_quote({value})" for name, value in pairs]
+    return f"'{{' || {_joined(members)} || '}}'"
+
+
+def _joined(members: list[str]) -> str:
+    # In halves, because SQLite limits the depth of an expression.
+    if len(members) == 1:
+        return members[0]
+    half = len(members) // 2
+    return f"({_joined(members[:half])} || ',' || {_joined(members[half:])})"
 
 
 def _json_value(column: Column, alias: str) -> str:

@@ -14,13 +14,15 @@ from typing import TypeVar
 import msgspec
 
 from upwell.device.apply import Applier, Outcome
+from upwell.device.attempts import Attempts
 from upwell.device.capture import Capture, queue_unknown
 from upwell.device.conflict import Resolver, Settlement
 from upwell.device.exchange import Exchange, Prefetch, answer_to
 from upwell.device.failures import AnswerRefused
 from upwell.device.file import SyncFile
+from upwell.device.history import History
 from upwell.device.load import Loader, check_page
-from upwell.device.outbox import Outbox, Outgoing, RowKey, acknowledged_version, is_repeated, upload_change
+from upwell.device.outbox import Outbox, Outgoing, acknowledged_version, is_repeated, upload_change
 from upwell.device.report import DownloadReport, HydrateReport, Phase, Progress, SyncReport, UploadReport
 from upwell.device.transport import Request, Response, refusal
 from upwell.logs import fields
@@ -30,7 +32,6 @@ log = logging.getLogger("upwell.device")
 
 T = TypeVar("T")
 
-CONFLICT_ROUNDS_MAX = 5
 HYDRATE_RESTARTS_MAX = 3
 PAGE_ROWS = 5_000
 
@@ -58,6 +59,7 @@ class Syncer:
         self._applier = Applier(file)
         self._loader = Loader(file, self._applier)
         self._outbox = Outbox(file)
+        self._history = History(file, capture)
         self._settlement = Settlement(file, self._applier, self._outbox, resolver)
 
     # --- one round
@@ -67,8 +69,8 @@ class Syncer:
         hydrated = None if self.is_hydrated() else (yield from self.hydrate(PAGE_ROWS))
         uploaded = yield from self.upload()
         downloaded = yield from self.download()
-        if uploaded.pending < self._file.pending_count():
-            # The download revived parents of rows that were refused for want of them.
+        if self._file.count("attempts = 0 AND quarantined = 0", "_sync_pending"):
+            # The download revived parents of rows that were refused, or told that a table was made anew.
             again = yield from self.upload()
             uploaded = _sum(uploaded, again)
         return SyncReport(hydrated, uploaded, downloaded)
@@ -95,39 +97,28 @@ class Syncer:
     def upload(self) -> Exchange[UploadReport]:
         """Upload until nothing is pending, or nothing of what is left gets through."""
         yield from self._prepare()
-        report = UploadReport()
-        limit, total = self._upload_limit, self._file.pending_count()
-        stuck: set[RowKey] = set()
-        unregistered: set[RowKey] = set()
-        conflicts: Counter[RowKey] = Counter()
-        while batch := self._outbox.outstanding() or self._outbox.freeze(self._capture.tables, limit, stuck):
+        report, total = UploadReport(), self._file.pending_count()
+        attempts = Attempts(self._upload_limit)
+        while batch := self._next_batch(attempts):
             response = yield from answer_to(self._upload_request(batch))
             report = replace(report, requests=report.requests + 1, sent=report.sent + len(batch))
             answer = _upload_answer(response, len(batch))
             if answer is None and len(batch) > 1:
-                limit = max(1, len(batch) // 2)
+                attempts.halve(len(batch))
                 self._outbox.halve()
                 continue
             statuses = answer.statuses if answer else [_too_large(batch[0])]
             report = self._store(batch, statuses, report, head=answer.highest_server_seq if answer else 0)
-            if any(status.status == "applied" for status in statuses):
-                stuck.clear()
-            conflicts.update(
-                s.row for s, status in zip(batch, statuses, strict=True) if status.status == "conflict"
-            )
-            stuck |= {
-                s.row for s, status in zip(batch, statuses, strict=True) if status.status not in _SETTLED
-            }
-            # Nothing that this upload changes makes the server know a table.
-            unregistered |= {
-                s.row
-                for s, status in zip(batch, statuses, strict=True)
-                if _reason(status)[0] == wire.UNREGISTERED_TABLE
-            }
-            stuck |= unregistered
-            stuck |= {row for row, rounds in conflicts.items() if rounds >= CONFLICT_ROUNDS_MAX}
+            attempts.note(batch, statuses)
             self._tell("upload", min(report.applied + report.invalid, total), total)
         return self._uploaded(report)
+
+    def _next_batch(self, attempts: Attempts) -> list[Outgoing]:
+        batch = self._outbox.outstanding() or self._freeze(attempts)
+        return batch or (self._freeze(attempts) if attempts.widen() else [])
+
+    def _freeze(self, attempts: Attempts) -> list[Outgoing]:
+        return self._outbox.freeze(self._capture.tables, attempts.limit, attempts.skip)
 
     def _uploaded(self, report: UploadReport) -> UploadReport:
         with self._file.applying():
@@ -226,23 +217,23 @@ class Syncer:
             query.append(("until", str(until)))
         response = yield from answer_to(Request("GET", wire.DOWNLOAD_PATH, tuple(query)))
         if _is_pruned(response):
-            self._restart_hydration()
+            self._history.restart()
             return None
         page = _decode(response, wire.decode_download_response)
         if page.has_more and page.next_after <= after:
             raise AnswerRefused(f"the server has more after {after} but doesn't move the cursor")
-        if self._is_other_stream(page.stream_id):
+        if self._history.is_other(page.stream_id):
             return None
         return page
 
     def _store_page(self, page: wire.DownloadResponse, hydration: int = 0) -> Counter[Outcome]:
         with self._file.applying():
+            self._history.note(page.stream_id, page.table_numbers)
             outcomes = Counter(
                 self._applier.receive(self._capture.tables, c, hydration) for c in page.changes
             )
             self._file.set_cursor(max(page.next_after, self._file.cursor()))
             self._file.note_head(page.max_server_id or page.window_until)
-            self._note_stream(page.stream_id)
         return outcomes
 
     def _close_pass(self, *, is_settling: bool) -> None:
@@ -275,10 +266,10 @@ class Syncer:
             cursor = self._file.find("hydration_cursor") or ""
             response = yield from answer_to(self._hydrate_request(page_rows, cursor))
             if _is_pruned(response):
-                self._restart_hydration()
+                self._history.restart()
                 return report
             page = _decode(response, wire.decode_hydrate_response)
-            if self._is_other_stream(page.stream_id):
+            if self._history.is_other(page.stream_id):
                 return report
             if page.has_more and page.cursor in ("", cursor):
                 raise AnswerRefused("the server has more rows but doesn't move the hydration cursor")
@@ -314,12 +305,12 @@ class Syncer:
 
     def _store_rows(self, page: wire.HydrateResponse, hydration: int) -> None:
         with self._file.applying():
+            self._history.note(page.stream_id, page.table_numbers)
             for table in page.tables:
                 self._loader.load(self._capture.tables, table, hydration)
             self._file.put("hydration_cursor", page.cursor)
             self._file.learn_change_id(page.next_change_id)
             self._file.note_head(page.max_server_id or page.next_after)
-            self._note_stream(page.stream_id)
             if not page.has_more:
                 self._file.put("hydration_phase", "log")
                 self._file.set_cursor(page.next_after)
@@ -372,31 +363,11 @@ class Syncer:
         )
         return report
 
-    # --- the server's history
-
-    def _is_other_stream(self, stream: str) -> bool:
-        known = self._file.find("stream")
-        if not stream or not known or stream == known:
-            return False
-        with self._file.transaction():
-            self._file.forget_server()
-            self._file.put("stream", stream)
-        return True
-
-    def _note_stream(self, stream: str) -> None:
-        if stream:
-            self._file.put("stream", stream)
-
-    def _restart_hydration(self) -> None:
-        with self._file.transaction():
-            self._file.restart_hydration()
-
     def _tell(self, phase: Phase, done: int, total: int | None) -> None:
         if self._on_progress is not None:
             self._on_progress(Progress(phase, done, total))
 
 
-_SETTLED = ("applied", "conflict")
 # A table that the server doesn't know yet may be created later; these stay wrong until the app edits the row.
 _FINAL_REASONS = (wire.BAD_PAYLOAD, wire.BATCH_TOO_LARGE)
 

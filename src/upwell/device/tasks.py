@@ -11,7 +11,7 @@ from typing import TypeAlias
 
 from upwell.device.background import Background, Round
 from upwell.device.drive import FileThread, outlast
-from upwell.device.failures import DeviceError, NotSynced
+from upwell.device.failures import DeviceError, NotSynced, Unreachable
 from upwell.device.pace import Pause
 from upwell.device.transport import AsyncStream, Request
 from upwell.device.watch import Open, Read, Watch
@@ -116,6 +116,9 @@ class Tasks:
                     chunk = await self._perform_watch(step, open_stream)
                 except DeviceError as failure:
                     step = steps.throw(failure)
+                # A transport of the app may raise anything: it must not end the rounds.
+                except Exception as failure:  # noqa: BLE001
+                    step = steps.throw(Unreachable(str(failure)))
                 else:
                     step = steps.send(chunk)
                 self._woken.set()

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import TypeAlias
 
 from upwell.device.background import Background, Round
-from upwell.device.failures import DeviceError, NotSynced
+from upwell.device.failures import DeviceError, NotSynced, Unreachable
 from upwell.device.pace import Pause
 from upwell.device.transport import Request, Stream
 from upwell.device.watch import Open, Read, Watch
@@ -132,6 +132,9 @@ class Threads:
                 chunk = self._perform_watch(step)
             except DeviceError as failure:
                 step = steps.throw(failure)
+            # A transport of the app may raise anything: the thread must not end for it.
+            except Exception as failure:  # noqa: BLE001
+                step = steps.throw(Unreachable(str(failure)))
             else:
                 step = steps.send(chunk)
             self._woken.set()

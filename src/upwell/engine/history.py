@@ -2,6 +2,8 @@
 
 Law: whoever may have read what is lost finds out. A stop without notice in `async` durability may have
 taken back what was acknowledged and read; the next start then begins a new epoch.
+
+What is written here is written past the committer: before its first View, or after its last.
 """
 
 import uuid

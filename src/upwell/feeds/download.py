@@ -63,6 +63,7 @@ class Downloads:
             window_until=window,
             stream_id=self.stream_id,
             max_server_id=newest,
+            table_numbers=table_numbers(view.catalog, schema),
         )
 
     def is_trimmed(self, user: str, after: int) -> bool:
@@ -117,6 +118,11 @@ def synced_table(catalog: Catalog, table_id: int, schema: str | None) -> Table |
 def synced_tables(catalog: Catalog, schema: str | None) -> list[Table]:
     """Return the tables that devices see, of one schema or (None) of all."""
     return [table for table in catalog.tables.values() if synced_table(catalog, table.id, schema)]
+
+
+def table_numbers(catalog: Catalog, schema: str | None) -> dict[str, int] | None:
+    """Return the ids of a schema's tables, by which a device notices that one was made anew."""
+    return None if schema is None else {table.name: table.id for table in synced_tables(catalog, schema)}
 
 
 def _downloaded(table: Table, change: Change) -> sync.DownloadChange:

@@ -96,7 +96,7 @@ def _shown(letter: DeadLetter) -> sync.MaterializeFailure:
         schema=letter.schema,
         table=letter.table,
         pk=letter.pk,
-        attempted_version=letter.base_version + 1,
+        attempted_version=letter.attempted_version,
         op=letter.op,
         payload=msgspec.UNSET if letter.payload is None else _json(letter.payload),
         error=f"{letter.reason}: {letter.error}",

@@ -23,7 +23,7 @@ from upwell.engine.rows import Rows
 from upwell.engine.view import View
 from upwell.engine.write import shown
 from upwell.errors import SeqTrimmed
-from upwell.feeds.download import synced_table
+from upwell.feeds.download import synced_table, table_numbers
 from upwell.feeds.wave import SourceState
 from upwell.protocol import sync
 from upwell.storage.hot import Kind, Version
@@ -68,6 +68,7 @@ class Hydrations:
         pages, at, has_more = self._live_rows(view, owner, at, limit, schema)
         return sync.HydrateResponse(
             tables=pages,
+            table_numbers=table_numbers(view.catalog, schema),
             has_more=has_more,
             cursor=_encode_cursor(at),
             next_after=at.began,

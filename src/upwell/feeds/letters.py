@@ -15,6 +15,7 @@ from upwell.engine.names import change_name, source_prefix, user_prefix
 from upwell.protocol import sync
 from upwell.storage.hot import HotReader, Kind, RecordWrite
 
+INT64_MAX = (1 << 63) - 1
 LETTERS_PER_USER_MAX = 1_000
 """Conflicts, and dead letters, of one user; the oldest go."""
 LETTERS_BYTES_PER_USER_MAX = 64 * 1024 * 1024
@@ -58,6 +59,11 @@ class DeadLetter(msgspec.Struct, frozen=True, array_like=True):
     first_seen_us: int
     retry_count: int
     is_whole: bool
+
+    @property
+    def attempted_version(self) -> int:
+        """The version that the change would have made; a device may send any base version."""
+        return min(self.base_version, INT64_MAX - 1) + 1
 
     def change(self) -> sync.UploadChange:
         """Return what the device sent."""

@@ -24,7 +24,7 @@ from upwell.engine.rows import Rows
 from upwell.engine.view import View
 from upwell.engine.write import shown
 from upwell.errors import SeqTrimmed
-from upwell.feeds.download import Downloads, change_time, synced_tables
+from upwell.feeds.download import Downloads, change_time, synced_tables, table_numbers
 from upwell.feeds.hydrate import change_id_max
 from upwell.feeds.lineage import CIRCLE, Place, groups_of, in_order, parents_of
 from upwell.protocol import sync
@@ -105,6 +105,7 @@ class StockDownloads:
             window_until=newest,
             stream_id=self.downloads.stream_id,
             max_server_id=newest,
+            table_numbers=table_numbers(view.catalog, schema),
         )
 
     def _live(

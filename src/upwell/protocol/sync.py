@@ -113,7 +113,10 @@ class DownloadChange(Struct, kw_only=True):
 
 
 class DownloadResponse(Struct, kw_only=True, omit_defaults=True):
-    """A page of the log after a cursor; `stream_id` changes when cursors of before mean nothing any more."""
+    """A page of the log after a cursor; `stream_id` changes when cursors of before mean nothing any more.
+
+    `table_numbers` has a number for each table of the schema that was asked for; one made anew has another.
+    """
 
     changes: list[DownloadChange]
     has_more: bool
@@ -121,6 +124,7 @@ class DownloadResponse(Struct, kw_only=True, omit_defaults=True):
     window_until: int
     stream_id: str = ""
     max_server_id: int | None = None
+    table_numbers: dict[str, int] | None = None
 
 
 class TablePage(Struct, kw_only=True, omit_defaults=True):
@@ -148,6 +152,7 @@ class HydrateResponse(Struct, kw_only=True):
     next_change_id: int
     stream_id: str = ""
     max_server_id: int | None = None
+    table_numbers: dict[str, int] | None = None
 
 
 class MaterializeFailure(Struct, kw_only=True, omit_defaults=True):

@@ -66,7 +66,7 @@ def _dead_letters(view: View, principal: Principal, registry: Registry) -> tuple
     ]  # fmt: skip
     return layout, [
         (
-            d.id, d.user, d.source, d.change_id, f"{d.schema}.{d.table}", d.pk, d.base_version + 1, d.op,
+            d.id, d.user, d.source, d.change_id, f"{d.schema}.{d.table}", d.pk, d.attempted_version, d.op,
             _text(d.payload), d.reason, d.error, d.first_seen_us, d.retry_count,
         )
         for d in load_dead_letters(view.hot, _only(principal))

@@ -223,11 +223,7 @@ class _Run:
     """One statement of one request."""
 
     def __init__(
-        self,
-        sessions: Sessions,
-        principal: Principal,
-        values: Sequence[Value],
-        namespace: str,
+        self, sessions: Sessions, principal: Principal, values: Sequence[Value], namespace: str
     ) -> None:
         self._sessions = sessions
         self._engine = sessions.engine

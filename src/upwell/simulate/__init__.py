@@ -8,11 +8,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TextIO
 
+from upwell.simulate.batch import complex_multi_batch
 from upwell.simulate.conflict import conflicts
 from upwell.simulate.file import files
 from upwell.simulate.fleet import multi_device_complex, multi_device_sync, parallel
 from upwell.simulate.life import device_replacement, fresh_install, normal_usage, reinstall, user_switch
-from upwell.simulate.literal import complex_multi_batch
 from upwell.simulate.network import fk_batch_retry, offline_online
 from upwell.simulate.run import Scenario, simulate
 

@@ -6,7 +6,15 @@ base install; `cold` loads pyarrow when it first opens a file. By their own name
     wire         the SQL wire by hand, for tests written from the contract
     sync_world   devices that speak the sync wire by hand, and phones whose wire can be disturbed
     sync_server  a sync server in memory, for tests of the device SDK
-    embedded     a whole engine inside the test's process (needs the server's libraries)
+    sync_watch   the same with its watch stream, for devices that sync in the background
+    paper        the commands and programs of a Markdown file, run
+
+and, which need the server's libraries,
+
+    stock        a stock client of go-oversync with its weaknesses, on a file of its own (`stock_file`)
+    embedded     a whole engine inside the test's process
+    inprocess    device sync on an `embedded`: faults on the line, crashes of the server, killed apps
+    ledger       what a fleet of such apps wrote and where it went: the laws of sync
 """
 
 from upwell.testing import cold

@@ -121,6 +121,8 @@ class Ledger:
                 again = seen.intersection(entry.fresh_stamps())
                 was_deleted = any(past.after is None for past in entries[: entry.count - 1])
                 is_news = len(entry.fresh_stamps()) > len(again) or was_deleted or self.has_lost_receipts
+                # An edit by a foreign key action has no stamp.
+                is_news |= (entry.before or ())[STAMPED:] != (entry.after or ())[STAMPED:]
                 is_decided = is_news and (entry.source, place, entry.count - 1) in decided
                 is_revived = entry.before is None and entry.source is not None
                 assert not again or is_decided or is_revived, f"{place}: {again} took effect again: {entries}"
@@ -212,11 +214,12 @@ class Diary:
     def _check_monotonic(self, metas: Mapping[Place, tuple[int, bool]]) -> None:
         withheld = self._places("_sync_withheld")
         for place, version in self._versions.items():
-            if place not in metas:
-                assert place in withheld, f"{self.source} {place}: forgotten"
-            else:
+            # A row that waits for its parent is out of sight; one that the app writes there meanwhile is new.
+            if place not in withheld:
+                assert place in metas, f"{self.source} {place}: forgotten"
                 assert metas[place][0] >= version, f"{self.source} {place}: {version} → {metas[place][0]}"
-        self._versions |= {place: version for place, (version, _) in metas.items()}
+        for place, (version, _) in metas.items():
+            self._versions[place] = max(version, self._versions.get(place, 0))
         state = dict(self._connection.execute("SELECT key, value FROM _sync_state"))
         hydration, cursor = state.get("hydration"), self.app.device.status().cursor
         if state.get("hydrated"):
@@ -246,7 +249,8 @@ class Diary:
         is_decided = any(d.local is None for d in self.decisions if d.place == edit.place)
         # What the server never had leaves no entry when it goes.
         live = fresh_stamps(None, entries[-1].after if entries else None)
-        is_gone = edit.base == 0 and not set(edit.before or ()) & set(live)
+        was_new = edit.base == 0 or (edit.base <= len(entries) and entries[edit.base - 1].after is None)
+        is_gone = was_new and not set(edit.before or ()) & set(live)
         return is_deleted or is_decided or is_gone
 
     def _has_trace(self, ledger: Ledger, place: Place, stamp: str) -> bool:
