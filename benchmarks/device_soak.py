@@ -1,6 +1,6 @@
 """The literal scenario again and again: do memory and descriptors stay flat? One JSON line.
 
-Each run is a new user: 60 users and 120 posts made, 120 updates, 30 deletions, one upload, reinstall, hydration.
+Each run is a new user: 60 users, 120 posts, 120 updates, 30 deletions, one upload, reinstall, hydration.
 Slopes are least-squares fits per run over all runs but the first `--warm`, of this process (the devices) and
 of the server; descriptors are counted between runs, when everything is closed.
 
@@ -17,10 +17,27 @@ import threading
 from pathlib import Path
 
 from upload import Bench, literal
-
+from upwell.device import Device
 from upwell.testing import ServerProcess
 
 Sample = dict[str, int]
+
+
+class Soak(Bench):
+    """One server for all runs; each run has a directory and a user of its own."""
+
+    def __init__(self, server: ServerProcess, directory: Path) -> None:
+        super().__init__(server, directory)
+        self.root = directory
+        self.run = 0
+
+    def begin_run(self) -> None:
+        self.run += 1
+        self.directory = self.root / f"run{self.run}"
+        self.directory.mkdir()
+
+    def device(self, user: str, source: str, name: str) -> Device:
+        return super().device(f"{user}-{self.run}", source, name)
 
 
 def main() -> None:
@@ -30,10 +47,10 @@ def main() -> None:
     options = parser.parse_args()
     samples, times = [], []
     with tempfile.TemporaryDirectory() as name, ServerProcess(Path(name) / "data") as server:
-        for run in range(options.runs):
-            directory = Path(name) / f"run{run}"
-            directory.mkdir()
-            times.append(literal(Bench(server, directory, namespace=f"soak{run}")))
+        soak = Soak(server, Path(name))
+        for _ in range(options.runs):
+            soak.begin_run()
+            times.append(literal(soak))
             gc.collect()
             samples.append(sample("device", os.getpid()) | sample("server", server.pid))
     warm = samples[options.warm :]

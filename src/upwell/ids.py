@@ -20,7 +20,20 @@ _WORKER_SHIFT = 12
 _TIME_SHIFT = 22
 _CROCKFORD = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
 
+EPOCH_SHIFT = 32
+"""An owner's counter, the cursor of devices, is epoch · 2³² + n."""
+
 RandomBytes = Callable[[int], bytes]
+
+
+def entries_between(cursor: int, head: int) -> int:
+    """Return how many entries follow a cursor up to the newest counter, as far as the two tell.
+
+    Of a cursor from an older epoch it is what the newest epoch has.
+    """
+    if cursor >> EPOCH_SHIFT < head >> EPOCH_SHIFT:
+        return head & ((1 << EPOCH_SHIFT) - 1)
+    return max(head - cursor, 0)
 
 
 def snowflake_floor(time_ms: int) -> int:

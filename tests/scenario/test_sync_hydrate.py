@@ -284,3 +284,14 @@ def test_an_interrupted_hydration_starts_again_in_another_history(
     assert report.rows == 3 + 10
     assert len(phone.contents()["users"]) == 10
     phone.check()
+
+
+def test_a_row_with_the_longest_key_ends_a_page(world: World) -> None:
+    """Cursors hold the key of a page's last row; a longer key is refused, and the device keeps its row."""
+    phone = world.handset()
+    keys = ["a" * 16_384, "ü" * 8_192, "z"]
+    phone.put(*(upsert(n, "notes", key, body="b") for n, key in enumerate(keys, 1)))
+    [refused] = phone.upload(upsert(9, "notes", "a" * 16_385, body="b"))
+    assert refused["invalid"]["reason"] == "constraint_violation"
+    rows, _ = phone.hydrate(limit=1)
+    assert sorted(row["pk"] for row in rows) == sorted(keys)

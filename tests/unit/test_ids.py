@@ -3,7 +3,7 @@
 import uuid
 
 from upwell.clock import ManualClock
-from upwell.ids import Snowflakes, job_id, snowflake_floor, snowflake_ms, ulid, uuid7
+from upwell.ids import Snowflakes, entries_between, job_id, snowflake_floor, snowflake_ms, ulid, uuid7
 
 MS = 1_767_225_600_000
 
@@ -47,3 +47,9 @@ def test_ulid_is_26_characters_that_sort_by_time() -> None:
 
 def test_a_job_id_is_a_prefix_and_twelve_digits() -> None:
     assert job_id("FL", lambda count: bytes(range(count))) == "FL-000102030405"
+
+
+def test_entries_between_two_counters_also_over_an_epoch() -> None:
+    assert [entries_between(*pair) for pair in ((0, 0), (3, 10), (10, 3))] == [0, 7, 0]
+    assert entries_between(900, (1 << 32) + 4) == 4
+    assert entries_between((1 << 32) + 1, (1 << 32) + 4) == 3

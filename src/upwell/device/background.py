@@ -107,7 +107,8 @@ class Background:
         try:
             self._seen_version = self._installation.data_version()
             failure = yield Round()
-            self._covered = max(announced, self._installation.file.cursor())
+            if failure is None:
+                self._covered = max(announced, self._installation.file.cursor())
         except sqlite3.Error as error:
             failure = error
         self._end(failure)

@@ -6,7 +6,6 @@ remembered for `status`.
 
 import base64
 import binascii
-import sqlite3
 import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -33,6 +32,7 @@ from upwell.device.report import (
 from upwell.device.schema import quoted
 from upwell.device.sync import Syncer
 from upwell.device.transport import Request, Response, refusal
+from upwell.ids import entries_between
 from upwell.protocol.sync import DEVICE_TOKEN_PATH, DeviceTokenRequest, DeviceTokenResponse
 
 LOGIN_PATH = "/v1/api/auth/login"
@@ -156,8 +156,9 @@ class Installation:
     def _remembered(self, exchange: Exchange[T]) -> Exchange[T]:
         try:
             result = yield from exchange
-        except (DeviceError, sqlite3.Error) as failure:
-            self.last_error = str(failure)
+        # A resolver of the app may raise anything, and that is told, too.
+        except Exception as failure:
+            self.last_error = str(failure) or type(failure).__name__
             raise
         self.last_error = None
         return result
@@ -218,7 +219,7 @@ class Installation:
             withheld=self.file.count("true", "_sync_withheld"),
             conflicts=self.file.count("true", "_sync_conflicts"),
             cursor=cursor,
-            lag=max(self.announced - cursor, self.file.head() - cursor, 0),
+            lag=entries_between(cursor, max(self.announced, self.file.head())),
             next_change_id=self.file.next_change_id(),
             last_synced_at=self.file.find(LAST_SYNCED_AT) or None,
             last_error=self.last_error or self.syncer.waiting_for_tables(),

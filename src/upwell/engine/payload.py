@@ -10,9 +10,13 @@ replaces only the keys that it changed.
 
 import base64
 import binascii
+import math
+import uuid
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 from itertools import groupby
+from types import NoneType
 
 import msgspec
 from msgspec import Raw
@@ -24,10 +28,26 @@ from upwell.types import Column, Row, SqlType, Value, coerce, format_timestamp
 
 SECONDS_MAX = 100_000_000_000
 MILLISECONDS_MAX = 100_000_000_000_000
+_BASE64_UUID_CHARS = 24
+_DOUBLE_CHARS_SAFE = 16
 _CONVERTED = (SqlType.BOOLEAN, SqlType.TIMESTAMP, SqlType.BYTES)
 
 _canonical = msgspec.json.Encoder(order="deterministic")
 _raw_object = msgspec.json.Decoder(dict[str, Raw])
+
+
+def _number(text: str) -> float | Decimal:
+    """Return a JSON number as a double if that has all its digits."""
+    number = float(text)
+    if len(text) <= _DOUBLE_CHARS_SAFE and "e" not in text.lower():
+        return number
+    if math.isinf(number):
+        raise ValueError("a number is out of range")
+    exact = Decimal(text)
+    return number if Decimal(repr(number)) == exact else exact
+
+
+_decode = msgspec.json.Decoder(float_hook=_number).decode
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +84,7 @@ def kept_text(table: Table, row: Row, parsed: Parsed, before: Row | None, upload
     canonical, text = parsed.canonical, parsed.text
     if before is not None and (stays := _left_out(table, before, uploaded, text)):
         text = msgspec.json.encode({**_raw_object.decode(text), **stays}).decode()
-        canonical = _canonical.encode(msgspec.json.decode(text))
+        canonical = _canonical.encode(_decode(text))
     return None if canonical == _canonical.encode(_as_object(table, row)) else text
 
 
@@ -119,11 +139,12 @@ def patched_text(table: Table, uploaded: str, before: Row, after: Row) -> str:
 
 
 def _parse(table: Table, payload: bytes) -> Parsed:
-    content = msgspec.json.decode(payload)
+    content = _decode(payload)
     if not isinstance(content, dict):
         raise ValueError("payload is no JSON object")
     values: dict[int, Value] = {}
-    for name, value in content.items():
+    for name, each in content.items():
+        value = float(each) if isinstance(each, Decimal) else each
         index = table.index_of.get(name.lower())
         if index is not None and index != table.key_index:
             column = table.columns[index]
@@ -138,7 +159,7 @@ def _parse(table: Table, payload: bytes) -> Parsed:
 
 def _is_nothing(table: Table, index: int) -> bool:
     """Whether an empty text in this column is no value: stock clients write a NULL BLOB so, also as a key."""
-    is_reference = any(index == reference.column for reference in table.references)
+    is_reference = any(index in reference.columns for reference in table.references)
     return is_reference or table.columns[index].type is SqlType.UUID
 
 
@@ -184,17 +205,35 @@ def _to_device(value: object, column: Column) -> object:
 def _in_form(value: Value, column: Column, old: Raw | None) -> object:
     """Return a value as the device wrote the old one: a timestamp as seconds if it was seconds."""
     was = None if old is None else msgspec.json.decode(old)
-    if column.type is SqlType.BOOLEAN and isinstance(value, bool) and isinstance(was, bool):
-        return value
-    if isinstance(was, bool) or not isinstance(was, (int, float)):
-        return _to_device(value, column)
-    if column.type is SqlType.TIMESTAMP and isinstance(value, int):
-        unit_us = _timestamp_unit_us(was)
-        number = value // unit_us if isinstance(was, int) else value / unit_us
-        # A number tells its unit by its size: one that would tell another becomes text.
-        if _timestamp_unit_us(number) == unit_us:
-            return number
-    return _to_device(value, column)
+    match column.type, value, was:
+        case SqlType.BOOLEAN, bool(), bool():
+            return value
+        case SqlType.SMALLINT | SqlType.INT | SqlType.BIGINT, int(), str():
+            return str(value)
+        case SqlType.TIMESTAMP, int(), int() | float() if not isinstance(was, bool):
+            return _timestamp_like(value, was, column)
+        case SqlType.UUID, str(), str() if len(was) == _BASE64_UUID_CHARS:
+            return base64.b64encode(uuid.UUID(value).bytes).decode()
+        case SqlType.JSON, str(), dict() | list() | int() | float():
+            return _document(value)
+        case _:
+            return _to_device(value, column)
+
+
+def _timestamp_like(value: int, was: int | float, column: Column) -> object:
+    unit_us = _timestamp_unit_us(was)
+    number = value // unit_us if isinstance(was, int) else value / unit_us
+    # A number tells its unit by its size: one that would tell another becomes text.
+    return number if _timestamp_unit_us(number) == unit_us else _to_device(value, column)
+
+
+def _document(text: str) -> object:
+    """Return JSON text as the document itself, or as text if a device would read something else there."""
+    try:
+        is_text = isinstance(msgspec.json.decode(text), (str, NoneType))
+    except (ValueError, RecursionError):  # SQL takes a bit more for JSON: NaN
+        is_text = True
+    return text if is_text else Raw(text.encode())
 
 
 def _from_device(value: object, column: Column) -> Value:
@@ -206,7 +245,7 @@ def _from_device(value: object, column: Column) -> Value:
             return coerce(int(value * _timestamp_unit_us(value)), column)
         case SqlType.BYTES if isinstance(value, str):
             return _from_base64(value, column)
-        case SqlType.UUID if isinstance(value, str) and len(value) == 24:
+        case SqlType.UUID if isinstance(value, str) and len(value) == _BASE64_UUID_CHARS:
             return coerce(_from_base64(value, column).hex(), column)
         case _:
             return coerce(value, column)

@@ -10,10 +10,11 @@ from dataclasses import dataclass
 from upwell.clock import Clock
 from upwell.effects import Points
 from upwell.engine.commit import Committer
-from upwell.engine.names import change_name
+from upwell.engine.receipt import find_receipt, receipt_record
 from upwell.engine.view import View
+from upwell.engine.write import shown
 from upwell.ids import snowflake_floor
-from upwell.storage.hot import Batch, Change, Floor, Kind, RecordWrite, Trim, floor_record, load_floor
+from upwell.storage.hot import Batch, Change, Floor, HotReader, RecordWrite, Trim, floor_record, load_floor
 from upwell.types import Owner, TableId, owner_user
 
 SLICE_CHANGES = 1_000
@@ -33,9 +34,14 @@ class LogTrim:
     points: Points
 
     def is_due(self, view: View) -> bool:
-        """Whether there are entries old enough to go."""
-        until = self._until()
-        return any(view.hot.read_log(table, None, 0, until, 1) for table in _tables(view))
+        """Whether there are entries old enough to go that no living device holds."""
+        since_us, until = self._since_us(), self._until()
+        keep_after: dict[Owner, int | None] = {}
+        return any(
+            self._may_go(change, since_us, keep_after)
+            for table in _tables(view)
+            for change in view.hot.read_log(table, None, 0, until, SLICE_CHANGES)
+        )
 
     def run(self) -> int:
         """Trim all tables; return how many entries went."""
@@ -81,7 +87,7 @@ class LogTrim:
                 floors[place] = Floor(max(known.counter, counter), max(known.seq, change.seq))
         records = [floor_record(place, floor) for place, floor in floors.items()]
         trims = [Trim(table, change.seq, Owner(change.owner), change.counter) for change in gone]
-        seq = self.committer.apply(Batch(records=[*records, *_receipts(gone)], trims=trims))
+        seq = self.committer.apply(Batch(records=[*records, *_receipts(newest, gone)], trims=trims))
         self.committer.publication.wait(seq)
         self.points.reach("trim:after-slice")
 
@@ -90,12 +96,18 @@ def _tables(view: View) -> list[TableId]:
     return [TableId(table) for table in sorted(view.catalog.by_id)]
 
 
-def _receipts(gone: Iterable[Change]) -> list[RecordWrite]:
-    """The receipts of the entries: a change that is sent again after so long meets the version check."""
+def _receipts(reader: HotReader, gone: Iterable[Change]) -> list[RecordWrite]:
+    """Take the receipts of the entries away: what is sent again after so long meets the version check.
+
+    A receipt of another row or version is of a later use of the id, by an app that was installed again.
+    """
     found: list[RecordWrite] = []
     for change in gone:
         user = owner_user(Owner(change.owner))
-        if user is not None and change.source is not None and change.change_id is not None:
-            name = change_name(user, change.source, change.change_id)
-            found.append(RecordWrite(Kind.RECEIPT, name, None))
+        if user is None or change.source is None or change.change_id is None:
+            continue
+        receipt = find_receipt(reader, user, change.source, change.change_id)
+        made = (change.table, shown(change.key), change.count)
+        if receipt is not None and (receipt.table, receipt.key, receipt.version) == made:
+            found.append(receipt_record(user, change.source, change.change_id, None))
     return found

@@ -11,6 +11,8 @@ from upwell.errors import ConstraintViolation
 from upwell.types import Key, Owner, Row
 
 ROW_BYTES_MAX = VALUE_BYTES_MAX
+KEY_BYTES_MAX = 16_384
+"""Of a primary key: it stands in cursors, which have to fit into a request line."""
 Place = tuple[int, Owner, Key]
 """A row by its table's id, its owner and its key."""
 
@@ -49,13 +51,22 @@ class ChildrenLeft(ConstraintViolation):
 
 
 def check_values(table: Table, row: Row) -> None:
-    """Raise `ConstraintViolation` for a NULL where none may be, and for a row that is too large."""
+    """Raise `ConstraintViolation` for a NULL where none may be, and for a row or key that is too large."""
     for index in table.required:
         if row[index] is None:
             raise ConstraintViolation(
                 f"NOT NULL constraint violation: column '{table.columns[index].name}' cannot be NULL"
             )
+    key = row[table.key_index]
+    if isinstance(key, (str, bytes)) and len(key) * 4 > KEY_BYTES_MAX and _key_bytes(key) > KEY_BYTES_MAX:
+        raise ConstraintViolation(
+            f"a key of {table.full_name} can have at most {KEY_BYTES_MAX} bytes, got {_key_bytes(key)}"
+        )
     if (size := size_bytes(row)) > ROW_BYTES_MAX:
         raise ConstraintViolation(
             f"a row of {table.full_name} can hold at most {ROW_BYTES_MAX} bytes of values, got {size}"
         )
+
+
+def _key_bytes(key: str | bytes) -> int:
+    return len(key.encode()) if isinstance(key, str) else len(key)

@@ -16,9 +16,9 @@ from upwell.engine.payload import payload_of
 from upwell.engine.view import View
 from upwell.engine.write import shown
 from upwell.errors import SeqTrimmed
-from upwell.ids import snowflake_ms
+from upwell.ids import EPOCH_SHIFT, snowflake_ms
 from upwell.protocol import sync
-from upwell.storage.hot import EPOCH_SHIFT, Change, load_floor
+from upwell.storage.hot import Change, load_floor
 from upwell.types import Op, Owner, user_owner
 
 SCAN_CHANGES_MIN, SCAN_CHANGES_MAX = 100, 1_001

@@ -12,21 +12,20 @@ import binascii
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import accumulate, islice
-from urllib.parse import quote
 
 import msgspec
 
 from upwell.engine.catalog import Table
 from upwell.engine.commit import Committer
 from upwell.engine.payload import device_columns, device_rows
+from upwell.engine.receipt import change_id_max
 from upwell.engine.rows import Rows
 from upwell.engine.view import View
 from upwell.engine.write import shown
 from upwell.errors import SeqTrimmed
 from upwell.feeds.download import synced_table, table_numbers
-from upwell.feeds.wave import SourceState
 from upwell.protocol import sync
-from upwell.storage.hot import Kind, Version
+from upwell.storage.hot import Version
 from upwell.types import Key, Owner, user_owner
 
 ROWS_DEFAULT = 5_000
@@ -72,7 +71,7 @@ class Hydrations:
             has_more=has_more,
             cursor=_encode_cursor(at),
             next_after=at.began,
-            next_change_id=change_id_max(view, user, source) + 1,
+            next_change_id=change_id_max(view.hot, user, source) + 1,
             stream_id=self._stream_id,
             max_server_id=newest,
         )
@@ -155,12 +154,6 @@ def _table_page(table: Table, versions: list[Version]) -> sync.TablePage:
     for index in page.exact:
         page.rows[index] = [shown(versions[index].key)]
     return page
-
-
-def change_id_max(view: View, user: str, source: str) -> int:
-    """Return the highest change id that the server has seen of a device, 0 if none."""
-    record = view.hot.find_record(Kind.SOURCE, f"{quote(user, safe='')}/{quote(source, safe='')}")
-    return msgspec.msgpack.decode(record, type=SourceState).change_id_max if record else 0
 
 
 def _encode_cursor(cursor: HydrationCursor) -> str:

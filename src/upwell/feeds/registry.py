@@ -74,9 +74,9 @@ class Registry:
         return [found[name] for name in sorted(found)]
 
     def slowest_cursor(self, user: str, since_us: int) -> int | None:
-        """Return the lowest cursor of the user's devices that were seen since; None if there is none."""
+        """Return the lowest cursor of the user's devices that were seen since; None if none reads the log."""
         live = (device for device in self.devices(user) if device.last_seen_us >= since_us)
-        return min((device.cursor or 0 for device in live), default=None)
+        return min((device.cursor for device in live if device.cursor is not None), default=None)
 
     def write(self) -> None:
         """Record what was noted, in one commit for all (in several, if there are very many)."""

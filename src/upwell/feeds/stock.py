@@ -20,18 +20,17 @@ from upwell.engine.catalog import Table
 from upwell.engine.commit import Committer
 from upwell.engine.names import source_name
 from upwell.engine.payload import payload_of
+from upwell.engine.receipt import change_id_max
 from upwell.engine.rows import Rows
 from upwell.engine.view import View
 from upwell.engine.write import shown
 from upwell.errors import SeqTrimmed
 from upwell.feeds.download import Downloads, change_time, synced_tables, table_numbers
-from upwell.feeds.hydrate import change_id_max
 from upwell.feeds.lineage import CIRCLE, Place, groups_of, in_order, parents_of
 from upwell.protocol import sync
 from upwell.storage.hot import Batch, Floor, HotReader, Kind, RecordWrite, Version, load_floor
 from upwell.types import Op, Owner, user_owner
 
-ANCESTORS_MAX = 1_000
 DELETED = CIRCLE + 1
 """The depth of tombstones: behind all live rows."""
 
@@ -82,7 +81,7 @@ class StockDownloads:
         if hydration is None or after not in hydration.places or hydration.floor != floor:
             raise SeqTrimmed("the log was trimmed meanwhile; download from 0, or hydrate")
         # The client looks for its own changes to learn which change ids it has used.
-        origin = (source, change_id_max(view, user, source)) if include_self else ("", 0)
+        origin = (source, change_id_max(view.hot, user, source)) if include_self else ("", 0)
         page: list[sync.DownloadChange] = []
         last = hydration.places[after]
         following = chain(
@@ -153,15 +152,19 @@ class StockDownloads:
     ) -> list[tuple[Table, Version]]:
         """Return the parents of a row that are above the floor, their own such parents first."""
         found: list[tuple[Table, Version]] = []
-        todo = [(table, version)]
-        while todo and len(found) < ANCESTORS_MAX:
-            child, row = todo.pop()
+        todo: list[tuple[Table, Version, bool]] = [(table, version, False)]
+        while todo:
+            child, row, is_behind_parents = todo.pop()
+            if is_behind_parents:
+                found.append((child, row))
+                continue
+            if row is not version:
+                todo.append((child, row, True))
             for parent, key in parents_of(view, child, row):
                 live = self.rows.find(view.hot, parent, owner, key, may_block=True).live
                 if live is not None and live.seq > floor.seq and (parent.id, shown(key)) not in given:
                     given.add((parent.id, shown(key)))
-                    found.insert(0, (parent, live))
-                    todo.append((parent, live))
+                    todo.append((parent, live, False))
         return found
 
     def _remember(self, name: str, hydration: _Hydration, after: int, last: Place | None) -> None:

@@ -17,31 +17,23 @@ from upwell.engine.defaults import Defaults
 from upwell.engine.names import source_name
 from upwell.engine.payload import Parsed, kept_text, payload_of, reparsed
 from upwell.engine.query import QueryEngine
+from upwell.engine.receipt import (
+    Receipt,
+    decode_change_id_max,
+    find_receipt,
+    receipt_record,
+    source_record,
+)
 from upwell.engine.references import Children
 from upwell.engine.rows import Rows
 from upwell.engine.view import View
 from upwell.engine.violation import ChildrenLeft, ParentMissing, Place
 from upwell.engine.write import Origin, Write, shown
-from upwell.errors import ConstraintViolation
+from upwell.errors import ConstraintViolation, InvalidValue
 from upwell.feeds.letters import Answered, Letters
 from upwell.protocol import sync
-from upwell.storage.hot import Kind, RecordIs, RecordWrite, Version
+from upwell.storage.hot import Kind, RecordIs, Version
 from upwell.types import Key, Op, Row, user_owner
-
-
-class Receipt(msgspec.Struct, frozen=True, array_like=True):
-    """What a change id did: digest of its content, the row, and the version that it made (0: none)."""
-
-    digest: bytes
-    table: int
-    key: str
-    version: int
-
-
-class SourceState(msgspec.Struct, frozen=True, array_like=True):
-    """What the server knows of one source: the highest change id that it has seen."""
-
-    change_id_max: int
 
 
 @dataclass(slots=True)
@@ -81,10 +73,9 @@ class Wave:
         self._names = source_name(user, source)
         self._changes = changes
         foreseen: dict[int, list[Key]] = {}
+        self.statuses: dict[int, sync.Status] = {}
         for change in changes:
-            table = self._view.catalog.by_id.get(change.table.id, change.table)
-            if table.version != change.table.version:
-                change.table, change.payload = table, reparsed(table, change.payload)
+            self._follow_table(change)
             if change.op is Op.DELETE:
                 foreseen.setdefault(change.table.id, []).append(change.key)
         self._write = Write(
@@ -95,15 +86,27 @@ class Wave:
             find_children=Children(query, self._view, foreseen),
             view_seq=self._view.seq,
         )
-        self.statuses: dict[int, sync.Status] = {}
         self._change_id_max = 0
         self._source_record = self._view.hot.find_record(Kind.SOURCE, self._names)
-        self._change_id_known = _change_id_max(self._source_record)
+        self._change_id_known = decode_change_id_max(self._source_record)
+
+    def _follow_table(self, change: UploadedChange) -> None:
+        """Read a change anew whose table was altered since it was read."""
+        table = self._view.catalog.by_id.get(change.table.id, change.table)
+        if table.version == change.table.version:
+            return
+        try:
+            change.table, change.payload = table, reparsed(table, change.payload)
+        except ValueError as error:
+            self.statuses[change.index] = _not_applied(change, sync.BAD_PAYLOAD, str(error))
+        except InvalidValue as error:
+            self.statuses[change.index] = _not_applied(change, sync.INVALID_VALUE, str(error))
 
     def evaluate(self) -> None:
         """Try each change, upserts before deletes."""
-        self._settle(change for change in self._changes if change.op is not Op.DELETE)
-        self._settle(change for change in self._changes if change.op is Op.DELETE)
+        left = [change for change in self._changes if change.index not in self.statuses]
+        self._settle(change for change in left if change.op is not Op.DELETE)
+        self._settle(change for change in left if change.op is Op.DELETE)
 
     def _settle(self, changes: Iterable[UploadedChange]) -> None:
         """Try each change; one that needs another of this very upload is tried again right after that."""
@@ -151,8 +154,7 @@ class Wave:
         if not batch.rows and not batch.records:
             return self._view.seq
         if self._change_id_max > self._change_id_known:
-            state = msgspec.msgpack.encode(SourceState(self._change_id_max))
-            batch.records.append(RecordWrite(Kind.SOURCE, self._names, state))
+            batch.records.append(source_record(self._user, self._source, self._change_id_max))
             batch.expectations.append(RecordIs(Kind.SOURCE, self._names, self._source_record))
         return self._committer.apply(batch)
 
@@ -238,14 +240,10 @@ class Wave:
         )
         return sync.Status(source_change_id=change.id, status="conflict", server_row=row)
 
-    def _receipt_name(self, change: UploadedChange) -> str:
-        return f"{self._names}/{change.id}"
-
     def _receipt(self, change: UploadedChange) -> Receipt | None:
         if change.id > self._change_id_known:
             return None
-        record = self._view.hot.find_record(Kind.RECEIPT, self._receipt_name(change))
-        return msgspec.msgpack.decode(record, type=Receipt) if record else None
+        return find_receipt(self._view.hot, self._user, self._source, change.id)
 
     def _made_by_this_id(self, change: UploadedChange, receipt: Receipt | None, version: int) -> bool:
         """Whether the row's newest version was made by this very change id with other content."""
@@ -258,15 +256,7 @@ class Wave:
     def _keep_receipt(self, change: UploadedChange, version: int) -> None:
         self._change_id_max = max(self._change_id_max, change.id)
         receipt = Receipt(change.digest, change.table.id, shown(change.key), version)
-        self._write.records.append(
-            RecordWrite(Kind.RECEIPT, self._receipt_name(change), msgspec.msgpack.encode(receipt))
-        )
-
-
-def _change_id_max(source_record: bytes | None) -> int:
-    if source_record is None:
-        return 0
-    return msgspec.msgpack.decode(source_record, type=SourceState).change_id_max
+        self._write.records.append(receipt_record(self._user, self._source, change.id, receipt))
 
 
 def _refused(change: UploadedChange, refusal: ConstraintViolation) -> sync.Status:

@@ -5,11 +5,11 @@ Law: administrators see all users, everybody else their own; a device is as it i
 
 from collections.abc import Callable, Sequence
 
+from upwell.engine.receipt import change_id_max
 from upwell.engine.view import View
-from upwell.feeds.hydrate import change_id_max
 from upwell.feeds.letters import load_conflicts, load_dead_letters
 from upwell.feeds.registry import DeviceRecord, Registry
-from upwell.ids import snowflake_ms
+from upwell.ids import entries_between, snowflake_ms
 from upwell.session.policy import Principal
 from upwell.types import SqlType, Value, user_owner
 
@@ -36,9 +36,9 @@ def _device(view: View, device: DeviceRecord, now_us: int) -> Sequence[Value]:
         device.user,
         device.source,
         device.cursor,
-        max(0, view.hot.owner_counter(owner) - cursor),
+        entries_between(cursor, view.hot.owner_counter(owner)),
         max(0.0, now_us / 1_000_000 - snowflake_ms(unread[0].seq) / 1000) if unread else 0.0,
-        change_id_max(view, device.user, device.source) or None,
+        change_id_max(view.hot, device.user, device.source) or None,
         device.first_seen_us,
         device.last_seen_us,
     )

@@ -19,9 +19,6 @@ from upwell.errors import UpwellError
 from upwell.ids import Seq
 from upwell.types import Key, Op, Owner, Row, TableId, owner_user
 
-EPOCH_SHIFT = 32
-"""An owner's counter is epoch · 2³² + n."""
-
 NO_SEQ = Seq(0)
 """The seq of a key that the hot store has never seen (or has handed to the cold tier and dropped)."""
 

@@ -15,9 +15,8 @@ import msgspec
 
 from upwell.clock import Clock
 from upwell.effects import Files, OsFiles
-from upwell.ids import Seq, Snowflakes
+from upwell.ids import EPOCH_SHIFT, Seq, Snowflakes
 from upwell.storage.hot import (
-    EPOCH_SHIFT,
     Applied,
     Batch,
     Change,

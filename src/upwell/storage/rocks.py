@@ -16,9 +16,9 @@ from rocksdict import BlockBasedOptions, Cache, Checkpoint, DBCompressionType, O
 from upwell.clock import Clock
 from upwell.effects import Files, NoPoints, OsFiles, Points
 from upwell.errors import ReadOnly, StartRefused
-from upwell.ids import Seq, Snowflakes
+from upwell.ids import EPOCH_SHIFT, Seq, Snowflakes
 from upwell.storage import rocks_keys
-from upwell.storage.hot import EPOCH_SHIFT, Applied, Batch, HotReader, Kind, Trim
+from upwell.storage.hot import Applied, Batch, HotReader, Kind, Trim
 from upwell.storage.order import Allotted, allot, due_drops, newest_trims, verify, version
 from upwell.storage.rocks_read import Moment, RocksReader
 from upwell.types import Owner, TableId, owner_user

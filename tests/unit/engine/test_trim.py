@@ -3,12 +3,15 @@
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from upwell.clock import ManualClock
 from upwell.errors import SeqTrimmed
+from upwell.feeds.upload import UploadLimits, Uploads
 from upwell.ids import Seq
-from upwell.storage.hot import Change, Floor, load_floor
+from upwell.protocol import sync
+from upwell.storage.hot import Change, Floor, Kind, load_floor
 from upwell.storage.memory import MemoryStore
 from upwell.testing.embedded import RETENTION_S, Embedded
 from upwell.types import SHARED, Owner, user_owner
@@ -92,6 +95,27 @@ def test_a_reader_below_the_floor_is_told_and_one_at_the_floor_goes_on(
     with pytest.raises(SeqTrimmed):
         read(db.view, notes.id, None, after=first.seq, limit=9)
     assert load_floor(db.view.hot, notes.id) == Floor(0, max(second.seq, others.seq))
+
+
+def test_a_receipt_of_a_later_use_of_the_id_stays(db: Embedded, clock: ManualClock) -> None:
+    uploads = Uploads(db.committer, db.rows_by_key, db.query, db.engine.defaults, UploadLimits(100, 0))
+
+    def upload(key: str) -> sync.Status:
+        change = sync.UploadChange(
+            source_change_id=1, schema="app", table="notes", op="INSERT", pk=key, server_version=0,
+            payload=msgspec.Raw(b'{"v":"x"}'),
+        )  # fmt: skip
+        (status,) = uploads.upload("ann", "phone", sync.UploadRequest(changes=[change])).statuses
+        return status
+
+    assert upload("a").new_server_version == 1
+    clock.advance(RETENTION_S + 1)
+    assert upload("b").new_server_version == 1, "an app that was installed again begins at 1"
+    assert db.trim.run() == 1
+    assert upload("b").duplicate, "its answer was lost"
+    clock.advance(RETENTION_S + 1)
+    assert db.trim.run() == 1
+    assert db.record_names(Kind.RECEIPT) == []
 
 
 def test_more_than_one_slice_goes(db: Embedded, clock: ManualClock) -> None:
