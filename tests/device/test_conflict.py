@@ -110,3 +110,22 @@ def test_a_row_that_was_only_revived_takes_the_servers_newer_row(install: Any, s
     here, there = both(phone, server)
     assert here == there == {"a": "anew"}
     assert (phone.pending(), asked, set(server.live("posts"))) == ({}, [], {"p"})
+
+
+def test_a_change_that_the_server_never_takes_can_be_given_up(install: Any, server: Any) -> None:
+    phone = install(schema="CREATE TABLE users (id TEXT PRIMARY KEY, name);", tables=["users"])
+    server.write("users", "a", {"id": "a", "name": "theirs"})
+    phone.device.download()
+    phone.run("UPDATE users SET name = x'00' WHERE id = 'a'")
+    phone.run("INSERT INTO users VALUES ('b', x'01'), ('c', 'good')")
+    phone.device.upload()
+    assert phone.device.status().quarantined == 2
+    assert not phone.device.discard("users", "c")
+    assert [phone.device.discard("users", key) for key in "ab"] == [True, True]
+    assert phone.run("SELECT * FROM users ORDER BY id") == [("a", "theirs"), ("c", "good")]
+    assert phone.pending() == {}
+    assert phone.run("SELECT pk_uuid, decision FROM _sync_conflicts ORDER BY 1") == [
+        ("a", "discarded"),
+        ("b", "discarded"),
+    ]
+    phone.device.wipe()

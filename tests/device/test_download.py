@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from upwell.device import Response, Unreachable
+from upwell.device import FileRefused, Response, Unreachable
 
 
 def row(key: str, name: str = "n", **more: Any) -> dict[str, Any]:
@@ -247,3 +247,34 @@ def test_an_empty_page_with_more_behind_it_is_not_the_end(install: Any, server: 
         server.write("users", f"u{index}", row(f"u{index}"))
     phone.device.download()
     assert set(users(phone)) == {"u5", "u6", "u7", "u8"}
+
+
+@pytest.mark.parametrize("rule", ["ROLLBACK", "IGNORE", "REPLACE", "FAIL"])
+def test_a_constraint_of_the_app_stops_only_its_row(install: Any, server: Any, rule: str) -> None:
+    """Whatever the app's table says about conflicts: the server's other rows come in, and nothing is lost."""
+    schema = f"CREATE TABLE users (id TEXT PRIMARY KEY, name TEXT UNIQUE ON CONFLICT {rule});"
+    phone = install(schema=schema, tables=["users"])
+    for key, name in (("a", "same"), ("b", "same"), ("c", "other")):
+        server.write("users", key, {"id": key, "name": name})
+    phone.device.download()
+    assert phone.run("SELECT id FROM users ORDER BY id") == [("a",), ("c",)]
+    assert phone.run("SELECT pk_uuid FROM _sync_withheld") == [("b",)]
+    assert phone.pending() == {}
+
+
+def test_a_trigger_that_rolls_back_stops_the_sync_and_loses_nothing(install: Any, server: Any) -> None:
+    schema = """
+    CREATE TABLE users (id TEXT PRIMARY KEY, name TEXT);
+    CREATE TRIGGER strict BEFORE INSERT ON users WHEN NEW.name = 'bad'
+    BEGIN SELECT RAISE(ROLLBACK, 'no'); END;
+    """
+    phone = install(schema=schema, tables=["users"])
+    for key, name in (("a", "good"), ("b", "bad"), ("c", "good")):
+        server.write("users", key, {"id": key, "name": name})
+    with pytest.raises(FileRefused, match="users"):
+        phone.device.download()
+    assert phone.run("SELECT * FROM users") == []
+    assert (phone.pending(), phone.device.status().cursor) == ({}, 0)
+    phone.run("DROP TRIGGER strict")
+    phone.device.download()
+    assert phone.run("SELECT id FROM users ORDER BY id") == [("a",), ("b",), ("c",)]

@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 
 from upwell.clock import ManualClock
+from upwell.device import Unreachable
 from upwell.testing.embedded import RETENTION_S, Embedded
-from upwell.testing.inprocess import App, CrashPoints, SyncServer
+from upwell.testing.inprocess import App, CrashPoints, Fault, SyncServer
 
 KEYS = [f"00000000-0000-4000-8000-{number:012d}" for number in range(1, 4)]
 
@@ -165,3 +166,54 @@ def test_a_text_that_is_no_utf8_stops_only_its_row(world: World) -> None:
         ("mended",),
         ("two \ufffd",),
     ]
+
+
+def test_a_row_that_was_deleted_before_a_hydration_goes_although_its_upload_is_repeated(world: World) -> None:
+    """The answer to an upload is lost, the row goes, the phone hydrates: the hydration shows no deletion."""
+    app = world.app("phone")
+    app.device.connection.execute("INSERT INTO users VALUES (?, 'Ada')", (KEYS[0],))
+    app.line.faults.append(Fault.ANSWER_LOST)
+    with pytest.raises(Unreachable):
+        app.device.upload()
+    world.sql("DELETE FROM app.users WHERE id = $1", KEYS[0])
+    app.device.hydrate()
+
+    app.device.sync()
+
+    assert app.device.connection.execute("SELECT * FROM users").fetchall() == []
+    assert app.device.status().pending == 0
+
+
+def test_an_app_that_writes_uuids_in_capitals_keeps_its_form(world: World) -> None:
+    phone, laptop = world.app("phone"), world.app("laptop")
+    key = "AD3CBB3E-0000-4000-8000-00000000000F"
+    phone.device.connection.execute("INSERT INTO users VALUES (?, 'one')", (key,))
+    phone.device.sync()
+    laptop.device.sync()
+    laptop.device.connection.execute("UPDATE users SET name = 'two'")
+    laptop.device.sync()
+    phone.device.sync()
+    assert phone.device.connection.execute("SELECT * FROM users").fetchall() == [(key, "two")]
+    phone.device.connection.execute("DELETE FROM users WHERE id = ?", (key,))
+    phone.device.sync()
+    laptop.device.sync()
+    for app in (phone, laptop):
+        assert app.device.connection.execute("SELECT * FROM users").fetchall() == []
+    assert world.db.rows("SELECT * FROM app.users", user="ada") == []
+
+
+def test_a_blob_where_none_is_declared_is_set_aside(world: World) -> None:
+    app = world.app("phone")
+    execute = app.device.connection.execute
+    execute("INSERT INTO users VALUES (?, x'00ff')", (KEYS[0],))
+    execute("INSERT INTO users VALUES (x'00ff', 'a key')")
+    execute("INSERT INTO users VALUES (?, 'plain')", (KEYS[1],))
+
+    assert app.device.sync().upload.applied == 1
+
+    held = {change.reason for change in app.device.pending() if change.is_quarantined}
+    assert held == {"blob_in_text", "invalid_key"}
+    execute("UPDATE users SET name = 'text' WHERE id = ?", (KEYS[0],))
+    app.device.sync()
+    expected = [(KEYS[0], "text"), (KEYS[1], "plain")]
+    assert world.db.rows("SELECT id, name FROM app.users ORDER BY id", user="ada") == expected

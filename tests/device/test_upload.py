@@ -301,3 +301,17 @@ def test_wire_change_has_the_contracts_form(install: Any, server: Any) -> None:
     change = {"source_change_id": 1, "schema": "app", "table": "users", "pk": "a", "server_version": 0}
     deletion = {**change, "source_change_id": 3, "pk": "b"}
     assert body["changes"] == [{**change, "op": "INSERT", "payload": row}, {**deletion, "op": "DELETE"}]
+
+
+def test_statuses_of_other_changes_are_no_answer(install: Any, server: Any) -> None:
+    phone = install()
+    phone.run("INSERT INTO users VALUES ('a', 'n', NULL, NULL), ('b', 'n', NULL, NULL)")
+    before = phone.pending()
+    statuses = [
+        {"source_change_id": number, "status": "applied", "new_server_version": 1} for number in (99, 98)
+    ]
+    answer = {"accepted": True, "highest_server_seq": 1, "statuses": statuses}
+    phone.wire.refuse = Response(200, json.dumps(answer).encode())
+    with pytest.raises(AnswerRefused):
+        phone.device.upload()
+    assert phone.pending() == before

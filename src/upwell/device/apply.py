@@ -19,11 +19,14 @@ from upwell.device.codec import (
     captured,
     decode_object,
     encode_json,
+    is_uuid,
     key_from_wire,
     key_value,
     payload_to_wire,
     row_from_wire,
+    written_key,
 )
+from upwell.device.failures import FileRefused
 from upwell.device.file import NEXT_CHANGE_ID, NOW, SyncFile
 from upwell.device.schema import (
     Reference,
@@ -72,9 +75,24 @@ class Applier:
         shape = tables.find(change.table)
         if shape is None:
             return Outcome.FOREIGN
-        row = (shape.wire, key_from_wire(shape, change.pk))
         payload = None if change.op == "DELETE" or is_null(change.payload) else _text(change.payload)
+        row = (shape.wire, self.local_key(shape, change.pk, payload))
         return self.receive_row(tables, row, change.server_version, payload, hydration)
+
+    def local_key(self, shape: TableShape, wire_key: str, payload: str | None) -> str:
+        """Return a row's key here: an app's own form of a UUID stays, the wire has dashed lower case."""
+        if shape.primary_key.is_blob:
+            return key_from_wire(shape, wire_key)
+        if payload is not None:
+            return written_key(shape, wire_key, payload)
+        if self.meta((shape.wire, wire_key))[0] or not is_uuid(wire_key):
+            return wire_key
+        found = self._connection.execute(
+            "SELECT pk_uuid FROM _sync_row_meta"
+            " WHERE table_name = ? AND lower(replace(pk_uuid, '-', '')) = ?",
+            (shape.wire, wire_key.replace("-", "")),
+        ).fetchone()
+        return wire_key if found is None else str(found[0])
 
     def receive_row(
         self, tables: Tables, row: tuple[str, str], version: int, payload: str | None, hydration: int
@@ -107,10 +125,19 @@ class Applier:
             try:
                 self._upsert(shape, row, payload)
             except (sqlite3.IntegrityError, OverflowError, Undecodable) as cause:
+                self._refuse_rolled_back(shape, cause)
                 self._withhold(row, version, payload, str(cause))
                 return Outcome.WITHHELD
         self.set_meta(row, version, is_deleted=payload is None, hydration=hydration)
         return Outcome.APPLIED
+
+    def _refuse_rolled_back(self, shape: TableShape, cause: Exception) -> None:
+        """Stop when a trigger of the app has ended the transaction that stores the answer."""
+        if not self._connection.in_transaction:
+            raise FileRefused(
+                f"a trigger on table {shape.name!r} rolled the sync back ({cause}): let it RAISE(ABORT),"
+                " or not fire while (SELECT apply_mode FROM _sync_client_info) = 1"
+            ) from cause
 
     def meta(self, row: tuple[str, str]) -> tuple[int, int]:
         """(version, number of the hydration that last saw the row); zeros if it is unknown."""
@@ -164,6 +191,11 @@ class Applier:
             "DELETE FROM _sync_extra WHERE table_name = ? AND pk_uuid = ?",
             [(shape.wire, key) for key in keys],
         )
+
+    def await_deletion(self, row: tuple[str, str], version: int) -> None:
+        """The server has deleted the row as `version`: to be settled with all that waits."""
+        if version > self.meta(row)[0]:
+            self._withhold(row, version, None, PENDING)
 
     def settle_withheld(self, tables: Tables) -> int:
         """Apply what waits aside and may go in now; return how many rows went in."""
@@ -254,7 +286,7 @@ class Applier:
         key = values[shape.primary_key.name]
         parameters = [values[name] for name in names] or [key]
         done = self._connection.execute(
-            f"UPDATE {quoted(shape.name)} SET {changes} WHERE {quoted(shape.primary_key.name)} = ?",
+            f"UPDATE OR ABORT {quoted(shape.name)} SET {changes} WHERE {quoted(shape.primary_key.name)} = ?",
             (*parameters, key),
         )
         return done.rowcount > 0
@@ -344,9 +376,9 @@ def _upsert_statement(shape: TableShape, columns: Iterable[str], row_count: int 
     key = quoted(shape.primary_key.name)
     names = [quoted(name) for name in columns]
     changes = ", ".join(f"{name} = excluded.{name}" for name in names if name != key)
-    row = f"({', '.join('?' * len(names))})"
+    rows = ", ".join([f"({', '.join('?' * len(names))})"] * row_count)
     return (
-        f"INSERT INTO {quoted(shape.name)} ({', '.join(names)}) VALUES {', '.join([row] * row_count)}"
+        f"INSERT OR ABORT INTO {quoted(shape.name)} ({', '.join(names)}) VALUES {rows}"
         f" ON CONFLICT ({key}) DO " + (f"UPDATE SET {changes}" if changes else "NOTHING")
     )
 

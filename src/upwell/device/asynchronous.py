@@ -220,6 +220,11 @@ class AsyncDevice:
         async with self._exchange:
             return await self._thread.run(self._installation.retry_refused)
 
+    async def discard(self, table: str, key: str) -> bool:
+        """Give up the quarantined change of a row; the row is again what the server had last."""
+        async with self._exchange:
+            return await self._thread.run(lambda: self._installation.discard(table, key))
+
     async def close(self) -> None:
         """Sign out, close both connections and end the thread; a call under way elsewhere is waited for."""
         await self.sign_out()

@@ -6,6 +6,7 @@ is base64 on the wire and lower hex there; everything else is the JSON value its
 
 import base64
 import binascii
+import re
 import sqlite3
 import uuid
 from collections.abc import Sequence
@@ -22,6 +23,9 @@ encode_json = msgspec.json.encode
 
 # What SQLite takes as it comes (not bool, which is an int too).
 _PLAIN = frozenset((int, float, str, type(None)))
+
+
+_UUID = re.compile("[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 
 class Undecodable(ValueError):
@@ -47,6 +51,25 @@ def key_from_wire(shape: TableShape, key: str) -> str:
         return uuid.UUID(key).hex
     except ValueError:
         return key.lower()
+
+
+def is_uuid(key: str) -> bool:
+    """Whether a key is a UUID as the wire has it: dashed, lower case."""
+    return _UUID.fullmatch(key) is not None
+
+
+def written_key(shape: TableShape, wire_key: str, payload: str) -> str:
+    """Return a text key as the payload writes it, if that is the same UUID in another form."""
+    name = shape.primary_key.wire
+    if not is_uuid(wire_key) or f'"{wire_key}"' in payload:
+        return wire_key
+    try:
+        members = decode_object(payload)
+    except msgspec.MsgspecError:
+        return wire_key
+    written = next((value for wire, value in members.items() if wire.lower() == name), None)
+    is_same = isinstance(written, str) and written.replace("-", "").lower() == wire_key.replace("-", "")
+    return str(written) if is_same else wire_key
 
 
 def keys_from_wire(shape: TableShape, keys: Sequence[str]) -> Sequence[str]:
@@ -102,7 +125,8 @@ def row_from_wire(shape: TableShape, key: str, payload: bytes | str) -> tuple[Ro
 
 def values_from_wire(column: Column, values: Sequence[Json]) -> Sequence[SqlValue]:
     """Wire values of one column → what the column holds; raise `Undecodable`."""
-    if not column.is_blob and _PLAIN.issuperset(map(type, values)):
+    types = set(map(type, values))
+    if not column.is_blob and types <= _PLAIN and not (int in types and any(map(_is_beyond, values))):
         return values
     return [_value_from_wire(column, value) for value in values]
 
@@ -112,9 +136,16 @@ def _value_from_wire(column: Column, value: Json) -> SqlValue:
         return _blob_from_wire(column, value)
     if isinstance(value, bool):
         return int(value)
+    if _is_beyond(value):
+        return float(value)
     if value is None or isinstance(value, (int, float, str)):
         return value
     return encode_json(value).decode()
+
+
+def _is_beyond(value: Json) -> bool:
+    """Whether it is an integer that SQLite has no integer for; its own literals become REAL then, too."""
+    return type(value) is int and not -(1 << 63) <= value < 1 << 63
 
 
 def _blob_from_wire(column: Column, value: Json) -> bytes:

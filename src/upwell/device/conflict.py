@@ -94,6 +94,28 @@ class Settlement:
         self._applier.set_meta(sent.row, version, is_deleted=False)
         return True
 
+    def discard(self, tables: Tables, row: tuple[str, str]) -> bool:
+        """Give up a quarantined change: the row is again what the server had last, as far as it is known."""
+        found = self._file.connection.execute(
+            "SELECT base_payload, payload, base_version FROM _sync_pending"
+            " WHERE table_name = ? AND pk_uuid = ? AND quarantined <> 0",
+            row,
+        ).fetchone()
+        if found is None:
+            return False
+        base, local, version = found
+        self._file.connection.execute(
+            "INSERT INTO _sync_conflicts (table_name, pk_uuid, base_payload, local_payload, server_payload,"
+            " server_version, decision) VALUES (?, ?, ?, ?, ?, ?, 'discarded')",
+            (*row, base, local, base, version),
+        )
+        self._outbox.remove(row)
+        shape = tables.find(row[0])
+        if shape is not None:
+            self._applier.overlay(tables, row, row_from_capture(shape, base))
+            self._applier.set_meta(row, version, is_deleted=base is None)
+        return True
+
     def _queue(self, tables: Tables, sent: Outgoing, version: int, chosen: Row | None) -> None:
         shape = tables.get(sent.table)
         server = captured(self._file.connection, shape, sent.key)

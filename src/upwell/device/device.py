@@ -223,6 +223,15 @@ class Device:
         with self._exchange, self._file_lock:
             return self._installation.retry_refused()
 
+    def discard(self, table: str, key: str) -> bool:
+        """Give up the quarantined change of a row, for what the server will never take.
+
+        The row is again what the server had last (a new one goes); what was written stays readable in
+        `_sync_conflicts`. Returns whether there was such a change; see `pending` for table and key.
+        """
+        with self._exchange, self._file_lock:
+            return self._installation.discard(table, key)
+
     def close(self) -> None:
         """Sign out and close both connections."""
         self.sign_out()

@@ -6,6 +6,7 @@ remembered for `status`.
 
 import base64
 import binascii
+import re
 import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -61,6 +62,9 @@ class Options(TypedDict, total=False):
     clock: Clock
 
 
+_SCHEMA = re.compile("[a-z0-9_]+")
+
+
 def _new_source() -> str:
     return str(uuid.uuid4())
 
@@ -93,6 +97,8 @@ class Installation:
         clock: Clock | None = None,
     ) -> Self:
         """Open or create the file and capture `tables`; raise `TableRefused` and `FileRefused`."""
+        if not _SCHEMA.fullmatch(schema):
+            raise FileRefused(f"schema {schema!r} can't be a namespace: it has a–z, 0–9 and _ only")
         file = SyncFile.open(path, source, new_source)
         try:
             capture = Capture(file)
@@ -189,6 +195,10 @@ class Installation:
         with self.file.transaction():
             self.file.put(LAST_SYNCED_AT, "")
         self.announced = 0
+
+    def discard(self, table: str, key: str) -> bool:
+        """Give up the quarantined change of a row."""
+        return self.syncer.discard(table, key)
 
     def retry_refused(self) -> int:
         """Queue all quarantined changes again; return how many."""

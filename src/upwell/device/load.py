@@ -41,7 +41,7 @@ class Loader:
         shape = tables.find(page.table)
         if shape is None or not page.rows:
             return
-        keys = keys_from_wire(shape, [row[0] for row in page.rows])
+        keys = self._keys(shape, page)
         self._connection.execute("SAVEPOINT page")
         try:
             alone = self._load_together(shape, page, keys, hydration)
@@ -52,6 +52,12 @@ class Loader:
         for index in alone:
             row, payload = (shape.wire, keys[index]), _payload(page, index)
             self._applier.receive_row(tables, row, page.versions[index], payload, hydration)
+
+    def _keys(self, shape: TableShape, page: TablePage) -> Sequence[str]:
+        keys = list(keys_from_wire(shape, [row[0] for row in page.rows]))
+        for index, payload in page.exact.items():
+            keys[index] = self._applier.local_key(shape, page.rows[index][0], bytes(payload).decode())
+        return keys
 
     def _load_together(
         self, shape: TableShape, page: TablePage, keys: Sequence[str], hydration: int
@@ -103,7 +109,8 @@ def check_page(page: TablePage) -> None:
     """Raise `AnswerRefused` if the page isn't what the protocol says."""
     sizes = set(map(len, page.rows))
     is_whole = len(page.versions) == len(page.rows) and all(0 < size <= len(page.columns) for size in sizes)
-    if not is_whole or any(type(row[0]) is not str for row in page.rows):
+    has_exact = all(0 <= index < len(page.rows) for index in page.exact)
+    if not is_whole or not has_exact or any(type(row[0]) is not str for row in page.rows):
         raise AnswerRefused(f"a page of table {page.table!r} has rows that don't fit its columns or versions")
 
 

@@ -13,11 +13,13 @@ from msgspec import UNSET, Raw
 
 from upwell.device.codec import JsonObject, decode_object, encode_json, key_to_wire, payload_to_wire
 from upwell.device.file import SyncFile
-from upwell.device.schema import Tables
+from upwell.device.schema import BLOB_ELSEWHERE, Tables
 from upwell.protocol.sync import UNREGISTERED_TABLE, Status, UploadChange
 
 RowKey = tuple[str, str]
-INVALID_TEXT = "invalid_text"
+INVALID_TEXT, INVALID_KEY, BLOB_IN_TEXT = "invalid_text", "invalid_key", "blob_in_text"
+"""Why a change is in quarantine before it was ever sent."""
+
 PendingRow: TypeAlias = tuple[str, str, str, int, str | None, int]
 """Table, key, operation, base version, payload, change id."""
 
@@ -97,22 +99,35 @@ class Outbox:
         return picked
 
     def _is_set_aside(self, row: PendingRow) -> bool:
-        """Quarantine a row with a text that is no UTF-8: SQLite keeps such, JSON can't say it."""
+        """Quarantine a row that has no form on the wire."""
+        table, key = row[:2]
+        reason, detail = self._unsayable(row)
+        if reason:
+            self._file.connection.execute(
+                "UPDATE _sync_pending SET quarantined = 1, reason = ?, detail = ?"
+                " WHERE table_name = ? AND pk_uuid = ?",
+                (reason, detail, table, key),
+            )
+        return bool(reason)
+
+    def _unsayable(self, row: PendingRow) -> tuple[str, str]:
         table, key, _, _, payload, _ = row
-        if payload is None or "\ufffd" not in payload:
-            return False
-        (stored,) = self._file.connection.execute(
+        if not isinstance(key, str):
+            return INVALID_KEY, "the key is a BLOB in a column that isn't declared BLOB: write it as text"
+        if payload is None:
+            return "", ""
+        if f'{{"{BLOB_ELSEWHERE}":' in payload:
+            return BLOB_IN_TEXT, "a column that isn't declared BLOB holds one: declare it, or write text"
+        if "\ufffd" in payload and self._stored(table, key) != payload.encode():
+            return INVALID_TEXT, "a text of this row is not UTF-8: write it as UTF-8, or into a BLOB column"
+        return "", ""
+
+    def _stored(self, table: str, key: str) -> bytes:
+        found: bytes = self._file.connection.execute(
             "SELECT CAST(payload AS BLOB) FROM _sync_pending WHERE table_name = ? AND pk_uuid = ?",
             (table, key),
-        ).fetchone()
-        if stored == payload.encode():
-            return False
-        self._file.connection.execute(
-            "UPDATE _sync_pending SET quarantined = 1, reason = ?, detail = ?"
-            " WHERE table_name = ? AND pk_uuid = ?",
-            (INVALID_TEXT, "a text of this row is not UTF-8; write it as UTF-8, or into a BLOB", table, key),
-        )
-        return True
+        ).fetchone()[0]
+        return found
 
     def _attempts_above(self, attempts: int) -> int | None:
         found: int | None = self._file.connection.execute(

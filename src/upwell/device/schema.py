@@ -16,6 +16,9 @@ Row: TypeAlias = dict[str, SqlValue]
 _Part: TypeAlias = tuple[str, str, str | None, str]
 """One column of a foreign key: parent table, column, parent's column if it is named, ON DELETE."""
 
+BLOB_ELSEWHERE = "$blob"
+"""Key of the object that stands for a BLOB in a column which isn't declared as one."""
+
 # json_object takes 127 arguments at most; wider tables get their JSON joined from quoted values.
 JSON_OBJECT_COLUMNS_MAX = 60
 # What `PRAGMA table_xinfo` calls the virtual and the stored ones.
@@ -217,7 +220,8 @@ def _json_value(column: Column, alias: str) -> str:
     value = f"{alias}.{quoted(column.name)}"
     if column.is_blob:
         return f"CASE WHEN {value} IS NULL THEN NULL ELSE lower(hex({value})) END"
-    blob = f"WHEN 'blob' THEN lower(hex({value}))"
+    # Only a column that is declared BLOB goes up as one: the outbox sets such a row aside.
+    blob = f"WHEN 'blob' THEN json_object('{BLOB_ELSEWHERE}', lower(hex({value})))"
     # 15 and 17 digits of SQLite's own printing don't always read back as the same number, 20 do.
     real = (
         f"WHEN 'real' THEN CASE WHEN abs({value}) > 1.7976931348623157e308 THEN NULL"

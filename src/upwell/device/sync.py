@@ -7,7 +7,7 @@ aren't used twice.
 
 import logging
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TypeVar
 
@@ -16,6 +16,7 @@ import msgspec
 from upwell.device.apply import Applier, Outcome
 from upwell.device.attempts import Attempts
 from upwell.device.capture import Capture, queue_unknown
+from upwell.device.codec import Undecodable
 from upwell.device.conflict import Resolver, Settlement
 from upwell.device.exchange import Exchange, Prefetch, answer_to
 from upwell.device.failures import AnswerRefused
@@ -102,7 +103,7 @@ class Syncer:
         while batch := self._next_batch(attempts):
             response = yield from answer_to(self._upload_request(batch))
             report = replace(report, requests=report.requests + 1, sent=report.sent + len(batch))
-            answer = _upload_answer(response, len(batch))
+            answer = _upload_answer(response, batch)
             if answer is None and len(batch) > 1:
                 attempts.halve(len(batch))
                 self._outbox.halve()
@@ -146,6 +147,10 @@ class Syncer:
             answered = list(zip(batch, statuses, strict=True))
             applied = [(sent, status) for sent, status in answered if status.status == "applied"]
             self._outbox.acknowledge([(sent, acknowledged_version(sent, s)) for sent, s in applied])
+            for sent, status in applied:
+                if status.current_deleted and (status.current_server_version or 0) > 0:
+                    # Repeated, and deleted since: a hydration in between may have stepped over that.
+                    self._applier.await_deletion(sent.row, status.current_server_version or 0)
             for sent, status in answered:
                 if status.status != "applied":
                     report = self._settle(sent, status, report)
@@ -156,7 +161,10 @@ class Syncer:
     def _settle(self, sent: Outgoing, status: wire.Status, report: UploadReport) -> UploadReport:
         match status:
             case wire.Status(status="conflict", server_row=wire.ServerRow() as found):
-                self._settlement.resolve(self._capture.tables, sent, found)
+                try:
+                    self._settlement.resolve(self._capture.tables, sent, found)
+                except Undecodable as cause:
+                    raise AnswerRefused(f"the server's row of a conflict can't be read: {cause}") from cause
                 return replace(report, conflicts=report.conflicts + 1)
             case wire.Status(invalid=wire.Invalid(reason=wire.HAS_CHILDREN)) if self._settlement.undelete(
                 self._capture.tables, sent
@@ -172,6 +180,11 @@ class Syncer:
     def retry_refused(self) -> int:
         """Queue all quarantined changes again; return how many."""
         return self._outbox.retry_refused()
+
+    def discard(self, table: str, key: str) -> bool:
+        """Give up the quarantined change of a row; tell whether there was one."""
+        with self._file.applying():
+            return self._settlement.discard(self._capture.tables, (table.lower(), key))
 
     def waiting_for_tables(self) -> str | None:
         """Say which changes wait for tables that the server doesn't know; None if none does."""
@@ -372,13 +385,13 @@ class Syncer:
 _FINAL_REASONS = (wire.BAD_PAYLOAD, wire.BATCH_TOO_LARGE)
 
 
-def _upload_answer(response: Response, count: int) -> wire.UploadResponse | None:
-    """The answer to an upload of `count` changes; None if the whole batch was refused as too large."""
+def _upload_answer(response: Response, batch: Sequence[Outgoing]) -> wire.UploadResponse | None:
+    """The answer to an upload; None if the whole batch was refused as too large."""
     if response.status == 413:
         return None
     answer = _decode(response, wire.decode_upload_response)
-    if len(answer.statuses) != count:
-        raise AnswerRefused(f"{count} changes were sent, {len(answer.statuses)} statuses came back")
+    if [status.source_change_id for status in answer.statuses] != [sent.change_id for sent in batch]:
+        raise AnswerRefused(f"{len(batch)} changes were sent, the statuses that came back are of others")
     too_large = any(_reason(status)[0] == wire.BATCH_TOO_LARGE for status in answer.statuses)
     return None if too_large and not answer.accepted else answer
 

@@ -52,6 +52,10 @@ class _Stream:
         self.wake.set()
 
 
+STREAMS_PER_USER_MAX = 100
+"""So that nobody takes the room of all."""
+
+
 class LogStreams:
     """All open streams; `run` watches the log for them."""
 
@@ -105,7 +109,12 @@ class LogStreams:
             raise RequestRefused(
                 "too_many_streams", f"there are {self._streams_max} streams; try again later"
             )
-        stream = self._open(user_owner(device.user), after)
+        owner = user_owner(device.user)
+        if len(self._streams.get(owner, ())) >= STREAMS_PER_USER_MAX:
+            raise RequestRefused(
+                "too_many_streams", f"this user has {STREAMS_PER_USER_MAX} streams; close some of them"
+            )
+        stream = self._open(owner, after)
         try:
             async with asyncio.TaskGroup() as group:
                 leaving = group.create_task(_wait_gone(receive, stream))

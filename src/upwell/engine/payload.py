@@ -5,15 +5,18 @@
 
 Law: a payload comes back as it was uploaded. Where the columns alone would not give it back (seconds
 instead of a timestamp, a missing or unknown key), its text is kept beside the row, and a change by SQL
-replaces only the keys that it changed.
+replaces only the keys that it changed, in the form that the device used there: a timestamp in its unit,
+true as true, a base64 UUID in base64, an integer in text as text, a JSON document as a document.
 """
 
 import base64
 import binascii
 import math
+import re
 import uuid
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from itertools import groupby
 from types import NoneType
@@ -31,6 +34,11 @@ MILLISECONDS_MAX = 100_000_000_000_000
 _BASE64_UUID_CHARS = 24
 _DOUBLE_CHARS_SAFE = 16
 _CONVERTED = (SqlType.BOOLEAN, SqlType.TIMESTAMP, SqlType.BYTES)
+
+# Of a moment as text: separator, seconds, fraction and zone, as far as they are there.
+_MOMENT = re.compile(
+    r"\d{4}-\d\d-\d\d(?:([ T])\d\d:\d\d(:\d\d(\.\d{3}|\.\d{6})?)?(Z|[+-]\d\d:\d\d)?)?", re.ASCII
+)
 
 _canonical = msgspec.json.Encoder(order="deterministic")
 _raw_object = msgspec.json.Decoder(dict[str, Raw])
@@ -203,7 +211,7 @@ def _to_device(value: object, column: Column) -> object:
 
 
 def _in_form(value: Value, column: Column, old: Raw | None) -> object:
-    """Return a value as the device wrote the old one: a timestamp as seconds if it was seconds."""
+    """Return a value as the device wrote the old one: a timestamp as seconds, or as a date, if it was."""
     was = None if old is None else msgspec.json.decode(old)
     match column.type, value, was:
         case SqlType.BOOLEAN, bool(), bool():
@@ -212,6 +220,8 @@ def _in_form(value: Value, column: Column, old: Raw | None) -> object:
             return str(value)
         case SqlType.TIMESTAMP, int(), int() | float() if not isinstance(was, bool):
             return _timestamp_like(value, was, column)
+        case SqlType.TIMESTAMP, int(), str() if form := _MOMENT.fullmatch(was):
+            return _moment_like(value, form)
         case SqlType.UUID, str(), str() if len(was) == _BASE64_UUID_CHARS:
             return base64.b64encode(uuid.UUID(value).bytes).decode()
         case SqlType.JSON, str(), dict() | list() | int() | float():
@@ -225,6 +235,27 @@ def _timestamp_like(value: int, was: int | float, column: Column) -> object:
     number = value // unit_us if isinstance(was, int) else value / unit_us
     # A number tells its unit by its size: one that would tell another becomes text.
     return number if _timestamp_unit_us(number) == unit_us else _to_device(value, column)
+
+
+def _moment_like(value: int, form: re.Match[str]) -> str:
+    """Return a timestamp as text of the same parts, and more of them only if it would lose something."""
+    separator, seconds, fraction, zone = form.groups()
+    at = datetime.fromisoformat(form[0]).tzinfo or UTC
+    try:
+        moment = (datetime.fromtimestamp(0, UTC) + timedelta(microseconds=value)).astimezone(at)
+    except OverflowError:  # beyond the calendar in that zone
+        return format_timestamp(value)
+    midnight = (moment.hour, moment.minute, moment.second, moment.microsecond) == (0, 0, 0, 0)
+    if separator is None:
+        return moment.date().isoformat() if midnight else format_timestamp(value)
+    if moment.microsecond % 1000 or len(fraction or "") > 4:
+        precision = "microseconds"
+    elif moment.microsecond or fraction:
+        precision = "milliseconds"
+    else:
+        precision = "seconds" if moment.second or seconds else "minutes"
+    text = moment.replace(tzinfo=None if zone in (None, "Z") else at).isoformat(separator, precision)
+    return text + "Z" if zone == "Z" else text
 
 
 def _document(text: str) -> object:

@@ -21,7 +21,9 @@ from upwell.protocol import sync
 from upwell.storage.hot import Change, load_floor
 from upwell.types import Op, Owner, user_owner
 
-SCAN_CHANGES_MIN, SCAN_CHANGES_MAX = 100, 1_001
+SCAN_CHANGES_MIN, SCAN_CHANGES_MAX = 16, 512
+PAGE_BYTES_MAX = 16 * 1024 * 1024
+"""Of the payloads of a page: it ends behind the one that goes beyond."""
 
 
 class Downloads:
@@ -52,9 +54,7 @@ class Downloads:
         newest = view.hot.owner_counter(owner)
         window = until or newest
         skip = None if include_self else source
-        found, cursor = self._collect(view, owner, skip, schema, after, min(window, newest), limit)
-        page = found[:limit]
-        has_more = len(found) > limit
+        page, cursor, has_more = self._collect(view, owner, skip, schema, after, min(window, newest), limit)
         return sync.DownloadResponse(
             changes=page,
             has_more=has_more,
@@ -88,24 +88,25 @@ class Downloads:
         after: int,
         until: int,
         limit: int,
-    ) -> tuple[list[sync.DownloadChange], int]:
-        """Return up to `limit` + 1 visible changes, and the counter up to which the log was read."""
+    ) -> tuple[list[sync.DownloadChange], int, bool]:
+        """Return visible changes, the counter up to which the log was read, and whether there are more."""
         found: list[sync.DownloadChange] = []
-        cursor = after
-        while len(found) <= limit and cursor < until:
-            # One more than a page tells whether there are more; what is skipped is made up for below.
-            size = min(max(limit + 1 - len(found), SCAN_CHANGES_MIN), SCAN_CHANGES_MAX)
+        cursor, size, size_bytes = after, SCAN_CHANGES_MIN, 0
+        while cursor < until:
             changes = view.hot.read_owner_log(owner, cursor, until, size)
             for change in changes:
                 table = synced_table(view.catalog, change.table, schema)
                 if table is not None and (skip_source is None or change.source != skip_source):
+                    if len(found) == limit or size_bytes > PAGE_BYTES_MAX:
+                        return found, cursor, True
                     found.append(_downloaded(table, change))
-                    if len(found) > limit:
-                        return found, change.counter - 1
+                    size_bytes += len(bytes(found[-1].payload))
+                cursor = change.counter
             if len(changes) < size:
-                return found, until
-            cursor = changes[-1].counter
-        return found, cursor
+                return found, until, False
+            # Changes may be as large as a row: the steps grow only while they turn out to be small.
+            size = min(2 * size, SCAN_CHANGES_MAX) if size_bytes < PAGE_BYTES_MAX // 8 else SCAN_CHANGES_MIN
+        return found, cursor, False
 
 
 def synced_table(catalog: Catalog, table_id: int, schema: str | None) -> Table | None:

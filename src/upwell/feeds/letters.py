@@ -22,7 +22,7 @@ LETTERS_BYTES_PER_USER_MAX = 64 * 1024 * 1024
 """The same in bytes of their records; the newest stays in any case."""
 NAME_CHARS_MAX = 1_000
 ERROR_CHARS_MAX = 1_000
-_KEPT_BY_DEVICES = frozenset({sync.FK_MISSING, sync.BATCH_TOO_LARGE})
+_KEPT_BY_DEVICES = frozenset({sync.FK_MISSING, sync.BATCH_TOO_LARGE, sync.TOO_MANY_CHANGES})
 _NOT_KEPT = "; it was too large to be kept"
 
 

@@ -25,7 +25,7 @@ from upwell.engine.rows import Rows
 from upwell.engine.view import View
 from upwell.engine.write import shown
 from upwell.errors import SeqTrimmed
-from upwell.feeds.download import Downloads, change_time, synced_tables, table_numbers
+from upwell.feeds.download import PAGE_BYTES_MAX, Downloads, change_time, synced_tables, table_numbers
 from upwell.feeds.lineage import CIRCLE, Place, groups_of, in_order, parents_of
 from upwell.protocol import sync
 from upwell.storage.hot import Batch, Floor, HotReader, Kind, RecordWrite, Version, load_floor
@@ -83,6 +83,7 @@ class StockDownloads:
         # The client looks for its own changes to learn which change ids it has used.
         origin = (source, change_id_max(view.hot, user, source)) if include_self else ("", 0)
         page: list[sync.DownloadChange] = []
+        size_bytes = 0
         last = hydration.places[after]
         following = chain(
             self._live(view, owner, last, floor, schema),
@@ -91,7 +92,8 @@ class StockDownloads:
         for place, versions in following:
             page += [_hydrated(table, version, after + 1, origin) for table, version in versions]
             last = place
-            if len(page) >= limit:
+            size_bytes += sum(len(bytes(change.payload)) for change in page[-len(versions) :])
+            if len(page) >= limit or size_bytes > PAGE_BYTES_MAX:
                 break
         has_more = next(following, None) is not None
         if has_more:

@@ -36,6 +36,9 @@ from upwell.types import Key, Op, Owner, SqlType, user_owner
 log = logging.getLogger("upwell.sync")
 
 ATTEMPTS_MAX = 50
+WAVES_MAX = 50
+"""Changes of one row in one upload: each of them is a commit of its own."""
+_TOO_MANY = f"an upload changes a row at most {WAVES_MAX} times; send the rest again"
 SCHEMA_DEFAULT = "public"
 _NAME = re.compile(r"[a-z0-9_]+")
 _CANONICAL_UUID = re.compile("[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
@@ -132,7 +135,10 @@ class Uploads:
         answered: dict[int, sync.Status] = {}
         valid = self._validated(changes, answered)
         refused = [Answered(changes[index], status) for index, status in answered.items()]
-        for wave in _waves(valid) or [[]]:
+        waves = _waves(valid) or [[]]
+        for change in (change for wave in waves[WAVES_MAX:] for change in wave):
+            answered[change.index] = _invalid(change.sent, sync.TOO_MANY_CHANGES, _TOO_MANY)
+        for wave in waves[:WAVES_MAX]:
             self._apply_wave(user, source, wave, answered, letters, refused)
             refused = []
         return [answered[index] for index in range(len(changes))]

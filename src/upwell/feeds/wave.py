@@ -91,8 +91,12 @@ class Wave:
         self._change_id_known = decode_change_id_max(self._source_record)
 
     def _follow_table(self, change: UploadedChange) -> None:
-        """Read a change anew whose table was altered since it was read."""
-        table = self._view.catalog.by_id.get(change.table.id, change.table)
+        """Read a change anew whose table was altered since it was read; refuse it if it was dropped."""
+        table = self._view.catalog.by_id.get(change.table.id)
+        if table is None:
+            message = f"table not registered {change.table.full_name}"
+            self.statuses[change.index] = _not_applied(change, sync.UNREGISTERED_TABLE, message)
+            return
         if table.version == change.table.version:
             return
         try:

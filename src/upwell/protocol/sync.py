@@ -33,6 +33,7 @@ INVALID_VALUE = "invalid_value"
 CONSTRAINT_VIOLATION = "constraint_violation"
 BAD_PAYLOAD = "bad_payload"
 UNREGISTERED_TABLE = "unregistered_table"
+TOO_MANY_CHANGES = "too_many_changes"
 BATCH_TOO_LARGE = "batch_too_large"
 HISTORY_PRUNED = "history_pruned"
 
@@ -53,7 +54,7 @@ class UploadRequest(Struct, kw_only=True):
     """The body of an upload; `last_server_seq_seen` is informational. Go writes an empty list as null."""
 
     changes: list[UploadChange] | None = None
-    last_server_seq_seen: int = 0
+    last_server_seq_seen: Any = 0
 
 
 class Invalid(Struct, kw_only=True):
@@ -69,7 +70,7 @@ class ServerRow(Struct, kw_only=True):
     schema_name: str
     table_name: str
     id: str
-    server_version: int
+    server_version: Int64
     deleted: bool
     payload: Raw = NULL
 
@@ -77,13 +78,13 @@ class ServerRow(Struct, kw_only=True):
 class Status(Struct, kw_only=True, omit_defaults=True):
     """The answer to one change: applied, conflict or invalid (others are kept by devices and retried)."""
 
-    source_change_id: int
+    source_change_id: Int64
     status: str
-    new_server_version: int | None = None
+    new_server_version: Int64 | None = None
     server_row: ServerRow | None = None
     message: str | None = None
     invalid: Invalid | None = None
-    current_server_version: int | None = None
+    current_server_version: Int64 | None = None
     current_deleted: bool | None = None
     duplicate: bool | None = None
 
@@ -92,22 +93,22 @@ class UploadResponse(Struct, kw_only=True):
     """One status per change, in the order of the request."""
 
     accepted: bool
-    highest_server_seq: int
+    highest_server_seq: Int64
     statuses: list[Status]
 
 
 class DownloadChange(Struct, kw_only=True):
     """One entry of the user's log; `payload` is null for DELETE."""
 
-    server_id: int
+    server_id: Int64
     schema: str
     table: str
     op: str
     pk: str
-    server_version: int
+    server_version: Int64
     deleted: bool
     source_id: str
-    source_change_id: int
+    source_change_id: Int64
     ts: str
     payload: Raw = NULL
 
@@ -120,10 +121,10 @@ class DownloadResponse(Struct, kw_only=True, omit_defaults=True):
 
     changes: list[DownloadChange]
     has_more: bool
-    next_after: int
-    window_until: int
+    next_after: Int64
+    window_until: Int64
     stream_id: str = ""
-    max_server_id: int | None = None
+    max_server_id: Int64 | None = None
     table_numbers: dict[str, int] | None = None
 
 
@@ -148,10 +149,10 @@ class HydrateResponse(Struct, kw_only=True):
     tables: list[TablePage]
     has_more: bool
     cursor: str
-    next_after: int
-    next_change_id: int
+    next_after: Int64
+    next_change_id: Int64
     stream_id: str = ""
-    max_server_id: int | None = None
+    max_server_id: Int64 | None = None
     table_numbers: dict[str, int] | None = None
 
 

@@ -7,6 +7,7 @@ has `sub` and `did` (device sync contract, section 1.3).
 """
 
 import hashlib
+import math
 from collections import OrderedDict
 from dataclasses import dataclass
 
@@ -113,7 +114,7 @@ class Authenticator:
         """
         claims = self._claims(_bearer(authorization))
         device = claims.get("did")
-        if not isinstance(device, str) or not device:
+        if not isinstance(device, str):
             raise _invalid()
         user = catalog.users.get(str(claims["sub"]))
         if user is not None and user.role is not Role.USER:
@@ -165,9 +166,10 @@ class Authenticator:
             )
         except jwt.InvalidTokenError as error:
             raise _invalid() from error
-        if not isinstance(claims.get("sub"), str) or not claims["sub"]:
+        if not _is_text(claims.get("sub")) or not _is_text(claims.get("did", "-")):
             raise _invalid()
-        if not isinstance(claims.get("exp", 0), (int, float)):
+        expires = claims.get("exp", 0)
+        if not isinstance(expires, (int, float)) or not math.isfinite(expires):
             raise _invalid()
         return claims
 
@@ -182,6 +184,11 @@ def refuse_password(password: str) -> None:
         raise InvalidOperation("a password can't be empty")
     if _is_long(password):
         raise InvalidOperation(f"a password has at most {PASSWORD_BYTES_MAX} bytes")
+
+
+def _is_text(claim: object) -> bool:
+    """Whether a claim is a text that isn't empty, and that can be stored: JSON knows halves of characters."""
+    return isinstance(claim, str) and claim != "" and claim == claim.encode(errors="ignore").decode()
 
 
 def _accepted_until_s(claims: dict[str, object]) -> float | None:

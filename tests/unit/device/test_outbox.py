@@ -20,5 +20,5 @@ from upwell.protocol.sync import Status
     ],
 )
 def test_version_of_an_applied_change(op: str, base: int, answer: dict[str, int], version: int) -> None:
-    sent = Outgoing("t", "a", op, base, None, None, 1)
+    sent = Outgoing("t", "a", op, base, None, None, change_id=1, position=1)
     assert acknowledged_version(sent, Status(source_change_id=1, status="applied", **answer)) == version

@@ -19,7 +19,7 @@ from upwell.engine.payload import (
     payload_of,
 )
 from upwell.errors import InvalidValue
-from upwell.types import Column, Row, SqlType, TableId
+from upwell.types import Column, Row, SqlType, TableId, parse_timestamp
 
 KEY = "00000000-0000-4000-8000-000000000001"
 NAMES = {
@@ -159,3 +159,29 @@ def test_a_deep_document_is_stored_or_refused(depth: int) -> None:
 def test_a_value_that_its_column_cannot_hold_is_named() -> None:
     with pytest.raises(InvalidValue, match="column 'small'"):
         parse_payload(TABLE, b'{"small":[1]}')
+
+
+@pytest.mark.parametrize(
+    ("was", "now", "shown"),
+    [
+        ("2026-01-01", "2026-03-03T00:00:00Z", "2026-03-03"),
+        ("2026-01-01", "2026-03-03T10:00:00Z", "2026-03-03T10:00:00.000000Z"),
+        ("2026-01-01 10:00", "2026-03-03T11:30:00Z", "2026-03-03 11:30"),
+        ("2026-01-01 10:00", "2026-03-03T11:30:05Z", "2026-03-03 11:30:05"),
+        ("2026-01-01T10:00:00", "2026-03-03T11:30:05.25Z", "2026-03-03T11:30:05.250"),
+        ("2026-01-01 10:00:00.123Z", "2026-03-03T11:30:05Z", "2026-03-03 11:30:05.000Z"),
+        ("2026-01-01T10:00:00+02:00", "2026-03-03T11:30:05Z", "2026-03-03T13:30:05+02:00"),
+        ("Thu, 01 Jan 2026", "2026-03-03T11:30:05Z", "2026-03-03T11:30:05.000000Z"),
+    ],
+)
+def test_sql_keeps_the_form_of_a_moment_as_text(was: str, now: str, shown: str) -> None:
+    table = Table(
+        TableId(1),
+        "app",
+        "t",
+        TableKind.USER,
+        (Column(1, "id", SqlType.TEXT, False, True), Column(2, "at", SqlType.TIMESTAMP)),
+    )
+    after = ["k", parse_timestamp(now)]
+    text = patched_text(table, json.dumps({"id": "k", "at": was}), ["k", 0], after)
+    assert json.loads(text) == {"id": "k", "at": shown}

@@ -138,6 +138,8 @@ def in_form(kind: str, value: Any, form: str) -> Member:
             return Member(("real", Decimal(repr(value))))
         case "TIMESTAMP", _, "":
             return Member((EPOCH + timedelta(microseconds=value)).isoformat("T", "microseconds")[:26] + "Z")
+        case "TIMESTAMP", _, _ if form.startswith("@"):
+            return _as_moment(value, form[1:])
         case "TIMESTAMP", _, _:
             return _as_number(value, form)
         case "UUID", _, "base64":
@@ -148,6 +150,24 @@ def in_form(kind: str, value: Any, form: str) -> Member:
             return Member(base64.b64encode(value).decode())
         case _:
             return Member(value)
+
+
+def _as_moment(value_us: int, example: str) -> Member:
+    """A timestamp as text with the separator and zone of `example`, and no fewer digits."""
+    micros, digits = value_us % SECONDS, len(example.partition(".")[2].rstrip("Z"))
+    precision = (
+        "microseconds" if micros % 1000 or digits == 6 else "milliseconds" if micros or digits else "seconds"
+    )
+    moment = EPOCH + timedelta(microseconds=value_us)
+    if example.endswith("+02:00"):
+        try:
+            text = moment.astimezone(timezone_of(2)).isoformat(example[10], precision)
+        except OverflowError:
+            return in_form("TIMESTAMP", value_us, "")
+    else:
+        text = moment.replace(tzinfo=None).isoformat(example[10], precision)
+        text += "Z" if example.endswith("Z") else ""
+    return Member(text, "@" + text)
 
 
 def _as_number(value_us: int, form: str) -> Member:
@@ -243,10 +263,10 @@ def _timestamps(value_us: int) -> st.SearchStrategy[Sent]:
             Sent(str(thousandths), thousandths * MILLISECONDS, "m"),
             Sent(f"{thousandths}.5", thousandths * MILLISECONDS + 500, "m."),
             Sent(str(abs(value_us) + 10**14), abs(value_us) + 10**14, "u"),
-            Sent(f'"{plain}Z"', seconds * SECONDS),
-            Sent(f'"{plain}"', seconds * SECONDS),
-            Sent(f'"{plain}.123456Z"', seconds * SECONDS + 123_456),
-            Sent(f'"{east}"', seconds * SECONDS),
+            Sent(f'"{plain}Z"', seconds * SECONDS, f"@{plain}Z"),
+            Sent(f'"{plain}"', seconds * SECONDS, f"@{plain}"),
+            Sent(f'"{plain}.123456Z"', seconds * SECONDS + 123_456, f"@{plain}.123456Z"),
+            Sent(f'"{east}"', seconds * SECONDS, f"@{east}"),
         ]
     )
 

@@ -147,6 +147,6 @@ def test_other_refusals(sql: str, error: type[UpwellError], message: str, catalo
 
 def test_a_foreign_key_of_several_columns(catalog: Catalog) -> None:
     sql = """CREATE USER TABLE c (id INT PRIMARY KEY, x BIGINT, y TEXT,
-        CONSTRAINT fk FOREIGN KEY (y, x) REFERENCES notes (title, id) ON DELETE CASCADE ON UPDATE NO ACTION)"""
+        CONSTRAINT fk FOREIGN KEY (y, x) REFERENCES notes (title, id) ON DELETE CASCADE)"""
     expected = CompositeReference(("y", "x"), ("app", "notes"), ("title", "id"), OnDelete.CASCADE)
     assert create(sql, catalog).composites == (expected,)
