@@ -11,8 +11,9 @@ import shutil
 import threading
 from collections import deque
 from collections.abc import Callable
+from concurrent.futures import Executor
 from pathlib import Path
-from typing import Any, Unpack
+from typing import Any, TypeVar, TypeVarTuple, Unpack
 from urllib.parse import urlencode
 
 from upwell.device.device import Device
@@ -36,6 +37,9 @@ from upwell.testing.embedded import Embedded
 
 BODY_LIMITS = BodyLimits(1 << 22, 1 << 22)
 LIMITS = UploadLimits(changes_max=1_000, payload_bytes_max=1 << 20)
+
+T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
 
 
 class ServerCrashed(ReadOnly):
@@ -62,6 +66,18 @@ class CrashPoints:
             raise ServerCrashed(f"the server crashed at {name} (injected)")
 
 
+class OneThread(asyncio.SelectorEventLoop):
+    """Does at once what is to be done in threads: one request at a time needs no others."""
+
+    def run_in_executor(
+        self, executor: Executor | None, func: Callable[[Unpack[Ts]], T], *args: *Ts
+    ) -> asyncio.Future[T]:
+        """Return the future of what is done already."""
+        future: asyncio.Future[T] = self.create_future()
+        future.set_result(func(*args))
+        return future
+
+
 class SyncServer:
     """The device endpoints of an `Embedded` that has `CrashPoints`; one request at a time, any thread."""
 
@@ -69,7 +85,7 @@ class SyncServer:
         self.db = db
         self.points = points
         self._lock = threading.Lock()
-        self._runner = asyncio.Runner()
+        self._loop = OneThread()
         self._open()
 
     def _open(self) -> None:
@@ -101,7 +117,7 @@ class SyncServer:
 
     def close(self) -> None:
         """Close the loop; the engine is its owner's."""
-        self._runner.close()
+        self._loop.close()
 
     def token(self, user: str, source: str) -> str:
         """Return a device token."""
@@ -124,11 +140,27 @@ class SyncServer:
     def answer(self, request: Request) -> Response:
         """Serve one request; raise `Unreachable` if the server crashed meanwhile."""
         with self._lock:
-            response = self._runner.run(_served(self._endpoints, request))
+            response = self._loop.run_until_complete(_served(self._endpoints, request))
             if self.points.is_crashed:
                 self.recover()
                 raise Unreachable("the server crashed")
             return response
+
+
+class Crashing:
+    """A crash of the server inside is survived: it goes on with what it has."""
+
+    def __init__(self, server: SyncServer, point: str | None) -> None:
+        self._server = server
+        self._point = point
+
+    def __enter__(self) -> None:
+        self._server.db.settle()
+        self._server.points.armed = self._point
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> bool:
+        self._server.recover()
+        return kind is not None and issubclass(kind, ServerCrashed)
 
 
 async def _served(endpoints: DeviceEndpoints, request: Request) -> Response:
@@ -178,12 +210,12 @@ class Line:
     `sent` is what may have reached the server, and may do so again much later.
     """
 
-    def __init__(self, server: SyncServer) -> None:
+    def __init__(self, server: SyncServer, sent: list[Request]) -> None:
         self._server = server
+        self.sent = sent
         self.faults: deque[Fault] = deque()
         self.on_send: Callable[[], None] | None = None
         self.on_answer: Callable[[], None] | None = None
-        self.sent: list[Request] = []
         self.is_dead = False
 
     def send(self, request: Request) -> Response:
@@ -246,15 +278,15 @@ class App:
         self._tables = tables
         self._options = options
         self._statements_left: int | None = None
+        self._sent: list[Request] = []
         self._start()
 
     def _start(self) -> None:
-        self.line = Line(self._server)
+        self.line = Line(self._server, self._sent)
         installation = Installation.open(
             str(self.path), schema=self._schema, tables=self._tables, **self._options
         )
         self._file = installation.file.connection
-        self._file.set_trace_callback(self._count)
         self.device = Device(
             str(self.path),
             installation,
@@ -269,6 +301,7 @@ class App:
     def kill_at(self, statement: int) -> None:
         """End the process before the `statement`-th SQL statement of the sync from now, counted from 1."""
         self._statements_left = statement
+        self._file.set_trace_callback(self._count)
 
     def kill(self) -> None:
         """End the process now: the disk keeps what it has, whatever is still done here has no effect."""

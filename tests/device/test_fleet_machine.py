@@ -1,0 +1,19 @@
+"""Phones, a back end and everything that can go wrong between them, on a server that keeps its hot store
+in memory.
+
+The machine and what must hold after each of its steps are in `upwell.testing.fleet` and `.ledger`.
+"""
+
+from hypothesis import HealthCheck, settings
+
+from upwell.testing.fleet import Fleet
+
+
+class FleetInMemory(Fleet):
+    is_on_disk = False
+
+
+TestFleetInMemory = FleetInMemory.TestCase
+TestFleetInMemory.settings = settings(
+    max_examples=100, stateful_step_count=50, deadline=None, suppress_health_check=list(HealthCheck)
+)
