@@ -131,7 +131,7 @@ class Fleet(RuleBasedStateMachine):
             source=source if is_source_forced else None,
             new_source=lambda: source,
         )
-        return Diary(app, TABLES)
+        return Diary(app, TABLES, installed_after=self.ledger.counter)
 
     def teardown(self) -> None:
         if not hasattr(self, "diaries"):

@@ -164,6 +164,8 @@ class Diary:
 
     app: App
     tables: Sequence[str]
+    # The newest entry then: what an earlier installation of the source did, this file never knew.
+    installed_after: int = 0
     edits: list[Edit] = field(default_factory=list)
     decisions: list[Decision] = field(default_factory=list)
     _mine: dict[Place, Content | None] = field(default_factory=dict)
@@ -334,7 +336,7 @@ class Diary:
     def _check_cause(self, ledger: Ledger, decision: Decision) -> None:
         """A conflict is with another's change, never with this device's own, however often that was sent."""
         entry = ledger.at(decision.place, decision.version)
-        is_own = entry.source == self.source and entry.change_id is not None
+        is_own = entry.source == self.source and entry.counter > self.installed_after
         is_late = (decision.place, decision.version) in ledger.late or entry.counter <= ledger.floor
         assert not is_own or is_late or decision.is_undelete, (
             f"{self.source} {decision}: in conflict with its own {entry}"

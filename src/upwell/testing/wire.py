@@ -16,6 +16,7 @@ from upwell.testing import ServerProcess
 SQL = "/v1/api/sql"
 PASSWORD = "a-password-of-a-test"
 TIMEOUT_S = 20.0
+_SYSTEM_COLUMNS = frozenset({"_seq", "_deleted"})
 _names = itertools.count(1)
 
 
@@ -52,6 +53,17 @@ class Answer:
         rows: list[list[Any]] = self.result["rows"]
         assert self.result["row_count"] == len(rows)
         return rows
+
+    @property
+    def by_key(self) -> dict[Any, dict[str, Any]]:
+        """The rows as dicts without system columns, by their first column."""
+        names = [name for name, _ in self.columns]
+        whole = {row[0]: dict(zip(names, row, strict=True)) for row in self.rows}
+        assert len(whole) == len(self.rows), "keys are unique"
+        return {
+            key: {name: value for name, value in row.items() if name not in _SYSTEM_COLUMNS}
+            for key, row in whole.items()
+        }
 
     @property
     def cell(self) -> Any:
