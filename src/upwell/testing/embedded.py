@@ -27,7 +27,6 @@ from upwell.engine.trim import LogTrim
 from upwell.engine.view import View
 from upwell.engine.write import Write
 from upwell.feeds.cursor import Growth
-from upwell.feeds.live import LiveFeed
 from upwell.feeds.registry import Registry
 from upwell.ids import Snowflakes
 from upwell.jobs.kinds import Kinds
@@ -152,10 +151,7 @@ class Embedded:
             bcrypt_cost=4,
         )
         queries = QueryThreads(self.threads, slots=4, timeout_s=60)
-        feed = LiveFeed(self.committer.changelog, growth, self.query, self.threads)
-        return Sessions(
-            self.engine, growth, Preparer(), authenticator, queries, self.threads, self.registry, feed
-        )
+        return Sessions(self.engine, growth, Preparer(), authenticator, queries, self.threads, self.registry)
 
     async def outcomes(self, sql: str, params: Sequence[Value] = (), user: str = ROOT) -> list[Outcome]:
         """Run SQL as `user`; raise the error of the statement that failed."""
