@@ -134,7 +134,7 @@ def test_a_stream_that_the_server_ends(site: Site, read_all: Any) -> None:
 
 
 def test_silence_is_a_broken_stream(site: Site, read_all: Any) -> None:
-    read, failure = read_all(site.url, 0.05)
+    read, failure = read_all(site.url, 1.0)
     assert read == EVENT
     assert isinstance(failure, Unreachable)
     assert "/sync/watch" in str(failure)
