@@ -163,9 +163,9 @@ async def _serve(parts: Parts) -> None:
         growth = Growth(publication, asyncio.get_running_loop())
         registry = Registry(committer, engine.clock)
         stack.callback(registry.close)
-        sessions = Sessions(
-            engine, growth, Preparer(shapes=config.shape_cache), parts.authenticator, queries, slow, registry
-        )
+        feed = LiveFeed(committer.changelog, growth, engine.query, threads)
+        preparer = Preparer(shapes=config.shape_cache)
+        sessions = Sessions(engine, growth, preparer, parts.authenticator, queries, slow, registry, feed)
         sql = SqlEndpoint(
             sessions,
             parts.authenticator,
@@ -178,7 +178,6 @@ async def _serve(parts: Parts) -> None:
             growth, committer.changelog, parts.authenticator, streams_max=config.watch_streams_max
         )
         device_routes = _device_routes(parts, streams, registry, devices)
-        feed = LiveFeed(committer.changelog, growth, engine.query, threads)
         live = LiveSocket(feed, growth, parts.authenticator, sessions.context, config)
         accounts = Accounts(parts.authenticator, publication, slow).application()
         runner, schedule = _job_loops(parts, registry, jobs)

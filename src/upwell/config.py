@@ -55,7 +55,9 @@ class Config:
     watch_streams_max: int = 10_000  # devices that wait at /sync/watch at the same time
     ws_auth_timeout_s: float = 3.0  # seconds until a new socket must have authenticated
     ws_client_timeout_s: float = 10.0  # seconds of silence until a socket is closed
+    ws_messages_per_s_max: int = 10_000  # messages per second of one socket; what exceeds it isn't read
     ws_subscriptions_max: int = 100  # live queries of one socket
+    ws_subscriptions_per_user_max: int = 10_000  # live queries of one user, on all sockets together
     ws_lag_bytes_max: int = 256 * 1024  # bytes that wait for a slow socket
     drain_s: float = 5.0  # seconds that requests under way get to finish at the end
 
@@ -119,7 +121,9 @@ _BOUNDS = {
     "watch_streams_max": (0, _COUNT_MAX),
     "ws_auth_timeout_s": (0.001, _SECONDS_MAX),
     "ws_client_timeout_s": (0.001, _SECONDS_MAX),
+    "ws_messages_per_s_max": (1, _COUNT_MAX),
     "ws_subscriptions_max": (1, _COUNT_MAX),
+    "ws_subscriptions_per_user_max": (1, _COUNT_MAX),
     "ws_lag_bytes_max": (1, _BYTES_MAX),
     "drain_s": (0, _SECONDS_MAX),
 }

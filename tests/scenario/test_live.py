@@ -21,7 +21,7 @@ StartServer = Callable[..., ServerProcess]
 class Live:
     """A bare WebSocket: frames as the wire has them."""
 
-    def __init__(self, port: int, token: str | None = None, path: str = "/v1/ws") -> None:
+    def __init__(self, port: int, token: str | None = None, path: str = "/v1/ws?compress=false") -> None:
         headers = {"Authorization": f"Bearer {token}"} if token else {}
         self._open = connect(
             f"ws://127.0.0.1:{port}{path}",
@@ -96,7 +96,7 @@ def test_sign_in_by_message_and_again(site: Site, alice: Wire) -> None:
             protocol = {"serialization": "msgpack", "compression": "gzip"}
             opened.say(type="authenticate", method="jwt", token=alice.token, protocol=protocol)
             welcome = opened.frame("auth_success")
-            assert welcome["protocol"] == {"serialization": "json", "compression": "none"}
+            assert welcome["protocol"] == {"serialization": "msgpack", "compression": "none"}
 
 
 @pytest.mark.parametrize("way", ["header", "message"])

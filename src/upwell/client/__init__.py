@@ -4,6 +4,8 @@ with upwell.client.connect("http://127.0.0.1:8080", user="alice", password="…"
     client.execute("INSERT INTO app.notes (id, body) VALUES ($1, $2)", [1, "hello"])
     for change in client.live("SELECT * FROM app.notes"):
         print(change.kind, change.row)
+    with client.live_table("SELECT * FROM app.notes") as table:
+        print(table.rows())
 """
 
 from upwell.client.asynchronous import AsyncClient, AsyncLive
@@ -20,11 +22,13 @@ from upwell.client.fold import LiveTable
 from upwell.client.follow import Patience
 from upwell.client.steps import Change
 from upwell.client.sync import Client, Live
+from upwell.client.table import AsyncLiveRows, LiveRows
 from upwell.client.values import Result
 
 __all__ = [
     "AsyncClient",
     "AsyncLive",
+    "AsyncLiveRows",
     "AuthenticationFailed",
     "Change",
     "Client",
@@ -32,6 +36,7 @@ __all__ = [
     "ConnectionLost",
     "Live",
     "LiveError",
+    "LiveRows",
     "LiveTable",
     "Patience",
     "ProtocolViolation",

@@ -5,8 +5,9 @@ Law: no decision is taken here; the synchronous client differs only in how it wa
 
 import asyncio
 import contextlib
+import random
 import weakref
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
@@ -31,6 +32,7 @@ from upwell.client.steps import (
     Send,
     Walk,
 )
+from upwell.client.table import AsyncLiveRows
 from upwell.client.transport import (
     SOCKET_FAILURES,
     http_failure,
@@ -47,8 +49,11 @@ _Value = TypeVar("_Value")
 class AsyncClient:
     """A connection to a server, for one user. Tasks may share it; a live query belongs to one task."""
 
-    def __init__(self, account: Account, *, request_s: float) -> None:
+    def __init__(
+        self, account: Account, *, request_s: float, chance: Callable[[], float] = random.random
+    ) -> None:
         self._account = account
+        self._chance = chance
         self._http = httpx.AsyncClient(timeout=http_timeout(request_s))
         self._lives: weakref.WeakSet[AsyncLive] = weakref.WeakSet()
 
@@ -101,7 +106,29 @@ class AsyncClient:
             view=view,
             raw=raw,
             patience=patience,
+            chance=self._chance,
         )
+        return self._followed(follow)
+
+    def live_table(
+        self, sql: str, *, batch_size: int = batch_size_default, patience: Patience | None = None
+    ) -> AsyncLiveRows:
+        """Return the rows of `SELECT … FROM namespace.table WHERE …`, kept up to date while open.
+
+        Open it by `async with`. The query needs the table's primary key among its columns.
+        """
+        follow = Follow(
+            self._account,
+            sql,
+            batch_size=batch_size,
+            view=True,
+            whole=True,
+            patience=patience,
+            chance=self._chance,
+        )
+        return AsyncLiveRows(self._followed(follow))
+
+    def _followed(self, follow: Follow) -> "AsyncLive":
         live = AsyncLive(follow, self)
         self._lives.add(live)
         return live
@@ -172,14 +199,14 @@ class AsyncLive:
 
     async def open(self) -> None:
         """Return when the server has accepted the query; else the first change asked for does this."""
-        if not self.schema and await self._next_event() is None:
+        if not self.schema and await self.next_event() is None:
             raise ConnectionLost("the live query is closed")
 
     async def snapshot(self) -> list[Change]:
         """Return the changes up to the end of the snapshot, those of it that weren't received before."""
         changes = []
         while not self.snapshot_complete:
-            event = await self._next_event()
+            event = await self.next_event()
             if event is None:
                 raise ConnectionLost("the live query is closed")
             if isinstance(event, Deliver):
@@ -190,7 +217,7 @@ class AsyncLive:
         """Return the next change, None if there is none within `timeout_s` or the query was closed."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(timeout_s):
-                while (event := await self._next_event()) is not None:
+                while (event := await self.next_event()) is not None:
                     if isinstance(event, Deliver):
                         return event.change
         return None
@@ -218,8 +245,8 @@ class AsyncLive:
     ) -> None:
         await self.close()
 
-    async def _next_event(self) -> Event | None:
-        """Perform steps until one is for the user; None after `close`."""
+    async def next_event(self) -> Event | None:
+        """Perform steps until one is for the user, and return it; None after `close`."""
         while not self._closed.is_set():
             try:
                 step = self._walk.step()
@@ -300,6 +327,8 @@ class AsyncLive:
         await self._disconnect()
         self._socket = await open_socket(step.url, **socket_settings(step.headers))
         self._heart = asyncio.create_task(_beat(self._socket, step.heartbeat, step.heartbeat_s))
+        # A live query that is dropped without `close` must not be kept alive by its own heart.
+        weakref.finalize(self, _stop, asyncio.get_running_loop(), self._heart)
         if self._closed.is_set():
             await self._disconnect()
 
@@ -316,9 +345,17 @@ class AsyncLive:
 
 async def _beat(socket: ClientConnection, text: str, interval_s: float) -> None:
     """Tell the server that we live, however long the user takes over a change."""
-    with contextlib.suppress(
-        *SOCKET_FAILURES
-    ):  # whoever receives next meets the same failure, and handles it
+    try:
         while True:
             await asyncio.sleep(interval_s)
             await socket.send(text)
+    except SOCKET_FAILURES:
+        pass  # whoever receives next meets the same failure, and handles it
+    except asyncio.CancelledError:
+        await socket.close()
+        raise
+
+
+def _stop(loop: asyncio.AbstractEventLoop, heart: asyncio.Task[None]) -> None:
+    if not loop.is_closed():
+        loop.call_soon_threadsafe(heart.cancel)

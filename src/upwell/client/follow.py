@@ -1,13 +1,14 @@
 """A live query without I/O: one generator that yields steps for a driver to perform.
 
 Law: through any number of reconnects the changes delivered are the snapshot, then every later change, once
-and in order; where that can't be kept, an error is raised. A driver performs one step at a time and sends its
-outcome in, or throws `ConnectionLost` in if the connection failed.
+and in order; where that can't be kept, an error is raised, or (`whole`) it begins anew. A driver performs one
+step at a time and sends its outcome in, or throws `ConnectionLost` in if the connection failed.
 """
 
 import random
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
+from typing import NoReturn
 
 from msgspec import UNSET
 
@@ -21,6 +22,7 @@ from upwell.client.failures import (
 )
 from upwell.client.progress import Progress
 from upwell.client.steps import (
+    Anew,
     Answered,
     Change,
     Deliver,
@@ -48,6 +50,8 @@ from upwell.protocol.messages import (
 
 _SUBSCRIPTION = "live"
 _SEQ = "_seq"
+_SYSTEM_COLUMNS = frozenset({_SEQ, "_deleted"})
+_PRUNED = "HISTORY_PRUNED"
 _PING = encode(messages.Ping()).decode()
 
 
@@ -78,8 +82,16 @@ class _TokenRefused(ConnectionLost):
     """The token was not accepted, and a new one can be had."""
 
 
+class _CannotContinue(Exception):
+    """What was delivered so far doesn't lead to what the query returns now."""
+
+
 class Follow:
-    """One live query: its state, and `steps()`, which never ends by itself."""
+    """One live query: its state, and `steps()`, which never ends by itself.
+
+    With `whole` its user folds the rows of a whole snapshot: where the log or the columns no longer allow to
+    go on from what was delivered, it tells so (`Anew`) and begins with a new snapshot.
+    """
 
     def __init__(
         self,
@@ -90,6 +102,7 @@ class Follow:
         batch_size: int = batch_size_default,
         last_rows: int | None = None,
         view: bool = False,
+        whole: bool = False,
         raw: bool = False,
         patience: Patience | None = None,
         chance: Callable[[], float] = random.random,
@@ -102,10 +115,14 @@ class Follow:
         self._batch_size = batch_size
         self._last_rows = last_rows
         self._view = view
+        self._whole = whole
         self._raw = raw
         self._patience = patience or Patience()
         self._chance = chance
         self._decoders: dict[str, Decode] = {}
+        self._columns: frozenset[str] = frozenset()
+        self._misfit: tuple[FieldSchema, ...] | None = None
+        self._role: str | None = None
         self._was_subscribed = False
         self._failures = 0
 
@@ -122,8 +139,18 @@ class Follow:
                 self._failures += 1
                 if not self._was_subscribed or self._failures > self._patience.reconnects_max:
                     raise
-                yield Pause(self._patience.backoff_s(self._failures, self._chance()))
+                yield self._pause()
+            except _CannotContinue:
+                self._failures += 1
+                self.progress = Progress()
+                self.snapshot_complete = False
+                yield Anew()
+                # Whoever follows an altered table begins anew at this moment: not all of them at once.
+                yield self._pause()
             self.progress.reconnected()
+
+    def _pause(self) -> Pause:
+        return Pause(self._patience.backoff_s(self._failures, self._chance()))
 
     def _sign_in(self) -> Steps:
         account = self._account
@@ -141,8 +168,9 @@ class Follow:
             raise
         frame = yield from self._frame_within(self._patience.auth_s)
         match frame:
-            case messages.AuthSuccess():
+            case messages.AuthSuccess(role=role):
                 account.token_is_new = False
+                self._take_role(role)
             case messages.AuthError(message):
                 self._refuse(message)
             case messages.Error(_, code, message):
@@ -156,6 +184,13 @@ class Follow:
             raise _TokenRefused(message)
         raise AuthenticationFailed(401, "AUTH_ERROR", message)
 
+    def _take_role(self, role: str) -> None:
+        """Go on only as who we were: what another role may see is another question."""
+        if self._role not in (None, role):
+            text = f"the account's role is {role} now and was {self._role}; open the live query again"
+            raise LiveError("ROLE_CHANGED", text, self.progress.cursor)
+        self._role = role
+
     def _subscribe(self) -> Steps:
         options = SubscriptionOptions(
             batch_size=self._batch_size,
@@ -167,18 +202,25 @@ class Follow:
         frame = yield from self._frame_within(self._patience.subscribe_s)
         match frame:
             case messages.SubscriptionAck(schema=schema):
-                self.schema = tuple(schema)
+                self._take_schema(tuple(schema))
             case messages.Error(_, code, message):
-                raise LiveError(code, message, self.progress.cursor)
+                self._end(code, message)
             case _:
                 raise ProtocolViolation(
                     f"expected the answer to the subscription, got {type(frame).__name__}"
                 )
-        if not self._raw:
-            decoders = {field.name: decode_for(field.data_type) for field in self.schema} | {_SEQ: int}
-            self._decoders = {name: decode for name, decode in decoders.items() if decode is not None}
         self._was_subscribed = True
         yield Subscribed()
+
+    def _take_schema(self, schema: tuple[FieldSchema, ...]) -> None:
+        is_other = self.progress.cursor is not None and self.schema not in ((), schema)
+        self.schema = schema
+        self._columns = frozenset(field.name for field in schema) - _SYSTEM_COLUMNS
+        if not self._raw:
+            decoders = {field.name: decode_for(field.data_type) for field in schema} | {_SEQ: int}
+            self._decoders = {name: decode for name, decode in decoders.items() if decode is not None}
+        if is_other and self._whole:
+            raise _CannotContinue
 
     def _deliver_all(self) -> Steps:
         ready = False
@@ -201,11 +243,17 @@ class Follow:
                     for change in self._frame_changes(frame):
                         yield Deliver(change)
                 case messages.Error(_, code, message):
-                    raise LiveError(code, message, self.progress.cursor)
+                    self._end(code, message)
                 case messages.AuthError(message):
                     raise ConnectionLost(message)
                 case messages.AuthSuccess() | messages.SubscriptionAck():
                     pass
+
+    def _end(self, code: str, message: str) -> NoReturn:
+        """Say why the server ended the query, unless that is no end for one that may begin anew."""
+        if code == _PRUNED and self._whole and self.progress.cursor is not None:
+            raise _CannotContinue
+        raise LiveError(code, message, self.progress.cursor)
 
     def _batch_changes(self, rows: list[WireRow]) -> Iterator[Change]:
         for row in rows:
@@ -220,6 +268,8 @@ class Follow:
         news = olds if frame.change_type == "delete" else rows
         for index, new in enumerate(news):
             seq = _seq(new)
+            if self._whole and frame.change_type != "delete":
+                self._expect_columns(new, is_complete=frame.change_type == "insert")
             if self.progress.take_change(seq):
                 old = decode_row(olds[index], self._decoders) if index < len(olds) else None
                 row = decode_row(new, self._decoders)
@@ -227,6 +277,15 @@ class Follow:
                     # The wire leaves a column out that is NULL now; only its old value shows that it changed.
                     row |= {name: None for name in old if name not in row}
                 yield Change(frame.change_type, row, old, seq)
+
+    def _expect_columns(self, row: WireRow, *, is_complete: bool) -> None:
+        """Begin anew if the row shows that the table was altered: what older rows have now, nobody told."""
+        found = row.keys() - _SYSTEM_COLUMNS
+        fits = found == self._columns if is_complete else found <= self._columns
+        # Once with a schema, so that a server whose rows never fit theirs is followed all the same.
+        if not fits and self.schema != self._misfit:
+            self._misfit = self.schema
+            raise _CannotContinue
 
     def _frame(self) -> Generator[Step, Outcome, ServerFrame]:
         """Return the next frame, however late; raise `ConnectionLost` when the server is gone."""

@@ -85,7 +85,12 @@ class SnapshotDone:
     """The snapshot, or what was missed, has been delivered. → None"""
 
 
-Event = Deliver | Subscribed | SnapshotDone
+@dataclass(frozen=True, slots=True)
+class Anew:
+    """What was delivered can't be continued: a whole snapshot follows, in place of it all. → None"""
+
+
+Event = Deliver | Subscribed | SnapshotDone | Anew
 Act = HttpRequest | Open | Send | Receive | Probe | Answered | Pause
 Step = Act | Event
 Outcome = HttpAnswer | str | bytes | bool | None

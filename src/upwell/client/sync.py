@@ -3,10 +3,11 @@
 Law: no decision is taken here; the asynchronous client differs only in how it waits.
 """
 
+import random
 import threading
 import time
 import weakref
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
@@ -31,6 +32,7 @@ from upwell.client.steps import (
     Send,
     Walk,
 )
+from upwell.client.table import LiveRows
 from upwell.client.transport import (
     SOCKET_FAILURES,
     http_failure,
@@ -47,8 +49,11 @@ _Value = TypeVar("_Value")
 class Client:
     """A connection to a server, for one user. Threads may share it; a live query belongs to one thread."""
 
-    def __init__(self, account: Account, *, request_s: float) -> None:
+    def __init__(
+        self, account: Account, *, request_s: float, chance: Callable[[], float] = random.random
+    ) -> None:
         self._account = account
+        self._chance = chance
         self._http = httpx.Client(timeout=http_timeout(request_s))
         self._lives: weakref.WeakSet[Live] = weakref.WeakSet()
 
@@ -99,7 +104,29 @@ class Client:
             view=view,
             raw=raw,
             patience=patience,
+            chance=self._chance,
         )
+        return self._followed(follow)
+
+    def live_table(
+        self, sql: str, *, batch_size: int = batch_size_default, patience: Patience | None = None
+    ) -> LiveRows:
+        """Return the rows of `SELECT … FROM namespace.table WHERE …`, kept up to date while open.
+
+        Open it by `with`. The query needs the table's primary key among its columns.
+        """
+        follow = Follow(
+            self._account,
+            sql,
+            batch_size=batch_size,
+            view=True,
+            whole=True,
+            patience=patience,
+            chance=self._chance,
+        )
+        return LiveRows(self._followed(follow))
+
+    def _followed(self, follow: Follow) -> "Live":
         live = Live(follow, self)
         self._lives.add(live)
         return live
@@ -166,14 +193,14 @@ class Live:
 
     def open(self) -> None:
         """Return when the server has accepted the query; else the first change asked for does this."""
-        if not self.schema and self._next_event(None) is None:
+        if not self.schema and self.next_event() is None:
             raise ConnectionLost("the live query is closed")
 
     def snapshot(self) -> list[Change]:
         """Return the changes up to the end of the snapshot, those of it that weren't received before."""
         changes = []
         while not self.snapshot_complete:
-            event = self._next_event(None)
+            event = self.next_event()
             if event is None:
                 raise ConnectionLost("the live query is closed")
             if isinstance(event, Deliver):
@@ -184,7 +211,7 @@ class Live:
         """Return the next change, None if there is none within `timeout_s` or the query was closed."""
         deadline = None if timeout_s is None else time.monotonic() + timeout_s
         while True:
-            event = self._next_event(deadline)
+            event = self.next_event(deadline)
             if event is None or isinstance(event, Deliver):
                 return None if event is None else event.change
 
@@ -211,8 +238,8 @@ class Live:
     ) -> None:
         self.close()
 
-    def _next_event(self, deadline: float | None) -> Event | None:
-        """Perform steps until one is for the user; None at the deadline or after `close`."""
+    def next_event(self, deadline: float | None = None) -> Event | None:
+        """Perform steps until one is for the user, and return it; None at the deadline or after `close`."""
         while not self._closed.is_set():
             try:
                 step = self._walk.step()

@@ -1,4 +1,4 @@
-"""Accounts: signing in, refreshing, device tokens and health, as a Starlette application.
+"""Accounts: signing in, refreshing, device tokens and health, and the page, as a Starlette application.
 
 These are not the hot routes: a password check costs tens of milliseconds anyway.
 """
@@ -18,6 +18,7 @@ from starlette.routing import Route
 
 from upwell import __version__
 from upwell.edge.fault import fault_of
+from upwell.edge.page import PATH, live_page
 from upwell.engine.catalog import Role, User
 from upwell.engine.view import Publication
 from upwell.errors import AuthenticationFailed, UpwellError
@@ -59,6 +60,7 @@ class Accounts:
                 Route("/v1/api/auth/logout", self.logout, methods=["POST"]),
                 Route("/v1/api/auth/me", self.me, methods=["GET"]),
                 Route("/v1/api/auth/device", self.device, methods=["POST"]),
+                Route(PATH, live_page, methods=["GET"]),
             ],
             exception_handlers={404: _not_found, 405: _not_allowed, UpwellError: _failed},
         )

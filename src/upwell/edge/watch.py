@@ -16,6 +16,7 @@ from upwell.errors import (
 )
 from upwell.feeds.live import LiveFeed
 from upwell.feeds.match import Watch
+from upwell.feeds.subscription import ending_code
 from upwell.protocol.messages import Subscription
 from upwell.session.policy import Action, Principal, require_table
 from upwell.sql.lex import tokenize
@@ -52,7 +53,7 @@ def live_code(error: UpwellError) -> str:
         case InvalidOperation() | InvalidInput():
             return "UNSUPPORTED"
         case _:
-            return "SUBSCRIPTION_FAILED"
+            return ending_code(error)
 
 
 def _bound(where: str, context: Context) -> str:

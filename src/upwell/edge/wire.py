@@ -22,6 +22,15 @@ Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 EXTENSION = "x.upwell.protocol"
 # The kernel's own buffer hides a slow reader: small enough to notice one, large enough for a burst.
 SEND_BUFFER_BYTES = 128 * 1024
+PONGS_BYTES_MAX = 64 * 1024
+"""Bytes that wait for a reader before its pings stay unanswered."""
+_NO_HOST = b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
+_OTHER_VERSION = (
+    b"HTTP/1.1 426 Upgrade Required\r\nSec-WebSocket-Version: 13\r\n"
+    b"Connection: close\r\nContent-Length: 0\r\n\r\n"
+)
+# JSON text begins so; gzip and MessagePack maps don't.
+_TEXT_START = b"{"
 _NEEDED_OF_TRANSPORT = ("write", "abort", "is_closing", "get_write_buffer_size", "set_write_buffer_limits")
 
 
@@ -34,7 +43,28 @@ class RawWS(WebSocketsSansIOProtocol):
         self.heard_at = self.loop.time()
         super().data_received(data)
 
+    def handle_ping(self) -> None:
+        # Who doesn't read gets no more pongs: only the newest ping needs one (RFC 6455, 5.5.3).
+        if self.transport.get_write_buffer_size() > PONGS_BYTES_MAX:
+            self.conn.data_to_send()
+        else:
+            super().handle_ping()
+
+    def send_receive_event_to_app(self) -> None:
+        # Bytes that are no text are the client's fault: closed with 1007, without a traceback in the log.
+        if self.curr_msg_data_type == "text" and not self.close_sent and not _is_text(b"".join(self.frames)):
+            self.frames = []
+            self.conn.send_close(1007)
+            self.handle_parser_exception()
+        else:
+            super().send_receive_event_to_app()
+
     def handle_connect(self, event: Request) -> None:
+        refusal = _refusal(event)
+        if refusal:
+            self.transport.write(refusal)
+            self.transport.close()
+            return
         super().handle_connect(event)
         if self.response.status_code == 101:
             extensions: dict[str, object] = self.scope["extensions"]  # type: ignore[assignment]
@@ -100,7 +130,7 @@ class RawWire:
             return
         parts: list[bytes] = []
         for frame in frames:
-            parts += (_header(len(frame)), frame)
+            parts += (_header(len(frame), is_text=frame.startswith(_TEXT_START)), frame)
         self._transport.write(b"".join(parts))
 
     async def drained(self) -> None:
@@ -184,7 +214,7 @@ class QueuedWire:
                 await self._filled.wait()
                 while self._queue:
                     frame = self._queue.popleft()
-                    await self._send({"type": "websocket.send", "text": frame.decode()})
+                    await self._send(_message(frame))
                     self._queued_bytes = max(0, self._queued_bytes - len(frame))
                     if self._queued_bytes <= self._lag_bytes_max // 4:
                         self._emptied.set()
@@ -214,10 +244,34 @@ def _is_as_expected(protocol: RawWS) -> bool:
     )
 
 
-def _header(size: int) -> bytes:
-    """Return the header of an unfragmented, unmasked text frame (RFC 6455, section 5.2)."""
+def _refusal(request: Request) -> bytes:
+    """Return the answer to an upgrade that RFC 6455 (4.2) refuses, nothing if it doesn't."""
+    if not any(request.headers.get_all("Host")):
+        return _NO_HOST
+    versions = request.headers.get_all("Sec-WebSocket-Version")
+    return _OTHER_VERSION if versions and versions != ["13"] else b""
+
+
+def _is_text(data: bytes) -> bool:
+    try:
+        data.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def _message(frame: bytes) -> dict[str, object]:
+    """Return a frame as ASGI's message."""
+    if frame.startswith(_TEXT_START):
+        return {"type": "websocket.send", "text": frame.decode()}
+    return {"type": "websocket.send", "bytes": frame}
+
+
+def _header(size: int, *, is_text: bool) -> bytes:
+    """Return the header of an unfragmented, unmasked frame (RFC 6455, section 5.2)."""
+    kind = 0x81 if is_text else 0x82
     if size < 126:
-        return bytes((0x81, size))
+        return bytes((kind, size))
     if size < 1 << 16:
-        return b"\x81\x7e" + size.to_bytes(2, "big")
-    return b"\x81\x7f" + size.to_bytes(8, "big")
+        return bytes((kind, 126)) + size.to_bytes(2, "big")
+    return bytes((kind, 127)) + size.to_bytes(8, "big")

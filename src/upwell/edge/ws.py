@@ -7,22 +7,34 @@ Who doesn't read its answers isn't listened to, so that they don't pile up.
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from itertools import count
 from typing import assert_never
 
 from upwell.config import Config
+from upwell.edge.connection import Allowance, Connection, query_of
 from upwell.edge.http import header
 from upwell.edge.watch import bind_watch, live_code
-from upwell.edge.wire import Receive, Scope, Send, Wire, find_wire
+from upwell.edge.wire import Receive, Scope, Send, find_wire
 from upwell.engine.catalog import Catalog
 from upwell.engine.expression import Context
-from upwell.errors import AuthenticationFailed, InvalidOperation, ReadOnly, UpwellError
+from upwell.errors import (
+    AuthenticationFailed,
+    InvalidOperation,
+    ReadOnly,
+    RequestRefused,
+    UpwellError,
+)
 from upwell.feeds.cursor import Growth
 from upwell.feeds.live import LiveFeed
-from upwell.feeds.subscription import Subscription
+from upwell.feeds.subscription import Origin
 from upwell.protocol import messages
-from upwell.protocol.codec import FrameMalformed, FrameTooLarge, decode_client_frame, encode
-from upwell.protocol.messages import AuthError, AuthSuccess, ClientFrame, Error, Protocol, ServerFrame
+from upwell.protocol.codec import (
+    FrameMalformed,
+    FrameTooLarge,
+    decode_client_frame,
+    unpack_client_frame,
+)
+from upwell.protocol.messages import AuthError, AuthSuccess, ClientFrame, Error
 from upwell.session.auth import Authenticator
 from upwell.session.policy import Principal
 
@@ -30,11 +42,8 @@ LIVE_PATH = "/v1/ws"
 CLOSE_S_MAX = 2.0
 REASON_BYTES_MAX = 123
 SUBSCRIPTION_ID_CHARS_MAX = 256
-ASKED_AHEAD_MAX = 16
 INVALID_ID = "invalid_subscription"
 NORMAL, GOING_AWAY, POLICY, INTERNAL = 1000, 1001, 1008, 1011
-# One encoding in this release, whatever a client would rather have.
-_PROTOCOL = Protocol("json", "none")
 
 ContextFor = Callable[[Principal], Context]
 """What CURRENT_USER() and NOW() are for somebody, now."""
@@ -53,38 +62,6 @@ class _Gone(Exception):
     """The client has left."""
 
 
-@dataclass(eq=False, slots=True)
-class _Socket:
-    """One connection: who it is, and its subscriptions by id. While `is_busy` its silence is our doing.
-
-    `asked_ahead` counts the frames that may have been answered since its wire was last seen with room.
-    """
-
-    wire: Wire
-    send: Send
-    principal: Principal | None = None
-    subscriptions: dict[str, Subscription] = field(default_factory=dict)
-    asked_ahead: int = 0
-    is_busy: bool = False
-    is_closing: bool = False
-
-    def say(self, frame: ServerFrame) -> None:
-        self.wire.write([encode(frame)])
-
-    async def heeded(self) -> None:
-        """Wait for one who asks on and on but doesn't read; pings, which nothing answers, don't count."""
-        if not self.wire.is_full:
-            self.asked_ahead = 0
-        elif self.asked_ahead >= ASKED_AHEAD_MAX:
-            await self.wire.drained()
-
-    def live(self) -> dict[str, Subscription]:
-        """Return the subscriptions without those that the feed has ended."""
-        for name in [name for name, subscription in self.subscriptions.items() if subscription.is_ended]:
-            del self.subscriptions[name]
-        return self.subscriptions
-
-
 class LiveSocket:
     """`GET /v1/ws`, as a bare ASGI handler; `run` watches over all sockets beside it."""
 
@@ -101,7 +78,8 @@ class LiveSocket:
         self._authenticator = authenticator
         self._context_for = context_for
         self._config = config
-        self._sockets: dict[_Socket, None] = {}
+        self._sockets: dict[Connection, None] = {}
+        self._numbers = count(1)
         self._closing: set[asyncio.Task[None]] = set()
         self._is_shut = False
 
@@ -118,8 +96,7 @@ class LiveSocket:
             await _refuse(send, 503, b"the server is shutting down")
             return
         await send({"type": "websocket.accept"})
-        socket = _Socket(find_wire(scope, send, lag_bytes_max=self._config.ws_lag_bytes_max), send)
-        socket.wire.hear(asyncio.get_running_loop().time())
+        socket = self._connection(scope, send)
         self._sockets[socket] = None
         try:
             await self._sign_in(socket, header(scope, b"authorization"), receive)
@@ -137,6 +114,15 @@ class LiveSocket:
                 self._feed.unsubscribe(subscription)
             await socket.wire.close()
 
+    def _connection(self, scope: Scope, send: Send) -> Connection:
+        loop_s = asyncio.get_running_loop().time
+        now = loop_s()
+        wire = find_wire(scope, send, lag_bytes_max=self._config.ws_lag_bytes_max)
+        wire.hear(now)
+        allowance = Allowance(self._config.ws_messages_per_s_max, now)
+        name, epoch_s = f"c{next(self._numbers)}", self._authenticator.now_s
+        return Connection(name, wire, send, allowance, query_of(scope), loop_s, epoch_s)
+
     async def run(self) -> None:
         """Close sockets that are silent or whose token or account isn't what it was; until cancelled."""
         async with asyncio.TaskGroup() as tasks:
@@ -152,12 +138,14 @@ class LiveSocket:
 
     # Sign-in
 
-    async def _sign_in(self, socket: _Socket, authorization: str | None, receive: Receive) -> None:
+    async def _sign_in(self, socket: Connection, authorization: str | None, receive: Receive) -> None:
+        asked = None
         if authorization is None:
             seconds = self._config.ws_auth_timeout_s
             try:
                 async with asyncio.timeout(seconds):
-                    authorization = await self._await_token(socket, receive)
+                    message = await self._await_authenticate(socket, receive)
+                authorization, asked = f"Bearer {message.token}", message.protocol
             except TimeoutError as error:
                 text = f"Authentication timeout - no auth message received within {seconds:g} seconds"
                 socket.say(AuthError(text))
@@ -167,14 +155,15 @@ class LiveSocket:
         except AuthenticationFailed as error:
             socket.say(AuthError(str(error)))
             raise _Closing(POLICY, "Authentication failed") from error
-        socket.say(_welcome(socket.principal))
+        socket.negotiate(asked)
+        socket.say(_welcome(socket))
 
-    async def _await_token(self, socket: _Socket, receive: Receive) -> str:
+    async def _await_authenticate(self, socket: Connection, receive: Receive) -> messages.Authenticate:
         while True:
             frame = await self._next_frame(socket, receive)
             match frame:
-                case messages.Authenticate(token):
-                    return f"Bearer {token}"
+                case messages.Authenticate():
+                    return frame
                 case messages.Subscribe(subscription):
                     socket.say(_auth_required(subscription.id))
                 case messages.NextBatch(id) | messages.Unsubscribe(id):
@@ -186,37 +175,43 @@ class LiveSocket:
 
     # Frames
 
-    async def _next_frame(self, socket: _Socket, receive: Receive) -> ClientFrame | None:
+    async def _next_frame(self, socket: Connection, receive: Receive) -> ClientFrame | None:
         """Return the next frame; None if it was refused with an answer."""
         await socket.heeded()
         message = await receive()
         if message["type"] != "websocket.receive":
             raise _Gone
-        socket.wire.hear(asyncio.get_running_loop().time())
-        frame = self._read(socket, message.get("text"))
+        now = asyncio.get_running_loop().time()
+        socket.wire.hear(now)
+        if socket.allowance.take(now):
+            frame = self._read(socket, message.get("text"), message.get("bytes"))
+        else:
+            frame = None
+            socket.say(Error("rate_limit", "RATE_LIMIT_EXCEEDED", "Too many messages"))
         if not isinstance(frame, messages.Ping):
             socket.asked_ahead += 1
         return frame
 
-    def _read(self, socket: _Socket, text: str | None) -> ClientFrame | None:
-        if text is None:
+    def _read(self, socket: Connection, text: str | None, packed: bytes | None) -> ClientFrame | None:
+        try:
+            if text is not None:
+                return decode_client_frame(text)
+            if packed is not None and socket.protocol.serialization == "msgpack":
+                return unpack_client_frame(packed)
             socket.say(Error("protocol", "UNSUPPORTED_DATA", "Binary not supported"))
             return None
-        try:
-            return decode_client_frame(text)
         except FrameTooLarge as error:
             socket.say(Error("protocol", "MESSAGE_TOO_LARGE", str(error)))
             return None
         except FrameMalformed as error:
             raise _Closing(INTERNAL, str(error)) from error
 
-    async def _handle(self, socket: _Socket, frame: ClientFrame) -> None:
+    async def _handle(self, socket: Connection, frame: ClientFrame) -> None:
         socket.is_busy = True
         try:
             match frame:
                 case messages.Authenticate():
-                    assert socket.principal is not None, "frames are handled after the sign-in"
-                    socket.say(_welcome(socket.principal))
+                    socket.say(_welcome(socket))
                 case messages.Subscribe(subscription):
                     await self._subscribe(socket, subscription)
                 case messages.NextBatch(id):
@@ -233,26 +228,38 @@ class LiveSocket:
             socket.is_busy = False
             socket.wire.hear(asyncio.get_running_loop().time())
 
-    async def _subscribe(self, socket: _Socket, asked: messages.Subscription) -> None:
+    async def _subscribe(self, socket: Connection, asked: messages.Subscription) -> None:
         if not asked.id.strip() or _is_long(asked.id):
             text = f"Subscription id must not be empty, or longer than {SUBSCRIPTION_ID_CHARS_MAX} characters"
             socket.say(Error(INVALID_ID, "INVALID_SUBSCRIPTION_ID", text))
             return
         try:
-            self._expect_room(socket, asked.id)
             assert socket.principal is not None, "nothing is subscribed before the sign-in"
+            self._expect_room(socket, socket.principal.user, asked.id)
             context = self._context_for(socket.principal)
             watch = bind_watch(asked, socket.principal, self._growth.view.catalog, context, self._feed)
             replaced = socket.subscriptions.pop(asked.id, None)
             if replaced is not None:
                 self._feed.unsubscribe(replaced)
             socket.subscriptions[asked.id] = await self._feed.subscribe(
-                watch, subscription_id=asked.id, outlet=socket.wire, options=asked.options
+                watch,
+                subscription_id=asked.id,
+                outlet=socket.wire,
+                options=asked.options,
+                protocol=socket.protocol,
+                origin=Origin(
+                    socket.principal.user,
+                    socket.id,
+                    asked.sql,
+                    asked.options,
+                    context.now_us,
+                    socket.heard_at_us,
+                ),
             )
         except UpwellError as error:
             socket.say(Error(asked.id, live_code(error), str(error)))
 
-    async def _next_batch(self, socket: _Socket, id: str) -> None:  # noqa: A002
+    async def _next_batch(self, socket: Connection, id: str) -> None:  # noqa: A002
         try:
             subscription = socket.subscriptions.get(id)
             if subscription is None:
@@ -261,20 +268,23 @@ class LiveSocket:
         except UpwellError as error:
             socket.say(Error(_echoed(id), "BATCH_FETCH_FAILED", str(error)))
 
-    def _expect_room(self, socket: _Socket, id: str) -> None:  # noqa: A002
+    def _expect_room(self, socket: Connection, user: str, id: str) -> None:  # noqa: A002
+        if id in socket.live():
+            return  # it is replaced
         limit = self._config.ws_subscriptions_max
-        if id not in socket.live() and len(socket.subscriptions) >= limit:
+        if len(socket.subscriptions) >= limit:
             raise InvalidOperation(f"Maximum subscriptions ({limit}) per connection exceeded")
+        if self._feed.count(user) >= self._config.ws_subscriptions_per_user_max:
+            raise RequestRefused("SUBSCRIPTION_LIMIT_EXCEEDED", "Maximum subscriptions reached")
 
     # Watching over sockets
 
     async def _watch_sockets(self) -> None:
         limit = self._config.ws_client_timeout_s
-        loop = asyncio.get_running_loop()
         while True:
             await asyncio.sleep(min(limit / 4, 5.0))
             for socket in list(self._sockets):
-                if not socket.is_busy and loop.time() - socket.wire.heard_at > limit:
+                if not socket.is_busy and socket.silent_s() > limit:
                     self._begin_closing(socket, NORMAL, "Heartbeat timeout")
             self._close_expired()
 
@@ -307,7 +317,7 @@ class LiveSocket:
                     socket.say(AuthError("the account was changed; sign in again"))
                     self._begin_closing(socket, POLICY, "Authentication failed")
 
-    def _begin_closing(self, socket: _Socket, code: int, reason: str) -> None:
+    def _begin_closing(self, socket: Connection, code: int, reason: str) -> None:
         if not socket.is_closing:
             socket.is_closing = True
             for subscription in socket.subscriptions.values():
@@ -316,7 +326,7 @@ class LiveSocket:
             self._closing.add(task)
             task.add_done_callback(self._closing.discard)
 
-    async def _close(self, socket: _Socket, code: int, reason: str) -> None:
+    async def _close(self, socket: Connection, code: int, reason: str) -> None:
         """Send the close frame; a reader that doesn't take it in time is cut off."""
         socket.is_closing = True
         try:
@@ -327,8 +337,10 @@ class LiveSocket:
             socket.wire.abort()
 
 
-def _welcome(principal: Principal) -> AuthSuccess:
-    return AuthSuccess(principal.user, principal.role.value, _PROTOCOL)
+def _welcome(socket: Connection) -> AuthSuccess:
+    principal = socket.principal
+    assert principal is not None, "a welcome comes after the sign-in"
+    return AuthSuccess(principal.user, principal.role.value, socket.protocol)
 
 
 def _auth_required(id: str) -> Error:  # noqa: A002

@@ -1,4 +1,4 @@
-"""Deltas: changes and rows as the JSON of live queries (reference contract, sections 1.5 and 2.4).
+"""Deltas: changes and rows as the cells of live queries (reference contract, sections 1.5 and 2.4).
 
 Law: an insert shows the whole new row, a delete the whole last row, an update the key and all that isn't
 NULL, with the old values of exactly the columns that changed; `_seq` is always there.
@@ -7,16 +7,12 @@ NULL, with the old values of exactly the columns that changed; `_seq` is always 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import msgspec
-
 from upwell.engine.catalog import Table
 from upwell.engine.expression import DELETED, SEQ
-from upwell.protocol.codec import change_tail
-from upwell.protocol.messages import ChangeType, FieldSchema, WireRow
+from upwell.protocol.codec import Tail, change_tail
+from upwell.protocol.messages import ChangeType, FieldSchema, Serialization, WireRow
 from upwell.storage.hot import Change
 from upwell.types import Column, Row, SqlType, Value, to_json
-
-_encoder = msgspec.json.Encoder()
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,21 +66,24 @@ class Projection:
         """Return all cells of a row."""
         return {output.name: _cell(output, row, seq, deleted) for output in self.outputs}
 
-    def tail(self, kind: ChangeType, change: Change) -> bytes:
+    def tail(self, kind: ChangeType, change: Change, serialization: Serialization = "json") -> Tail:
         """Return the part of the change's frame that all subscribers with this projection share."""
         before, after = change.before, change.after
+        rows: list[WireRow] | None
+        old: list[WireRow] | None
         match kind:
             case "insert":
                 assert after is not None, "an insert has a new row"
-                return change_tail(kind, rows=[self.whole(after, change.seq)])
+                rows, old = [self.whole(after, change.seq)], None
             case "update":
                 assert before is not None, "an update has an old row"
                 assert after is not None, "an update has a new row"
-                old = self._changed(before, after, change.previous)
-                return change_tail(kind, rows=[self._present(after, change.seq)], old_values=[old])
+                rows = [self._present(after, change.seq)]
+                old = [self._changed(before, after, change.previous)]
             case "delete":
                 assert before is not None, "a delete has a last row"
-                return change_tail(kind, old_values=[self.whole(before, change.seq, deleted=True)])
+                rows, old = None, [self.whole(before, change.seq, deleted=True)]
+        return change_tail(kind, rows, old, serialization)
 
     def _present(self, row: Row, seq: int) -> WireRow:
         """Return the key, `_seq` and every cell that isn't NULL."""
@@ -102,11 +101,6 @@ class Projection:
             if index == SEQ or (index >= 0 and _differ(before[index], after[index])):
                 shown[output.name] = _cell(output, before, seq, deleted=False)
         return shown
-
-
-def encode_row(row: WireRow) -> msgspec.Raw:
-    """Return a row's JSON, to be put into a batch as it is."""
-    return msgspec.Raw(_encoder.encode(row))
 
 
 def _differ(old: Value, new: Value) -> bool:

@@ -9,6 +9,7 @@ falls behind: nothing is queued for it, it reads the log for itself until it is 
 
 import asyncio
 import logging
+from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from dataclasses import replace
@@ -16,22 +17,46 @@ from functools import partial
 from typing import TypeVar
 from weakref import WeakValueDictionary
 
-import msgspec
-
 from upwell.engine.catalog import Catalog, Table
 from upwell.engine.changelog import Changelog
 from upwell.engine.query import QueryEngine
 from upwell.engine.view import View
-from upwell.errors import InvalidOperation, QueryFailure, ReadOnly, TableNotFound, UpwellError
+from upwell.errors import (
+    InvalidOperation,
+    QueryFailure,
+    ReadOnly,
+    RequestRefused,
+    SeqTrimmed,
+    TableNotFound,
+    UpwellError,
+)
 from upwell.feeds.cursor import Growth
 from upwell.feeds.delta import Projection
 from upwell.feeds.match import Index, Watch, judge
 from upwell.feeds.snapshot import Page, Snapshot, missed_deletes, read_page
-from upwell.feeds.subscription import Deltas, Listing, Outlet, State, Subscription, deltas, listing
+from upwell.feeds.subscription import (
+    Deltas,
+    Listing,
+    Origin,
+    Outbox,
+    Outlet,
+    State,
+    Subscription,
+    deltas,
+    ending_code,
+    listing,
+)
 from upwell.ids import snowflake_floor
 from upwell.logs import fields
-from upwell.protocol.codec import encode
-from upwell.protocol.messages import BatchControl, Error, SubscriptionAck, SubscriptionOptions
+from upwell.protocol.codec import PLAIN, Tail, encode, encode_frame
+from upwell.protocol.messages import (
+    BatchControl,
+    Error,
+    Protocol,
+    Serialization,
+    SubscriptionAck,
+    SubscriptionOptions,
+)
 from upwell.storage.hot import Change
 from upwell.types import Key, Owner, TableId
 
@@ -46,12 +71,8 @@ SLICE_BYTES_MAX = 4 << 20
 _READY = BatchControl(0, False, "ready", None)
 
 
-class _InitialBatch(msgspec.Struct, frozen=True, tag_field="type", tag="initial_data_batch"):
-    """`InitialDataBatch` whose rows are JSON already."""
-
-    subscription_id: str
-    rows: list[msgspec.Raw]
-    batch_control: BatchControl
+_Tails = dict[tuple[Projection, str, Serialization], Tail]
+"""What the subscribers of one change share."""
 
 
 class LiveFeed:
@@ -66,6 +87,7 @@ class LiveFeed:
         self._catalog: Catalog = growth.view.catalog
         self._index: Index[Subscription] = Index()
         self._subscriptions: dict[Subscription, None] = {}
+        self._by_user: Counter[str] = Counter()
         self._tasks: set[asyncio.Task[None]] = set()
         self._projections: WeakValueDictionary[
             tuple[int, int, tuple[tuple[int, str], ...] | None], Projection
@@ -89,8 +111,24 @@ class LiveFeed:
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     def subscriptions(self) -> list[Listing]:
-        """Return what there is, for `system.live`."""
-        return [listing(subscription) for subscription in self._subscriptions]
+        """Return what there is, for `system.live`; any thread may call it."""
+        return [listing(subscription) for subscription in list(self._subscriptions)]
+
+    def count(self, user: str) -> int:
+        """Return how many subscriptions a user has, on all sockets together."""
+        return self._by_user[user]
+
+    def kill(self, live_id: str, user: str | None) -> bool:
+        """End the subscriptions of this id that are the user's (None: anybody's); whether there were any."""
+        found = [
+            each
+            for each in self._subscriptions
+            if live_id.endswith(each.id) and each.live_id == live_id and user in (None, each.origin.user)
+        ]
+        for subscription in found:
+            text = "The live query was ended by KILL LIVE QUERY"
+            self._fail(subscription, RequestRefused("SUBSCRIPTION_KILLED", text))
+        return bool(found)
 
     def projection(self, table: Table, columns: tuple[tuple[int, str], ...] | None) -> Projection:
         """Return the one projection of these columns, so that encoded changes are shared."""
@@ -107,11 +145,14 @@ class LiveFeed:
         subscription_id: str,
         outlet: Outlet,
         options: SubscriptionOptions | None,
+        protocol: Protocol = PLAIN,
+        origin: Origin = Origin(),  # noqa: B008 — a frozen value: nobody
     ) -> Subscription:
         """Acknowledge, send batch 0 if `options` were given, and go live after the last batch.
 
-        Raises `TableNotFound` (also for a resume after a seq that is older than the table), `InvalidInput`
-        for options, and what a query raises; nothing is left then.
+        Raises `TableNotFound` (also for a resume after a seq that is older than the table), `SeqTrimmed` for
+        a resume from below the log's floor, `InvalidInput` for options, and what a query raises; nothing is
+        left then.
         """
         view = self._growth.view
         if watch.table.id not in view.catalog.by_id:
@@ -119,8 +160,11 @@ class LiveFeed:
         _expect_same_table(watch.table, options)
         watch = self._followed(watch, view.catalog)
         snapshot = Snapshot.begin(options, until=view.seq) if options is not None else None
-        subscription = Subscription(subscription_id, watch, outlet, after=view.seq, snapshot=snapshot)
+        subscription = Subscription(
+            subscription_id, watch, outlet, view.seq, origin, protocol, snapshot=snapshot
+        )
         self._subscriptions[subscription] = None
+        self._by_user[origin.user] += 1
         if snapshot is None:
             outlet.write([self._ack(subscription, _READY)])
             self._join(subscription)
@@ -137,31 +181,40 @@ class LiveFeed:
         snapshot = subscription.snapshot
         if snapshot is None or subscription.state is not State.LOADING:
             raise InvalidOperation("the subscription has no further batch")
-        await self._send_batch(subscription, snapshot)
+        try:
+            await self._send_batch(subscription, snapshot)
+        except SeqTrimmed as failure:
+            self._fail(subscription, failure)
 
     def unsubscribe(self, subscription: Subscription) -> None:
         """Send nothing more; an ended one stays ended."""
         subscription.state = State.ENDED
         self._index.discard(subscription)
-        self._subscriptions.pop(subscription, None)
+        if subscription in self._subscriptions:
+            del self._subscriptions[subscription]
+            self._forget(subscription.origin.user)
         if subscription.task is not None and subscription.task is not asyncio.current_task():
             subscription.task.cancel()
+
+    def _forget(self, user: str) -> None:
+        self._by_user[user] -= 1
+        if not self._by_user[user]:
+            del self._by_user[user]
 
     # The snapshot
 
     async def _send_batch(self, subscription: Subscription, snapshot: Snapshot) -> None:
         await subscription.outlet.drained()
         try:
-            page, missed = await self._in_thread(partial(self._read_batch, subscription.watch, snapshot))
+            page, frame, missed = await self._in_thread(partial(self._read_batch, subscription, snapshot))
         except UpwellError:
             raise
         except Exception as error:
             raise _unexpected(subscription) from error
         if subscription.state is not State.LOADING:
             return
-        control = page.control(snapshot.batch_num)
-        frames = [self._ack(subscription, control)] if snapshot.batch_num == 0 else []
-        frames.append(encode(_InitialBatch(subscription.id, page.rows, control)))
+        is_first = snapshot.batch_num == 0
+        frames = [self._ack(subscription, page.control(0)), frame] if is_first else [frame]
         subscription.outlet.write(frames)
         snapshot.batch_num += 1
         snapshot.newest = None
@@ -171,13 +224,20 @@ class LiveFeed:
         else:
             self._go_live(subscription, snapshot, missed)
 
-    def _read_batch(self, watch: Watch, snapshot: Snapshot) -> tuple[Page, dict[Key, int]]:
-        view = self._growth.view
-        page = read_page(self._query, view, watch, snapshot)
-        if page.has_more or snapshot.resumed_after is None:
-            return page, {}
+    def _read_batch(
+        self, subscription: Subscription, snapshot: Snapshot
+    ) -> tuple[Page, bytes, dict[Key, int]]:
+        """Return the next page, its frame and, with the last page of a resume, the deletes it missed."""
+        view, watch, protocol = self._growth.view, subscription.watch, subscription.protocol
         after, until = snapshot.resumed_after, snapshot.until
-        return page, missed_deletes(self._changelog, view, watch, after=after, until=until)
+        if after is not None and snapshot.batch_num == 0:
+            # Whether the log reaches back so far is told at once, not with the last page.
+            self._changelog.read(view, watch.table.id, watch.owner, after=after, limit=1)
+        page = read_page(self._query, view, watch, snapshot, protocol.serialization)
+        frame = page.frame(subscription.id, snapshot.batch_num, protocol)
+        if page.has_more or after is None:
+            return page, frame, {}
+        return page, frame, missed_deletes(self._changelog, view, watch, after=after, until=until)
 
     def _go_live(self, subscription: Subscription, snapshot: Snapshot, missed: dict[Key, int]) -> None:
         if missed:
@@ -188,7 +248,7 @@ class LiveFeed:
 
     def _ack(self, subscription: Subscription, control: BatchControl) -> bytes:
         schema = subscription.watch.projection.schema()
-        return encode(SubscriptionAck(subscription.id, 0, control, schema))
+        return encode_frame(SubscriptionAck(subscription.id, 0, control, schema), subscription.protocol)
 
     # At the head
 
@@ -225,16 +285,20 @@ class LiveFeed:
             cursor = after
             while cursor < view.seq:
                 read = partial(self._read_log, view, TableId(table), Owner(owner), cursor)
-                changes = await self._in_thread(read)
+                try:
+                    changes = await self._in_thread(read)
+                except SeqTrimmed as failure:
+                    self._end_partition(table, owner, failure)
+                    break
                 await self._dispatch(changes)
                 cursor = changes[-1].seq if len(changes) == PAGE_CHANGES else view.seq
 
     async def _dispatch(self, changes: Sequence[Change]) -> None:
         """Write each change to all at the head whom it concerns, in slices between which others run."""
-        outbox = _Outbox(self._fall_behind)
+        outbox = Outbox(self._fall_behind)
         steps = 0
         for change in changes:
-            tails: dict[tuple[Projection, str], bytes] = {}
+            tails: _Tails = {}
             for subscription in self._index.concerned(change):
                 if subscription.state is State.HEAD and change.seq > subscription.after:
                     self._put(outbox, subscription, change, tails)
@@ -246,28 +310,29 @@ class LiveFeed:
             steps += 1
         outbox.flush()
 
-    def _put(
-        self,
-        outbox: "_Outbox",
-        subscription: Subscription,
-        change: Change,
-        tails: dict[tuple[Projection, str], bytes],
-    ) -> None:
+    def _put(self, outbox: Outbox, subscription: Subscription, change: Change, tails: _Tails) -> None:
         watch = subscription.watch
         try:
             kind = judge(watch, change)
             if kind is None:
                 return
-            place = (watch.projection, kind)
+            serialization = subscription.protocol.serialization
+            place = (watch.projection, kind, serialization)
             tail = tails.get(place)
             if tail is None:
-                tail = tails[place] = watch.projection.tail(kind, change)
+                tail = tails[place] = watch.projection.tail(kind, change, serialization)
         except QueryFailure as failure:
             self._fail(subscription, failure)
         except Exception:  # noqa: BLE001 — one live query must not take the pump, and the server, with it
             self._fail(subscription, _unexpected(subscription))
         else:
-            outbox.put(subscription, change.seq, subscription.frame_head + tail)
+            outbox.put(subscription, change.seq, subscription.frame(tail))
+
+    def _end_partition(self, table: int, owner: str, failure: UpwellError) -> None:
+        for subscription in list(self._subscriptions):
+            watch = subscription.watch
+            if subscription.state is State.HEAD and (watch.table.id, watch.owner) == (table, owner):
+                self._fail(subscription, failure)
 
     def _end_dropped(self, catalog: Catalog) -> None:
         for subscription in list(self._subscriptions):
@@ -326,6 +391,8 @@ class LiveFeed:
     def _send_deltas(self, subscription: Subscription, found: Deltas) -> bool:
         if found.frames:
             subscription.outlet.write(found.frames)
+            subscription.sent_changes += len(found.frames)
+            subscription.sent_seq = found.after
         subscription.after = found.after
         if subscription.after >= subscription.missed_until:
             subscription.missed = {}
@@ -344,9 +411,10 @@ class LiveFeed:
     def _fail(self, subscription: Subscription, failure: UpwellError) -> None:
         """End a subscription that can't go on, and say why."""
         if not subscription.is_ended:
-            code = "NOT_FOUND" if isinstance(failure, TableNotFound) else "SUBSCRIPTION_FAILED"
             self.unsubscribe(subscription)
-            subscription.outlet.write([encode(Error(subscription.id, code, str(failure)))])
+            # As text, whatever was negotiated: it is what every client reads.
+            frame = encode(Error(subscription.id, ending_code(failure), str(failure)))
+            subscription.outlet.write([frame])
 
     async def _in_thread(self, call: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._threads, call)
@@ -364,30 +432,3 @@ def _unexpected(subscription: Subscription) -> UpwellError:
     table = subscription.watch.table.full_name
     log.exception("a live query failed unexpectedly", extra=fields(table=table))
     return UpwellError(f"the live query of {table} failed unexpectedly; the server's log says why")
-
-
-class _Outbox:
-    """Frames of one slice, by outlet, so that each outlet is written to once."""
-
-    def __init__(self, fall_behind: Callable[..., None]) -> None:
-        self.size_bytes = 0
-        self._fall_behind = fall_behind
-        self._entries: dict[Outlet, list[tuple[Subscription, int, bytes]]] = {}
-
-    def put(self, subscription: Subscription, seq: int, frame: bytes) -> None:
-        self._entries.setdefault(subscription.outlet, []).append((subscription, seq, frame))
-        self.size_bytes += len(frame)
-
-    def flush(self) -> None:
-        """Write what there is; subscriptions of a full outlet fall behind, just before their first frame."""
-        for outlet, entries in self._entries.items():
-            if outlet.is_full:
-                for subscription, seq, _ in entries:
-                    if subscription.state is State.HEAD:
-                        self._fall_behind(subscription, after=seq - 1)
-            else:
-                outlet.write(
-                    [frame for subscription, _, frame in entries if subscription.state is State.HEAD]
-                )
-        self._entries.clear()
-        self.size_bytes = 0

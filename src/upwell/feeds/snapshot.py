@@ -14,9 +14,15 @@ from upwell.engine.changelog import Changelog
 from upwell.engine.query import QueryEngine, Source
 from upwell.engine.view import View
 from upwell.errors import InvalidInput
-from upwell.feeds.delta import encode_row
 from upwell.feeds.match import Watch, judge
-from upwell.protocol.messages import BatchControl, SubscriptionOptions, batch_size_default
+from upwell.protocol.codec import encode_frame, encode_row
+from upwell.protocol.messages import (
+    BatchControl,
+    Protocol,
+    Serialization,
+    SubscriptionOptions,
+    batch_size_default,
+)
 from upwell.storage import arrow
 from upwell.types import Key, SqlType, Value
 
@@ -69,8 +75,22 @@ class Page:
         status = "ready" if not self.has_more else "loading" if batch_num == 0 else "loading_batch"
         return BatchControl(batch_num, self.has_more, status, self.last_seq)  # type: ignore[arg-type]
 
+    def frame(self, subscription_id: str, batch_num: int, protocol: Protocol) -> bytes:
+        """Return the frame of this page; its rows have the protocol's serialization already."""
+        return encode_frame(_InitialBatch(subscription_id, self.rows, self.control(batch_num)), protocol)
 
-def read_page(query: QueryEngine, view: View, watch: Watch, snapshot: Snapshot) -> Page:
+
+class _InitialBatch(msgspec.Struct, frozen=True, tag_field="type", tag="initial_data_batch"):
+    """`InitialDataBatch` whose rows are encoded already."""
+
+    subscription_id: str
+    rows: list[msgspec.Raw]
+    batch_control: BatchControl
+
+
+def read_page(
+    query: QueryEngine, view: View, watch: Watch, snapshot: Snapshot, serialization: Serialization
+) -> Page:
     """Return the snapshot's next page; blocks its thread, raises what a query raises."""
     if snapshot.newest == 0 or snapshot.after >= snapshot.until:
         return Page([], None, has_more=False)
@@ -81,7 +101,7 @@ def read_page(query: QueryEngine, view: View, watch: Watch, snapshot: Snapshot) 
     for row, seq in rows[: snapshot.batch_rows]:
         if size >= BATCH_BYTES_MAX:
             break
-        raw = encode_row(watch.projection.whole(row, seq))
+        raw = encode_row(watch.projection.whole(row, seq), serialization)
         size += len(bytes(raw))
         encoded.append(raw)
         last_seq = seq

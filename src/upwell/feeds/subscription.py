@@ -4,16 +4,20 @@ Law: a subscription at rest is this value and its place in the index; no task, q
 """
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Protocol
 
+from upwell.errors import RequestRefused, SeqTrimmed, TableNotFound, UpwellError
 from upwell.feeds.match import Watch, judge
 from upwell.feeds.snapshot import Snapshot
-from upwell.protocol.codec import change_frame
+from upwell.ids import snowflake_ms
+from upwell.protocol import messages
+from upwell.protocol.codec import PLAIN, Tail, change_head
+from upwell.protocol.messages import SubscriptionOptions
 from upwell.storage.hot import Change
-from upwell.types import Key, owner_user
+from upwell.types import Key
 
 PAGE_BYTES_MAX = 256 * 1024
 
@@ -27,7 +31,7 @@ class Outlet(Protocol):
         ...
 
     def write(self, frames: Sequence[bytes]) -> None:
-        """Take frames (text in UTF-8) without waiting; does nothing once the reader is gone."""
+        """Take frames (text if they begin with `{`) without waiting; nothing once the reader is gone."""
         ...
 
     async def drained(self) -> None:
@@ -47,47 +51,109 @@ class State(Enum):
     ENDED = "ended"
 
 
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Who asked for a live query, where, when and how. `heard_at_us`: when the client last said anything."""
+
+    user: str = ""
+    connection: str = ""
+    sql: str = ""
+    options: SubscriptionOptions | None = None
+    created_at_us: int = 0
+    heard_at_us: Callable[[], int] = int
+
+
 @dataclass(eq=False, slots=True)
 class Subscription:
     """One live query of one socket. `after` is its cursor: what is later has still to be sent.
 
     At the head the cursor isn't moved; the pump only skips what isn't later. Up to `missed_until` a resume
-    sends nothing but the deletes in `missed` (key → seq).
+    sends nothing but the deletes in `missed` (key → seq). `sent_changes` of them were written, the newest
+    with `sent_seq`.
     """
 
     id: str
     watch: Watch
     outlet: Outlet
     after: int
+    origin: Origin = Origin()
+    protocol: messages.Protocol = PLAIN
     snapshot: Snapshot | None = None
     state: State = State.LOADING
     missed: dict[Key, int] = field(default_factory=dict)
     missed_until: int = 0
     task: asyncio.Task[None] | None = None
+    sent_changes: int = 0
+    sent_seq: int = 0
     frame_head: bytes = b""
+    is_gzip: bool = False
 
     def __post_init__(self) -> None:
-        self.frame_head = change_frame(self.id, b"")
+        self.frame_head = change_head(self.id, self.protocol.serialization)
+        self.is_gzip = self.protocol.compression == "gzip"
 
     @property
     def is_ended(self) -> bool:
         return self.state is State.ENDED
 
+    @property
+    def live_id(self) -> str:
+        """What names the subscription among all of the server's."""
+        return f"{self.origin.user}-{self.origin.connection}-{self.id}"
+
+    def frame(self, tail: Tail) -> bytes:
+        """Return the change frame around what all subscribers share."""
+        return tail.frame(self.frame_head, gzip=self.is_gzip)
+
 
 @dataclass(frozen=True, slots=True)
 class Listing:
-    """What others may know of a subscription; `user` None for a SHARED table."""
+    """What others may know of a subscription, at one moment."""
 
+    live_id: str
     id: str
-    table: str
-    user: str | None
+    namespace: str
+    table_name: str
     state: str
+    origin: Origin
+    changes: int
+    updated_at_us: int
+    """When the newest change that was sent was made, or the subscription, if that was later."""
+
+    @property
+    def user(self) -> str:
+        return self.origin.user
+
+    @property
+    def table(self) -> str:
+        return f"{self.namespace}.{self.table_name}"
 
 
 def listing(subscription: Subscription) -> Listing:
-    watch = subscription.watch
-    state = subscription.state.value
-    return Listing(subscription.id, watch.table.full_name, owner_user(watch.owner), state)
+    table, origin, seq = subscription.watch.table, subscription.origin, subscription.sent_seq
+    return Listing(
+        subscription.live_id,
+        subscription.id,
+        table.namespace,
+        table.name,
+        subscription.state.value,
+        origin,
+        subscription.sent_changes,
+        max(origin.created_at_us, snowflake_ms(seq) * 1000 if seq else 0),
+    )
+
+
+def ending_code(failure: UpwellError) -> str:
+    """Return the code of the error frame that ends a subscription."""
+    match failure:
+        case TableNotFound():
+            return "NOT_FOUND"
+        case SeqTrimmed():
+            return "HISTORY_PRUNED"
+        case RequestRefused():
+            return failure.code
+        case _:
+            return "SUBSCRIPTION_FAILED"
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,8 +179,43 @@ def deltas(subscription: Subscription, watch: Watch, changes: Sequence[Change], 
         kind = judge(watch, change)
         if kind is None:
             continue
-        frames.append(subscription.frame_head + watch.projection.tail(kind, change))
-        size += len(frames[-1])
+        tail = watch.projection.tail(kind, change, subscription.protocol.serialization)
+        frames.append(subscription.frame(tail))
+        size += len(tail.body)
         if size >= PAGE_BYTES_MAX:
             return Deltas(frames, change.seq, is_whole=change is changes[-1] and change.seq == until)
     return Deltas(frames, until, is_whole=True)
+
+
+class Outbox:
+    """Frames of one slice, by outlet, so that each outlet is written to once."""
+
+    def __init__(self, fall_behind: Callable[..., None]) -> None:
+        self.size_bytes = 0
+        self._fall_behind = fall_behind
+        self._entries: dict[Outlet, list[tuple[Subscription, int, bytes]]] = {}
+
+    def put(self, subscription: Subscription, seq: int, frame: bytes) -> None:
+        self._entries.setdefault(subscription.outlet, []).append((subscription, seq, frame))
+        self.size_bytes += len(frame)
+
+    def flush(self) -> None:
+        """Write what there is; subscriptions of a full outlet fall behind, just before their first frame."""
+        for outlet, entries in self._entries.items():
+            if outlet.is_full:
+                for subscription, seq, _ in entries:
+                    if subscription.state is State.HEAD:
+                        self._fall_behind(subscription, after=seq - 1)
+            else:
+                self._write(outlet, entries)
+        self._entries.clear()
+        self.size_bytes = 0
+
+    def _write(self, outlet: Outlet, entries: list[tuple[Subscription, int, bytes]]) -> None:
+        frames: list[bytes] = []
+        for subscription, seq, frame in entries:
+            if subscription.state is State.HEAD:
+                frames.append(frame)
+                subscription.sent_changes += 1
+                subscription.sent_seq = seq
+        outlet.write(frames)

@@ -17,6 +17,8 @@ DataType = str | dict[str, int | dict[str, int]]
 Param = str | int | float | bool | None
 ChangeType = Literal["insert", "update", "delete"]
 BatchStatus = Literal["loading", "loading_batch", "ready"]
+Serialization = Literal["json", "msgpack"]
+Compression = Literal["none", "gzip"]
 
 batch_size_default = 1000
 user_chars_max = 128
@@ -139,10 +141,10 @@ class HealthResponse(Struct, frozen=True):
 
 
 class Protocol(Struct, frozen=True):
-    """How frames after the sign-in are written."""
+    """How frames after the sign-in are written. Who asks for nothing gets large ones as gzip."""
 
-    serialization: Literal["json", "msgpack"] = "json"
-    compression: Literal["none", "gzip"] = "none"
+    serialization: Serialization = "json"
+    compression: Compression = "gzip"
 
 
 class Authenticate(Struct, frozen=True, tag_field="type", tag="authenticate"):

@@ -32,6 +32,7 @@ from upwell.engine.view import View
 from upwell.engine.write import Write
 from upwell.errors import Conflict, InvalidOperation, InvalidSql, ReadOnly, RequestRefused, UpwellError
 from upwell.feeds.cursor import Growth
+from upwell.feeds.live import LiveFeed
 from upwell.feeds.registry import Registry
 from upwell.ids import ulid, uuid7
 from upwell.jobs.queue import JobQueue, JobType
@@ -39,6 +40,7 @@ from upwell.session import definition
 from upwell.session.auth import Authenticator, refuse_password
 from upwell.session.depth import refuse_deep
 from upwell.session.dml import Evaluation, Foreign, RunQuery, evaluate
+from upwell.session.live import kill_live
 from upwell.session.order import ordered
 from upwell.session.outcome import Answer, Changed, Message, Outcome, PointAnswer, StatementFailed
 from upwell.session.point import point_answer
@@ -67,6 +69,7 @@ from upwell.sql.statements import (
     ExecuteAs,
     FlushTable,
     Insert,
+    KillLive,
     PointRead,
     Select,
     Statement,
@@ -115,6 +118,7 @@ class Sessions:
         threads: QueryThreads,
         slow: Executor,
         registry: Registry,
+        feed: LiveFeed,
     ) -> None:
         self.engine = engine
         self.growth = growth
@@ -122,6 +126,7 @@ class Sessions:
         self.threads = threads
         self.slow = slow
         self.registry = registry
+        self.feed = feed
         self._preparer = preparer
 
     async def execute(
@@ -199,13 +204,10 @@ class Sessions:
         prepare = partial(self._preparer.prepare, text, view.catalog, namespace, params)
         statement, values = await self._read(text, prepare)
         if isinstance(statement, UseNamespace):
-            if statement.name not in view.catalog.namespaces:
-                raise InvalidOperation(
-                    f"namespace '{statement.name}' does not exist; CREATE NAMESPACE makes it"
-                )
-            return Outcome(
-                Message(f"Namespace switched to '{statement.name}'"), principal.user
-            ), statement.name
+            name = statement.name
+            if name not in view.catalog.namespaces:
+                raise InvalidOperation(f"namespace '{name}' does not exist; CREATE NAMESPACE makes it")
+            return Outcome(Message(f"Namespace switched to '{name}'"), principal.user), name
         as_user = principal
         if isinstance(statement, ExecuteAs):
             as_user = self._impersonated(principal, statement.user, view)
@@ -246,6 +248,8 @@ class _Run:
                 return await self._create_user(statement)
             case FlushTable():
                 return await self._flush_table(statement)
+            case KillLive(live_id):
+                return Message(kill_live(self._principal, self._sessions.feed, live_id))
             case UseNamespace():
                 raise AssertionError("handled by the request")
             case _:
@@ -291,7 +295,7 @@ class _Run:
         return 0 if partition is None else partition.row_count_max
 
     def _resolver(self, view: View, *, is_open: bool = False) -> Resolve:
-        return partial(resolve, view, self._principal, self._sessions.registry, is_open)
+        return partial(resolve, view, self._principal, self._sessions.registry, self._sessions.feed, is_open)
 
     async def _write(self, statement: Insert | Update | Delete) -> Changed:
         require_table(self._principal, Action.WRITE, statement.table)
@@ -417,22 +421,20 @@ class _Run:
 
     async def _flush_table(self, statement: FlushTable) -> Message:
         require_flush(self._principal)
-        table = statement.table
+        table, name = statement.table, statement.table.full_name
         # A barrier: what was acknowledged before this statement is in the View that the job flushes.
         if not self._engine.flush.is_pending(self._growth.view, table):
-            return Message(f"Storage flush skipped: no pending writes for table '{table.full_name}'")
+            return Message(f"Storage flush skipped: no pending writes for table '{name}'")
         parameters: dict[str, str | int] = {
-            "table_id": table.full_name,
+            "table_id": name,
             "table_number": table.id,
             "table_type": table.kind.value,
         }
         key = f"flush-{table.namespace}-{table.name}"
         job = await self._in_slow_thread(partial(self._engine.jobs.submit, JobType.FLUSH, parameters, key))
         if job is None:
-            return Message(
-                f"Storage flush skipped: a flush is already queued or running for table '{table.full_name}'"
-            )
-        return Message(f"Storage flush started for table '{table.full_name}'. Job ID: {job.job_id}")
+            return Message(f"Storage flush skipped: a flush is already queued or running for table '{name}'")
+        return Message(f"Storage flush started for table '{name}'. Job ID: {job.job_id}")
 
     def _context(self) -> Context:
         return self._sessions.context(self._principal)

@@ -1,8 +1,9 @@
 """System tables: what the server knows about itself, as tables.
 
-Law: they are computed from one View for one principal (but where the devices are, which is newer than any
-View); only administrators read them, except for `system.changes` (everybody's own log), the tables of
-`session/fleet.py` (everybody's own devices), `information_schema`, and what SHOW and DESCRIBE ask.
+Law: they are computed from one View for one principal (but where the devices are and what live queries run,
+which is newer than any View); only administrators read them, except for `system.changes`, `system.live` and
+the tables of `session/fleet.py` (where everybody sees their own log, live queries and devices),
+`information_schema`, and what SHOW and DESCRIBE ask.
 """
 
 from collections.abc import Callable, Sequence
@@ -15,10 +16,12 @@ from upwell.engine.catalog import Catalog, Table
 from upwell.engine.view import View
 from upwell.engine.write import shown
 from upwell.errors import TableNotFound
+from upwell.feeds.live import LiveFeed
 from upwell.feeds.registry import Registry
 from upwell.ids import snowflake_ms
 from upwell.jobs.queue import load_jobs
 from upwell.session.fleet import FLEET, Layout
+from upwell.session.live import live_queries
 from upwell.session.policy import Principal, require_admin
 from upwell.storage.arrow import array, system_field
 from upwell.storage.hot import Change
@@ -26,6 +29,7 @@ from upwell.types import Column, SqlType, Value, to_json, user_owner
 
 SYSTEM = "system"
 INFORMATION = "information_schema"
+LIVE = (SYSTEM, "live")
 LOG_PAGE = 5_000
 
 _TEXT, _BIG, _INT, _BOOL, _TIME, _JSON = (
@@ -34,12 +38,21 @@ _TEXT, _BIG, _INT, _BOOL, _TIME, _JSON = (
 
 
 def system_table(
-    namespace: str, name: str, view: View, principal: Principal, registry: Registry, *, is_open: bool
+    namespace: str,
+    name: str,
+    view: View,
+    principal: Principal,
+    registry: Registry,
+    feed: LiveFeed,
+    *,
+    is_open: bool,
 ) -> pa.Table:
     """Return a system table's rows; raise `PermissionDenied` or `TableNotFound`."""
     fleet = FLEET.get(name) if namespace == SYSTEM else None
     if fleet is not None:
         return _made(*fleet(view, principal, registry))
+    if (namespace, name) == LIVE:
+        return _made(*live_queries(principal, feed))
     build = _TABLES.get((namespace, name))
     if build is None:
         raise TableNotFound(f"{namespace}.{name}")
@@ -189,7 +202,7 @@ def _information_tables(view: View, principal: Principal) -> pa.Table:
         ("table_catalog", _TEXT), ("table_schema", _TEXT), ("table_name", _TEXT), ("table_type", _TEXT),
     ]  # fmt: skip
     rows: list[Sequence[Value]] = [("upwell", t.namespace, t.name, "BASE TABLE") for t in _sorted(view)]
-    views = sorted([*_TABLES, *((SYSTEM, name) for name in FLEET)])
+    views = sorted([*_TABLES, LIVE, *((SYSTEM, name) for name in FLEET)])
     return _made(layout, rows + [("upwell", space, name, "VIEW") for space, name in views])
 
 

@@ -28,6 +28,7 @@ from upwell.sql.statements import (
     ExecuteAs,
     FlushTable,
     Insert,
+    KillLive,
     PointRead,
     Scalar,
     Select,
@@ -102,7 +103,7 @@ class Binder:
                 return self._describe(table)
             case ExecuteAsTree():
                 return self._execute_as(tree)
-            case CreateNamespace() | DropNamespace() | CreateUser() | UseNamespace() | Select():
+            case CreateNamespace() | DropNamespace() | CreateUser() | KillLive() | UseNamespace() | Select():
                 return tree
 
     def _name(self, name: TableName) -> tuple[str, str]:

@@ -16,7 +16,14 @@ from upwell.errors import InvalidInput, InvalidOperation, InvalidSql
 from upwell.sql.alter import parse_add_column
 from upwell.sql.define import parse_create_table
 from upwell.sql.lex import Fragment, Tokens, split
-from upwell.sql.statements import CreateNamespace, CreateUser, DropNamespace, Select, UseNamespace
+from upwell.sql.statements import (
+    CreateNamespace,
+    CreateUser,
+    DropNamespace,
+    KillLive,
+    Select,
+    UseNamespace,
+)
 from upwell.sql.tree import (
     DeleteTree,
     DescribeTree,
@@ -285,6 +292,12 @@ def _storage(tokens: Tokens) -> FlushTree:
     return FlushTree((namespace, name))
 
 
+def _kill(tokens: Tokens) -> KillLive:
+    if not tokens.accept("KILL", "LIVE", "QUERY"):
+        raise _unsupported(tokens)
+    return KillLive(tokens.string("the live query's id, as system.live shows it, in quotes"))
+
+
 def _use(tokens: Tokens) -> UseNamespace:
     if tokens.take().word == "SET":
         tokens.expect("NAMESPACE")
@@ -342,6 +355,7 @@ _STATEMENTS: dict[str, Callable[[Tokens], Tree]] = {
     "DROP": _drop,
     "ALTER": _alter,
     "STORAGE": _storage,
+    "KILL": _kill,
     "USE": _use,
     "SET": _use,
     "SHOW": _show,

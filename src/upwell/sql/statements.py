@@ -150,6 +150,13 @@ class FlushTable:
 
 
 @dataclass(frozen=True, slots=True)
+class KillLive:
+    """KILL LIVE QUERY; `live_id` as `system.live` shows it."""
+
+    live_id: str
+
+
+@dataclass(frozen=True, slots=True)
 class UseNamespace:
     name: str
 
@@ -174,6 +181,7 @@ Statement = (
     | Delete
     | Select
     | FlushTable
+    | KillLive
     | UseNamespace
     | ExecuteAs
 )

@@ -13,6 +13,7 @@ from upwell.sql.statements import (
     CreateTable,
     CreateUser,
     DropNamespace,
+    KillLive,
     Select,
     UseNamespace,
 )
@@ -125,6 +126,7 @@ Tree = (
     | CreateNamespace
     | DropNamespace
     | CreateUser
+    | KillLive
     | UseNamespace
     | Select
 )

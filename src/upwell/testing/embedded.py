@@ -27,6 +27,7 @@ from upwell.engine.trim import LogTrim
 from upwell.engine.view import View
 from upwell.engine.write import Write
 from upwell.feeds.cursor import Growth
+from upwell.feeds.live import LiveFeed
 from upwell.feeds.registry import Registry
 from upwell.ids import Snowflakes
 from upwell.jobs.kinds import Kinds
@@ -151,7 +152,10 @@ class Embedded:
             bcrypt_cost=4,
         )
         queries = QueryThreads(self.threads, slots=4, timeout_s=60)
-        return Sessions(self.engine, growth, Preparer(), authenticator, queries, self.threads, self.registry)
+        feed = LiveFeed(self.committer.changelog, growth, self.query, self.threads)
+        return Sessions(
+            self.engine, growth, Preparer(), authenticator, queries, self.threads, self.registry, feed
+        )
 
     async def outcomes(self, sql: str, params: Sequence[Value] = (), user: str = ROOT) -> list[Outcome]:
         """Run SQL as `user`; raise the error of the statement that failed."""

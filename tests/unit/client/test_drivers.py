@@ -220,6 +220,19 @@ async def test_the_asynchronous_client_does_the_same(server: Any) -> None:
             await client.live("SELECT * FROM app.nope").open()
 
 
+async def test_an_asynchronous_live_query_that_is_dropped_ends_its_heart(server: Any) -> None:
+    server.put(1, "x")
+    async with connect_async(server.url, user="alice", password="wonderland") as client:
+        async for change in client.live(SQL, patience=QUICK):
+            assert change.row["id"] == 1
+            break
+        gc.collect()
+        hearts = {task for task in asyncio.all_tasks() if "_beat" in repr(task)}
+        assert len(hearts) == 1
+        async with asyncio.timeout(30):
+            await asyncio.wait(hearts)
+
+
 async def test_a_cancelled_wait_loses_nothing(server: Any) -> None:
     async with (
         connect_async(server.url, user="alice", password="wonderland") as client,

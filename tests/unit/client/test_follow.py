@@ -15,6 +15,7 @@ from upwell.client.failures import (
 )
 from upwell.client.follow import Follow, Patience
 from upwell.client.steps import (
+    Anew,
     Answered,
     Deliver,
     Open,
@@ -318,3 +319,89 @@ def test_sequence_ids_as_text_and_rows_in_one_frame_are_understood() -> None:
     frame = json.loads(_change("insert", 7))
     frame["rows"].append({"id": "2", "_seq": "8"})
     assert _delivered(walk, json.dumps(frame)) == [("insert", 7), ("insert", 8)]
+
+
+PRUNED = '{"type":"error","subscription_id":"live","code":"HISTORY_PRUNED","message":"trimmed"}'
+
+
+def _asked_again(walk: Walk) -> None:
+    """Lose the connection; come to where the answer to the new subscription is awaited."""
+    walk.failed(ConnectionLost("cut"))
+    walk.done(None)
+    assert isinstance(walk.step(), Open)
+    walk.done(None)
+    walk.done(SIGNED_IN)
+    assert isinstance(walk.step(), Send)
+    walk.done(None)
+
+
+def test_below_the_floor_of_the_log_a_whole_query_begins_anew_and_another_one_ends() -> None:
+    follow, walk = _walk(whole=True)
+    _subscribed(walk)
+    _delivered(walk, _batch(5))
+    _asked_again(walk)
+    walk.done(PRUNED)
+    assert walk.step() == Anew()
+    assert not follow.snapshot_complete
+    walk.take()
+    assert walk.step() == Pause(0.1)
+    walk.done(None)
+    assert _subscribed(walk) == {"batch_size": 1000}
+    assert _delivered(walk, _batch(5, 9)) == [("snapshot", 5), ("snapshot", 9), ("done", 0)]
+    _, walk = _walk()
+    _subscribed(walk)
+    _delivered(walk, _batch(5))
+    _asked_again(walk)
+    with pytest.raises(LiveError, match="HISTORY_PRUNED") as caught:
+        walk.done(PRUNED)
+    assert caught.value.cursor == 5
+
+
+def test_a_log_that_is_trimmed_under_a_whole_query_begins_it_anew() -> None:
+    _, walk = _walk(whole=True)
+    _subscribed(walk)
+    _delivered(walk, _batch(5))
+    walk.done(PRUNED)
+    assert walk.step() == Anew()
+
+
+def test_a_row_of_other_columns_begins_a_whole_query_anew_but_once_for_a_schema() -> None:
+    _, walk = _walk(whole=True)
+    _subscribed(walk)
+    _delivered(walk, _batch(5))
+    walk.done(_change("update", 6, note="x"))
+    assert walk.step() == Anew()
+    walk.take()
+    assert walk.step() == Pause(0.05)
+    walk.done(None)
+    _subscribed(walk)
+    _delivered(walk, _batch(6))
+    assert _delivered(walk, _change("update", 7, note="y")) == [("update", 7)]
+    _, walk = _walk()
+    _subscribed(walk)
+    _delivered(walk, _batch(5))
+    assert _delivered(walk, _change("update", 6, note="x")) == [("update", 6)]
+
+
+def test_other_columns_after_a_reconnect_begin_a_whole_query_anew() -> None:
+    follow, walk = _walk(whole=True)
+    _subscribed(walk)
+    _delivered(walk, _batch(5))
+    _asked_again(walk)
+    altered = json.loads(_ack())
+    altered["schema"].append({"name": "note", "data_type": "Text", "index": 1})
+    walk.done(json.dumps(altered))
+    assert walk.step() == Anew()
+    assert [field.name for field in follow.schema] == ["id", "note"]
+
+
+def test_another_role_ends_it() -> None:
+    _, walk = _walk()
+    _subscribed(walk)
+    _delivered(walk, _batch(5))
+    walk.failed(ConnectionLost("the account was changed; sign in again"))
+    walk.done(None)
+    assert isinstance(walk.step(), Open)
+    walk.done(None)
+    with pytest.raises(LiveError, match="ROLE_CHANGED: the account's role is dba now and was user"):
+        walk.done(SIGNED_IN.replace('"user","protocol"', '"dba","protocol"'))

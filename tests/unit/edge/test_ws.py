@@ -14,6 +14,7 @@ import pytest
 
 from upwell.clock import ManualClock
 from upwell.config import Config
+from upwell.edge.connection import Allowance
 from upwell.edge.wire import QueuedWire
 from upwell.edge.ws import LiveSocket
 from upwell.effects import NoPoints, OsFiles
@@ -113,7 +114,13 @@ class Server:
     def connect(self, *, token: str | None = None, path: str = "/v1/ws") -> Peer:
         peer = Peer()
         headers = [] if token is None else [(b"authorization", f"Bearer {token}".encode())]
-        scope = {"type": "websocket", "path": path, "headers": headers, "extensions": {}}
+        scope = {
+            "type": "websocket",
+            "path": path,
+            "query_string": b"compress=false",
+            "headers": headers,
+            "extensions": {},
+        }
         self.tasks.append(asyncio.create_task(self.socket.serve(scope, peer.incoming.get, peer.send)))
         return peer
 
@@ -367,15 +374,15 @@ async def test_shutting_down_closes_and_then_refuses(server: Server) -> None:
 
 
 async def test_a_queued_wire_is_full_until_its_reader_took_enough() -> None:
-    taken: list[str] = []
+    taken: list[dict[str, Any]] = []
     gate = asyncio.Semaphore(0)
 
     async def send(message: Any) -> None:
         await gate.acquire()
-        taken.append(message["text"])
+        taken.append(message)
 
     wire = QueuedWire(send, lag_bytes_max=10, now=0.0)
-    wire.write([b"12345", b"67890"])
+    wire.write([b"{2345", b"67890"])
     assert not wire.is_full
     wire.write([b"more"])
     assert wire.is_full
@@ -385,7 +392,9 @@ async def test_a_queued_wire_is_full_until_its_reader_took_enough() -> None:
     gate.release()
     await waiting
     assert not wire.is_full
-    assert taken[:2] == ["12345", "67890"]
+    text, binary = taken[:2]
+    assert text == {"type": "websocket.send", "text": "{2345"}
+    assert binary == {"type": "websocket.send", "bytes": b"67890"}
     await wire.close()
 
 
@@ -399,3 +408,10 @@ async def test_a_queued_wire_whose_reader_left_keeps_nothing() -> None:
     wire.write([b"another"])
     assert not wire.is_full
     await wire.close()
+
+
+def test_an_allowance_refills_with_time_up_to_a_second_s_worth() -> None:
+    allowance = Allowance(4, at=10.0)
+    assert [allowance.take(10.0) for _ in range(5)] == [True, True, True, True, False]
+    assert [allowance.take(10.5) for _ in range(3)] == [True, True, False]
+    assert [allowance.take(99.0) for _ in range(5)] == [True, True, True, True, False]

@@ -24,17 +24,23 @@ from upwell.engine.query import QueryEngine, Source
 from upwell.engine.result import result_rows
 from upwell.engine.rows import Rows
 from upwell.engine.schema import Schema
+from upwell.engine.trim import LogTrim
 from upwell.engine.write import Write
 from upwell.errors import InvalidInput, InvalidOperation, TableNotFound, UpwellError
 from upwell.feeds.cursor import Growth
+from upwell.feeds.delta import Projection
 from upwell.feeds.live import LiveFeed
 from upwell.feeds.match import Watch
-from upwell.feeds.subscription import Subscription
-from upwell.protocol.codec import decode_server_frame
+from upwell.feeds.subscription import Origin, Subscription
+from upwell.ids import snowflake_ms
+from upwell.protocol.codec import Tail, decode_server_frame
 from upwell.protocol.messages import Change as ChangeFrame
 from upwell.protocol.messages import (
+    ChangeType,
     Error,
     InitialDataBatch,
+    Protocol,
+    Serialization,
     ServerFrame,
     SubscriptionAck,
     SubscriptionOptions,
@@ -233,6 +239,29 @@ def _event(frame: ChangeFrame) -> tuple[str, int, int, dict[str, Any]]:
     return frame.change_type, int(row["id"]), int(row["_seq"]), row
 
 
+class RawReader:
+    """An outlet that keeps frames as they are written."""
+
+    is_full = False
+
+    def __init__(self) -> None:
+        self.frames: list[bytes] = []
+        self._news = asyncio.Event()
+
+    def write(self, frames: Sequence[bytes]) -> None:
+        self.frames += frames
+        self._news.set()
+
+    async def drained(self) -> None:
+        pass
+
+    async def until_frames(self, count: int) -> None:
+        async with asyncio.timeout(WAIT_S):
+            while len(self.frames) < count:
+                self._news.clear()
+                await self._news.wait()
+
+
 async def subscribe(
     rig: Rig, reader: Reader, watch: Watch, options: SubscriptionOptions | None = None
 ) -> Subscription:
@@ -414,6 +443,72 @@ async def test_a_resume_from_before_the_table_was_made_is_refused(rig: Rig) -> N
     assert rig.feed.subscriptions() == []
     await subscribe(rig, reader, rig.watch(), SubscriptionOptions(from_seq=seq))
     assert len(reader.batches()) == 1
+
+
+async def test_kill_ends_only_what_it_names_and_may(rig: Rig) -> None:
+    readers = {user: Reader() for user in ("ann", "ben")}
+    for user, reader in readers.items():
+        await rig.feed.subscribe(
+            rig.watch(),
+            subscription_id="s",
+            outlet=reader,
+            options=None,
+            origin=Origin(user, "c1", created_at_us=rig.clock.now_us()),
+        )
+    seq = rig.insert(ANN, [1, "a", 1])
+    await readers["ann"].until_seq(seq)
+    listed = {each.user: each for each in rig.feed.subscriptions()}
+    assert [(each.live_id, each.changes) for each in listed.values()] == [("ann-c1-s", 1), ("ben-c1-s", 1)]
+    assert listed["ann"].updated_at_us == max(snowflake_ms(seq) * 1000, rig.clock.now_us())
+    assert not rig.feed.kill("ann-c1-s", "ben")
+    assert not rig.feed.kill("s", None)
+    assert rig.feed.count("ann") == 1
+    assert rig.feed.kill("ann-c1-s", None)
+    assert (rig.feed.count("ann"), rig.feed.count("ben")) == (0, 1)
+    assert [error.code for error in readers["ann"].errors()] == ["SUBSCRIPTION_KILLED"]
+    assert rig.feed.kill("ben-c1-s", "ben")
+    assert rig.feed.subscriptions() == []
+
+
+async def test_subscribers_of_one_serialization_share_what_is_encoded(rig: Rig) -> None:
+    encoded: list[str] = []
+
+    class Counting(Projection):
+        def tail(self, kind: ChangeType, change: Change, serialization: Serialization = "json") -> Tail:
+            encoded.append(serialization)
+            return super().tail(kind, change, serialization)
+
+    found = rig.feed.projection(rig.table, None)
+    watch = Watch(rig.table, ANN, Counting(found.outputs, found.key))
+    gzip_json, plain_json = Protocol("json", "gzip"), Protocol("json", "none")
+    protocols = [gzip_json, plain_json, Protocol("msgpack", "gzip"), Protocol("msgpack", "none")] * 5
+    outlets = [RawReader() for _ in protocols]
+    for outlet, protocol in zip(outlets, protocols, strict=True):
+        await rig.feed.subscribe(watch, subscription_id="s", outlet=outlet, options=None, protocol=protocol)
+    rig.insert(ANN, [1, "word " * 200, 1])
+    await rig.growth.reached(rig.committer.last_seq)
+    for outlet in outlets:
+        await outlet.until_frames(2)
+    assert sorted(encoded) == ["json", "msgpack"]
+    assert len({outlet.frames[1] for outlet in outlets}) == 4
+
+
+async def test_a_pump_that_finds_its_log_trimmed_ends_who_watches_and_goes_on(rig: Rig) -> None:
+    cut, sound = Reader(), Reader()
+    await subscribe(rig, cut, rig.watch(ANN))
+    await subscribe(rig, sound, rig.watch(BEN))
+    # Without a chance for the pump between them: a change, forgotten by memory, trimmed from the log.
+    rig.insert(ANN, [1, "a", 1])
+    rig.committer.changelog.forget()
+    rig.clock.advance(10)
+    assert LogTrim(rig.committer, rig.clock, 1.0, lambda user, since_us: None, NoPoints()).run() == 1
+    await cut.until(lambda: bool(cut.errors()))
+    [error] = cut.errors()
+    assert (error.subscription_id, error.code) == ("s", "HISTORY_PRUNED")
+    assert error.message.endswith("subscribe again without `from`")
+    seq = rig.insert(BEN, [1, "a", 1])
+    await sound.until_seq(seq)
+    assert cut.changes() == []
 
 
 async def test_an_ended_subscription_gets_nothing(rig: Rig) -> None:

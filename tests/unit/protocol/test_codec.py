@@ -2,6 +2,8 @@
 
 import gzip
 import json
+import random
+import zlib
 
 import msgspec
 import pytest
@@ -13,12 +15,15 @@ from upwell.protocol.codec import (
     FrameMalformed,
     FrameTooLarge,
     change_frame,
+    change_head,
     change_tail,
     decode_body,
     decode_client_frame,
     decode_server_frame,
     encode,
+    encode_frame,
     gunzip,
+    unpack_client_frame,
 )
 
 SEQ = 1738291029381029888
@@ -190,6 +195,68 @@ def test_a_change_frame_from_its_tail_equals_the_frame_as_a_whole(subscription_i
         assert change_frame(subscription_id, tail) == encode(whole)
     raw = change_tail("insert", [msgspec.Raw(b'{"id":"1","body":"b"}')])
     assert raw == cases[0][0]
+
+
+@pytest.mark.parametrize("subscription_id", ["s1", "é" * 256])
+@pytest.mark.parametrize("serialization", ["json", "msgpack"])
+@pytest.mark.parametrize("body", ["b", "words again and " * 60])
+def test_a_shared_tail_in_every_form_says_what_the_frame_as_a_whole_says(
+    subscription_id: str, serialization: m.Serialization, body: str
+) -> None:
+    new, old = {"id": "1", "body": body, "none": None}, {"id": "1", "size": 1.5}
+    read = json.loads if serialization == "json" else msgspec.msgpack.decode
+    for kind, rows, olds in (("insert", [new], None), ("update", [new], [old]), ("delete", None, [old])):
+        said = {"type": "change", "subscription_id": subscription_id, "change_type": kind}
+        whole = said | {
+            name: each for name, each in (("rows", rows), ("old_values", olds)) if each is not None
+        }
+        tail = change_tail(kind, rows, olds, serialization)
+        head = change_head(subscription_id, serialization)
+        plain, packed = tail.frame(head), tail.frame(head, gzip=True)
+        assert read(plain) == whole
+        assert plain.startswith(b"{") is (serialization == "json")
+        if len(body) > 1 and rows is not None:
+            stream = zlib.decompressobj(wbits=31)
+            assert stream.decompress(packed) == plain
+            assert (stream.eof, stream.unused_data) == (True, b"")
+            assert gzip.decompress(packed) == plain
+            assert len(packed) < len(plain)
+        else:
+            assert packed == plain, "short frames, and what gets no smaller, stay as they are"
+
+
+def test_a_frame_is_compressed_from_512_bytes_on_if_it_gets_smaller() -> None:
+    around = len(encode(m.AuthError("")))
+    for size, is_packed in ((511, False), (512, True)):
+        frame = m.AuthError("a" * (size - around))
+        data = encode_frame(frame, m.Protocol("json", "gzip"))
+        assert data.startswith(b"\x1f\x8b") is is_packed
+        assert (gzip.decompress(data) if is_packed else data) == encode(frame)
+        assert encode_frame(frame, m.Protocol("json", "none")) == encode(frame)
+        packed = encode_frame(frame, m.Protocol("msgpack", "none"))
+        assert msgspec.msgpack.decode(packed) == {"type": "auth_error", "message": frame.message}
+
+
+def test_what_gets_no_smaller_is_sent_as_it_is() -> None:
+    noise = random.Random(7).randbytes(600)
+    head = change_head("s", "msgpack")
+    tail = change_tail("insert", [noise], None, "msgpack")
+    assert tail.frame(head, gzip=True) == tail.frame(head)
+    assert noise in tail.frame(head)
+
+
+@pytest.mark.parametrize(("text", "frame"), CLIENT_FRAMES)
+def test_a_packed_client_frame_says_what_its_json_says(text: str, frame: m.ClientFrame) -> None:
+    packed = msgspec.msgpack.encode(json.loads(text))
+    assert unpack_client_frame(packed) == frame
+    assert unpack_client_frame(gzip.compress(packed)) == frame
+    with pytest.raises(FrameTooLarge):
+        unpack_client_frame(packed, bytes_max=len(packed) - 1)
+    with pytest.raises(FrameTooLarge):
+        unpack_client_frame(gzip.compress(b"\0" * 100_000), bytes_max=99_999)
+    for malformed in (packed[:-1], b"", b"\xc1", b"\x1f\x8b", b"\x91" * 100_000):
+        with pytest.raises(FrameMalformed):
+            unpack_client_frame(malformed)
 
 
 def test_the_answer_of_the_sql_endpoint_is_written_as_the_contract_shows_it() -> None:

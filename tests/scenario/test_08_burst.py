@@ -1,0 +1,180 @@
+"""Scenario 08, burst and backpressure: every event exactly once, at any rate and for any reader."""
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from upwell.testing import ServerProcess, wait_until
+from upwell.testing.websocket import CLOSE, LIVE, Frame, Socket, Watched
+from upwell.testing.wire import Site, Wire
+
+WRITERS = 4
+STRIDE = 1_000_000
+STALLED, HEALTHY = 12, 9
+LONG_ROWS, LONG_CHARS = 300, 40_000
+# Twelve queues of all that the stalled ones do not read would be 144 MB.
+GROWTH_BYTES_MAX = 90_000_000
+GONE_S_MAX = 20.0
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    """A server that lets a watcher be silent for long."""
+    directory = tmp_path_factory.mktemp("burst") / "data"
+    env = {"UPWELL_BCRYPT_COST": "4", "UPWELL_WS_CLIENT_TIMEOUT_S": "600"}
+    with ServerProcess(directory, env=env) as server:
+        site = Site(server)
+        yield site
+        site.close()
+        assert "Traceback" not in server.log_path.read_text(), server.log_tail()
+
+
+@pytest.fixture
+def stack() -> Iterator[ExitStack]:
+    """What is entered here is left at the end of the test."""
+    with ExitStack() as stack:
+        yield stack
+
+
+@pytest.fixture
+def events(site: Site, namespace: str) -> str:
+    """A fresh USER table."""
+    columns = "(id BIGINT PRIMARY KEY, event_type TEXT NOT NULL, payload TEXT)"
+    site.root.run(f"CREATE TABLE {namespace}.events {columns} WITH (TYPE = 'USER')")
+    return f"{namespace}.events"
+
+
+def watch(stack: ExitStack, wire: Wire, table: str, *, receive_bytes: int | None = None) -> Watched:
+    """Subscribe on a socket of its own, and take the snapshot."""
+    # Compressed, what these rows say would fit into any buffer.
+    path = f"{LIVE}?compress=false"
+    socket = stack.enter_context(Socket(wire.port, wire.token, path=path, receive_bytes=receive_bytes))
+    return Watched(socket, f"SELECT * FROM {table}", options={}).snapshot()
+
+
+def put(wire: Wire, table: str, *ids: int) -> None:
+    values = ", ".join(f"({n}, 'made', 'payload {n}')" for n in ids)
+    assert wire.run(f"INSERT INTO {table} VALUES {values}").count == len(ids)
+
+
+@pytest.mark.parametrize(("statements", "rows", "watchers"), [(250, 1, 3), (25, 100, 10)])
+def test_each_event_comes_exactly_once(
+    site: Site, alice: Wire, events: str, stack: ExitStack, statements: int, rows: int, watchers: int
+) -> None:
+    """1,000 and 10,000 of them, by four writers, whose orders are kept; one reads while they come."""
+    watched = [watch(stack, alice, events) for _ in range(watchers)]
+    count = WRITERS * statements * rows
+
+    def write(number: int) -> None:
+        with Wire(alice.port, alice.token) as wire:
+            for first in range(number * STRIDE, number * STRIDE + statements * rows, rows):
+                put(wire, events, *range(first, first + rows))
+
+    with ThreadPoolExecutor(WRITERS) as pool:
+        writing = pool.map(write, range(WRITERS))
+        for one in watched:
+            following = [number * STRIDE for number in range(WRITERS)]
+            for _ in range(count):
+                kind, key = one.change()
+                writer = int(key) // STRIDE
+                assert (kind, int(key)) == ("insert", following[writer])
+                following[writer] += 1
+            assert following == [number * STRIDE + statements * rows for number in range(WRITERS)]
+        list(writing)
+    put(alice, events, -1)
+    assert {one.change() for one in watched} == {("insert", "-1")}, "nothing twice"
+    assert alice.run(f"SELECT COUNT(*) FROM {events}").cell == str(count + 1)
+    first = alice.run(f"SELECT * FROM {events} ORDER BY id LIMIT 1000").by_key
+    assert all({key: one.rows[key] for key in first} == first for one in watched)
+    assert {len(one.rows) for one in watched} == {count + 1}
+
+
+def rss_bytes(site: Site) -> int:
+    status = Path(f"/proc/{site.server.pid}/status").read_text()
+    (kilobytes,) = [line.split()[1] for line in status.splitlines() if line.startswith("VmRSS:")]
+    return int(kilobytes) * 1024
+
+
+def test_those_who_do_not_read_delay_nobody_and_miss_nothing(
+    site: Site, alice: Wire, events: str, stack: ExitStack
+) -> None:
+    """Each healthy one has each event before the next is written; the stalled ones have all, later."""
+    healthy = [watch(stack, alice, events) for _ in range(HEALTHY)]
+    stalled = [watch(stack, alice, events, receive_bytes=65_536) for _ in range(STALLED)]
+    before_bytes = rss_bytes(site)
+    for key in range(LONG_ROWS):
+        alice.run(f"INSERT INTO {events} VALUES ({key}, 'long', $1)", f"{key:06}" * (LONG_CHARS // 6))
+        for one in healthy:
+            assert one.change() == ("insert", str(key))
+    assert rss_bytes(site) - before_bytes < GROWTH_BYTES_MAX
+    put(alice, events, -1)
+    for one in (*stalled, *healthy):
+        expected = [] if one in healthy else [("insert", str(key)) for key in range(LONG_ROWS)]
+        assert one.until(-1) == expected, "in order, without a gap"
+    assert all(one.rows == healthy[0].rows for one in stalled)
+
+
+def sockets_count(site: Site) -> int:
+    """Return how many sockets the server holds."""
+    found = Path(f"/proc/{site.server.pid}/fd").iterdir()
+    return sum(link.readlink().name.startswith("socket:") for link in found if link.is_symlink())
+
+
+def test_a_hundred_sockets_leave_nothing_behind(
+    site: Site, alice: Wire, events: str, stack: ExitStack
+) -> None:
+    put(alice, events, 0)
+    before = sockets_count(site)
+    watched = [watch(stack, alice, events) for _ in range(100)]
+    put(alice, events, 1)
+    assert {one.change() for one in watched} == {("insert", "1")}
+    assert sockets_count(site) == before + 100
+    for number, one in enumerate(watched):
+        if number % 2:
+            one.socket.reset()
+        else:
+            one.socket.send(Frame(CLOSE, (1000).to_bytes(2)))
+            assert one.socket.closed() == (1000, b"")
+    wait_until(lambda: sockets_count(site) == before, timeout_s=GONE_S_MAX, what="all sockets to be let go")
+    put(alice, events, 2)
+    assert watch(stack, alice, events).keys() == [0, 1, 2]
+
+
+def test_a_return_finds_what_was_there_and_what_came(
+    site: Site, alice: Wire, events: str, stack: ExitStack
+) -> None:
+    put(alice, events, *range(1, 6))
+    first = watch(stack, alice, events)
+    assert first.keys() == [1, 2, 3, 4, 5]
+    first.socket.close()
+    put(alice, events, *range(6, 11))
+    assert watch(stack, alice, events).keys() == list(range(1, 11))
+    options = {"from": first.cursor}
+    resumed = Watched(
+        stack.enter_context(Socket(alice.port, alice.token)), f"SELECT * FROM {events}", options=options
+    ).snapshot()
+    assert resumed.keys() == [6, 7, 8, 9, 10], "the difference, and nothing else"
+
+
+def test_one_who_breaks_off_again_and_again_has_all_in_the_end(
+    site: Site, alice: Wire, events: str, stack: ExitStack
+) -> None:
+    """Dropped after a few events, each time at another place: what was held and what comes is the whole."""
+    cursor, held = 0, []
+    for turn in range(5):
+        put(alice, events, *range(turn * 8, turn * 8 + 8))
+        socket = stack.enter_context(Socket(alice.port, alice.token))
+        options = {"from": cursor, "batch_size": 3}
+        one = Watched(socket, f"SELECT * FROM {events}", options=options)
+        for _ in range(turn % 3):
+            one.batch()
+            one.ask()
+        held += one.keys()
+        cursor = max(cursor, one.cursor)
+        socket.reset()
+    socket = stack.enter_context(Socket(alice.port, alice.token))
+    last = Watched(socket, f"SELECT * FROM {events}", options={"from": cursor, "batch_size": 3}).snapshot()
+    assert held + last.keys() == list(range(40)), "each exactly once"
