@@ -2,11 +2,18 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 from upwell.engine.catalog import Catalog, Reference, Table, TableKind
+from upwell.engine.commit import Committer
 from upwell.engine.schema import Schema
+from upwell.feeds.cursor import Growth
 from upwell.ids import Seq
+from upwell.jobs.queue import JobQueue
+from upwell.session.call import Call
+from upwell.session.outcome import Message
 from upwell.session.policy import Principal, require_admin, require_create
+from upwell.session.threads import SlowThreads
 from upwell.sql.statements import (
     AddColumn,
     ColumnDefinition,
@@ -32,6 +39,28 @@ class Defined:
 
 
 Definition = CreateNamespace | DropNamespace | CreateTable | DropTable | AddColumn
+
+
+@dataclass(frozen=True, slots=True)
+class Definer:
+    """Runs definitions."""
+
+    schema: Schema
+    committer: Committer
+    jobs: JobQueue
+    growth: Growth
+    slow: SlowThreads
+
+    async def define(self, call: Call, statement: Definition) -> Message:
+        """Run a definition; return when it is durable and visible."""
+        defined = define(statement, call.principal, self.schema, self.growth.view.catalog)
+        # Nothing to do is also an answer about the newest state: it waits for that one's sync.
+        await self.growth.reached(defined.seq or self.committer.last_seq)
+        text = defined.text
+        for table in defined.dropped:
+            job = await self.slow.run(partial(self.jobs.submit_cleanup, table))
+            text += f". Cleanup job: {job.job_id}" if job and isinstance(statement, DropTable) else ""
+        return Message(text)
 
 
 def define(

@@ -41,3 +41,13 @@ class QueryThreads:
                     "raise statement_timeout_s"
                 )
             return await future
+
+
+class SlowThreads:
+    """Runs what is slow on purpose or waits: password hashes, submissions of jobs."""
+
+    def __init__(self, threads: Executor) -> None:
+        self._threads = threads
+
+    async def run(self, work: Callable[[], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._threads, work)

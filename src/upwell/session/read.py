@@ -1,0 +1,92 @@
+"""Reads: a SELECT by key at once, any other in a query thread, each through one View."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import pyarrow as pa
+
+from upwell.engine.expression import find_key
+from upwell.engine.query import QueryEngine, Resolve, Source
+from upwell.engine.result import refuse_not_finite, result_rows
+from upwell.engine.rows import Rows, WouldBlock
+from upwell.engine.stop import Stop
+from upwell.engine.view import View
+from upwell.feeds.cursor import Growth
+from upwell.feeds.live import LiveFeed
+from upwell.feeds.registry import Registry
+from upwell.session.call import Call
+from upwell.session.depth import refuse_deep
+from upwell.session.dml import evaluate
+from upwell.session.order import ordered
+from upwell.session.outcome import Answer, PointAnswer
+from upwell.session.point import point_answer
+from upwell.session.policy import Action, require_table
+from upwell.session.source import resolve
+from upwell.session.threads import QueryThreads
+from upwell.sql.render import render
+from upwell.sql.statements import PointRead, Select
+from upwell.types import Value
+
+
+@dataclass(frozen=True, slots=True)
+class Reader:
+    """Answers queries."""
+
+    rows: Rows
+    query: QueryEngine
+    growth: Growth
+    threads: QueryThreads
+    registry: Registry
+    feed: LiveFeed
+
+    async def select(self, call: Call, statement: Select) -> Answer | PointAnswer:
+        view = self.growth.view
+        if statement.point is not None and statement.point.key.node is not None:
+            require_table(call.principal, Action.READ, statement.point.table)
+            try:
+                return self._point(call, statement.point, view, may_block=False)
+            except WouldBlock:
+                point = partial(self._point, call, statement.point, view, may_block=True)
+                return await self.threads.run(lambda stop: point())
+        table = await self.threads.run(partial(self._query, call, view, statement))
+        refuse_not_finite(table)
+        return Answer(table)
+
+    def rows_of(self, call: Call, view: View, stop: Stop, text: str) -> list[tuple[Value, ...]]:
+        """Return the rows of a query that a write asks, in any order."""
+        text = render(text, call.values, call.context())
+        refuse_deep(text)
+        resolver = self._resolver(call, view)
+        tables = self.query.tables_in(text, call.namespace, resolver)
+        found = self.query.run(view, text, call.namespace, tables, resolver, stop=stop)
+        return list(result_rows(found))
+
+    def _point(self, call: Call, point: PointRead, view: View, *, may_block: bool) -> PointAnswer:
+        owner = point.table.owner_for(call.principal.user)
+        key_column = point.table.columns[point.table.key_index]
+        key = find_key(evaluate(point.key.node, [], call.values, call.context()), key_column)
+        if key is None:
+            return point_answer(point, None)
+        found = self.rows.find(view.hot, point.table, owner, key, may_block=may_block)
+        return point_answer(point, found.live)
+
+    def _query(self, call: Call, view: View, statement: Select, stop: Stop) -> pa.Table:
+        text = render(statement.text, call.values, call.context())
+        refuse_deep(text)
+        resolver = self._resolver(call, view, is_open=statement.is_open)
+        tables = self.query.tables_in(text, call.namespace, resolver)
+        sources: Sequence[Source | pa.Table] = [resolver(*name) for name in tables]
+        return ordered(
+            text,
+            sources,
+            lambda final: self.query.run(view, final, call.namespace, tables, resolver, stop=stop),
+            cold_rows=lambda source: self._cold_rows(view, source),
+        )
+
+    def _cold_rows(self, view: View, source: Source) -> int:
+        partition = self.rows.cold_partition(view.hot, source.table, source.owner)
+        return 0 if partition is None else partition.row_count_max
+
+    def _resolver(self, call: Call, view: View, *, is_open: bool = False) -> Resolve:
+        return partial(resolve, view, call.principal, self.registry, self.feed, is_open)

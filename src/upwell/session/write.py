@@ -1,0 +1,147 @@
+"""Writes: INSERT, UPDATE and DELETE, evaluated and committed.
+
+Law: a short write is evaluated and applied at once under the write lock; a long one on a View in a worker
+thread, again if somebody was faster.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+from upwell.engine.catalog import Reference, Table
+from upwell.engine.commit import Committer
+from upwell.engine.defaults import Defaults
+from upwell.engine.query import QueryEngine
+from upwell.engine.references import Children
+from upwell.engine.rows import Rows, WouldBlock
+from upwell.engine.stop import Stop
+from upwell.engine.view import View
+from upwell.engine.write import Write
+from upwell.errors import Conflict
+from upwell.feeds.cursor import Growth
+from upwell.session.call import Call
+from upwell.session.dml import Evaluation, Foreign, RunQuery
+from upwell.session.outcome import Changed
+from upwell.session.policy import Action, require_table
+from upwell.session.read import Reader
+from upwell.session.threads import QueryThreads
+from upwell.sql.statements import Delete, Insert, Update
+from upwell.storage.hot import ExpectationFailed
+from upwell.types import Key, Owner
+
+Dml = Insert | Update | Delete
+
+INLINE_ROWS_MAX = 300
+LOCK_WAIT_S_MAX = 0.002
+ATTEMPTS_MAX = 100
+_VERBS = {Insert: "Inserted", Update: "Updated", Delete: "Deleted"}
+
+
+class Altered(Exception):
+    """The statement's table isn't what it was bound to any more; nothing has been done."""
+
+
+@dataclass(frozen=True, slots=True)
+class Writer:
+    """Runs statements that change rows; `reader` answers the queries in them."""
+
+    committer: Committer
+    rows: Rows
+    query: QueryEngine
+    defaults: Defaults
+    growth: Growth
+    threads: QueryThreads
+    reader: Reader
+
+    async def write(self, call: Call, statement: Dml) -> Changed:
+        require_table(call.principal, Action.WRITE, statement.table)
+        done = None
+        if not self._must_defer(statement):
+            done = self._write_inline(call, statement)
+        if done is None:
+            done = await self._write_deferred(call, statement)
+        seq, count = done
+        await self.growth.reached(seq)
+        return Changed(_VERBS[type(statement)], count)
+
+    def _must_defer(self, statement: Dml) -> bool:
+        """Whether the statement is long or looks at other rows than those that it names."""
+        match statement:
+            case Insert(_, _, rows, query):
+                return query is not None or len(rows) > INLINE_ROWS_MAX
+            case Update(table, assignments):
+                key_index = table.key_index
+                moves = any(index == key_index for index, _ in assignments)
+                return moves and table.id in self.growth.view.catalog.children
+            case Delete(table):
+                return table.id in self.growth.view.catalog.children
+
+    def _write_inline(self, call: Call, statement: Dml) -> tuple[int, int] | None:
+        """Evaluate on the newest state and apply, all under the lock; None if that would take too long."""
+        committer = self.committer
+        if not committer.lock.acquire(timeout=LOCK_WAIT_S_MAX):
+            return None  # a worker thread commits many rows
+        try:
+            write = Write(
+                self.rows,
+                committer.newest,
+                committer.newest_catalog,
+                may_block=False,
+                find_children=_no_children,
+                view_seq=0,
+            )
+            count = self._evaluate(call, statement, write, None)
+            # Nothing to write is also an answer about the newest state: it waits for that one's sync.
+            batch = write.batch
+            seq = committer.apply(batch) if batch.rows else committer.last_seq
+        except (WouldBlock, Foreign, ExpectationFailed):
+            return None
+        finally:
+            committer.lock.release()
+        return seq, count
+
+    async def _write_deferred(self, call: Call, statement: Dml) -> tuple[int, int]:
+        committer = self.committer
+        for _ in range(ATTEMPTS_MAX):
+            view = await self.growth.reached(committer.last_seq)
+            try:
+                return await self.threads.run(partial(self._write_on, call, view, statement))
+            except ExpectationFailed:
+                self._refuse_stale(statement.table)
+        raise Conflict("the rows of this statement keep changing; run it again")
+
+    def _refuse_stale(self, table: Table) -> None:
+        """Names were resolved with a table that was changed, dropped or made anew since."""
+        if self.committer.newest_catalog.tables.get((table.namespace, table.name)) != table:
+            raise Altered
+
+    def _write_on(self, call: Call, view: View, statement: Dml, stop: Stop) -> tuple[int, int]:
+        write = Write(
+            self.rows,
+            view.hot,
+            view.catalog,
+            may_block=True,
+            find_children=Children(self.query, view),
+            view_seq=view.seq,
+        )
+        count = self._evaluate(call, statement, write, partial(self.reader.rows_of, call, view, stop))
+        stop.take_effect()
+        batch = write.batch
+        return (self.committer.apply(batch) if batch.rows else view.seq), count
+
+    def _evaluate(self, call: Call, statement: Dml, write: Write, run_query: RunQuery | None) -> int:
+        owner = statement.table.owner_for(call.principal.user)
+        evaluation = Evaluation(write, owner, call.values, call.context(), self.defaults, run_query)
+        match statement:
+            case Insert():
+                return evaluation.insert(statement)
+            case Update():
+                return evaluation.update(statement)
+            case Delete():
+                return evaluation.delete(statement)
+
+
+def _no_children(
+    child: Table, owner: Owner, reference: Reference, keys: Sequence[Key]
+) -> Iterable[tuple[Key, Key]]:
+    raise Foreign  # a table that refers to this one was made since the View
