@@ -6,7 +6,6 @@ our grammar doesn't cover is judged by sqlglot, a query by the query engine itse
 """
 
 from collections.abc import Callable
-from itertools import pairwise
 
 import sqlglot
 from sqlglot.errors import SqlglotError
@@ -14,6 +13,7 @@ from sqlglot.errors import SqlglotError
 from upwell.engine.catalog import Role
 from upwell.errors import InvalidInput, InvalidOperation, InvalidSql
 from upwell.sql.alter import parse_add_column
+from upwell.sql.change import CONDITION_ENDS, QUERY_STARTS, alias, parse_delete, parse_insert, parse_update
 from upwell.sql.define import parse_create_table
 from upwell.sql.lex import Fragment, Tokens, split
 from upwell.sql.statements import (
@@ -38,15 +38,6 @@ from upwell.sql.tree import (
     UpdateTree,
 )
 
-_VALUE_ENDS = frozenset({","})
-_CONDITION_ENDS = frozenset(
-    {"RETURNING", "ORDER", "LIMIT", "OFFSET", "GROUP", "HAVING", "UNION", "INTERSECT", "EXCEPT"}
-    | {"WINDOW", "FETCH", "FOR", "QUALIFY", ",", ";"}
-)
-_ASSIGNMENT_ENDS = _CONDITION_ENDS | {"WHERE", "FROM"}
-_QUERY_STARTS = frozenset({"SELECT", "WITH", "VALUES", "("})
-_JOINS = frozenset(("USING", "JOIN", "INNER", "LEFT", "RIGHT", "FULL", "CROSS", "NATURAL", "ON"))
-_NO_ALIAS = _ASSIGNMENT_ENDS | _JOINS | {"SET"}
 _ROLES = {
     "dba": Role.DBA,
     "admin": Role.DBA,
@@ -68,7 +59,7 @@ def parse(sql: str) -> Tree:
     """Return the tree of one statement; raise `InvalidSql` if it is none, or an unsupported one."""
     tokens = Tokens(sql)
     first = tokens.peek()
-    if first.word in _QUERY_STARTS:
+    if first.word in QUERY_STARTS:
         return _query(tokens)
     step = _STATEMENTS.get(first.word)
     if step is None:
@@ -108,10 +99,10 @@ def parse_plain_select(tokens: Tokens) -> PlainSelect:
         columns.append(_projection(tokens))
     tokens.expect("FROM")
     table = tokens.qualified()
-    alias = _alias(tokens)
-    where = tokens.fragment(_CONDITION_ENDS) if tokens.accept("WHERE") else None
+    named = alias(tokens)
+    where = tokens.fragment(CONDITION_ENDS) if tokens.accept("WHERE") else None
     tokens.expect_end()
-    return PlainSelect(table, alias, tuple(columns), where)
+    return PlainSelect(table, named, tuple(columns), where)
 
 
 def _projection(tokens: Tokens) -> Projection:
@@ -126,87 +117,6 @@ def _projection(tokens: Tokens) -> Projection:
         name = tokens.name()
         name = token.text[1:-1].replace('""', '"') if token.kind == "quoted" else name
     return Projection(qualifier, column, name)
-
-
-def _alias(tokens: Tokens) -> str | None:
-    if tokens.accept("AS"):
-        return tokens.name("an alias")
-    token = tokens.peek()
-    if token.kind == "quoted" or (token.kind == "word" and token.word not in _NO_ALIAS):
-        return tokens.name()
-    return None
-
-
-def _insert(tokens: Tokens) -> InsertTree:
-    tokens.expect("INSERT")
-    tokens.accept("INTO")
-    table = tokens.qualified()
-    columns: tuple[str, ...] | None = None
-    if tokens.sees("(") and tokens.peek(1).word not in _QUERY_STARTS:
-        columns = tuple(tokens.listed(lambda: tokens.name("a column")))
-    if tokens.accept("DEFAULT", "VALUES"):
-        _refuse_clauses(tokens, "INSERT")
-        return InsertTree(table, (), ((),), None)
-    if tokens.accept("VALUES"):
-        rows = [_row(tokens)]
-        while tokens.accept(",") and not tokens.at_end:
-            rows.append(_row(tokens))
-        _refuse_clauses(tokens, "INSERT")
-        return InsertTree(table, columns, tuple(rows), None)
-    if tokens.peek().word not in _QUERY_STARTS:
-        raise tokens.unexpected("VALUES or SELECT")
-    query = tokens.fragment(frozenset({";", "RETURNING"}))
-    _refuse_clauses(tokens, "INSERT")
-    if _has_conflict_clause(query):
-        raise InvalidSql("ON CONFLICT is not supported; UPDATE the row, or INSERT it after a DELETE")
-    return InsertTree(table, columns, (), query.text)
-
-
-def _row(tokens: Tokens) -> tuple[Fragment, ...]:
-    return tuple(tokens.listed(lambda: tokens.fragment(_VALUE_ENDS)))
-
-
-def _has_conflict_clause(query: Fragment) -> bool:
-    return ("ON", "CONFLICT") in pairwise(token.word for token in query.tokens)
-
-
-def _update(tokens: Tokens) -> UpdateTree:
-    tokens.expect("UPDATE")
-    table = tokens.qualified()
-    alias = _alias(tokens)
-    tokens.expect("SET")
-    assignments = [_assignment(tokens)]
-    while tokens.accept(","):
-        assignments.append(_assignment(tokens))
-    where = tokens.fragment(_CONDITION_ENDS) if tokens.accept("WHERE") else None
-    _refuse_clauses(tokens, "UPDATE")
-    return UpdateTree(table, alias, tuple(assignments), where)
-
-
-def _assignment(tokens: Tokens) -> tuple[str, Fragment]:
-    qualifier, column = tokens.qualified("a column")
-    del qualifier  # PostgreSQL refuses it, MySQL wants it; it can only be the table itself.
-    tokens.expect("=")
-    return column, tokens.fragment(_ASSIGNMENT_ENDS)
-
-
-def _delete(tokens: Tokens) -> DeleteTree:
-    tokens.expect("DELETE", "FROM")
-    table = tokens.qualified()
-    alias = _alias(tokens)
-    where = tokens.fragment(_CONDITION_ENDS) if tokens.accept("WHERE") else None
-    _refuse_clauses(tokens, "DELETE")
-    return DeleteTree(table, alias, where)
-
-
-def _refuse_clauses(tokens: Tokens, statement: str) -> None:
-    word = tokens.peek().word
-    if word == "RETURNING":
-        raise InvalidSql("RETURNING is not supported; SELECT the row by its key afterwards")
-    if tokens.sees("ON", "CONFLICT"):
-        raise InvalidSql("ON CONFLICT is not supported; UPDATE the row, or INSERT it after a DELETE")
-    if word.isalpha():
-        raise InvalidSql(f"{statement} does not support {word}")
 
 
 def _create(tokens: Tokens) -> Tree:
@@ -348,9 +258,9 @@ def _execute(tokens: Tokens) -> ExecuteAsTree:
 
 
 _STATEMENTS: dict[str, Callable[[Tokens], Tree]] = {
-    "INSERT": _insert,
-    "UPDATE": _update,
-    "DELETE": _delete,
+    "INSERT": parse_insert,
+    "UPDATE": parse_update,
+    "DELETE": parse_delete,
     "CREATE": _create,
     "DROP": _drop,
     "ALTER": _alter,
