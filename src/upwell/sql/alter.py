@@ -5,7 +5,7 @@ name with what to use instead.
 """
 
 from upwell.errors import InvalidSql
-from upwell.sql.define import Draft, Refused, read_column
+from upwell.sql.column import Draft, Refused, read_column
 from upwell.sql.lex import Tokens
 from upwell.sql.statements import ColumnDefinition
 from upwell.sql.tree import AddColumnTree

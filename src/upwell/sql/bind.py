@@ -12,8 +12,9 @@ from itertools import pairwise
 from upwell.engine.catalog import SYSTEM_NAMESPACE, Catalog, Table, TableKind
 from upwell.engine.expression import Call, ColumnRef, Compare, Literal, Node, Parameter, is_constant
 from upwell.errors import InvalidOperation, InvalidSql, QueryFailure, SystemColumnViolation
+from upwell.sql.command import quoted
 from upwell.sql.lex import Fragment, Token, Tokens, tokenize
-from upwell.sql.parse import judge, quoted
+from upwell.sql.parse import judge
 from upwell.sql.scalar import SYSTEM_COLUMNS, Scope, parameter_index, parse_condition, parse_scalar
 from upwell.sql.statements import (
     AddColumn,

@@ -1,0 +1,108 @@
+"""The grammar of a table's options, and what they say together with its keyword.
+
+Law: an option that this release can't keep is refused by name with what to use instead.
+"""
+
+import re
+from collections.abc import Callable
+
+from upwell.engine.catalog import Access, TableKind
+from upwell.errors import InvalidSql
+from upwell.sql.column import Draft, Refused
+from upwell.sql.lex import Tokens, string_value
+from upwell.sql.statements import ColumnDefinition
+from upwell.types import SqlType
+
+_FLUSH_POLICY = re.compile(r"(rows|interval):0*[1-9][0-9]*(,(?!\1)(rows|interval):0*[1-9][0-9]*)?")
+_STREAM = "STREAM tables are not supported yet by this server; use a USER or SHARED table"
+
+
+def read_option(tokens: Tokens, draft: Draft) -> None:
+    key = tokens.name("an option").upper()
+    tokens.expect("=")
+    token = tokens.take()
+    if token.kind not in ("word", "number", "string", "escaped", "dollar", "quoted"):
+        raise Refused(f"option {key} needs a value")
+    value = string_value(token) if "'" in token.text[:2] else token.text.strip('"')
+    check = _OPTIONS.get(key)
+    if check is None:
+        raise Refused(f"Unknown table option '{key}'")
+    check(value)
+    if key in draft.options:
+        raise Refused(f"option {key} is given twice")
+    draft.options[key] = value
+
+
+def _check_storage(value: str) -> None:
+    if value != "local":
+        raise Refused(f"Storage '{value}' does not exist")
+
+
+def _check_flush_policy(value: str) -> None:
+    if not _FLUSH_POLICY.fullmatch(value.replace(" ", "")):
+        raise Refused("FLUSH_POLICY must be 'rows:N', 'interval:SECONDS' or both with a comma, above 0")
+
+
+def _check_retention(value: str) -> None:
+    if not (value.isascii() and value.isdigit()):
+        raise Refused("DELETED_RETENTION_HOURS must be a whole number of hours")
+
+
+def _refuse_ttl(value: str) -> None:
+    raise Refused("TTL_SECONDS is only supported for STREAM tables")
+
+
+def flag(value: str) -> bool:
+    if value.upper() not in ("TRUE", "FALSE"):
+        raise Refused("SYNC must be TRUE or FALSE")
+    return value.upper() == "TRUE"
+
+
+def _any(value: str) -> None:
+    """Checked later, when the whole statement is known."""
+
+
+_OPTIONS: dict[str, Callable[[str], object]] = {
+    "TYPE": _any,
+    "ACCESS_LEVEL": _any,
+    "SYNC": flag,
+    "STORAGE_ID": _check_storage,
+    "FLUSH_POLICY": _check_flush_policy,
+    "DELETED_RETENTION_HOURS": _check_retention,
+    "TTL_SECONDS": _refuse_ttl,
+}
+
+
+def kind_of(keyword: str | None, option: str | None) -> TableKind | None:
+    written = option.upper() if option is not None else None
+    if keyword == "STREAM" or written == "STREAM":
+        raise InvalidSql(_STREAM)
+    if keyword is not None and written is not None and keyword != written:
+        raise Refused(f"Conflicting table type definitions: {keyword} TABLE and TYPE='{option}'")
+    name = keyword or written
+    if name is None:
+        return None
+    if name not in ("USER", "SHARED"):
+        raise Refused(f"TYPE must be 'USER' or 'SHARED', not '{name[:60]}'")
+    return TableKind(name.lower())
+
+
+def access_of(written: str | None, kind: TableKind | None) -> Access:
+    if written is None:
+        return Access.PRIVATE
+    if kind is TableKind.USER:
+        raise Refused("ACCESS_LEVEL is only supported for SHARED tables")
+    if written.upper() not in Access.__members__:
+        raise Refused("ACCESS_LEVEL must be PUBLIC, PRIVATE, RESTRICTED or DBA")
+    return Access[written.upper()]
+
+
+def check_synced(columns: tuple[ColumnDefinition, ...], kind: TableKind | None) -> None:
+    if kind is not TableKind.USER:
+        raise Refused("SYNC = TRUE is only supported for USER tables; write CREATE USER TABLE")
+    key = next(column for column in columns if column.primary_key)
+    if key.type not in (SqlType.UUID, SqlType.TEXT):
+        raise Refused(
+            f"SYNC = TRUE needs a primary key of type UUID or TEXT, made by the device; "
+            f"'{key.name}' is {key.type.name}"
+        )
