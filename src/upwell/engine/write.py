@@ -11,20 +11,11 @@ from dataclasses import dataclass
 
 from upwell.engine.catalog import TABLES_MADE, Catalog, OnDelete, Reference, Table, TableKind
 from upwell.engine.payload import text_after
-from upwell.engine.rows import Found, Rows
+from upwell.engine.rows import Rows, WouldBlock
+from upwell.engine.stage import Origin, Savepoint, Stage
 from upwell.engine.violation import ChildrenLeft, ParentMissing, Place, check_values
 from upwell.errors import AlreadyExists, ConstraintViolation
-from upwell.storage.hot import (
-    Batch,
-    Expectation,
-    HotReader,
-    Kind,
-    NoChangeAfter,
-    RecordIs,
-    RecordWrite,
-    RowWrite,
-    Version,
-)
+from upwell.storage.hot import HotReader, Kind, NoChangeAfter, RecordIs
 from upwell.types import SHARED, Key, Op, Owner, Row, TableId, Value
 
 FindChildren = Callable[[Table, Owner, Reference, Sequence[Key]], Iterable[tuple[Key, Key]]]
@@ -37,23 +28,6 @@ def shown(key: Key) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Origin:
-    """The device's change behind a write: its source, change id and the payload text to keep."""
-
-    source: str
-    change_id: int
-    uploaded: str | None
-
-
-@dataclass(frozen=True, slots=True)
-class Savepoint:
-    """How much a `Write` had staged at one moment."""
-
-    steps: int
-    records: int
-
-
-@dataclass(frozen=True, slots=True)
 class _Deleted:
     """Rows whose tombstones are staged and whose children have still to be settled."""
 
@@ -62,11 +36,12 @@ class _Deleted:
     keys: Sequence[Key]
 
 
-class Write:
-    """One evaluation of a statement or an upload, on the state of one reader.
+class Write(Stage):
+    """One evaluation of an upload, a statement or the statements of a transaction, on one reader's state.
 
-    `may_block` False forbids file access (`WouldBlock` then asks for a worker thread).
-    Children of deleted rows are found through `find_children`, which reads a View at `view_seq`.
+    `view_seq` is that of the View which `reader` is of; None for the newest state, whose reader holds the
+    write lock until the commit. Children of deleted rows are found in the View through `find_children`
+    (None, or `may_block` False: `WouldBlock` asks for a worker thread).
     """
 
     def __init__(
@@ -76,70 +51,29 @@ class Write:
         catalog: Catalog,
         *,
         may_block: bool,
-        find_children: FindChildren,
-        view_seq: int,
+        find_children: FindChildren | None,
+        view_seq: int | None,
     ) -> None:
-        self.records: list[RecordWrite] = []
-        """Records that the caller commits together with the rows."""
+        super().__init__(rows, reader, catalog, may_block=may_block)
         self.promised: frozenset[Place] = frozenset()
         """Rows that the caller stages before it commits: parents that are there, children that let go."""
-        self._rows = rows
-        self._reader = reader
-        self._catalog = catalog
-        self._may_block = may_block
         self._find_children = find_children
         self._view_seq = view_seq
-        self._found: dict[Place, Found] = {}
         self._awaited: dict[Place, list[tuple[Table, Reference, Row]]] = {}
         self._doubtful: set[Place] = set()
         self._is_no_table_expected = False
-        self._staged: dict[Place, RowWrite] = {}
-        self._steps: list[tuple[Place, RowWrite | None]] = []
-        self._expectations: list[Expectation] = []
         self._children_expected: set[tuple[TableId, Owner | None]] = set()
-        self._staged_rows: dict[tuple[int, Owner], dict[Key, Row]] = {}
-        self._manifests: dict[tuple[int, Owner], bytes | None] = {}
-        self._manifests_expected: set[tuple[int, Owner]] = set()
+        self._statement_start = 0
 
-    def current(self, table: Table, owner: Owner, key: Key) -> Version | None:
-        """Return the newest version, what this evaluation staged included; None if there never was one."""
-        staged = self._staged.get((table.id, owner, key))
-        if staged is None:
-            return self._look_up(table, owner, key).version
-        return Version(key, 0, staged.count, staged.schema, staged.after, (), staged.uploaded)
+    def begin_statement(self) -> None:
+        """Begin the next statement of a transaction: what was promised for the one before is kept by now."""
+        self.promised = frozenset()
+        self._awaited, self._doubtful = {}, set()
+        self._statement_start = len(self._steps)
 
-    def find_live(self, table: Table, owner: Owner, key: Key) -> Version | None:
-        """Return the newest version if the row exists, else None."""
-        version = self.current(table, owner, key)
-        return version if version is not None and version.row is not None else None
-
-    @property
-    def batch(self) -> Batch:
-        """What to commit: one change a row, those left out that came and went within this evaluation."""
-        rows = [write for place, write in self._staged.items() if self._is_change(self._found[place], write)]
-        return Batch(rows, list(self.records), list(self._expectations))
-
-    def savepoint(self) -> "Savepoint":
-        """Return where to go back to if the next change turns out to be impossible."""
-        return Savepoint(len(self._steps), len(self.records))
-
-    def roll_back(self, savepoint: "Savepoint") -> None:
-        """Undo what was staged since. What was expected stays: more than needed is no mistake."""
+    def roll_back(self, savepoint: Savepoint) -> None:
         self._awaited = {}
-        while len(self._steps) > savepoint.steps:
-            place, before = self._steps.pop()
-            if before is None:
-                table, owner, key = place
-                del self._staged[place]
-                self._staged_rows.get((table, owner), {}).pop(key, None)
-            else:
-                self._staged[place] = before
-                self._note_row(before)
-        del self.records[savepoint.records :]
-
-    def has_staged(self, place: Place) -> bool:
-        """Whether this evaluation has already written the row at `place`."""
-        return place in self._staged
+        super().roll_back(savepoint)
 
     def insert(
         self,
@@ -156,7 +90,7 @@ class Write:
         column = table.columns[table.key_index]
         key = self._key_of(table, row)
         if self.find_live(table, owner, key) is not None:
-            is_twice = self.has_staged((table.id, owner, key))
+            is_twice = (table.id, owner, key) in (place for place, _ in self._steps[self._statement_start :])
             how = "appears multiple times in" if is_twice else "already exists in"
             raise AlreadyExists(f"Primary key violation: value '{shown(key)}' {how} column '{column.name}'")
         self._check_row(table, owner, row, before=None)
@@ -192,91 +126,6 @@ class Write:
     def promise(self, table: Table, owner: Owner, keys: Iterable[Value]) -> None:
         """Say that rows of these keys will be staged as well, or else this write be given up."""
         self.promised |= {(table.id, owner, key) for key in keys if key is not None}
-
-    def expect(self, expectation: Expectation) -> None:
-        """Ask the commit to hold one more thing."""
-        self._expectations.append(expectation)
-
-    def _look_up(self, table: Table, owner: Owner, key: Key) -> Found:
-        place = (table.id, owner, key)
-        found = self._found.get(place)
-        if found is None:
-            version = self._rows.find_hot(self._reader, table, owner, key)
-            if version is not None:
-                found = Found(version, version.seq, None)
-            else:
-                record = self._manifest_record(table, owner)
-                found = self._rows.find_cold(
-                    self._reader, table, owner, key, record, may_block=self._may_block
-                )
-            self._found[place] = found
-        return found
-
-    def _manifest_record(self, table: Table, owner: Owner) -> bytes | None:
-        """Looked up once a partition: the reader doesn't move while a write is evaluated."""
-        partition = (table.id, owner)
-        if partition not in self._manifests:
-            self._manifests[partition] = self._rows.manifest_record(self._reader, table, owner)
-        return self._manifests[partition]
-
-    def _stage(
-        self,
-        table: Table,
-        owner: Owner,
-        key: Key,
-        op: Op,
-        row: Row | None,
-        origin: Origin | None,
-        uploaded: str | None = None,
-    ) -> None:
-        place = (table.id, owner, key)
-        found = self._look_up(table, owner, key)
-        staged = self._staged.get(place)
-        if staged is None:
-            self._expect_manifest(found, table, owner)
-        elif self._is_change(found, staged):
-            # One log entry a key and commit: what the row was before the commit → what it is after it.
-            op = self._merged(found, op)
-        version = found.version
-        count = staged.count if staged else version.count if version else 0
-        write = RowWrite(
-            table=table.id,
-            owner=owner,
-            key=key,
-            op=op,
-            schema=table.version,
-            before=version.row if version else None,
-            after=row,
-            count=count + 1,
-            expect=found.hot_seq,
-            previous=version.seq if version else 0,
-            supersedes=version.supersedes if version else (),
-            source=origin.source if origin else None,
-            change_id=origin.change_id if origin else None,
-            uploaded=origin.uploaded if origin else uploaded,
-        )
-        self._steps.append((place, staged))
-        self._staged[place] = write
-        self._note_row(write)
-
-    def _is_change(self, found: Found, write: RowWrite) -> bool:
-        """Whether others see it: a row that came and went in one commit never was, but devices were told."""
-        is_seen = write.after is not None or found.live is not None
-        return is_seen or self._catalog.by_id[write.table].synced
-
-    def _expect_manifest(self, found: Found, table: Table, owner: Owner) -> None:
-        """Once a partition: what wasn't hot was judged by the manifest in force."""
-        if (table.id, owner) not in self._manifests_expected:
-            expectations = found.manifest_expectation(table, owner)
-            if expectations:
-                self._manifests_expected.add((table.id, owner))
-                self._expectations += expectations
-
-    @staticmethod
-    def _merged(found: Found, op: Op) -> Op:
-        if op is Op.DELETE:
-            return op
-        return Op.UPDATE if found.live else Op.INSERT
 
     @staticmethod
     def _key_of(table: Table, row: Row) -> Key:
@@ -333,7 +182,7 @@ class Write:
 
     def _check_children(self, table: Table, owner: Owner, key: Key, before: Row, row: Row) -> None:
         """Refuse to change a column besides the key that children refer to."""
-        if self._may_block:  # else nothing can come between this evaluation and its commit
+        if self._view_seq is not None:  # else nothing can come between this evaluation and its commit
             self._expect_no_new_table()
         for child, reference in self._catalog.children.get(table.id, ()):
             changed = [at for _, at in reference.others if before[at] != row[at]]
@@ -373,7 +222,7 @@ class Write:
             partition = SHARED
         elif parent.kind is TableKind.SHARED:
             partition = None
-        if (child.id, partition) not in self._children_expected:
+        if self._view_seq is not None and (child.id, partition) not in self._children_expected:
             self._children_expected.add((child.id, partition))
             self.expect(NoChangeAfter(child.id, partition, self._view_seq))
 
@@ -429,6 +278,8 @@ class Write:
         self, child: Table, owner: Owner, reference: Reference, keys: Sequence[Key]
     ) -> list[tuple[Key, Key]]:
         """Children in the View that this evaluation didn't touch, and those that it staged."""
+        if self._find_children is None or not self.may_block:
+            raise WouldBlock
         wanted = set(keys)
         stored = [
             pair
@@ -441,10 +292,3 @@ class Write:
             if (parent_key := reference.key_in(row)) is not None and parent_key in wanted
         ]
         return stored + staged
-
-    def _note_row(self, write: RowWrite) -> None:
-        rows = self._staged_rows.setdefault((write.table, write.owner), {})
-        if write.after is None:
-            rows.pop(write.key, None)
-        else:
-            rows[write.key] = write.after

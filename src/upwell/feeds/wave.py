@@ -26,9 +26,10 @@ from upwell.engine.receipt import (
 )
 from upwell.engine.references import Children
 from upwell.engine.rows import Rows
+from upwell.engine.stage import Origin
 from upwell.engine.view import View
 from upwell.engine.violation import ChildrenLeft, ParentMissing, Place
-from upwell.engine.write import Origin, Write, shown
+from upwell.engine.write import Write, shown
 from upwell.errors import ConstraintViolation, InvalidValue
 from upwell.feeds.letters import Answered, Letters
 from upwell.protocol import sync

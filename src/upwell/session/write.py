@@ -4,11 +4,10 @@ Law: a short write is evaluated and applied at once under the write lock; a long
 thread, again if somebody was faster.
 """
 
-from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from upwell.engine.catalog import Reference, Table
+from upwell.engine.catalog import Table
 from upwell.engine.commit import Committer
 from upwell.engine.defaults import Defaults
 from upwell.engine.query import QueryEngine
@@ -27,7 +26,6 @@ from upwell.session.read import Reader
 from upwell.session.threads import QueryThreads
 from upwell.sql.statements import Delete, Insert, Update
 from upwell.storage.hot import ExpectationFailed
-from upwell.types import Key, Owner
 
 Dml = Insert | Update | Delete
 
@@ -87,8 +85,8 @@ class Writer:
                 committer.newest,
                 committer.newest_catalog,
                 may_block=False,
-                find_children=_no_children,
-                view_seq=0,
+                find_children=None,
+                view_seq=None,
             )
             count = self._evaluate(call, statement, write, None)
             # Nothing to write is also an answer about the newest state: it waits for that one's sync.
@@ -139,9 +137,3 @@ class Writer:
                 return evaluation.update(statement)
             case Delete():
                 return evaluation.delete(statement)
-
-
-def _no_children(
-    child: Table, owner: Owner, reference: Reference, keys: Sequence[Key]
-) -> Iterable[tuple[Key, Key]]:
-    raise Foreign  # a table that refers to this one was made since the View

@@ -9,8 +9,9 @@ from contextlib import suppress
 
 import pytest
 
+from upwell.engine.stage import Origin
 from upwell.engine.violation import ROW_BYTES_MAX, ChildrenLeft, ParentMissing
-from upwell.engine.write import Origin, Write
+from upwell.engine.write import Write
 from upwell.errors import AlreadyExists, ConstraintViolation, QueryFailure
 from upwell.storage.hot import Change, ExpectationFailed
 from upwell.testing.embedded import ROOT, Embedded
