@@ -111,7 +111,7 @@ def opened(config: Config, *, clock: Clock, files: Files, points: Points) -> Ite
         engine = Engine(
             committer=committer,
             rows=rows,
-            query=QueryEngine(rows, Overlay()),
+            query=QueryEngine(rows, Overlay(committer.changelog)),
             schema=Schema(committer, clock),
             flush=Flush(committer, objects, rows, clock=clock, points=points),
             jobs=JobQueue(committer, clock),

@@ -169,6 +169,14 @@ class QueryEngine:
             raise _translated(error) from error
         return pa.Table.from_batches(batches, schema=schema)
 
+    def rows_unordered(self, view: View, source: Source) -> int:
+        """Return about how many rows a source has, 0 if they come by primary key as they are."""
+        hot = self._overlay.hot_rows(view, source.table, source.owner)
+        partition = self._rows.cold_partition(view.hot, source.table, source.owner)
+        if partition is None or not partition.manifest.segments:
+            return 0 if hot.is_ordered else hot.count
+        return hot.count + partition.row_count_max
+
     def _fusion_table(self, context: SessionContext, view: View, source: "Source | pa.Table") -> FusionTable:
         if isinstance(source, pa.Table):
             return FusionTable(context.from_arrow(source))
@@ -177,13 +185,13 @@ class QueryEngine:
     def _both_tiers(self, context: SessionContext, view: View, source: Source) -> DataFrame:
         table, owner = source.table, source.owner
         hot = self._overlay.hot_rows(view, table, owner)
-        frame = context.create_dataframe([[hot.batch]])
+        frame = context.create_dataframe([hot.batches])
         cold = self._cold_frame(view, table, owner)
         if cold is None:
             return frame
         if hot.superseded:
             cold = _without(context, cold, hot.superseded)
-        return frame.union(cold) if hot.batch.num_rows else cold
+        return frame.union(cold) if hot.count else cold
 
     def _cold_frame(self, view: View, table: Table, owner: Owner) -> DataFrame | None:
         partition = self._rows.cold_partition(view.hot, table, owner)

@@ -1,7 +1,8 @@
 """Order of results without ORDER BY: by primary key, up to 100,000 rows.
 
-Law: the same query gives the same rows in the same order wherever the rows lie. Hot rows come by key as
-they are; cold rows don't, so a query of one table with some gets the ORDER BY that it hasn't.
+Law: the same query gives the same rows in the same order wherever the rows lie. Cold rows don't come by
+key, and hot ones only as long as they were written so: a query of one table with such rows gets the
+ORDER BY that it hasn't.
 """
 
 from collections.abc import Callable, Sequence
@@ -28,11 +29,11 @@ Run = Callable[[str], pa.Table]
 
 
 def ordered(
-    text: str, sources: Sequence["Source | pa.Table"], run: Run, *, cold_rows: Callable[[Source], int]
+    text: str, sources: Sequence["Source | pa.Table"], run: Run, *, rows_unordered: Callable[[Source], int]
 ) -> pa.Table:
     """Run the query; without ORDER BY and over one table, in primary-key order.
 
-    `cold_rows` tells how many of a source's rows lie in segments.
+    `rows_unordered` tells how many rows a source has, 0 if they come by key by themselves.
     """
     source = sources[0] if len(sources) == 1 else None
     tokens = tokenize(text)
@@ -41,8 +42,8 @@ def ordered(
         return run(text)
     if words & _FORMING:
         return _by_key(run(text))
-    cold = cold_rows(source)
-    if cold == 0 or (cold > ORDERED_ROWS_MAX and words.isdisjoint(_CLAUSES)):
+    unordered = rows_unordered(source)
+    if unordered == 0 or (unordered > ORDERED_ROWS_MAX and words.isdisjoint(_CLAUSES)):
         return run(text)
     with_order = _with_order(text, tokens, source)
     if with_order is None:

@@ -81,12 +81,8 @@ class Reader:
             text,
             sources,
             lambda final: self.query.run(view, final, call.namespace, tables, resolver, stop=stop),
-            cold_rows=lambda source: self._cold_rows(view, source),
+            rows_unordered=partial(self.query.rows_unordered, view),
         )
-
-    def _cold_rows(self, view: View, source: Source) -> int:
-        partition = self.rows.cold_partition(view.hot, source.table, source.owner)
-        return 0 if partition is None else partition.row_count_max
 
     def _resolver(self, call: Call, view: View, *, is_open: bool = False) -> Resolve:
         return partial(resolve, view, call.principal, self.registry, self.feed, is_open)

@@ -10,6 +10,7 @@ says the flag `nn`.
 """
 
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 from typing import Any
 
 import pyarrow as pa
@@ -54,6 +55,11 @@ def key_index(columns: Sequence[Column]) -> int:
 
 def table_schema(columns: Sequence[Column], *, physical: bool) -> pa.Schema:
     """Return the declared columns, then `_seq` and `_deleted`; `physical` names them as Parquet does."""
+    return _table_schema(tuple(columns), physical=physical)
+
+
+@lru_cache(maxsize=1_024)
+def _table_schema(columns: tuple[Column, ...], *, physical: bool) -> pa.Schema:
     fields = [_declared_field(column, physical=physical) for column in columns]
     fields.append(system_field(SEQ, SqlType.BIGINT, nullable=False))
     fields.append(system_field(DELETED, SqlType.BOOLEAN, nullable=False))
@@ -93,11 +99,23 @@ def record_batch(
     return pa.RecordBatch.from_arrays(arrays, schema=table_schema(columns, physical=physical))
 
 
+def row_batch(rows: Sequence[Row], seqs: Sequence[int], columns: Sequence[Column]) -> pa.RecordBatch:
+    """Return live rows × (`columns`, `_seq`, `_deleted`) with the `seqs` given."""
+    arrays = _column_arrays(rows, columns)
+    arrays.append(pa.array(seqs, pa.int64()))
+    arrays.append(pa.repeat(pa.scalar(False), len(rows)))
+    return pa.RecordBatch.from_arrays(arrays, schema=table_schema(columns, physical=False))
+
+
 def declared_arrays(versions: Sequence[Version], columns: Sequence[Column]) -> list[pa.Array]:
     """Return one array per column, converted column by column (measured: faster than by rows)."""
     key_at = key_index(columns)
     rows = [_blank(version.key, key_at, len(columns)) if version.row is None else version.row
             for version in versions]  # fmt: skip
+    return _column_arrays(rows, columns)
+
+
+def _column_arrays(rows: Sequence[Row], columns: Sequence[Column]) -> list[pa.Array]:
     by_column: Iterable[Sequence[Value]] = zip(*rows, strict=True) if rows else [()] * len(columns)
     return [array(cells, column.type) for cells, column in zip(by_column, columns, strict=True)]
 

@@ -97,7 +97,7 @@ class Embedded:
         self.objects = ObjectStore(self.cold_root, self.files)
         self.cold = ColdCache(self.objects, partitions_max=1000, group_bytes_max=1 << 24)
         self.rows_by_key = Rows(self.cold)
-        self.overlay = Overlay()
+        self.overlay = Overlay(self.committer.changelog)
         self.query = QueryEngine(self.rows_by_key, self.overlay)
         self.schema = Schema(self.committer, self.clock)
         self.flusher = Flush(

@@ -1,11 +1,17 @@
 """The overlay is the hot rows of a View; kept while nothing changed, and bounded whatever is asked."""
 
+import random
 import threading
 
-from upwell.engine.overlay import PARTITION_BYTES, HotRows, Overlay
+import pytest
+
+from upwell.engine.hot_rows import CHUNKS_MAX, PARTITION_BYTES, HotRows
+from upwell.engine.overlay import Overlay
 from upwell.engine.view import View
 from upwell.testing.embedded import Embedded
 from upwell.types import SHARED, user_owner
+
+HISTORY_STEPS = 100
 
 ANN = user_owner("ann")
 
@@ -15,7 +21,7 @@ def hot(db: Embedded, overlay: Overlay, view: View | None = None, owner: str = "
 
 
 def keys(rows: HotRows) -> list[object]:
-    found: list[object] = rows.batch.column(0).to_pylist()
+    found: list[object] = sorted(rows.arrow.column(0).to_pylist())
     return found
 
 
@@ -108,3 +114,66 @@ def test_threads_that_read_while_rows_change_each_get_their_view(db: Embedded) -
     for reader in readers:
         reader.join(30)
     assert problems == []
+
+
+def test_what_was_converted_once_is_not_scanned_again(db: Embedded) -> None:
+    overlay = Overlay(db.committer.changelog)
+    insert(db, *range(0, 400, 2))
+    first = hot(db, overlay)
+    db.change("UPDATE app.mine SET n = 7 WHERE id = 10", user="ann")
+    insert(db, 1)
+    second = hot(db, overlay)
+    assert keys(second) == sorted([*range(0, 400, 2), 1])
+    assert second.chunks[0].batch is not first.chunks[0].batch, "few rows are merged"
+    insert(db, *range(1_000, 1_600))
+    third = hot(db, overlay)
+    insert(db, 5)
+    assert hot(db, overlay).chunks[0].batch is third.chunks[0].batch
+    assert keys(first) == list(range(0, 400, 2)), "an older reader keeps what it has"
+    assert first.is_ordered
+    assert not second.is_ordered
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_through_any_history_it_is_what_a_scan_gives(db: Embedded, seed: int) -> None:
+    """Inserts, updates, deletes, new rows of old keys, flushes; read after some of them, and by old Views."""
+    chance = random.Random(seed)
+    overlay = Overlay(db.committer.changelog if seed % 2 else None)
+    views = [db.settle()]
+    for step in range(HISTORY_STEPS):
+        _change(db, chance, step)
+        if chance.random() < 0.4:
+            views = [*views[-3:], db.settle()]
+            for view in (views[-1], chance.choice(views)):
+                _compare(db, overlay, view, f"seed {seed}, step {step}")
+
+
+def _change(db: Embedded, chance: random.Random, step: int) -> None:
+    low = chance.randrange(400)
+    span = f"id BETWEEN {low} AND {low + chance.choice((0, 3, 60))}"
+    match chance.choice(("insert", "insert", "update", "delete", "batch", "flush")):
+        case "update":
+            db.change(f"UPDATE app.mine SET n = {step} WHERE {span}", user="ann")
+        case "delete":
+            db.change(f"DELETE FROM app.mine WHERE {span}", user="ann")
+        case "flush" if chance.random() < 0.3:
+            db.flush("app.mine")
+        case "batch":
+            known = {key for (key,) in db.rows("SELECT id FROM app.mine", user="ann")}
+            if new := [key for key in range(low, low + 90) if key not in known]:
+                insert(db, *new)
+        case _:
+            if not db.rows(f"SELECT id FROM app.mine WHERE id = {low}", user="ann"):
+                insert(db, low)
+
+
+def _compare(db: Embedded, overlay: Overlay, view: View, where: str) -> None:
+    rows, whole = hot(db, overlay, view), hot(db, Overlay(), view)
+    assert len(rows.chunks) <= CHUNKS_MAX, where
+    assert rows.count == rows.arrow.num_rows == whole.count, where
+    assert rows.arrow.sort_by("id") == whole.arrow.sort_by("id"), where
+    assert set(rows.superseded) >= set(whole.superseded), where
+    live = set(rows.arrow.column("_seq").to_pylist())
+    assert live.isdisjoint(rows.superseded), where
+    if rows.is_ordered:
+        assert rows.arrow.column("id").to_pylist() == sorted(rows.arrow.column("id").to_pylist()), where

@@ -38,7 +38,7 @@ def _texts(
             raise QueryFailure("no")
         return pa.table({"x": [1]})
 
-    ordered(text, sources, run, cold_rows=lambda source: cold)
+    ordered(text, sources, run, rows_unordered=lambda source: cold)
     return texts
 
 
@@ -95,5 +95,7 @@ def test_a_query_that_fails_with_the_order_is_run_without_it() -> None:
 def test_what_is_not_plain_is_ordered_by_a_key_in_its_result() -> None:
     field = pa.field("id", pa.int32(), metadata={TYPE_METADATA: b"Int", FLAGS_METADATA: b"nn,pk,uq"})
     unsorted = pa.table([pa.array([3, 1, 2], pa.int32())], schema=pa.schema([field]))
-    found = ordered("SELECT DISTINCT id FROM t", (SOURCE,), lambda text: unsorted, cold_rows=lambda source: 1)
+    found = ordered(
+        "SELECT DISTINCT id FROM t", (SOURCE,), lambda text: unsorted, rows_unordered=lambda source: 1
+    )
     assert found.column(0).to_pylist() == [1, 2, 3]
