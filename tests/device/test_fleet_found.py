@@ -1,7 +1,10 @@
 """What the state machine of the fleet and people who tried found, each in its smallest form."""
 
+import itertools
 import sqlite3
+import uuid
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +13,7 @@ import pytest
 from upwell.clock import ManualClock
 from upwell.device import Unreachable
 from upwell.testing.embedded import RETENTION_S, Embedded
-from upwell.testing.inprocess import App, CrashPoints, Fault, SyncServer
+from upwell.testing.inprocess import App, CrashPoints, Fault, Killed, SyncServer
 
 KEYS = [f"00000000-0000-4000-8000-{number:012d}" for number in range(1, 4)]
 
@@ -111,6 +114,64 @@ def test_a_conflict_brings_no_orphan(world: World) -> None:
     assert app.device.connection.execute("PRAGMA foreign_key_check").fetchall() == []
     app.device.download()
     assert app.device.connection.execute("SELECT * FROM posts").fetchall() == [(KEYS[1], "draft", KEYS[0])]
+
+
+def nodes(app: App) -> dict[str, str | None]:
+    return dict(app.device.connection.execute("SELECT id, next FROM nodes"))
+
+
+@pytest.mark.parametrize("fault", [None, Fault.REQUEST_LOST, Fault.ANSWER_LOST])
+def test_an_unsent_edit_keeps_what_it_hangs_on(world: World, fault: Fault | None) -> None:
+    """The app deletes a root; the back end hangs a node under it, the app another under that node."""
+    app = world.app("phone")
+    root, middle, leaf = KEYS
+    world.sql("INSERT INTO app.nodes VALUES ($1, NULL)", root)
+    world.sql("INSERT INTO app.nodes VALUES ($1, NULL)", middle)
+    app.device.sync()
+    app.device.connection.execute("DELETE FROM nodes WHERE id = ?", (root,))
+    if fault is not None:
+        app.line.faults.append(fault)
+        with pytest.raises(Unreachable):
+            app.device.upload()
+    if fault is Fault.ANSWER_LOST:  # the root is gone there, too, and somebody makes it anew
+        world.sql("INSERT INTO app.nodes VALUES ($1, NULL)", root)
+    world.sql("UPDATE app.nodes SET next = $2 WHERE id = $1", middle, root)
+    app.device.connection.execute("INSERT INTO nodes VALUES (?, ?)", (leaf, middle))
+
+    app.device.download()
+
+    assert nodes(app) == {root: None, middle: root, leaf: middle}
+    assert app.device.connection.execute("PRAGMA foreign_key_check").fetchall() == []
+    [(given_up, decision)] = app.device.connection.execute(
+        "SELECT pk_uuid, decision FROM _sync_conflicts WHERE local_payload IS NULL"
+    )
+    assert (given_up, decision) == (root, "server")
+    app.device.sync()
+    assert app.device.status().pending == 0
+    assert nodes(app) == {root: None, middle: root, leaf: middle}
+    assert sorted(world.db.rows("SELECT id, next FROM app.nodes", user="ada"), key=str) == [
+        (root, None),
+        (middle, root),
+        (leaf, middle),
+    ]
+
+
+def test_a_deletion_stands_when_nothing_unsent_hangs_on_it(world: World) -> None:
+    """The back end's node waits aside; the server refuses the deletion, and both are back."""
+    app = world.app("phone")
+    root, middle, _ = KEYS
+    world.sql("INSERT INTO app.nodes VALUES ($1, NULL)", root)
+    app.device.sync()
+    app.device.connection.execute("DELETE FROM nodes WHERE id = ?", (root,))
+    world.sql("INSERT INTO app.nodes VALUES ($1, $2)", middle, root)
+
+    app.device.download()
+
+    assert nodes(app) == {}
+    assert app.device.status().pending == 1
+    for _ in range(2):
+        app.device.sync()
+    assert nodes(app) == {root: None, middle: root}
 
 
 def test_a_table_made_anew_gets_its_rows_back_from_the_devices(world: World) -> None:
@@ -217,3 +278,30 @@ def test_a_blob_where_none_is_declared_is_set_aside(world: World) -> None:
     app.device.sync()
     expected = [(KEYS[0], "text"), (KEYS[1], "plain")]
     assert world.db.rows("SELECT id, name FROM app.users ORDER BY id", user="ada") == expected
+
+
+@pytest.mark.parametrize("step", ["upload", "download", "hydrate"])
+def test_killed_between_any_two_statements(world: World, step: str) -> None:
+    """Both sides write, the app is killed at its n-th SQL statement, for every n; then it goes on."""
+    app = world.app("phone", download_limit=1)
+    app.device.sync()
+    for statement in itertools.count(1):
+        mine, theirs = ([str(uuid.uuid4()) for _ in range(count)] for count in (1, 2))
+        for key in theirs:
+            world.insert(key)
+        app.device.connection.executemany("INSERT INTO users VALUES (?, 'mine')", [[key] for key in mine])
+        app.kill_at(statement)
+        with suppress(Killed):
+            getattr(app.device, step)()
+        is_whole = not app.is_dead
+        app.restart()
+        app.device.upload()
+        app.device.download()
+        here = app.device.connection.execute("SELECT id, name FROM users").fetchall()
+        assert sorted(here) == sorted(world.db.rows("SELECT id, name FROM app.users", user="ada"))
+        assert {*mine, *theirs} <= {key for key, _ in here}
+        if is_whole:
+            break
+        world.db.change("DELETE FROM app.users", user="ada")
+        app.device.download()
+    assert statement > 10

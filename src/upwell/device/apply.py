@@ -22,14 +22,12 @@ from upwell.device.codec import (
     is_uuid,
     key_from_wire,
     key_value,
-    payload_to_wire,
     row_from_wire,
     written_key,
 )
 from upwell.device.failures import FileRefused
 from upwell.device.file import NEXT_CHANGE_ID, NOW, SyncFile
 from upwell.device.schema import (
-    Reference,
     Row,
     SqlValue,
     Tables,
@@ -40,7 +38,6 @@ from upwell.device.schema import (
 from upwell.protocol.sync import DownloadChange, is_null
 
 PENDING = "pending"
-PARENT_MISSING = "parent missing"
 REVIVED = "revived"
 """Why a row is pending that the app didn't edit: the server deleted it, an unsent row refers to it."""
 
@@ -107,7 +104,7 @@ class Applier:
                 )
             return Outcome.KNOWN
         if self._is_pending(row):
-            self._withhold(row, version, payload, PENDING)
+            self.withhold(row, version, payload, PENDING)
             return Outcome.WITHHELD
         return self.write(tables, row, version, payload, hydration)
 
@@ -120,13 +117,13 @@ class Applier:
             if self._is_needed_by_unsent(tables, shape, row[1]):
                 self._revive(shape, row, version)
                 return Outcome.WITHHELD
-            self._delete(shape, row)
+            self.delete(shape, row)
         else:
             try:
                 self._upsert(shape, row, payload)
             except (sqlite3.IntegrityError, OverflowError, Undecodable) as cause:
                 self._refuse_rolled_back(shape, cause)
-                self._withhold(row, version, payload, str(cause))
+                self.withhold(row, version, payload, str(cause))
                 return Outcome.WITHHELD
         self.set_meta(row, version, is_deleted=payload is None, hydration=hydration)
         return Outcome.APPLIED
@@ -195,7 +192,7 @@ class Applier:
     def await_deletion(self, row: tuple[str, str], version: int) -> None:
         """The server has deleted the row as `version`: to be settled with all that waits."""
         if version > self.meta(row)[0]:
-            self._withhold(row, version, None, PENDING)
+            self.withhold(row, version, None, PENDING)
 
     def settle_withheld(self, tables: Tables) -> int:
         """Apply what waits aside and may go in now; return how many rows went in."""
@@ -212,17 +209,6 @@ class Applier:
             if version > self.meta(row)[0]:
                 applied += self.write(tables, row, version, payload) is Outcome.APPLIED
         return applied
-
-    def set_orphans_aside(self, tables: Tables) -> int:
-        """Move rows whose parent isn't here into `_sync_withheld`, until none is left; return how many."""
-        moved = 0
-        while found := {
-            (s.wire, key): s for s in tables for r in s.references for key in self._orphans(s, r)
-        }:
-            for (_, key), shape in found.items():
-                self._set_aside(shape, key)
-            moved += len(found)
-        return moved
 
     def drop_unseen(self, tables: Tables, hydration: int) -> int:
         """After a hydration: delete acknowledged rows that the server doesn't have any more."""
@@ -262,7 +248,7 @@ class Applier:
         """Write what a conflict was merged to over the server's row; None deletes it."""
         shape = tables.get(row[0])
         if values is None:
-            self._delete(shape, row)
+            self.delete(shape, row)
         else:
             values = {**values, shape.primary_key.name: key_value(shape, row[1])}
             if not self._update(shape, values):
@@ -294,7 +280,8 @@ class Applier:
     def _insert(self, shape: TableShape, values: Row) -> None:
         self._connection.execute(_upsert_statement(shape, values), tuple(values.values()))
 
-    def _delete(self, shape: TableShape, row: tuple[str, str]) -> None:
+    def delete(self, shape: TableShape, row: tuple[str, str]) -> None:
+        """Take a row out of its table."""
         self._connection.execute(
             f"DELETE FROM {quoted(shape.name)} WHERE {quoted(shape.primary_key.name)} = ?",
             (key_value(shape, row[1]),),
@@ -307,7 +294,8 @@ class Applier:
         )
         return found.fetchone() is not None
 
-    def _withhold(self, row: tuple[str, str], version: int, payload: str | None, reason: str) -> None:
+    def withhold(self, row: tuple[str, str], version: int, payload: str | None, reason: str) -> None:
+        """Keep a version of a row aside until it may go in."""
         self._connection.execute(
             "INSERT INTO _sync_withheld VALUES (?, ?, ?, ?, ?)"
             " ON CONFLICT (table_name, pk_uuid) DO UPDATE SET server_version = excluded.server_version,"
@@ -320,7 +308,7 @@ class Applier:
         return any(
             self._connection.execute(
                 f"SELECT 1 FROM {quoted(child.name)} AS child JOIN {quoted(parent.name)} AS parent"
-                f" ON {_matches(reference)} JOIN _sync_pending AS p"
+                f" ON {reference.join} JOIN _sync_pending AS p"
                 f" ON p.table_name = ? AND p.pk_uuid = {key_expression(child, 'child')} AND p.op <> 'DELETE'"
                 f" WHERE parent.{quoted(parent.primary_key.name)} = ?"
                 " AND NOT (p.table_name = ? AND p.pk_uuid = ?)",
@@ -343,33 +331,6 @@ class Applier:
         )
         self._file.take_change_id()
 
-    def _orphans(self, shape: TableShape, reference: Reference) -> list[str]:
-        present = " AND ".join(f"child.{quoted(name)} IS NOT NULL" for name in reference.columns)
-        key = key_expression(shape, "child")
-        rows = self._connection.execute(
-            f"SELECT {key} FROM {quoted(shape.name)} AS child WHERE {present}"
-            f" AND NOT EXISTS (SELECT 1 FROM {quoted(reference.parent)} AS parent"
-            f" WHERE {_matches(reference)})"
-            f" AND {key} NOT IN (SELECT pk_uuid FROM _sync_pending WHERE table_name = ?)",
-            (shape.wire,),
-        )
-        return [row[0] for row in rows]
-
-    def _set_aside(self, shape: TableShape, key: str) -> None:
-        row = (shape.wire, key)
-        payload = captured(self._connection, shape, key)
-        assert payload is not None, "an orphan was just read"
-        wire = payload_to_wire(shape, payload, self._extra_of(row)).decode()
-        self._withhold(row, self.meta(row)[0], wire, PARENT_MISSING)
-        self._delete(shape, row)
-        self._connection.execute("DELETE FROM _sync_row_meta WHERE table_name = ? AND pk_uuid = ?", row)
-
-    def _extra_of(self, row: tuple[str, str]) -> JsonObject:
-        found = self._connection.execute(
-            "SELECT payload FROM _sync_extra WHERE table_name = ? AND pk_uuid = ?", row
-        ).fetchone()
-        return {} if found is None else decode_object(found[0])
-
 
 def _upsert_statement(shape: TableShape, columns: Iterable[str], row_count: int = 1) -> str:
     """SQL that writes rows, given the values of `columns` (with the key), in place where they are there."""
@@ -390,11 +351,6 @@ def _live_statement(row_count: int) -> str:
         "INSERT INTO _sync_row_meta (table_name, pk_uuid, server_version, deleted, hydration, updated_at)"
         f" VALUES {', '.join(rows)}{_MERGE_META}"
     )
-
-
-def _matches(reference: Reference) -> str:
-    pairs = zip(reference.parent_columns, reference.columns, strict=True)
-    return " AND ".join(f"parent.{quoted(to)} = child.{quoted(column)}" for to, column in pairs)
 
 
 def _text(payload: Raw) -> str:

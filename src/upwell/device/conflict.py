@@ -67,7 +67,8 @@ class Settlement:
         is_settled = reason == REVIVED and conflict.server is not None
         chosen = conflict.server if is_settled else self._resolver(conflict)
         is_server = chosen == conflict.server
-        self._record(sent, (base, local, payload), found.server_version, _decision(conflict, chosen))
+        decision = _decision(conflict, chosen)
+        self._file.record_conflict(sent.row, (base, local, payload), found.server_version, decision)
         self._drop_withheld(sent, found.server_version)
         if is_server:
             self._outbox.remove(sent.row)
@@ -88,7 +89,7 @@ class Settlement:
         if found is None:
             return False
         payload, version = found
-        self._record(sent, (payload, None, payload), version, "server")
+        self._file.record_conflict(sent.row, (payload, None, payload), version, "server")
         self._outbox.remove(sent.row)
         self._applier.overlay(tables, sent.row, row_from_capture(tables.get(sent.table), payload))
         self._applier.set_meta(sent.row, version, is_deleted=False)
@@ -104,11 +105,7 @@ class Settlement:
         if found is None:
             return False
         base, local, version = found
-        self._file.connection.execute(
-            "INSERT INTO _sync_conflicts (table_name, pk_uuid, base_payload, local_payload, server_payload,"
-            " server_version, decision) VALUES (?, ?, ?, ?, ?, ?, 'discarded')",
-            (*row, base, local, base, version),
-        )
+        self._file.record_conflict(row, (base, local, base), version, "discarded")
         self._outbox.remove(row)
         shape = tables.find(row[0])
         if shape is not None:
@@ -134,15 +131,6 @@ class Settlement:
             "SELECT base_payload, reason FROM _sync_pending WHERE table_name = ? AND pk_uuid = ?", sent.row
         ).fetchone()
         return (None, None) if found is None else found
-
-    def _record(
-        self, sent: Outgoing, payloads: tuple[str | None, str | None, str | None], version: int, decision: str
-    ) -> None:
-        self._file.connection.execute(
-            "INSERT INTO _sync_conflicts (table_name, pk_uuid, base_payload, local_payload, server_payload,"
-            " server_version, decision) VALUES (?, ?, ?, ?, ?, ?, ?)",
-            (*sent.row, *payloads, version, decision),
-        )
 
     def _drop_withheld(self, sent: Outgoing, version: int) -> None:
         self._file.connection.execute(

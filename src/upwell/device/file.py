@@ -240,6 +240,20 @@ class SyncFile:
         """The id that the next change will get."""
         return self._number("SELECT next_change_id FROM _sync_client_info")
 
+    def record_conflict(
+        self,
+        row: tuple[str, str],
+        payloads: tuple[str | None, str | None, str | None],
+        version: int,
+        decision: str,
+    ) -> None:
+        """Keep (base, local, server) of a decision, captured forms, readable in `_sync_conflicts`."""
+        self.connection.execute(
+            "INSERT INTO _sync_conflicts (table_name, pk_uuid, base_payload, local_payload, server_payload,"
+            " server_version, decision) VALUES (?, ?, ?, ?, ?, ?, ?)",
+            (*row, *payloads, version, decision),
+        )
+
     def take_change_id(self) -> int:
         """Use up one change id, in the caller's transaction."""
         taken = self.next_change_id()

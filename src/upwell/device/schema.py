@@ -47,6 +47,12 @@ class Reference:
     parent_columns: tuple[str, ...]
     on_delete: str = "NO ACTION"
 
+    @property
+    def join(self) -> str:
+        """SQL that is true of a row `child` and the row `parent` that it refers to."""
+        pairs = zip(self.parent_columns, self.columns, strict=True)
+        return " AND ".join(f"parent.{quoted(to)} = child.{quoted(column)}" for to, column in pairs)
+
 
 @dataclass(frozen=True, slots=True)
 class TableShape:

@@ -23,6 +23,7 @@ from upwell.device.failures import AnswerRefused
 from upwell.device.file import SyncFile
 from upwell.device.history import History
 from upwell.device.load import Loader, check_page
+from upwell.device.orphans import Orphans
 from upwell.device.outbox import Outbox, Outgoing, acknowledged_version, is_repeated, upload_change
 from upwell.device.report import DownloadReport, HydrateReport, Phase, Progress, SyncReport, UploadReport
 from upwell.device.transport import Request, Response, refusal
@@ -59,6 +60,7 @@ class Syncer:
         self._on_progress = on_progress
         self._applier = Applier(file)
         self._loader = Loader(file, self._applier)
+        self._orphans = Orphans(file, self._applier)
         self._outbox = Outbox(file)
         self._history = History(file, capture)
         self._settlement = Settlement(file, self._applier, self._outbox, resolver)
@@ -124,7 +126,7 @@ class Syncer:
     def _uploaded(self, report: UploadReport) -> UploadReport:
         with self._file.applying():
             if self._applier.settle_withheld(self._capture.tables) or report.conflicts:
-                self._applier.set_orphans_aside(self._capture.tables)
+                self._orphans.settle(self._capture.tables)
         pending = self._file.pending_count()
         deferred = self._file.count("attempts > 0 AND quarantined = 0", "_sync_pending")
         report = replace(report, pending=pending, deferred=deferred)
@@ -255,7 +257,7 @@ class Syncer:
             self._file.put("hydrated", "1")
             if is_settling:
                 self._applier.settle_withheld(self._capture.tables)
-                self._applier.set_orphans_aside(self._capture.tables)
+                self._orphans.settle(self._capture.tables)
 
     # --- hydration
 
@@ -360,7 +362,7 @@ class Syncer:
         with self._file.applying() as connection:
             self._applier.settle_withheld(tables)
             self._applier.drop_unseen(tables, hydration)
-            self._applier.set_orphans_aside(tables)
+            self._orphans.settle(tables)
             for shape in tables:
                 if self._applier.has_unknown(shape):
                     queue_unknown(connection, shape)

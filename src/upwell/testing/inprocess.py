@@ -309,11 +309,15 @@ class App:
         if self.line.is_dead:
             return
         self.line.is_dead = True
-        copy = self.path.with_name(f"{self.path.name}+")
+        copy = self._copy()
         shutil.copyfile(self.path, copy)
         log = Path(f"{self.path}-wal")
         if log.exists():
             shutil.copyfile(log, f"{copy}-wal")
+
+    def _copy(self) -> Path:
+        name = self.path.name
+        return self.path.with_name(name.removesuffix("+") if name.endswith("+") else f"{name}+")
 
     @property
     def is_dead(self) -> bool:
@@ -325,7 +329,7 @@ class App:
         self._statements_left = None
         self.device.close()
         if self.line.is_dead:
-            copy = self.path.with_name(f"{self.path.name}+")
+            copy = self._copy()
             self.remove()
             self.path = copy
         self._start()
