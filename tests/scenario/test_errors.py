@@ -49,7 +49,7 @@ def _state(site: Site, space: str) -> list[list[object]]:
         ("UPDATE N.t SET", INVALID_SQL, "expected"),
         ("DELETE N.t", INVALID_SQL, "expected FROM"),
         ("EXPLAIN SELECT 1", INVALID_SQL, "Unsupported statement type: EXPLAIN"),
-        ("BEGIN", INVALID_SQL, "Unsupported statement type: BEGIN"),
+        ("SAVEPOINT a", INVALID_SQL, "Unsupported statement type: SAVEPOINT"),
         ("ALTER TABLE N.t DROP COLUMN x", INVALID_SQL, "Unsupported statement type: ALTER TABLE … DROP"),
         ("CREATE TOPIC N.x", INVALID_SQL, "Unsupported statement type: CREATE TOPIC"),
         ("CREATE VIEW N.x AS SELECT 1", INVALID_SQL, "Unsupported statement type: CREATE VIEW"),

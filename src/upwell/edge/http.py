@@ -20,8 +20,9 @@ from upwell.engine.view import Publication
 from upwell.errors import InvalidInput, InvalidSql, RequestRefused, TooLarge, UpwellError
 from upwell.protocol.messages import ErrorBody, SqlRequest, SqlResponse
 from upwell.session.auth import Authenticator
-from upwell.session.outcome import StatementFailed
+from upwell.session.outcome import Outcome, StatementFailed
 from upwell.session.policy import Principal
+from upwell.session.request import Asked
 from upwell.session.session import Sessions
 from upwell.sql.prepare import check_parameter_count
 from upwell.types import Value
@@ -124,25 +125,46 @@ class SqlEndpoint:
 
     async def _answer(self, principal: Principal, body: bytes, began: float) -> bytes:
         request = self._parsed(body)
-        params = _params(request.params or [])
-        outcomes = await self._sessions.execute(principal, request.sql, params, request.namespace_id)
+        outcomes = await self._outcomes(principal, request)
         if not outcomes:
             raise RequestRefused("EMPTY_SQL", "No SQL statements provided")
-        render = partial(render_outcomes, outcomes, took_ms=(time.perf_counter() - began) * 1000)
+        took_ms = (time.perf_counter() - began) * 1000
+        render = partial(render_outcomes, outcomes, took_ms=took_ms, each=request.statements is not None)
         if row_count(outcomes) <= RENDER_INLINE_ROWS_MAX:
             return render()
         return await asyncio.get_running_loop().run_in_executor(self._threads, render)
 
+    async def _outcomes(self, principal: Principal, request: SqlRequest) -> list[Outcome]:
+        namespace = request.namespace_id
+        if request.statements is not None:
+            if request.sql is not None or request.params or request.rows is not None:
+                raise InvalidInput("give either `sql`, with `params` or `rows`, or `statements`")
+            asked = [Asked(self._bounded(one.sql), _params(one.params or [])) for one in request.statements]
+            return await self._sessions.run_each(principal, asked, namespace, atomic=request.atomic)
+        if request.sql is None:
+            raise InvalidInput("Invalid JSON payload: Object missing required field `sql`")
+        sql = self._bounded(request.sql)
+        if request.rows is not None:
+            if request.params:
+                raise InvalidInput("give either `params` or `rows`; each row has all the parameters")
+            rows = [_params(row) for row in request.rows]
+            return await self._sessions.run_each(principal, [Asked(sql, rows=rows)], namespace, atomic=False)
+        if request.atomic:
+            raise InvalidInput("`atomic` goes with `statements`; in `sql` say BEGIN; …; COMMIT")
+        return await self._sessions.execute(principal, sql, _params(request.params or []), namespace)
+
     def _parsed(self, body: bytes) -> SqlRequest:
         try:
-            request = msgspec.json.decode(body, type=SqlRequest)
+            return msgspec.json.decode(body, type=SqlRequest)
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise InvalidInput(f"Invalid JSON payload: {error}") from error
-        if len(request.sql) * 4 > self._sql_bytes_max:
-            size = len(request.sql.encode())
+
+    def _bounded(self, sql: str) -> str:
+        if len(sql) * 4 > self._sql_bytes_max:
+            size = len(sql.encode())
             if size > self._sql_bytes_max:
                 raise InvalidSql(f"SQL query too long: {size} bytes (maximum {self._sql_bytes_max} bytes)")
-        return request
+        return sql
 
     async def _refuse(
         self, send: Send, principal: Principal | None, failed: StatementFailed, began: float

@@ -1,7 +1,7 @@
 """Rendering: outcomes become the JSON of the SQL endpoint.
 
 Law: cells are encoded as the reference contract's section 1.5 says, column by column; the message of a
-batch's DML comes summed at the end (section 1.4).
+batch's DML comes summed at the end (section 1.4), but where statements were sent one by one.
 """
 
 from collections.abc import Sequence
@@ -18,11 +18,11 @@ _VERBS = ("Inserted", "Updated", "Deleted")
 _encoder = msgspec.json.Encoder()
 
 
-def render_outcomes(outcomes: Sequence[Outcome], *, took_ms: float) -> bytes:
-    """Return the body of a successful request."""
-    if len(outcomes) == 1:
-        results = [_result(outcomes[0])]
-        single_rows = isinstance(outcomes[0].result, (Answer, PointAnswer))
+def render_outcomes(outcomes: Sequence[Outcome], *, took_ms: float, each: bool = False) -> bytes:
+    """Return the body of a successful request; with `each` every statement has its result at its place."""
+    if len(outcomes) == 1 or each:
+        results = [_result(outcome) for outcome in outcomes]
+        single_rows = len(outcomes) == 1 and isinstance(outcomes[0].result, (Answer, PointAnswer))
     else:
         results = [_result(o) for o in outcomes if not isinstance(o.result, Changed)] + _sums(outcomes)
         single_rows = False

@@ -35,10 +35,11 @@ from datafusion.functions import when
 from upwell.engine.catalog import Table
 from upwell.engine.overlay import Overlay
 from upwell.engine.rows import Rows
+from upwell.engine.stage import Staged
 from upwell.engine.stop import Stop
 from upwell.engine.view import View
 from upwell.errors import InvalidSql, QueryFailure, UpwellError
-from upwell.storage.arrow import DELETED, SEQ, array, physical_name, scan_schema, table_schema
+from upwell.storage.arrow import DELETED, SEQ, array, physical_name, record_batch, scan_schema, table_schema
 from upwell.storage.cold import ColdPartition
 from upwell.storage.manifest import Segment
 from upwell.types import Column, Owner, coerce
@@ -86,10 +87,14 @@ _ONLY_QUERIES = SQLOptions().with_allow_ddl(False).with_allow_dml(False).with_al
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """What a name in a query stands for: the rows of a table that belong to `owner`."""
+    """What a name in a query stands for: the rows of a table that belong to `owner`.
+
+    In a transaction also what it has `staged` there; such a source is read by nobody else.
+    """
 
     table: Table
     owner: Owner
+    staged: Staged | None = None
 
 
 Resolve = Callable[[str, str], "Source | pa.Table"]
@@ -133,6 +138,17 @@ class QueryEngine:
             self._table_names[text, namespace] = names
         return names
 
+    def refuse_bad_grammar(self, text: str) -> None:
+        """Raise `InvalidSql` if `text` is no query, whatever its names stand for."""
+        try:
+            _context("public").sql_with_options(text, _ONLY_QUERIES)
+        except BaseException as error:
+            translated = _translated(error)
+            if isinstance(translated, InvalidSql):
+                raise translated from error
+            if not isinstance(translated, QueryFailure):
+                raise
+
     def run(
         self,
         view: View,
@@ -172,15 +188,17 @@ class QueryEngine:
     def rows_unordered(self, view: View, source: Source) -> int:
         """Return about how many rows a source has, 0 if they come by primary key as they are."""
         hot = self._overlay.hot_rows(view, source.table, source.owner)
+        staged = 0 if source.staged is None else len(source.staged.versions)
         partition = self._rows.cold_partition(view.hot, source.table, source.owner)
         if partition is None or not partition.manifest.segments:
-            return 0 if hot.is_ordered else hot.count
-        return hot.count + partition.row_count_max
+            return 0 if hot.is_ordered and not staged else hot.count + staged
+        return hot.count + partition.row_count_max + staged
 
     def _fusion_table(self, context: SessionContext, view: View, source: "Source | pa.Table") -> FusionTable:
         if isinstance(source, pa.Table):
             return FusionTable(context.from_arrow(source))
-        return FusionTable(self._both_tiers(context, view, source))
+        frame = self._both_tiers(context, view, source)
+        return FusionTable(frame if source.staged is None else _with(context, frame, source.staged, source))
 
     def _both_tiers(self, context: SessionContext, view: View, source: Source) -> DataFrame:
         table, owner = source.table, source.owner
@@ -310,6 +328,13 @@ def _without(context: SessionContext, frame: DataFrame, seqs: Sequence[int]) -> 
     """Return the rows of `frame` whose `_seq` isn't one of `seqs`."""
     hidden = pa.record_batch({SEQ: pa.array(seqs, pa.int64())})
     return frame.join(context.create_dataframe([[hidden]]), on=SEQ, how="anti")
+
+
+def _with(context: SessionContext, frame: DataFrame, staged: Staged, source: Source) -> DataFrame:
+    """Return the rows of `frame` as they are after what is staged."""
+    if staged.replaced:
+        frame = _without(context, frame, staged.replaced)
+    return frame.union(context.create_dataframe([[record_batch(staged.versions, source.table.columns)]]))
 
 
 def _mentioned_namespaces(text: str, default: str) -> set[str]:

@@ -4,7 +4,7 @@ Law: each version is looked up once, and the commit is asked to hold exactly wha
 there is one write, whatever was done to it in which order: what the row was before → what it is after.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from upwell.engine.catalog import Catalog, Table
@@ -107,6 +107,16 @@ class Stage:
             if write.after is not None
         ]
         return Staged(versions, [write.previous for write in writes if write.previous])
+
+    def rows_staged(self, *, after: int = 0) -> Iterator[Row | None]:
+        """Yield what the writes staged, in their order, without the first `after`; None for a delete."""
+        for place, _ in self._steps[after:]:
+            yield self._staged[place].after
+
+    @property
+    def places(self) -> Sequence[Place]:
+        """Where rows are staged."""
+        return list(self._staged)
 
     def expect(self, expectation: Expectation) -> None:
         """Ask the commit to hold one more thing."""

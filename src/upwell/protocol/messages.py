@@ -33,12 +33,26 @@ RowCount = Annotated[int, Meta(ge=0, le=(1 << 63) - 1)]
 # SQL over HTTP
 
 
-class SqlRequest(Struct, frozen=True, omit_defaults=True):
-    """The body of `POST /v1/api/sql`. `params` stay unchecked here, so that a refusal can name the one."""
+class SqlStatement(Struct, frozen=True, omit_defaults=True):
+    """One of `SqlRequest.statements`, with parameters of its own."""
 
     sql: str
     params: list[Any] | None = None
+
+
+class SqlRequest(Struct, frozen=True, omit_defaults=True):
+    """The body of `POST /v1/api/sql`. Values stay unchecked here, so that a refusal can name the one.
+
+    Either `sql` with `params`; or `sql` with `rows`, to run one INSERT, UPDATE or DELETE for each list of
+    parameters, all or none; or `statements`, one after the other, with `atomic` all or none.
+    """
+
+    sql: str | None = None
+    params: list[Any] | None = None
     namespace_id: str | None = None
+    rows: list[list[Any]] | None = None
+    statements: list[SqlStatement] | None = None
+    atomic: bool = False
 
 
 class FieldSchema(Struct, frozen=True, omit_defaults=True):

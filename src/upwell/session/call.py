@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from upwell.engine.expression import Context
 from upwell.session.policy import Principal
+from upwell.session.transaction import Transaction
 from upwell.types import Value
 
 
@@ -19,3 +20,12 @@ class Call:
     values: Sequence[Value]
     namespace: str
     context: Callable[[], Context]
+    transaction: Transaction | None = None
+    """The open one that the statement is part of."""
+    rows: Sequence[Sequence[Value]] | None = None
+    """Runs an INSERT, UPDATE or DELETE once for each of these lists of values; `values` count for nothing."""
+
+    @property
+    def values_each(self) -> Sequence[Sequence[Value]]:
+        """The lists of values to run the statement with."""
+        return [self.values] if self.rows is None else self.rows

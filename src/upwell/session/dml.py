@@ -24,8 +24,8 @@ from upwell.errors import InvalidSql
 from upwell.sql.statements import Delete, Insert, Scalar, Update
 from upwell.types import Column, Key, Owner, Row, Value
 
-RunQuery = Callable[[str], list[tuple[Value, ...]]]
-"""Query text with `$n` → rows; runs on the View of the evaluation."""
+RunQuery = Callable[[str, Sequence[Value]], list[tuple[Value, ...]]]
+"""(query text with `$n`, values) → rows; runs on the View of the evaluation."""
 
 
 class Foreign(Exception):
@@ -39,20 +39,19 @@ class Evaluation:
         self,
         write: Write,
         owner: Owner,
-        values: Sequence[Value],
         context: Context,
         defaults: Defaults,
         run_query: RunQuery | None,
     ) -> None:
         self._write = write
         self._owner = owner
-        self._values = values
+        self._values: Sequence[Value] = ()
         self._context = context
         self._defaults = defaults
         self._run_query = run_query
 
-    def insert(self, statement: Insert) -> int:
-        """Stage the rows of an INSERT; returns how many."""
+    def insert(self, statement: Insert, values_each: Sequence[Sequence[Value]]) -> int:
+        """Stage the rows of an INSERT, once for each list of values; returns how many."""
         table = statement.table
         width = len(table.columns)
         named = [(index, table.binders[index]) for index in statement.columns]
@@ -63,13 +62,14 @@ class Evaluation:
             if index not in given and column.default is not None
         ]
         rows: list[Row] = []
-        for cells in self._inserted(statement):
-            row: Row = [None] * width
-            for (index, bind), value in zip(named, cells, strict=True):
-                row[index] = bind(value)
-            for index, column in defaulted:
-                row[index] = self._default(column)
-            rows.append(row)
+        for self._values in values_each:
+            for cells in self._inserted(statement):
+                row: Row = [None] * width
+                for (index, bind), value in zip(named, cells, strict=True):
+                    row[index] = bind(value)
+                for index, column in defaulted:
+                    row[index] = self._default(column)
+                rows.append(row)
         if any(reference.parent == table.id for reference in table.references):
             # References are judged by the end of the statement: a child may stand before its parent.
             self._write.promise(table, self._owner, [row[table.key_index] for row in rows])
@@ -80,14 +80,22 @@ class Evaluation:
             self._write.insert(table, self._owner, row, uploaded=uploaded)
         return len(rows)
 
-    def update(self, statement: Update) -> int:
-        """Stage an UPDATE; returns how many rows really change."""
-        if statement.key is not None and all(scalar.node is not None for _, scalar in statement.assignments):
-            return self._update_by_key(statement, statement.key)
-        return self._update_by_query(statement)
+    def update(self, statement: Update, values_each: Sequence[Sequence[Value]]) -> int:
+        """Stage an UPDATE, once for each list of values; returns how many rows really change."""
+        changed = 0
+        by_key = statement.key is not None and all(each.node is not None for _, each in statement.assignments)
+        for self._values in values_each:
+            if statement.key is not None and by_key:
+                changed += self._update_by_key(statement, statement.key)
+            else:
+                changed += self._update_by_query(statement)
+        return changed
 
-    def delete(self, statement: Delete) -> int:
-        """Stage a DELETE; returns how many rows go."""
+    def delete(self, statement: Delete, values_each: Sequence[Sequence[Value]]) -> int:
+        """Stage a DELETE, once for each list of values; returns how many rows go."""
+        return sum(self._delete(statement) for self._values in values_each)
+
+    def _delete(self, statement: Delete) -> int:
         table = statement.table
         if statement.key is not None and statement.key.node is not None:
             key = self._key(table, statement.key)
@@ -161,7 +169,7 @@ class Evaluation:
     def _query(self, text: str) -> list[tuple[Value, ...]]:
         if self._run_query is None:
             raise Foreign
-        return self._run_query(text)
+        return self._run_query(text, self._values)
 
 
 def evaluate(node: Node | None, row: Row, values: Sequence[Value], context: Context) -> Value:

@@ -12,6 +12,7 @@ from upwell.engine.result import refuse_not_finite, result_rows
 from upwell.engine.rows import Rows, WouldBlock
 from upwell.engine.stop import Stop
 from upwell.engine.view import View
+from upwell.engine.write import Write
 from upwell.feeds.cursor import Growth
 from upwell.feeds.live import LiveFeed
 from upwell.feeds.registry import Registry
@@ -24,6 +25,7 @@ from upwell.session.point import point_answer
 from upwell.session.policy import Action, require_table
 from upwell.session.source import resolve
 from upwell.session.threads import QueryThreads
+from upwell.session.transaction import Transactions
 from upwell.sql.render import render
 from upwell.sql.statements import PointRead, Select
 from upwell.types import Value
@@ -39,9 +41,10 @@ class Reader:
     threads: QueryThreads
     registry: Registry
     feed: LiveFeed
+    transactions: Transactions
 
     async def select(self, call: Call, statement: Select) -> Answer | PointAnswer:
-        view = self.growth.view
+        view = self.growth.view if call.transaction is None else call.transaction.view
         if statement.point is not None and statement.point.key.node is not None:
             require_table(call.principal, Action.READ, statement.point.table)
             try:
@@ -53,11 +56,13 @@ class Reader:
         refuse_not_finite(table)
         return Answer(table)
 
-    def rows_of(self, call: Call, view: View, stop: Stop, text: str) -> list[tuple[Value, ...]]:
-        """Return the rows of a query that a write asks, in any order."""
-        text = render(text, call.values, call.context())
+    def rows_of(
+        self, call: Call, view: View, write: Write, stop: Stop, text: str, values: Sequence[Value]
+    ) -> list[tuple[Value, ...]]:
+        """Return the rows of a query that `write` asks, what it has staged included, in any order."""
+        text = render(text, values, call.context())
         refuse_deep(text)
-        resolver = self._resolver(call, view)
+        resolver = self._resolver(call, view, write)
         tables = self.query.tables_in(text, call.namespace, resolver)
         found = self.query.run(view, text, call.namespace, tables, resolver, stop=stop)
         return list(result_rows(found))
@@ -68,13 +73,18 @@ class Reader:
         key = find_key(evaluate(point.key.node, [], call.values, call.context()), key_column)
         if key is None:
             return point_answer(point, None)
-        found = self.rows.find(view.hot, point.table, owner, key, may_block=may_block)
-        return point_answer(point, found.live)
+        if call.transaction is None:
+            live = self.rows.find(view.hot, point.table, owner, key, may_block=may_block).live
+        else:
+            call.transaction.write.may_block = may_block
+            live = call.transaction.write.find_live(point.table, owner, key)
+        return point_answer(point, live)
 
     def _query(self, call: Call, view: View, statement: Select, stop: Stop) -> pa.Table:
         text = render(statement.text, call.values, call.context())
         refuse_deep(text)
-        resolver = self._resolver(call, view, is_open=statement.is_open)
+        write = None if call.transaction is None else call.transaction.write
+        resolver = self._resolver(call, view, write, is_open=statement.is_open)
         tables = self.query.tables_in(text, call.namespace, resolver)
         sources: Sequence[Source | pa.Table] = [resolver(*name) for name in tables]
         return ordered(
@@ -84,5 +94,7 @@ class Reader:
             rows_unordered=partial(self.query.rows_unordered, view),
         )
 
-    def _resolver(self, call: Call, view: View, *, is_open: bool = False) -> Resolve:
-        return partial(resolve, view, call.principal, self.registry, self.feed, is_open)
+    def _resolver(self, call: Call, view: View, write: Write | None, *, is_open: bool = False) -> Resolve:
+        return partial(
+            resolve, view, call.principal, self.registry, self.feed, self.transactions, write, is_open
+        )

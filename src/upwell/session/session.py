@@ -4,10 +4,11 @@ Law: nothing is answered before it is durable and visible: a write waits until t
 reached its commit, and so does an error that may rest on somebody else's unpublished one.
 """
 
+import asyncio
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TypeVar, assert_never
 
@@ -21,7 +22,15 @@ from upwell.engine.query import QueryEngine
 from upwell.engine.rows import Rows
 from upwell.engine.schema import Schema
 from upwell.engine.view import View
-from upwell.errors import Conflict, InvalidOperation, InvalidSql, ReadOnly, RequestRefused, UpwellError
+from upwell.errors import (
+    Conflict,
+    InvalidInput,
+    InvalidOperation,
+    InvalidSql,
+    ReadOnly,
+    RequestRefused,
+    UpwellError,
+)
 from upwell.feeds.cursor import Growth
 from upwell.feeds.live import LiveFeed
 from upwell.feeds.registry import Registry
@@ -40,12 +49,15 @@ from upwell.session.policy import (
     require_statement,
 )
 from upwell.session.read import Reader
+from upwell.session.request import Asked, Request
 from upwell.session.threads import QueryThreads, SlowThreads
+from upwell.session.transaction import Transaction, Transactions
 from upwell.session.write import Altered, Writer
-from upwell.sql.parse import parse
-from upwell.sql.prepare import Preparer
+from upwell.sql.prepare import Preparer, query_in
 from upwell.sql.statements import (
     AddColumn,
+    Begin,
+    Commit,
     CreateNamespace,
     CreateTable,
     CreateUser,
@@ -56,6 +68,7 @@ from upwell.sql.statements import (
     FlushTable,
     Insert,
     KillLive,
+    Rollback,
     Select,
     Statement,
     Update,
@@ -67,6 +80,8 @@ T = TypeVar("T")
 
 INLINE_CHARS_MAX = 64 * 1024
 ATTEMPTS_MAX = 100
+STATEMENTS_A_TURN = 100
+"""After so many of a transaction the event loop serves others too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +118,8 @@ class Sessions:
         self.feed = feed
         self._preparer = preparer
         slow_threads = SlowThreads(slow)
-        self._reader = Reader(engine.rows, engine.query, growth, threads, registry, feed)
+        self.transactions = Transactions(engine.rows, engine.query, engine.clock)
+        self._reader = Reader(engine.rows, engine.query, growth, threads, registry, feed, self.transactions)
         self._writer = Writer(
             engine.committer, engine.rows, engine.query, engine.defaults, growth, threads, self._reader
         )
@@ -114,21 +130,49 @@ class Sessions:
     async def execute(
         self, principal: Principal, sql: str, params: Sequence[Value], namespace: str | None
     ) -> list[Outcome]:
-        """Run a request's statements in order; raise `StatementFailed` at the first that fails."""
+        """Run the statements of a text in order; raise `StatementFailed` at the first that fails."""
         texts = await self._read(sql, partial(self._statements, sql))
         if params and len(texts) > 1:
             raise RequestRefused("PARAMS_WITH_BATCH", "parameters go with one statement, not with several")
-        if len(texts) > 1 and not principal.is_admin:
-            await self._read(sql, partial(self._judge, principal, texts))
-        space = (namespace or DEFAULT_NAMESPACE).lower()
-        outcomes: list[Outcome] = []
-        for number, text in enumerate(texts, 1):
-            try:
-                outcome, space = await self._run(principal, text, params, space)
-            except UpwellError as error:
-                raise StatementFailed(number, text, await self._settled(error)) from error
-            outcomes.append(outcome)
-        return outcomes
+        return await self.run(principal, [Asked(text, params) for text in texts], namespace)
+
+    async def run_each(
+        self, principal: Principal, asked: Sequence[Asked], namespace: str | None, *, atomic: bool
+    ) -> list[Outcome]:
+        """Run statements that come one by one, each with its own values; see `run`."""
+        single = [
+            replace(one, sql=await self._read(one.sql, partial(self._single, one.sql))) for one in asked
+        ]
+        return await self.run(principal, single, namespace, atomic=atomic)
+
+    async def run(
+        self, principal: Principal, asked: Sequence[Asked], namespace: str | None, *, atomic: bool = False
+    ) -> list[Outcome]:
+        """Run statements in order, `atomic` all or none; raise `StatementFailed` at the first that fails."""
+        if len(asked) > 1:
+            await self._read("".join(one.sql for one in asked), partial(self._check, principal, asked))
+        request = Request(
+            principal,
+            (namespace or DEFAULT_NAMESPACE).lower(),
+            uuid7(self.engine.clock),
+            self.transactions,
+            self._writer,
+            self.growth,
+        )
+        try:
+            if atomic:
+                request.open(is_explicit=False)
+            for number, one in enumerate(asked, 1):
+                try:
+                    request.outcomes.append(await self._run(request, one))
+                except UpwellError as error:
+                    raise StatementFailed(number, one.sql, await self._settled(error)) from error
+                if request.transaction is not None and number % STATEMENTS_A_TURN == 0:
+                    await asyncio.sleep(0)
+            await request.finish()
+        finally:
+            request.close()
+        return request.outcomes
 
     def context(self, principal: Principal) -> Context:
         """Return what a statement knows of its session, now."""
@@ -148,14 +192,28 @@ class Sessions:
         except InvalidSql as error:
             raise RequestRefused("BATCH_PARSE_ERROR", f"Failed to parse SQL batch: {error}") from error
 
-    @staticmethod
-    def _judge(principal: Principal, texts: Sequence[str]) -> None:
-        """Refuse a batch as a whole for a statement that the role may not issue."""
-        for number, text in enumerate(texts, 1):
+    def _single(self, sql: str) -> str:
+        texts = self._statements(sql)
+        if len(texts) != 1:
+            found = "none" if not texts else "several"
+            raise InvalidInput(f"each text is one statement, and this has {found}: {sql[:60]}")
+        return texts[0]
+
+    def _check(self, principal: Principal, asked: Sequence[Asked]) -> None:
+        """Refuse several statements as a whole for one that is none, or that the role may not issue."""
+        for number, one in enumerate(asked, 1):
             try:
-                require_statement(principal, parse(text))
+                tree = self._preparer.check(one.sql)
+                if tree is not None:
+                    query = query_in(tree)
+                    if query is not None:
+                        self.engine.query.refuse_bad_grammar(query)
+                    require_statement(principal, tree)
+                    self._preparer.note_checked(one.sql)
+            except InvalidSql as error:
+                raise RequestRefused("BATCH_PARSE_ERROR", f"Failed to parse SQL batch: {error}") from error
             except UpwellError as error:
-                raise StatementFailed(number, text, error) from error
+                raise StatementFailed(number, one.sql, error) from error
 
     async def _read(self, text: str, call: Callable[[], T]) -> T:
         """Run what reads `text`; a long one takes long, and the event loop serves others too."""
@@ -171,31 +229,48 @@ class Sessions:
             return failure
         return error
 
-    async def _run(
-        self, principal: Principal, text: str, params: Sequence[Value], namespace: str
-    ) -> tuple[Outcome, str]:
+    async def _run(self, request: Request, asked: Asked) -> Outcome:
         for _ in range(ATTEMPTS_MAX):
             with suppress(Altered):  # its names mean the table of before: they are looked up again
-                return await self._run_bound(principal, text, params, namespace)
+                return await self._run_bound(request, asked)
         raise Conflict("the table of this statement keeps changing; run it again")
 
-    async def _run_bound(
-        self, principal: Principal, text: str, params: Sequence[Value], namespace: str
-    ) -> tuple[Outcome, str]:
-        view = self.growth.view
-        prepare = partial(self._preparer.prepare, text, view.catalog, namespace, params)
-        statement, values = await self._read(text, prepare)
-        if isinstance(statement, UseNamespace):
-            name = statement.name
-            if name not in view.catalog.namespaces:
-                raise InvalidOperation(f"namespace '{name}' does not exist; CREATE NAMESPACE makes it")
-            return Outcome(Message(f"Namespace switched to '{name}'"), principal.user), name
-        as_user = principal
-        if isinstance(statement, ExecuteAs):
-            as_user = self._impersonated(principal, statement.user, view)
-            statement = statement.statement
-        call = Call(as_user, values, namespace, partial(self.context, as_user))
-        return Outcome(await self._dispatch(call, statement), as_user.user), namespace
+    async def _run_bound(self, request: Request, asked: Asked) -> Outcome:
+        view, principal = request.view, request.principal
+        prepare = partial(
+            self._preparer.prepare, asked.sql, view.catalog, request.namespace, asked.params, asked.rows
+        )
+        statement, values = await self._read(asked.sql, prepare)
+        match statement:
+            case UseNamespace(name):
+                return Outcome(request.use(name), principal.user)
+            case Begin():
+                return Outcome(request.begin(), principal.user)
+            case Commit():
+                return Outcome(await request.commit(), principal.user)
+            case Rollback():
+                return Outcome(request.roll_back(), principal.user)
+            case ExecuteAs(user, inner):
+                principal, statement = self._impersonated(principal, user, view), inner
+            case _:
+                pass
+        context = partial(self.context, principal)
+        call = Call(principal, values, request.namespace, context, request.transaction, asked.rows)
+        if request.transaction is not None:
+            return Outcome(await self._run_staged(request.transaction, call, statement), principal.user)
+        return Outcome(await self._dispatch(call, statement), principal.user)
+
+    async def _run_staged(
+        self, transaction: Transaction, call: Call, statement: Statement
+    ) -> Message | Changed | Answer | PointAnswer:
+        if not isinstance(statement, (Select, Insert, Update, Delete)):
+            raise InvalidOperation(
+                "a transaction takes SELECT, INSERT, UPDATE and DELETE; run what else there is outside of it"
+            )
+        transaction.begin_statement()
+        result = await self._dispatch(call, statement)
+        transaction.end_statement()
+        return result
 
     async def _dispatch(self, call: Call, statement: Statement) -> Message | Changed | Answer | PointAnswer:
         match statement:
@@ -211,7 +286,7 @@ class Sessions:
                 return await self._maintenance.flush_table(call, statement)
             case KillLive(live_id):
                 return Message(kill_live(call.principal, self.feed, live_id))
-            case UseNamespace() | ExecuteAs():
+            case UseNamespace() | ExecuteAs() | Begin() | Commit() | Rollback():
                 raise AssertionError("unwrapped before")
             case _:
                 assert_never(statement)

@@ -1,16 +1,19 @@
 """Sources: what a name in a query stands for, to who asks.
 
-Law: nobody's query reads what its principal may not read.
+Law: nobody's query reads what its principal may not read, nor what another write than its own has
+staged.
 """
 
 import pyarrow as pa
 
 from upwell.engine.query import Source
 from upwell.engine.view import View
+from upwell.engine.write import Write
 from upwell.feeds.live import LiveFeed
 from upwell.feeds.registry import Registry
 from upwell.session.policy import Action, Principal, require_table
-from upwell.session.system import is_system, system_table
+from upwell.session.system import TRANSACTIONS, is_system, system_table, transactions_table
+from upwell.session.transaction import Transactions
 
 
 def resolve(
@@ -18,6 +21,8 @@ def resolve(
     principal: Principal,
     registry: Registry,
     feed: LiveFeed,
+    transactions: Transactions,
+    write: Write | None,
     is_open: bool,
     namespace: str,
     name: str,
@@ -26,8 +31,11 @@ def resolve(
 
     `is_open`: SHOW and DESCRIBE ask, who may read system tables for everybody.
     """
+    if (namespace, name) == TRANSACTIONS:
+        return transactions_table(principal, transactions)
     if is_system(namespace):
         return system_table(namespace, name, view, principal, registry, feed, is_open=is_open)
     table = view.catalog.get_table(namespace, name)
     require_table(principal, Action.READ, table)
-    return Source(table, table.owner_for(principal.user))
+    owner = table.owner_for(principal.user)
+    return Source(table, owner, None if write is None else write.staged_in(table, owner))

@@ -23,6 +23,7 @@ from upwell.jobs.queue import load_jobs
 from upwell.session.fleet import FLEET, Layout
 from upwell.session.live import live_queries
 from upwell.session.policy import Principal, require_admin
+from upwell.session.transaction import Transactions
 from upwell.storage.arrow import array, system_field
 from upwell.storage.hot import Change
 from upwell.types import Column, SqlType, Value, to_json, user_owner
@@ -30,6 +31,7 @@ from upwell.types import Column, SqlType, Value, to_json, user_owner
 SYSTEM = "system"
 INFORMATION = "information_schema"
 LIVE = (SYSTEM, "live")
+TRANSACTIONS = (SYSTEM, "transactions")
 LOG_PAGE = 5_000
 
 _TEXT, _BIG, _INT, _BOOL, _TIME, _JSON = (
@@ -59,6 +61,27 @@ def system_table(
     if namespace == SYSTEM and name != "changes" and not is_open:
         require_admin(principal, f"system.{name}")
     return build(view, principal)
+
+
+def transactions_table(principal: Principal, transactions: Transactions) -> pa.Table:
+    """Return the transactions that are open now, that of the query included."""
+    require_admin(principal, "system.transactions")
+    layout = [
+        ("transaction_id", _TEXT), ("owner_id", _TEXT), ("origin", _TEXT), ("state", _TEXT),
+        ("age_ms", _BIG), ("idle_ms", _BIG), ("write_count", _BIG), ("write_bytes", _BIG),
+        ("touched_tables_count", _BIG), ("snapshot_commit_seq", _BIG),
+    ]  # fmt: skip
+    rows: list[Sequence[Value]] = []
+    for each in transactions:
+        places = each.write.places
+        state = "open_write" if places else "open_read"
+        origin = "sql_batch" if each.is_explicit else "atomic_request"
+        tables = {table for table, _, _ in places}
+        rows.append(
+            (each.id, each.owner, origin, state, each.age_ms, each.idle_ms, len(places), each.size_bytes,
+             len(tables), each.view.seq)
+        )  # fmt: skip
+    return _made(layout, rows)
 
 
 def is_system(namespace: str) -> bool:
@@ -202,7 +225,7 @@ def _information_tables(view: View, principal: Principal) -> pa.Table:
         ("table_catalog", _TEXT), ("table_schema", _TEXT), ("table_name", _TEXT), ("table_type", _TEXT),
     ]  # fmt: skip
     rows: list[Sequence[Value]] = [("upwell", t.namespace, t.name, "BASE TABLE") for t in _sorted(view)]
-    views = sorted([*_TABLES, LIVE, *((SYSTEM, name) for name in FLEET)])
+    views = sorted([*_TABLES, LIVE, TRANSACTIONS, *((SYSTEM, name) for name in FLEET)])
     return _made(layout, rows + [("upwell", space, name, "VIEW") for space, name in views])
 
 

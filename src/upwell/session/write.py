@@ -24,8 +24,9 @@ from upwell.session.outcome import Changed
 from upwell.session.policy import Action, require_table
 from upwell.session.read import Reader
 from upwell.session.threads import QueryThreads
+from upwell.session.transaction import Transaction
 from upwell.sql.statements import Delete, Insert, Update
-from upwell.storage.hot import ExpectationFailed
+from upwell.storage.hot import Batch, ExpectationFailed
 
 Dml = Insert | Update | Delete
 
@@ -53,8 +54,10 @@ class Writer:
 
     async def write(self, call: Call, statement: Dml) -> Changed:
         require_table(call.principal, Action.WRITE, statement.table)
+        if call.transaction is not None:
+            return Changed(_VERBS[type(statement)], await self._stage(call, call.transaction, statement))
         done = None
-        if not self._must_defer(statement):
+        if not self._must_defer(call, statement):
             done = self._write_inline(call, statement)
         if done is None:
             done = await self._write_deferred(call, statement)
@@ -62,8 +65,55 @@ class Writer:
         await self.growth.reached(seq)
         return Changed(_VERBS[type(statement)], count)
 
-    def _must_defer(self, statement: Dml) -> bool:
+    async def commit(self, transaction: Transaction) -> None:
+        """Apply what is staged; return when it is acknowledged, raise `Conflict` if nothing was applied."""
+        batch = transaction.write.batch
+        if not batch.rows:
+            return
+        try:
+            seq = await self._apply(batch)
+        except ExpectationFailed as failure:
+            raise Conflict(
+                f"{failure} since transaction '{transaction.id}' began; nothing was applied, run it again"
+            ) from failure
+        await self.growth.reached(seq)
+
+    async def _apply(self, batch: Batch) -> int:
+        committer = self.committer
+        if len(batch.rows) <= INLINE_ROWS_MAX and committer.lock.acquire(timeout=LOCK_WAIT_S_MAX):
+            try:
+                return committer.apply(batch)
+            finally:
+                committer.lock.release()
+
+        def apply(stop: Stop) -> int:
+            stop.take_effect()
+            return committer.apply(batch)
+
+        return await self.threads.run(apply)
+
+    async def _stage(self, call: Call, transaction: Transaction, statement: Dml) -> int:
+        """Evaluate a statement of a transaction; return how many rows it changes."""
+        transaction.require(statement.table)
+        write = transaction.write
+        savepoint = write.savepoint()
+        if not self._must_defer(call, statement):
+            write.may_block = False
+            try:
+                return self._evaluate(call, statement, write, None)
+            except (WouldBlock, Foreign):
+                write.roll_back(savepoint)
+        return await self.threads.run(partial(self._stage_on, call, transaction, statement))
+
+    def _stage_on(self, call: Call, transaction: Transaction, statement: Dml, stop: Stop) -> int:
+        transaction.write.may_block = True
+        run_query = partial(self.reader.rows_of, call, transaction.view, transaction.write, stop)
+        return self._evaluate(call, statement, transaction.write, run_query)
+
+    def _must_defer(self, call: Call, statement: Dml) -> bool:
         """Whether the statement is long or looks at other rows than those that it names."""
+        if len(call.values_each) > INLINE_ROWS_MAX:
+            return True
         match statement:
             case Insert(_, _, rows, query):
                 return query is not None or len(rows) > INLINE_ROWS_MAX
@@ -122,18 +172,18 @@ class Writer:
             find_children=Children(self.query, view),
             view_seq=view.seq,
         )
-        count = self._evaluate(call, statement, write, partial(self.reader.rows_of, call, view, stop))
+        count = self._evaluate(call, statement, write, partial(self.reader.rows_of, call, view, write, stop))
         stop.take_effect()
         batch = write.batch
         return (self.committer.apply(batch) if batch.rows else view.seq), count
 
     def _evaluate(self, call: Call, statement: Dml, write: Write, run_query: RunQuery | None) -> int:
         owner = statement.table.owner_for(call.principal.user)
-        evaluation = Evaluation(write, owner, call.values, call.context(), self.defaults, run_query)
+        evaluation = Evaluation(write, owner, call.context(), self.defaults, run_query)
         match statement:
             case Insert():
-                return evaluation.insert(statement)
+                return evaluation.insert(statement, call.values_each)
             case Update():
-                return evaluation.update(statement)
+                return evaluation.update(statement, call.values_each)
             case Delete():
-                return evaluation.delete(statement)
+                return evaluation.delete(statement, call.values_each)

@@ -18,7 +18,9 @@ from upwell.sql.parse import judge
 from upwell.sql.scalar import SYSTEM_COLUMNS, Scope, parameter_index, parse_condition, parse_scalar
 from upwell.sql.statements import (
     AddColumn,
+    Begin,
     ColumnDefinition,
+    Commit,
     CompositeReference,
     CreateNamespace,
     CreateTable,
@@ -31,6 +33,7 @@ from upwell.sql.statements import (
     Insert,
     KillLive,
     PointRead,
+    Rollback,
     Scalar,
     Select,
     Statement,
@@ -105,6 +108,8 @@ class Binder:
             case ExecuteAsTree():
                 return self._execute_as(tree)
             case CreateNamespace() | DropNamespace() | CreateUser() | KillLive() | UseNamespace() | Select():
+                return tree
+            case Begin() | Commit() | Rollback():
                 return tree
 
     def _name(self, name: TableName) -> tuple[str, str]:

@@ -8,7 +8,16 @@ from upwell.sql.account import read_create_user
 from upwell.sql.alter import parse_add_column
 from upwell.sql.define import parse_create_table
 from upwell.sql.lex import Tokens
-from upwell.sql.statements import CreateNamespace, DropNamespace, KillLive, Select, UseNamespace
+from upwell.sql.statements import (
+    Begin,
+    Commit,
+    CreateNamespace,
+    DropNamespace,
+    KillLive,
+    Rollback,
+    Select,
+    UseNamespace,
+)
 from upwell.sql.tree import DescribeTree, DropTableTree, FlushTree, Tree
 
 _NAMESPACES_RESERVED = frozenset(
@@ -94,6 +103,26 @@ def read_describe(tokens: Tokens) -> DescribeTree:
     tokens.take()
     tokens.accept("TABLE")
     return DescribeTree(tokens.qualified())
+
+
+def read_begin(tokens: Tokens) -> Begin:
+    if tokens.take().word == "START":
+        tokens.expect("TRANSACTION")
+    else:
+        _ = tokens.accept("TRANSACTION") or tokens.accept("WORK")
+    return Begin()
+
+
+def read_commit(tokens: Tokens) -> Commit:
+    tokens.take()
+    _ = tokens.accept("TRANSACTION") or tokens.accept("WORK")
+    return Commit()
+
+
+def read_rollback(tokens: Tokens) -> Rollback:
+    tokens.take()
+    _ = tokens.accept("TRANSACTION") or tokens.accept("WORK")
+    return Rollback()
 
 
 def unsupported(tokens: Tokens) -> InvalidSql:

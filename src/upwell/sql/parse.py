@@ -22,10 +22,13 @@ from upwell.sql.change import (
 )
 from upwell.sql.command import (
     read_alter,
+    read_begin,
+    read_commit,
     read_create,
     read_describe,
     read_drop,
     read_kill,
+    read_rollback,
     read_show,
     read_storage,
     read_use,
@@ -134,4 +137,8 @@ _STATEMENTS: dict[str, Callable[[Tokens], Tree]] = {
     "DESCRIBE": read_describe,
     "DESC": read_describe,
     "EXECUTE": _execute,
+    "BEGIN": read_begin,
+    "START": read_begin,
+    "COMMIT": read_commit,
+    "ROLLBACK": read_rollback,
 }

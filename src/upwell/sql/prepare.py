@@ -13,13 +13,14 @@ from upwell.engine.catalog import Catalog
 from upwell.engine.expression import Parameter
 from upwell.errors import ParameterError, UpwellError
 from upwell.sql.bind import Binder, parameter_scalar
-from upwell.sql.lex import split
-from upwell.sql.parse import parse
+from upwell.sql.lex import Fragment, split
+from upwell.sql.parse import judge, parse
 from upwell.sql.render import parameter_count
+from upwell.sql.scalar import Scope, parse_scalar
 from upwell.sql.shape import lift, numbered
 from upwell.sql.statements import Delete, Insert, Scalar, Select, Statement, Update
-from upwell.sql.tree import DeleteTree, ExecuteAsTree, InsertTree, SelectTree, UpdateTree
-from upwell.types import Value
+from upwell.sql.tree import DeleteTree, ExecuteAsTree, InsertTree, SelectTree, Tree, UpdateTree
+from upwell.types import SqlType, Value
 
 PARAMETERS_MAX = 50
 PARAMETER_BYTES_MAX = 512 * 1024
@@ -76,27 +77,52 @@ class Preparer:
         self._entries_max = cache_entries_max
         self._shapes = shapes
         self._cache: _Cache | None = None
+        self._checked: dict[str, None] = {}
 
     def statements(self, sql: str) -> list[str]:
         """Return the texts of the statements in `sql`, none if there is nothing but comments.
 
-        The grammar of all of them has been checked if there are several; names are looked up by
-        `prepare`, when the statements before have run.
+        Their names are looked up by `prepare`, when the statements before have run.
         """
         sql = sql.strip()
         if sql.find(";") in (-1, len(sql) - 1) and not sql.startswith(("--", "/*")):
             sql = sql.removesuffix(";")
             return [sql] if sql else []
-        texts = split(sql)
-        if len(texts) > 1:
-            for text in texts:
-                parse(text)
-        return texts
+        return split(sql)
+
+    def check(self, sql: str) -> Tree | None:
+        """Return the tree of a statement, None if its shape was checked; raise `InvalidSql` if it is none.
+
+        Whether the query in it is one, is for the query engine to say; `note_checked` tells that all is well.
+        """
+        lifted = lift(sql) if self._shapes else None
+        if lifted is not None and lifted[0] in self._checked:
+            return None
+        tree = parse(sql)
+        for fragment in _expressions(tree):
+            if len(fragment.tokens) > 1 and parse_scalar(fragment, _Nameless(None)) is None:
+                judge(fragment)
+        return tree
+
+    def note_checked(self, sql: str) -> None:
+        """Remember a shape that `check` and the query engine accepted; its statements are for every role."""
+        lifted = lift(sql) if self._shapes and len(sql) <= CACHED_TEXT_CHARS_MAX else None
+        if lifted is not None:
+            if len(self._checked) >= self._entries_max:
+                self._checked.clear()
+            self._checked[lifted[0]] = None
 
     def prepare(
-        self, sql: str, catalog: Catalog, namespace: str, params: Sequence[Value] = ()
+        self,
+        sql: str,
+        catalog: Catalog,
+        namespace: str,
+        params: Sequence[Value] = (),
+        rows: Sequence[Sequence[Value]] | None = None,
     ) -> tuple[Statement, Sequence[Value]]:
         """Return the Statement of one statement's text and the values of its `$n`.
+
+        With `rows` it is an INSERT, UPDATE or DELETE that takes as many values as each of them has.
 
         Raise `InvalidSql`, `ParameterError`, or an `SqlFailure` for names that aren't there.
         """
@@ -104,6 +130,8 @@ class Preparer:
         if cache is None or cache.catalog is not catalog:
             # A new object, never cleared: a thread that still binds to the old catalog fills the old one.
             cache = self._cache = _Cache(catalog, self._entries_max)
+        if rows is not None:
+            return self._of_rows(catalog, sql, namespace, rows), ()
         if self._shapes and not params:
             lifted = lift(sql)
             if lifted is not None:
@@ -114,6 +142,27 @@ class Preparer:
                 if isinstance(found, Prepared):
                     return found.statement, values
         return self._written(cache, sql, namespace, params).statement, params
+
+    @staticmethod
+    def _of_rows(
+        catalog: Catalog, sql: str, namespace: str, rows: Sequence[Sequence[Value]]
+    ) -> Insert | Update | Delete:
+        tree = parse(sql)
+        if not isinstance(tree, (InsertTree, UpdateTree, DeleteTree)):
+            raise ParameterError("rows go with INSERT, UPDATE or DELETE; run other statements with params")
+        wanted = parameter_count(sql)
+        for number, row in enumerate(rows, 1):
+            if len(row) != wanted:
+                raise ParameterError(f"row {number} has {len(row)} values, but the statement takes {wanted}")
+            check_parameters(row)
+        kinds = {tuple(map(type, row)) for row in rows}
+        binder = Binder(catalog, namespace, next(iter(kinds), ()))
+        statement = binder.bind(tree)
+        if binder.used_types and len(kinds) > 1:
+            # Without types what depends on them is left to the query engine, which gets the values.
+            statement = Binder(catalog, namespace).bind(tree)
+        assert isinstance(statement, (Insert, Update, Delete)), "the tree says so"
+        return statement
 
     def _by_types(self, cache: _Cache, shape: str, namespace: str, values: Sequence[Value]) -> Entry:
         key = (shape, namespace, tuple(map(type, values)))
@@ -183,6 +232,40 @@ class Preparer:
             if takes_values and len(sql) <= CACHED_TEXT_CHARS_MAX:
                 cache.put(key, found)
         return found
+
+
+def query_in(tree: Tree) -> str | None:
+    """Return the text in a tree that the query engine reads as a whole; None if there is none."""
+    match tree:
+        case SelectTree(text):
+            return text
+        case InsertTree(query=query):
+            return query
+        case ExecuteAsTree(_, inner, _):
+            return query_in(inner)
+        case _:
+            return None
+
+
+def _expressions(tree: Tree) -> list[Fragment]:
+    match tree:
+        case InsertTree(rows=rows):
+            return [fragment for row in rows for fragment in row]
+        case UpdateTree(assignments=assignments, where=where):
+            return [fragment for _, fragment in assignments] + ([] if where is None else [where])
+        case DeleteTree(where=where):
+            return [] if where is None else [where]
+        case ExecuteAsTree(_, inner, _):
+            return _expressions(inner)
+        case _:
+            return []
+
+
+class _Nameless(Scope):
+    """Any name is a column: what it means is looked up later."""
+
+    def column(self, parts: Sequence[str]) -> tuple[int, SqlType]:
+        return 0, SqlType.TEXT
 
 
 def check_parameter_count(count: int) -> None:

@@ -162,6 +162,21 @@ class UseNamespace:
 
 
 @dataclass(frozen=True, slots=True)
+class Begin:
+    """BEGIN: what follows in the request takes effect at COMMIT, or not at all."""
+
+
+@dataclass(frozen=True, slots=True)
+class Commit:
+    pass
+
+
+@dataclass(frozen=True, slots=True)
+class Rollback:
+    pass
+
+
+@dataclass(frozen=True, slots=True)
 class ExecuteAs:
     """EXECUTE AS USER: the inner statement in the target's scope, with role user."""
 
@@ -183,5 +198,8 @@ Statement = (
     | FlushTable
     | KillLive
     | UseNamespace
+    | Begin
+    | Commit
+    | Rollback
     | ExecuteAs
 )

@@ -8,12 +8,15 @@ from dataclasses import dataclass
 
 from upwell.sql.lex import Fragment
 from upwell.sql.statements import (
+    Begin,
     ColumnDefinition,
+    Commit,
     CreateNamespace,
     CreateTable,
     CreateUser,
     DropNamespace,
     KillLive,
+    Rollback,
     Select,
     UseNamespace,
 )
@@ -128,5 +131,8 @@ Tree = (
     | CreateUser
     | KillLive
     | UseNamespace
+    | Begin
+    | Commit
+    | Rollback
     | Select
 )

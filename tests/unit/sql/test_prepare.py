@@ -33,6 +33,7 @@ from upwell.sql.prepare import Preparer
 from upwell.sql.render import render
 from upwell.sql.scalar import number_value
 from upwell.sql.statements import Insert, Select, Statement
+from upwell.sql.tree import UpdateTree
 from upwell.types import Column, SqlType, TableId, Value
 
 CONTEXT = Context("alice", "user", 7, lambda: 42, lambda: "a-uuid", lambda: "a-ulid")
@@ -288,9 +289,16 @@ def test_statements(sql: str, texts: list[str]) -> None:
     assert Preparer().statements(sql) == texts
 
 
-def test_one_bad_statement_fails_the_batch_before_it_runs() -> None:
-    with pytest.raises(InvalidSql, match="Unsupported statement type: SELEC"):
-        Preparer().statements("INSERT INTO notes VALUES (1); SELEC 2")
+@pytest.mark.parametrize("shapes", [True, False])
+def test_a_statement_is_checked_without_its_names(shapes: bool) -> None:
+    preparer = Preparer(shapes=shapes)
+    sound = "UPDATE nowhere SET a = lower(b) || '1' WHERE c = 2"
+    for bad in ("SELEC 2", "INSERT INTO notes VALUES (1 +)", "DELETE FROM notes WHERE id = = 1"):
+        with pytest.raises(InvalidSql):
+            preparer.check(bad)
+    assert isinstance(preparer.check(sound), UpdateTree)
+    preparer.note_checked(sound)
+    assert (preparer.check(sound.replace("2", "3")) is None) is shapes
 
 
 def test_prepared_rows_count() -> None:
