@@ -22,6 +22,7 @@ import uvloop
 from upwell.clock import Clock, SystemClock
 from upwell.config import Config
 from upwell.edge.accounts import Accounts
+from upwell.edge.allowance import RateLimit
 from upwell.edge.devices import DEVICE_PATHS, BodyLimits, DeviceEndpoints
 from upwell.edge.gate import Gate, Handler
 from upwell.edge.http import SqlEndpoint
@@ -57,8 +58,11 @@ from upwell.jobs.runner import JobRunner
 from upwell.jobs.schedule import Schedule
 from upwell.logs import fields
 from upwell.protocol.sync import SIGNIN_PATH
+from upwell.session.accounts import Doorkeeper
+from upwell.session.audit import AuditLog
 from upwell.session.auth import Authenticator
 from upwell.session.session import Engine, Sessions
+from upwell.session.signin import SignIns
 from upwell.session.threads import QueryThreads
 from upwell.sql.prepare import Preparer
 from upwell.storage.cold import ColdCache
@@ -108,6 +112,7 @@ def opened(config: Config, *, clock: Clock, files: Files, points: Points) -> Ite
         objects = ObjectStore(config.data_dir / "storage", files)
         cold = ColdCache(objects, partitions_max=COLD_PARTITIONS_MAX, group_bytes_max=COLD_GROUP_BYTES_MAX)
         rows = Rows(cold)
+        defaults = Defaults(clock, Snowflakes(clock, worker=_DEFAULT_IDS_WORKER))
         engine = Engine(
             committer=committer,
             rows=rows,
@@ -115,8 +120,10 @@ def opened(config: Config, *, clock: Clock, files: Files, points: Points) -> Ite
             schema=Schema(committer, clock),
             flush=Flush(committer, objects, rows, clock=clock, points=points),
             jobs=JobQueue(committer, clock),
-            defaults=Defaults(clock, Snowflakes(clock, worker=_DEFAULT_IDS_WORKER)),
+            defaults=defaults,
             clock=clock,
+            audit=AuditLog(committer, clock, defaults.next_id, retention_days=config.audit_retention_days),
+            sign_ins=SignIns(committer, clock),
         )
         authenticator = Authenticator(
             secret=config.jwt_secret,
@@ -124,6 +131,7 @@ def opened(config: Config, *, clock: Clock, files: Files, points: Points) -> Ite
             expiry_hours=config.jwt_expiry_hours,
             device_expiry_hours=config.device_token_expiry_hours,
             bcrypt_cost=config.bcrypt_cost,
+            is_strict=config.enforce_password_complexity,
         )
         engine.schema.ensure_default_namespace()
         _ensure_root(engine, authenticator, config.root_password)
@@ -160,7 +168,8 @@ async def _serve(parts: Parts) -> None:
         slow = stack.enter_context(ThreadPoolExecutor(SLOW_THREADS, "upwell-slow"))
         devices = stack.enter_context(ThreadPoolExecutor(DEVICE_THREADS, "upwell-device"))
         jobs = stack.enter_context(ThreadPoolExecutor(1, "upwell-job"))
-        growth = Growth(publication, asyncio.get_running_loop())
+        loop = asyncio.get_running_loop()
+        growth = Growth(publication, loop)
         registry = Registry(committer, engine.clock)
         stack.callback(registry.close)
         feed = LiveFeed(committer.changelog, growth, engine.query, threads)
@@ -173,13 +182,19 @@ async def _serve(parts: Parts) -> None:
             threads,
             body_bytes_max=config.request_body_bytes_max,
             sql_bytes_max=config.sql_bytes_max,
+            rate=RateLimit(config.queries_per_s_max, loop.time),
         )
         streams = LogStreams(
             growth, committer.changelog, parts.authenticator, streams_max=config.watch_streams_max
         )
         device_routes = _device_routes(parts, streams, registry, devices)
         live = LiveSocket(feed, growth, parts.authenticator, sessions.context, config)
-        accounts = Accounts(parts.authenticator, publication, slow).application()
+        doorkeeper = Doorkeeper(
+            engine.schema, parts.authenticator, engine.sign_ins, engine.audit, publication, engine.clock
+        )
+        accounts = Accounts(
+            doorkeeper, parts.authenticator, publication, slow, config, loop.time
+        ).application()
         runner, schedule = _job_loops(parts, registry, jobs)
         gate = Gate({("POST", "/v1/api/sql"): sql}, device_routes, live, accounts)
         # If one of these fails unexpectedly, the group ends the server rather than go on without it.

@@ -41,6 +41,13 @@ class Config:
     schema_version: int = 1  # number of the app's schema, told to devices that ask
     shape_cache: bool = True  # whether prepared statements are kept for the next of their shape
     bcrypt_cost: int = 10  # binary logarithm of the rounds of a password's hash
+    enforce_password_complexity: bool = False  # whether weak passwords are refused in SQL too
+    allow_remote_setup: bool = False  # whether other machines may do the first set-up
+    allow_remote_health: bool = False  # whether other machines may ask /health; /livez answers everybody
+    cookie_secure: bool = False  # whether browsers keep the sign-in's cookies to https
+    auth_attempts_per_s_max: int = 50  # logins, refreshes and set-ups per second of one address
+    queries_per_s_max: int = 100_000  # SQL requests per second of one user
+    audit_retention_days: int = 90  # days that entries of the audit log stay; 0: for ever
     request_body_bytes_max: int = 10 * 1024 * 1024  # bytes of one HTTP request's body
     sql_bytes_max: int = 1024 * 1024  # bytes of one SQL text
     statement_timeout_s: float = 60.0  # seconds that one statement may take
@@ -108,6 +115,9 @@ _BOUNDS = {
     "device_token_expiry_hours": (1, _HOURS_MAX),
     "schema_version": (0, 2**31 - 1),
     "bcrypt_cost": (4, 16),
+    "auth_attempts_per_s_max": (1, _COUNT_MAX),
+    "queries_per_s_max": (1, _COUNT_MAX),
+    "audit_retention_days": (0, 36_500),
     "request_body_bytes_max": (1, _BYTES_MAX),
     "sql_bytes_max": (1, _BYTES_MAX),
     "statement_timeout_s": (0.001, _SECONDS_MAX),

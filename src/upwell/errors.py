@@ -17,6 +17,7 @@
     ├── PermissionDenied
     ├── AuthenticationFailed  with the contract's code (TOKEN_EXPIRED …)
     ├── TooLarge
+    ├── RateExceeded          more requests per second than one may send
     ├── SeqTrimmed            a cursor below the floor of the log
     ├── ColdFileMissing       a manifest or segment that is named can't be read
     ├── ReadOnly              a failed sync made the server read-only
@@ -111,6 +112,10 @@ class AuthenticationFailed(UpwellError):
 
 
 class TooLarge(UpwellError):
+    pass
+
+
+class RateExceeded(UpwellError):
     pass
 
 

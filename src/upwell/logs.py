@@ -1,17 +1,41 @@
 """Log lines: one JSON object a line, so that a machine can read what a person does.
 
-Fields are passed as `logger.info("message", extra={"fields": {...}})`.
+Fields are passed as `logger.info("message", extra={"fields": {...}})`; what is logged while a request is
+served names the request.
 """
 
 import json
 import logging
 import sys
+from contextvars import ContextVar
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TextIO
 
 
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Where a piece of work comes from: the request, and the address of who sent it."""
+
+    request_id: str
+    address: str | None
+
+
+_origin: ContextVar[Origin | None] = ContextVar("origin", default=None)
+
+
+def origin() -> Origin | None:
+    """Return which request is served here; None if it is nobody's."""
+    return _origin.get()
+
+
+def begin_request(origin: Origin) -> None:
+    """Say which request this task serves from now on."""
+    _origin.set(origin)
+
+
 class JsonLines(logging.Formatter):
-    """Format a record as `{"ts", "level", "logger", "msg", **fields}`; `ts` is RFC 3339 in UTC."""
+    """Format a record as `{"ts", "level", "logger", "msg", "request_id", **fields}`; `ts` as RFC 3339."""
 
     def format(self, record: logging.LogRecord) -> str:
         line: dict[str, object] = {
@@ -20,6 +44,9 @@ class JsonLines(logging.Formatter):
             "logger": record.name,
             "msg": record.getMessage(),
         }
+        request = origin()
+        if request is not None:
+            line["request_id"] = request.request_id
         fields = getattr(record, "fields", None)
         if isinstance(fields, dict):
             line.update(fields)

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from urllib.parse import parse_qsl
 
+from upwell.edge.allowance import Allowance
 from upwell.edge.wire import Scope, Send, Wire
 from upwell.feeds.subscription import Subscription
 from upwell.protocol.codec import PLAIN, encode
@@ -15,27 +16,6 @@ from upwell.protocol.messages import AuthError, AuthSuccess, Error, Protocol
 from upwell.session.policy import Principal
 
 ASKED_AHEAD_MAX = 16
-
-
-@dataclass(slots=True)
-class Allowance:
-    """So many messages per second, and as many at once after a second of silence."""
-
-    per_s: int
-    at: float
-    left: float = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.left = self.per_s
-
-    def take(self, now: float) -> bool:
-        """Count a message at `now`; whether it was allowed."""
-        self.left = min(self.per_s, self.left + (now - self.at) * self.per_s)
-        self.at = now
-        if self.left < 1:
-            return False
-        self.left -= 1
-        return True
 
 
 @dataclass(eq=False, slots=True)

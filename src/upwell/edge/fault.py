@@ -13,6 +13,7 @@ from upwell.errors import (
     InvalidInput,
     InvalidSql,
     PermissionDenied,
+    RateExceeded,
     ReadOnly,
     RequestRefused,
     SqlFailure,
@@ -48,6 +49,8 @@ def fault_of(error: UpwellError, *, is_admin: bool) -> Fault:
             return Fault(503, "INTERNAL_ERROR", message)
         case ColdFileMissing():
             return Fault(500, "INTERNAL_ERROR", message if is_admin else _DIRECTORIES.sub("", message))
+        case RateExceeded():
+            return Fault(429, "RATE_LIMIT_EXCEEDED", message)
         case TooLarge():
             return Fault(413, "INVALID_INPUT", message)
         case InvalidInput():

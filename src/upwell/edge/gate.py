@@ -5,13 +5,20 @@ one. A hot path that is asked with another method gets 405.
 """
 
 import logging
+import re
+import uuid
 from collections.abc import Awaitable, Callable, Mapping
+from itertools import count, repeat
 
-from upwell.edge.http import Receive, Scope, Send, respond
-from upwell.logs import fields
+from upwell.edge.http import Receive, Scope, Send, header, respond
+from upwell.edge.peer import address
+from upwell.logs import Origin, begin_request, fields
 
 log = logging.getLogger("upwell.edge")
 
+REQUEST_ID = b"x-request-id"
+REQUEST_ID_CHARS_MAX = 128
+_ID = re.compile(r"[\x21-\x7e]+")
 Handler = Callable[[Scope, Receive, Send], Awaitable[None]]
 _INTERNAL = (
     b'{"status":"error","results":[],"took":0.0,"error":{"code":"INTERNAL_ERROR","message":"'
@@ -35,19 +42,23 @@ class Gate:
         self._any_method = any_method
         self._live = live
         self._rest = rest
+        self._next_id = map("{}-{:x}".format, repeat(uuid.uuid4().hex[:8]), count(1)).__next__
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
             await _lifespan(receive, send)
             return
         if scope["type"] == "websocket":
+            begin_request(Origin(self._next_id(), address(scope)))
             await self._live(scope, receive, send)
             return
         path = scope["path"]
+        request = _request_id(scope) or self._next_id()
+        begin_request(Origin(request, address(scope)))
         handler = self._hot.get((scope["method"], path)) or self._any_method.get(path)
         if handler is None:
             handler = _wrong_method if path in self._hot_paths else self._rest
-        watched = _Watched(send)
+        watched = _Watched(send, request)
         try:
             await handler(scope, receive, watched)
         except Exception:
@@ -61,15 +72,24 @@ async def _wrong_method(scope: Scope, receive: Receive, send: Send) -> None:
 
 
 class _Watched:
-    """Remembers whether an answer has begun."""
+    """Remembers whether an answer has begun, and puts the request's id into it."""
 
-    def __init__(self, send: Send) -> None:
+    def __init__(self, send: Send, request: str) -> None:
         self._send = send
+        self._request = request
         self.started = False
 
     async def __call__(self, message: Scope) -> None:
-        self.started = True
+        if not self.started:
+            self.started = True
+            message["headers"] = [*message.get("headers", ()), (REQUEST_ID, self._request.encode())]
         await self._send(message)
+
+
+def _request_id(scope: Scope) -> str | None:
+    """Return the id that the sender gave its request, if it is one that may stand in a log."""
+    given = header(scope, REQUEST_ID)
+    return given if given and len(given) <= REQUEST_ID_CHARS_MAX and _ID.fullmatch(given) else None
 
 
 async def _lifespan(receive: Receive, send: Send) -> None:

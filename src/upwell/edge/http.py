@@ -14,10 +14,18 @@ from typing import Any, TypeVar
 
 import msgspec
 
+from upwell.edge.allowance import RateLimit
 from upwell.edge.fault import Fault, fault_of
 from upwell.edge.render import render_outcomes, row_count
 from upwell.engine.view import Publication
-from upwell.errors import InvalidInput, InvalidSql, RequestRefused, TooLarge, UpwellError
+from upwell.errors import (
+    InvalidInput,
+    InvalidSql,
+    RateExceeded,
+    RequestRefused,
+    TooLarge,
+    UpwellError,
+)
 from upwell.protocol.messages import ErrorBody, SqlRequest, SqlResponse
 from upwell.session.auth import Authenticator
 from upwell.session.outcome import Outcome, StatementFailed
@@ -99,7 +107,9 @@ class SqlEndpoint:
         *,
         body_bytes_max: int,
         sql_bytes_max: int,
+        rate: RateLimit,
     ) -> None:
+        self._rate = rate
         self._sessions = sessions
         self._authenticator = authenticator
         self._publication = publication
@@ -114,6 +124,8 @@ class SqlEndpoint:
             principal = self._authenticator.principal(
                 header(scope, b"authorization"), self._publication.view.catalog
             )
+            if not self._rate.take(principal.user):
+                raise RateExceeded("Too many queries per second. Please slow down.")
             body = await read_body(scope, receive, bytes_max=self._body_bytes_max)
             answer = await self._answer(principal, body, began)
         except StatementFailed as failed:

@@ -9,9 +9,10 @@ from collections.abc import Callable
 
 import msgspec
 
-from upwell.edge.accounts import BODY_BYTES_MAX, DEVICE_CHARS_MAX
+from upwell.edge.accounts import DEVICE_CHARS_MAX
 from upwell.edge.devices import refuse
 from upwell.edge.http import Receive, Scope, Send, read_body, respond
+from upwell.edge.json import BODY_BYTES_MAX
 from upwell.engine.catalog import Role
 from upwell.engine.view import Publication
 from upwell.errors import InvalidInput, TooLarge

@@ -11,7 +11,8 @@ from itertools import count
 from typing import assert_never
 
 from upwell.config import Config
-from upwell.edge.connection import Allowance, Connection, query_of
+from upwell.edge.allowance import Allowance
+from upwell.edge.connection import Connection, query_of
 from upwell.edge.http import header
 from upwell.edge.watch import bind_watch, live_code
 from upwell.edge.wire import Receive, Scope, Send, find_wire

@@ -137,7 +137,11 @@ class Table:
 
 @dataclass(frozen=True)
 class User:
-    """An account. `password_hash` is bcrypt's text, None when no password opens it."""
+    """An account. `password_hash` is bcrypt's text, None when no password opens it.
+
+    `auth_type` is password, oauth or internal; `auth_data` the JSON that says who an oauth account is at
+    its issuer. A dropped account keeps its record, with `deleted_at_us`.
+    """
 
     name: str
     role: Role
@@ -146,6 +150,10 @@ class User:
     auth_type: str = "password"
     created_at_us: int = 0
     updated_at_us: int = 0
+    auth_data: str | None = None
+    deleted_at_us: int | None = None
+    anew_at_us: int = 0
+    """When an account began anew under the name of a dropped one, whose tokens don't open it."""
 
 
 @dataclass(frozen=True)
@@ -156,11 +164,12 @@ class Namespace:
 
 @dataclass(frozen=True)
 class Catalog:
-    """All names in force at one moment."""
+    """All names in force at one moment; dropped accounts are kept apart, and open nothing."""
 
     namespaces: Mapping[str, Namespace]
     tables: Mapping[tuple[str, str], Table]
     users: Mapping[str, User]
+    dropped_users: Mapping[str, User] = field(default_factory=dict)
 
     @cached_property
     def by_id(self) -> dict[int, Table]:
@@ -199,7 +208,8 @@ class Catalog:
 
     def with_records(self, records: Iterable[RecordWrite]) -> "Catalog":
         """Return the catalog after a commit of these records."""
-        namespaces, tables, users = dict(self.namespaces), dict(self.tables), dict(self.users)
+        namespaces, tables = dict(self.namespaces), dict(self.tables)
+        users = {**self.dropped_users, **self.users}
         for record in records:
             match record.kind:
                 case Kind.NAMESPACE:
@@ -215,7 +225,7 @@ class Catalog:
                         tables[table.namespace, table.name] = table
                 case _:
                     pass
-        return Catalog(namespaces, tables, users)
+        return Catalog(namespaces, tables, *_by_existence(users.values()))
 
     @staticmethod
     def _waits_for(table: Table, rest: Mapping[TableId, Table]) -> bool:
@@ -230,6 +240,14 @@ def _put(entries: dict[str, Entry], name: str, value: bytes | None, kind: type[E
         entries.pop(name, None)
     else:
         entries[name] = msgspec.json.decode(value, type=kind)
+
+
+def _by_existence(users: Iterable[User]) -> tuple[dict[str, User], dict[str, User]]:
+    """Return the accounts that exist, and those that were dropped."""
+    found: tuple[dict[str, User], dict[str, User]] = ({}, {})
+    for user in users:
+        found[user.deleted_at_us is not None][user.name] = user
+    return found
 
 
 _json = msgspec.json.Encoder()
@@ -264,7 +282,7 @@ def load_catalog(reader: HotReader) -> Catalog:
     return Catalog(
         {space.name: space for space in spaces},
         {(table.namespace, table.name): table for table in tables},
-        {user.name: user for user in users},
+        *_by_existence(users),
     )
 
 

@@ -4,7 +4,7 @@ Law: a schema change is judged against the newest catalog under the write lock, 
 statements exactly one succeeds. The default namespace and the first accounts exist from the start.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import msgspec
@@ -125,12 +125,40 @@ class Schema:
             return self._committer.apply(Batch(records=[table_record(table)])), table
 
     def create_user(self, user: User) -> Seq:
+        """Create an account; one that was dropped may begin anew under its name."""
         with self._committer.lock:
             if user.name in self._catalog.users:
                 raise AlreadyExists(f"User '{user.name}' already exists")
-            return self._committer.apply(
-                Batch([], [user_record(user)], [RecordIs(Kind.USER, user.name, None)])
-            )
+            if user.name in self._catalog.dropped_users:
+                user = replace(user, anew_at_us=user.created_at_us)
+            return self._committer.apply(Batch(records=[user_record(user)]))
+
+    def alter_user(self, name: str, change: Callable[[User], User]) -> Seq:
+        """Replace an account by what `change` makes of its newest state."""
+        with self._committer.lock:
+            user = self._catalog.users.get(name)
+            if user is None:
+                raise NotFound(f"User '{name}' not found")
+            return self._committer.apply(Batch(records=[user_record(change(user))]))
+
+    def set_up(self, user: User, set_root: Callable[[User], User]) -> Seq:
+        """Create the first account and change root, unless that has happened."""
+        with self._committer.lock:
+            root = self._catalog.users["root"]
+            if root.password_hash is not None:
+                raise InvalidOperation("the server is set up already")
+            if user.name in self._catalog.users:
+                raise AlreadyExists(f"User '{user.name}' already exists")
+            return self._committer.apply(Batch(records=[user_record(set_root(root)), user_record(user)]))
+
+    def find_user(self, name: str) -> User | None:
+        """Return an account as it is now, published or not."""
+        return self._catalog.users.get(name)
+
+    @property
+    def last_seq(self) -> Seq:
+        """The end of the newest commit, published or not."""
+        return self._committer.last_seq
 
     def put_user(self, user: User) -> Seq:
         """Create or replace an account."""

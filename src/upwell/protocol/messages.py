@@ -107,6 +107,21 @@ class LoginRequest(Struct, frozen=True, omit_defaults=True, forbid_unknown_field
         return self.user if self.user is not None else self.username
 
 
+class SetupRequest(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
+    """The body of `POST /v1/api/auth/setup`; `username` is another name of `user`."""
+
+    password: Password
+    root_password: Password
+    user: UserName | None = None
+    username: UserName | None = None
+    email: str | None = None
+
+    @property
+    def name(self) -> str | None:
+        """The first administrator's name under either field, None if both are missing."""
+        return self.user if self.user is not None else self.username
+
+
 class UserBody(Struct, frozen=True, kw_only=True):
     """A user as the sign-in endpoints show them; times are RFC 3339."""
 
@@ -142,6 +157,26 @@ class MeResponse(Struct, frozen=True):
     admin_ui_access: bool
 
 
+class SetupResponse(Struct, frozen=True):
+    """The answer to a set-up: the account of role dba that it made."""
+
+    user: UserBody
+    message: str
+
+
+class SetupStatus(Struct, frozen=True):
+    """The answer of `GET /v1/api/auth/status`."""
+
+    needs_setup: bool
+    message: str
+
+
+class MessageResponse(Struct, frozen=True):
+    """An answer that only says what was done."""
+
+    message: str
+
+
 class HealthResponse(Struct, frozen=True):
     """The answer of `GET /health`."""
 
@@ -149,6 +184,42 @@ class HealthResponse(Struct, frozen=True):
     version: str
     api_version: str
     build_date: str
+
+
+class ClusterNode(Struct, frozen=True, kw_only=True):
+    """One node as `GET /v1/api/cluster/health` shows it."""
+
+    node_id: int
+    role: str
+    status: str
+    api_addr: str
+    is_self: bool
+    is_leader: bool
+    replication_lag: int | None
+    catchup_progress_pct: int | None
+    hostname: str
+    memory_usage_mb: int
+    cpu_usage_percent: float
+    uptime_seconds: int
+    uptime_human: str
+
+
+class ClusterHealth(Struct, frozen=True, kw_only=True):
+    """The answer of `GET /v1/api/cluster/health`; a server alone is one node, the leader."""
+
+    status: str
+    version: str
+    build_date: str
+    is_cluster_mode: bool
+    cluster_id: str
+    node_id: int
+    is_leader: bool
+    total_groups: int
+    groups_leading: int
+    current_term: int
+    last_applied: int | None
+    millis_since_quorum_ack: int | None
+    nodes: list[ClusterNode]
 
 
 # Live queries: client → server

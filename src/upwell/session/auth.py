@@ -17,7 +17,7 @@ import jwt
 from upwell.clock import Clock
 from upwell.config import PASSWORD_BYTES_MAX
 from upwell.engine.catalog import Catalog, Role, User
-from upwell.errors import AuthenticationFailed, InvalidOperation
+from upwell.errors import AuthenticationFailed
 from upwell.session.policy import Principal
 
 ISSUER = "kalamdb"
@@ -47,8 +47,17 @@ class Authenticator:
     """Checks passwords and tokens. `check_password` is slow on purpose: call it in a thread."""
 
     def __init__(
-        self, *, secret: str, clock: Clock, expiry_hours: int, device_expiry_hours: int, bcrypt_cost: int
+        self,
+        *,
+        secret: str,
+        clock: Clock,
+        expiry_hours: int,
+        device_expiry_hours: int,
+        bcrypt_cost: int,
+        is_strict: bool = False,
     ) -> None:
+        self.is_strict = is_strict
+        """Whether weak passwords are refused."""
         self._secret = secret
         self._clock = clock
         self._expiry_s = expiry_hours * 3600
@@ -92,7 +101,7 @@ class Authenticator:
         claims = self._own_claims(authorization)
         if claims.get("token_type") != "access":
             raise _invalid()
-        user = catalog.users.get(str(claims["sub"]))
+        user = _account(claims, catalog)
         if user is None or user.role.value != claims.get("role"):
             raise _invalid()
         return Principal(user.name, user.role, expires_at_s=_accepted_until_s(claims))
@@ -102,7 +111,7 @@ class Authenticator:
         claims = self._own_claims(authorization)
         if claims.get("token_type") != "refresh":
             raise AuthenticationFailed("INVALID_CREDENTIALS", "Refresh endpoint requires a refresh token")
-        user = catalog.users.get(str(claims["sub"]))
+        user = _account(claims, catalog)
         if user is None or user.role.value != claims.get("role"):
             raise AuthenticationFailed("INVALID_CREDENTIALS", "Token role does not match user role")
         return user
@@ -110,16 +119,17 @@ class Authenticator:
     def device(self, authorization: str | None, catalog: Catalog) -> Principal:
         """Return the device behind an `Authorization` header; an app's own user needs no account.
 
-        Accounts above role user are refused: a phone is no place for their rights.
+        Accounts above role user are refused (a phone is no place for their rights), and dropped ones.
         """
         claims = self._claims(_bearer(authorization))
         device = claims.get("did")
         if not isinstance(device, str):
             raise _invalid()
-        user = catalog.users.get(str(claims["sub"]))
-        if user is not None and user.role is not Role.USER:
+        name = str(claims["sub"])
+        user = catalog.users.get(name)
+        if name in catalog.dropped_users or (user is not None and user.role is not Role.USER):
             raise _invalid()
-        return Principal(str(claims["sub"]), Role.USER, device, _accepted_until_s(claims))
+        return Principal(name, Role.USER, device, _accepted_until_s(claims))
 
     def _sign(self, user: User, token_type: str, expiry_s: int) -> Token:
         now = self.now_s()
@@ -178,12 +188,14 @@ class Authenticator:
         return self._clock.now_us() // 1_000_000
 
 
-def refuse_password(password: str) -> None:
-    """Raise if a new password is empty, or longer than its hash could tell apart."""
-    if not password:
-        raise InvalidOperation("a password can't be empty")
-    if _is_long(password):
-        raise InvalidOperation(f"a password has at most {PASSWORD_BYTES_MAX} bytes")
+def _account(claims: dict[str, object], catalog: Catalog) -> User | None:
+    """Return the account that a token was given to; None if it is gone, or a later one of its name."""
+    user = catalog.users.get(str(claims["sub"]))
+    if user is None or not user.anew_at_us:
+        return user
+    issued = claims.get("iat")
+    is_its_own = isinstance(issued, (int, float)) and issued >= user.anew_at_us // 1_000_000
+    return user if is_its_own else None
 
 
 def _is_text(claim: object) -> bool:

@@ -10,6 +10,7 @@ from upwell.engine.schema import Schema
 from upwell.feeds.cursor import Growth
 from upwell.ids import Seq
 from upwell.jobs.queue import JobQueue
+from upwell.session.audit import AuditLog, audited
 from upwell.session.call import Call
 from upwell.session.outcome import Message
 from upwell.session.policy import Principal, require_admin, require_create
@@ -48,14 +49,17 @@ class Definer:
     schema: Schema
     committer: Committer
     jobs: JobQueue
+    audit: AuditLog
     growth: Growth
     slow: SlowThreads
 
     async def define(self, call: Call, statement: Definition) -> Message:
         """Run a definition; return when it is durable and visible."""
         defined = define(statement, call.principal, self.schema, self.growth.view.catalog)
-        # Nothing to do is also an answer about the newest state: it waits for that one's sync.
-        await self.growth.reached(defined.seq or self.committer.last_seq)
+        if defined.seq is not None:
+            self.audit.append(call.principal.user, *audited(statement))
+        # Also for the entry of the audit log; and nothing to do is an answer about the newest state.
+        await self.growth.reached(self.committer.last_seq)
         text = defined.text
         for table in defined.dropped:
             job = await self.slow.run(partial(self.jobs.submit_cleanup, table))

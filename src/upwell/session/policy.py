@@ -9,7 +9,7 @@ from enum import Enum
 
 from upwell.engine.catalog import Access, Role, Table, TableKind
 from upwell.errors import PermissionDenied
-from upwell.sql.statements import CreateNamespace, CreateUser, DropNamespace
+from upwell.sql.statements import CreateNamespace, CreateUser, DropNamespace, DropUser
 from upwell.sql.tree import AddColumnTree, CreateTableTree, DropTableTree, FlushTree, Tree
 
 _RANK = {Role.USER: 1, Role.SERVICE: 2, Role.DBA: 3, Role.SYSTEM: 4}
@@ -48,7 +48,7 @@ def require_statement(principal: Principal, tree: Tree) -> None:
     match tree:
         case CreateNamespace() | DropNamespace():
             require_admin(principal, "namespace management")
-        case CreateUser():
+        case CreateUser() | DropUser():
             require_admin(principal, "user management")
         case CreateTableTree(table=table):
             require_create(principal, table.kind or TableKind.SHARED)
@@ -71,6 +71,15 @@ def require_table(principal: Principal, action: Action, table: Table) -> None:
         raise PermissionDenied(
             f"Access denied to {table.full_name}: Shared table {action.value} denied "
             f"(access_level={table.access.value.capitalize()}, role {principal.role.value})"
+        )
+
+
+def require_account(principal: Principal, role: Role) -> None:
+    """Raise if an account of such a role is above the principal."""
+    if _RANK[role] > _RANK[principal.role]:
+        raise PermissionDenied(
+            f"an account of role {role.value} is above role {principal.role.value}: only its own role may "
+            "make or change it"
         )
 
 

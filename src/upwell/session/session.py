@@ -37,6 +37,7 @@ from upwell.feeds.registry import Registry
 from upwell.ids import ulid, uuid7
 from upwell.jobs.queue import JobQueue
 from upwell.session.accounts import Accounts
+from upwell.session.audit import AuditLog
 from upwell.session.auth import Authenticator
 from upwell.session.call import Call
 from upwell.session.definition import Definer
@@ -50,12 +51,14 @@ from upwell.session.policy import (
 )
 from upwell.session.read import Reader
 from upwell.session.request import Asked, Request
+from upwell.session.signin import SignIns
 from upwell.session.threads import QueryThreads, SlowThreads
 from upwell.session.transaction import Transaction, Transactions
 from upwell.session.write import Altered, Writer
 from upwell.sql.prepare import Preparer, query_in
 from upwell.sql.statements import (
     AddColumn,
+    AlterUser,
     Begin,
     Commit,
     CreateNamespace,
@@ -64,6 +67,7 @@ from upwell.sql.statements import (
     Delete,
     DropNamespace,
     DropTable,
+    DropUser,
     ExecuteAs,
     FlushTable,
     Insert,
@@ -96,6 +100,8 @@ class Engine:
     jobs: JobQueue
     defaults: Defaults
     clock: Clock
+    audit: AuditLog
+    sign_ins: SignIns
 
 
 class Sessions:
@@ -123,8 +129,12 @@ class Sessions:
         self._writer = Writer(
             engine.committer, engine.rows, engine.query, engine.defaults, growth, threads, self._reader
         )
-        self._definer = Definer(engine.schema, engine.committer, engine.jobs, growth, slow_threads)
-        self._accounts = Accounts(engine.schema, authenticator, growth, slow_threads, engine.clock)
+        self._definer = Definer(
+            engine.schema, engine.committer, engine.jobs, engine.audit, growth, slow_threads
+        )
+        self._accounts = Accounts(
+            engine.schema, authenticator, engine.audit, engine.sign_ins, growth, slow_threads, engine.clock
+        )
         self._maintenance = Maintenance(engine.flush, engine.jobs, growth, slow_threads)
 
     async def execute(
@@ -280,12 +290,16 @@ class Sessions:
                 return await self._writer.write(call, statement)
             case CreateNamespace() | DropNamespace() | CreateTable() | DropTable() | AddColumn():
                 return await self._definer.define(call, statement)
-            case CreateUser():
-                return await self._accounts.create(call, statement)
+            case CreateUser() | AlterUser() | DropUser():
+                return await self._accounts.run(call, statement)
             case FlushTable():
                 return await self._maintenance.flush_table(call, statement)
             case KillLive(live_id):
-                return Message(kill_live(call.principal, self.feed, live_id))
+                text = kill_live(call.principal, self.feed, live_id)
+                await self.growth.reached(
+                    self.engine.audit.append(call.principal.user, "KILL_LIVE_QUERY", live_id)
+                )
+                return Message(text)
             case UseNamespace() | ExecuteAs() | Begin() | Commit() | Rollback():
                 raise AssertionError("unwrapped before")
             case _:

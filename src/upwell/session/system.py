@@ -22,6 +22,7 @@ from upwell.ids import snowflake_ms
 from upwell.jobs.queue import load_jobs
 from upwell.session.fleet import FLEET, Layout
 from upwell.session.live import live_queries
+from upwell.session.people import audit_log, users
 from upwell.session.policy import Principal, require_admin
 from upwell.session.transaction import Transactions
 from upwell.storage.arrow import array, system_field
@@ -206,18 +207,11 @@ def _default_text(column: Column) -> str | None:
 
 
 def _users(view: View, principal: Principal) -> pa.Table:
-    layout = [
-        ("user_id", _TEXT), ("password_hash", _TEXT), ("role", _TEXT), ("email", _TEXT), ("auth_type", _TEXT),
-        ("created_at", _TIME), ("updated_at", _TIME), ("deleted_at", _TIME),
-    ]  # fmt: skip
-    users = sorted(view.catalog.users.values(), key=lambda user: user.name)
-    return _made(
-        layout,
-        [
-            (u.name, "***", u.role.value, u.email, u.auth_type, u.created_at_us, u.updated_at_us, None)
-            for u in users
-        ],
-    )
+    return _made(*users(view))
+
+
+def _audit_log(view: View, principal: Principal) -> pa.Table:
+    return _made(*audit_log(view))
 
 
 def _information_tables(view: View, principal: Principal) -> pa.Table:
@@ -256,6 +250,7 @@ _TABLES: dict[tuple[str, str], Callable[[View, Principal], Any]] = {
     (SYSTEM, "tables"): _tables,
     (SYSTEM, "columns"): _columns,
     (SYSTEM, "users"): _users,
+    (SYSTEM, "audit_log"): _audit_log,
     (INFORMATION, "tables"): _information_tables,
     (INFORMATION, "columns"): _information_columns,
 }

@@ -18,6 +18,7 @@ from upwell.sql.parse import judge
 from upwell.sql.scalar import SYSTEM_COLUMNS, Scope, parameter_index, parse_condition, parse_scalar
 from upwell.sql.statements import (
     AddColumn,
+    AlterUser,
     Begin,
     ColumnDefinition,
     Commit,
@@ -28,6 +29,7 @@ from upwell.sql.statements import (
     Delete,
     DropNamespace,
     DropTable,
+    DropUser,
     ExecuteAs,
     FlushTable,
     Insert,
@@ -107,7 +109,9 @@ class Binder:
                 return self._describe(table)
             case ExecuteAsTree():
                 return self._execute_as(tree)
-            case CreateNamespace() | DropNamespace() | CreateUser() | KillLive() | UseNamespace() | Select():
+            case CreateNamespace() | DropNamespace() | KillLive() | UseNamespace() | Select():
+                return tree
+            case CreateUser() | AlterUser() | DropUser():
                 return tree
             case Begin() | Commit() | Rollback():
                 return tree

@@ -4,7 +4,7 @@ Law: what isn't known here is an unsupported statement, by the words that it beg
 """
 
 from upwell.errors import InvalidOperation, InvalidSql
-from upwell.sql.account import read_create_user
+from upwell.sql.account import read_alter_user, read_create_user, read_drop_user
 from upwell.sql.alter import parse_add_column
 from upwell.sql.define import parse_create_table
 from upwell.sql.lex import Tokens
@@ -40,6 +40,8 @@ def read_create(tokens: Tokens) -> Tree:
 
 def read_drop(tokens: Tokens) -> Tree:
     tokens.take()
+    if tokens.sees("USER") and tokens.peek(1).word != "TABLE":
+        return read_drop_user(tokens)
     if tokens.accept("NAMESPACE"):
         if_exists = tokens.accept("IF", "EXISTS")
         name = tokens.name("a namespace")
@@ -55,6 +57,8 @@ def read_drop(tokens: Tokens) -> Tree:
 
 
 def read_alter(tokens: Tokens) -> Tree:
+    if tokens.peek(1).word == "USER" and tokens.peek(2).word != "TABLE":
+        return read_alter_user(tokens)
     is_table = tokens.peek(1).word == "TABLE"
     is_table |= tokens.peek(1).word in ("USER", "SHARED", "STREAM") and tokens.peek(2).word == "TABLE"
     if not is_table:

@@ -91,6 +91,24 @@ class CreateUser:
     password: str | None
     role: Role
     email: str | None
+    auth_type: str = "password"
+    auth_data: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class AlterUser:
+    """ALTER USER … SET: the one that isn't None is what changes."""
+
+    name: str
+    password: str | None = None
+    role: Role | None = None
+    email: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class DropUser:
+    name: str
+    if_exists: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,6 +209,8 @@ Statement = (
     | DropTable
     | AddColumn
     | CreateUser
+    | AlterUser
+    | DropUser
     | Insert
     | Update
     | Delete

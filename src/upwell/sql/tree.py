@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from upwell.sql.lex import Fragment
 from upwell.sql.statements import (
+    AlterUser,
     Begin,
     ColumnDefinition,
     Commit,
@@ -15,6 +16,7 @@ from upwell.sql.statements import (
     CreateTable,
     CreateUser,
     DropNamespace,
+    DropUser,
     KillLive,
     Rollback,
     Select,
@@ -129,6 +131,8 @@ Tree = (
     | CreateNamespace
     | DropNamespace
     | CreateUser
+    | AlterUser
+    | DropUser
     | KillLive
     | UseNamespace
     | Begin

@@ -39,6 +39,8 @@ class Kind(Enum):
     DEAD_LETTER = "dead_letter"
     FLOOR = "floor"
     HYDRATION = "hydration"
+    AUDIT = "audit"
+    SIGN_IN = "sign_in"
 
 
 class Version(msgspec.Struct, frozen=True, array_like=True, gc=False):

@@ -32,10 +32,12 @@ from upwell.feeds.registry import Registry
 from upwell.ids import Snowflakes
 from upwell.jobs.kinds import Kinds
 from upwell.jobs.queue import JobQueue
+from upwell.session.audit import AuditLog
 from upwell.session.auth import Authenticator
 from upwell.session.outcome import Answer, Changed, Outcome, PointAnswer, StatementFailed
 from upwell.session.policy import Principal
 from upwell.session.session import Engine, Sessions
+from upwell.session.signin import SignIns
 from upwell.session.threads import QueryThreads
 from upwell.sql.prepare import Preparer
 from upwell.storage.cold import ColdCache
@@ -110,6 +112,7 @@ class Embedded:
             self.committer, self.clock, RETENTION_S, self.registry.slowest_cursor, self.points
         )
         self.kinds = Kinds(self.committer, self.flusher, self.cleanup, self.trim, self.points)
+        defaults = Defaults(self.clock, Snowflakes(self.clock, worker=1))
         self.engine = Engine(
             committer=self.committer,
             rows=self.rows_by_key,
@@ -117,8 +120,10 @@ class Embedded:
             schema=self.schema,
             flush=self.flusher,
             jobs=self.jobs,
-            defaults=Defaults(self.clock, Snowflakes(self.clock, worker=1)),
+            defaults=defaults,
             clock=self.clock,
+            audit=AuditLog(self.committer, self.clock, defaults.next_id, retention_days=1),
+            sign_ins=SignIns(self.committer, self.clock),
         )
         self.schema.ensure_default_namespace()
         self.threads = ThreadPoolExecutor(4, "test-query")
