@@ -54,8 +54,9 @@ from upwell.feeds.upload import UploadLimits, Uploads
 from upwell.ids import Snowflakes
 from upwell.jobs.kinds import Kinds
 from upwell.jobs.queue import JobQueue
+from upwell.jobs.retention import JobRetention
 from upwell.jobs.runner import JobRunner
-from upwell.jobs.schedule import Schedule
+from upwell.jobs.schedule import Schedule, watch_dropped, watch_jobs, watch_log
 from upwell.logs import fields
 from upwell.protocol.sync import SIGNIN_PATH
 from upwell.session.accounts import Doorkeeper
@@ -79,6 +80,9 @@ QUERY_THREAD = "upwell-query"
 # For statements whose time is over but whose thread goes on.
 SPARE_THREADS = 4
 SWITCH_INTERVAL_S = 0.0005
+# How often the schedule looks for jobs to forget, and for dropped tables whose clean-up has failed.
+JOBS_INTERVAL_S = 60.0
+DROPPED_INTERVAL_S = 60.0
 BACKLOG = 2_048
 KEEP_ALIVE_S = 75
 # SNOWFLAKE_ID() has a worker number of its own, so that its ids and `_seq`s never meet.
@@ -167,7 +171,8 @@ async def _serve(parts: Parts) -> None:
         queries = QueryThreads(threads, slots=slots, timeout_s=config.statement_timeout_s)
         slow = stack.enter_context(ThreadPoolExecutor(SLOW_THREADS, "upwell-slow"))
         devices = stack.enter_context(ThreadPoolExecutor(DEVICE_THREADS, "upwell-device"))
-        jobs = stack.enter_context(ThreadPoolExecutor(1, "upwell-job"))
+        jobs = stack.enter_context(ThreadPoolExecutor(config.jobs_max, "upwell-job"))
+        looks = stack.enter_context(ThreadPoolExecutor(1, "upwell-schedule"))
         loop = asyncio.get_running_loop()
         growth = Growth(publication, loop)
         registry = Registry(committer, engine.clock)
@@ -195,7 +200,7 @@ async def _serve(parts: Parts) -> None:
         accounts = Accounts(
             doorkeeper, parts.authenticator, publication, slow, config, loop.time
         ).application()
-        runner, schedule = _job_loops(parts, registry, jobs)
+        runner, schedule = _job_loops(parts, registry, jobs, looks)
         gate = Gate({("POST", "/v1/api/sql"): sql}, device_routes, live, accounts)
         # If one of these fails unexpectedly, the group ends the server rather than go on without it.
         async with asyncio.TaskGroup() as group:
@@ -241,14 +246,22 @@ def _device_routes(
     return routes
 
 
-def _job_loops(parts: Parts, registry: Registry, thread: Executor) -> tuple[JobRunner, Schedule]:
-    """Return what runs the jobs, and what submits those that nobody asks for, in one thread."""
+def _job_loops(
+    parts: Parts, registry: Registry, threads: Executor, looks: Executor
+) -> tuple[JobRunner, Schedule]:
+    """Return what runs the jobs in `threads`, and what submits those that nobody asks for."""
     config, committer, engine = parts.config, parts.committer, parts.engine
-    trim = LogTrim(committer, engine.clock, config.log_retention_s, registry.slowest_cursor, parts.points)
+    queue, clock = engine.jobs, engine.clock
+    trim = LogTrim(committer, clock, config.log_retention_s, registry.slowest_cursor, parts.points)
     cleanup = Cleanup(committer, parts.objects, parts.cold)
-    kinds = Kinds(committer, engine.flush, cleanup, trim, parts.points)
-    schedule = Schedule(engine.jobs, trim, committer.publication, thread, config.log_trim_interval_s)
-    return JobRunner(engine.jobs, kinds, thread), schedule
+    retention = JobRetention(queue, clock, config.job_retention_s, config.job_records_max)
+    kinds = Kinds(committer, engine.flush, cleanup, trim, retention, parts.points)
+    watches = [
+        watch_log(queue, trim, committer, config.log_trim_interval_s),
+        watch_jobs(queue, retention, JOBS_INTERVAL_S),
+        watch_dropped(queue, committer, DROPPED_INTERVAL_S),
+    ]
+    return JobRunner(queue, kinds, threads, jobs_max=config.jobs_max), Schedule(watches, looks)
 
 
 class _Server(uvicorn.Server):

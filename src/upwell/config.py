@@ -58,6 +58,9 @@ class Config:
     dev: bool = False  # development only: POST /dummy-signin gives a device token to whoever asks
     log_retention_s: float = 30.0 * 24 * 3600  # seconds that changes stay; devices away longer start anew
     log_trim_interval_s: float = 3_600.0  # seconds between two trims of the log
+    jobs_max: int = 4  # background jobs that run at the same time
+    job_retention_s: float = 7.0 * 24 * 3600  # seconds that jobs which ended stay in system.jobs
+    job_records_max: int = 10_000  # jobs which ended that stay in system.jobs
     device_records_interval_s: float = 30.0  # seconds between two records of where the devices are
     watch_streams_max: int = 10_000  # devices that wait at /sync/watch at the same time
     ws_auth_timeout_s: float = 3.0  # seconds until a new socket must have authenticated
@@ -127,6 +130,9 @@ _BOUNDS = {
     "upload_body_bytes_max": (1, _BYTES_MAX),
     "log_retention_s": (1, _HOURS_MAX * 3600),
     "log_trim_interval_s": (0.1, _SECONDS_MAX),
+    "jobs_max": (1, 64),
+    "job_retention_s": (1, _HOURS_MAX * 3600),
+    "job_records_max": (100, _COUNT_MAX),
     "device_records_interval_s": (0.01, _SECONDS_MAX),
     "watch_streams_max": (0, _COUNT_MAX),
     "ws_auth_timeout_s": (0.001, _SECONDS_MAX),

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from upwell.engine import flush as flush_module
 from upwell.engine.flush import Flushed
-from upwell.jobs.queue import JobType
+from upwell.engine.stop import Stop
+from upwell.jobs.job import JobType
 from upwell.testing import PointActions, TableModel
 from upwell.testing.embedded import Embedded, memory_store
 
@@ -112,7 +113,7 @@ class World:
         table = self.db.table(TABLE)
         job = self.db.jobs.submit(JobType.FLUSH, {"table_number": table.id}, "flush")
         assert job is not None
-        self.db.kinds.run(self.db.jobs.start(job))
+        self.db.kinds.run(self.db.jobs.start(job), Stop())
 
     def finish(self) -> None:
         """Nothing happens any more: after a restart and one more flush the files alone hold the truth."""

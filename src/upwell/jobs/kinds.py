@@ -6,8 +6,10 @@ from upwell.effects import Points
 from upwell.engine.cleanup import Cleanup
 from upwell.engine.commit import Committer
 from upwell.engine.flush import Flush
+from upwell.engine.stop import Stop
 from upwell.engine.trim import LogTrim
-from upwell.jobs.queue import Job, JobType
+from upwell.jobs.job import Job, JobType
+from upwell.jobs.retention import JobRetention
 from upwell.types import TableId
 
 
@@ -19,42 +21,46 @@ class Done:
     skipped: bool = False
 
 
+@dataclass(frozen=True, slots=True)
 class Kinds:
     """Runs a job in the calling thread; raises what stopped it."""
 
-    def __init__(
-        self, committer: Committer, flush: Flush, cleanup: Cleanup, trim: LogTrim, points: Points
-    ) -> None:
-        self._committer = committer
-        self._flush = flush
-        self._cleanup = cleanup
-        self._trim = trim
-        self._points = points
+    committer: Committer
+    flush: Flush
+    cleanup: Cleanup
+    trim: LogTrim
+    retention: JobRetention
+    points: Points
 
-    def run(self, job: Job) -> Done:
+    def run(self, job: Job, stop: Stop) -> Done:
+        """Do the work of a job; it looks at `stop` between two pieces."""
         match job.job_type:
             case JobType.FLUSH:
-                return self._run_flush(TableId(int(job.parameters["table_number"])))
+                return self._run_flush(job, stop)
             case JobType.CLEANUP:
                 return self._run_cleanup(job)
             case JobType.TRIM:
-                count = self._trim.run()
+                count = self.trim.run()
                 return Done(f"{count} entries of the log are gone", skipped=not count)
+            case JobType.JOB_CLEANUP:
+                count = self.retention.run()
+                return Done(f"{count} job(s) are forgotten", skipped=not count)
 
-    def _run_flush(self, table_id: TableId) -> Done:
-        view = self._committer.publication.view
-        table = view.catalog.by_id.get(table_id)
+    def _run_flush(self, job: Job, stop: Stop) -> Done:
+        view = self.committer.publication.view
+        table = view.catalog.by_id.get(TableId(job.number("table_number")))
         if table is None:
             return Done("the table was dropped meanwhile", skipped=True)
-        parts = [self._flush.flush_partition(table, owner) for owner in self._flush.pending(view, table)]
-        rows = sum(part.rows for part in parts)
-        self._points.reach("flush:job-completed")
-        return Done(f"{rows} row(s) of {len(parts)} partition(s) are in Parquet now")
+        rows = partitions = 0
+        for owner in self.flush.pending(view, table):
+            stop.check()
+            rows += self.flush.flush_partition(table, owner).rows
+            partitions += 1
+        self.points.reach("flush:job-completed")
+        return Done(f"{rows} row(s) of {partitions} partition(s) are in Parquet now")
 
     def _run_cleanup(self, job: Job) -> Done:
-        partitions = self._cleanup.remove_table(
-            TableId(int(job.parameters["table_number"])),
-            namespace=str(job.parameters["namespace"]),
-            name=str(job.parameters["table_name"]),
+        partitions = self.cleanup.remove_table(
+            TableId(job.number("table_number")), namespace=job.text("namespace"), name=job.text("table_name")
         )
         return Done(f"rows, log and {partitions} cold partition(s) removed")

@@ -5,38 +5,80 @@ Law: while nothing is due, no job is submitted.
 
 import asyncio
 import logging
+from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
 
+from upwell.engine.catalog import load_dropped
+from upwell.engine.commit import Committer
 from upwell.engine.trim import LogTrim
-from upwell.engine.view import Publication
 from upwell.errors import ReadOnly
-from upwell.jobs.queue import JobQueue, JobType
+from upwell.jobs.job import JobType
+from upwell.jobs.queue import JobQueue
+from upwell.jobs.retention import JobRetention
 from upwell.logs import fields
 
 log = logging.getLogger("upwell.jobs")
 
 
 @dataclass(frozen=True, slots=True)
-class Schedule:
-    """Looks at every interval whether the log is to be trimmed."""
+class Watch:
+    """Looks every `interval_s`, in a worker thread, whether a job is due, and submits it then."""
 
-    queue: JobQueue
-    trim: LogTrim
-    publication: Publication
-    threads: Executor
     interval_s: float
+    look: Callable[[], object]
+
+
+@dataclass(frozen=True, slots=True)
+class Schedule:
+    """Keeps watches; `threads` does the looking."""
+
+    watches: Sequence[Watch]
+    threads: Executor
 
     async def run(self) -> None:
         """Submit what is due, until cancelled or the server is read-only."""
-        loop = asyncio.get_running_loop()
         try:
-            while True:
-                await loop.run_in_executor(self.threads, self._submit)
-                await asyncio.sleep(self.interval_s)
-        except ReadOnly as failure:
-            log.warning("nothing is scheduled any more", extra=fields(cause=str(failure)))
+            async with asyncio.TaskGroup() as group:
+                for watch in self.watches:
+                    group.create_task(self._keep(watch))
+        except* ReadOnly as failures:
+            cause = str(failures.exceptions[0])
+            log.critical("Nothing is scheduled any more: the server is read-only", extra=fields(cause=cause))
 
-    def _submit(self) -> None:
-        if self.trim.is_due(self.publication.view):
-            self.queue.submit(JobType.TRIM, {}, JobType.TRIM.value)
+    async def _keep(self, watch: Watch) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            await loop.run_in_executor(self.threads, watch.look)
+            await asyncio.sleep(watch.interval_s)
+
+
+def watch_log(queue: JobQueue, trim: LogTrim, committer: Committer, interval_s: float) -> Watch:
+    """Trim the log when entries are old enough."""
+
+    def look() -> None:
+        if trim.is_due(committer.publication.view):
+            queue.submit(JobType.TRIM, {}, JobType.TRIM.value)
+
+    return Watch(interval_s, look)
+
+
+def watch_jobs(queue: JobQueue, retention: JobRetention, interval_s: float) -> Watch:
+    """Forget old jobs."""
+
+    def look() -> None:
+        if retention.is_due():
+            days = max(1, round(retention.age_s / 86_400))
+            queue.submit(JobType.JOB_CLEANUP, {"retention_days": days}, JobType.JOB_CLEANUP.value)
+
+    return Watch(interval_s, look)
+
+
+def watch_dropped(queue: JobQueue, committer: Committer, interval_s: float) -> Watch:
+    """Clean up what is left of dropped tables, again if it failed for good."""
+
+    def look() -> None:
+        for table in load_dropped(committer.publication.view.hot):
+            queue.submit_cleanup(table)
+
+    return Watch(interval_s, look)

@@ -9,7 +9,7 @@ from enum import Enum
 
 from upwell.engine.catalog import Access, Role, Table, TableKind
 from upwell.errors import PermissionDenied
-from upwell.sql.statements import CreateNamespace, CreateUser, DropNamespace, DropUser
+from upwell.sql.statements import CreateNamespace, CreateUser, DropNamespace, DropUser, KillJob, RetryJob
 from upwell.sql.tree import AddColumnTree, CreateTableTree, DropTableTree, FlushTree, Tree
 
 _RANK = {Role.USER: 1, Role.SERVICE: 2, Role.DBA: 3, Role.SYSTEM: 4}
@@ -56,6 +56,8 @@ def require_statement(principal: Principal, tree: Tree) -> None:
             require_admin(principal, "dropping tables")
         case AddColumnTree():
             require_admin(principal, "altering tables")
+        case KillJob() | RetryJob():
+            require_admin(principal, "job management")
         case FlushTree():
             require_flush(principal)
         case _:

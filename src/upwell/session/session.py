@@ -71,9 +71,12 @@ from upwell.sql.statements import (
     ExecuteAs,
     FlushTable,
     Insert,
+    KillJob,
     KillLive,
+    RetryJob,
     Rollback,
     Select,
+    SetJobStatus,
     Statement,
     Update,
     UseNamespace,
@@ -294,6 +297,8 @@ class Sessions:
                 return await self._accounts.run(call, statement)
             case FlushTable():
                 return await self._maintenance.flush_table(call, statement)
+            case KillJob() | RetryJob() | SetJobStatus():
+                return await self._maintenance.steer(call, statement)
             case KillLive(live_id):
                 text = kill_live(call.principal, self.feed, live_id)
                 await self.growth.reached(

@@ -19,8 +19,8 @@ from upwell.errors import TableNotFound
 from upwell.feeds.live import LiveFeed
 from upwell.feeds.registry import Registry
 from upwell.ids import snowflake_ms
-from upwell.jobs.queue import load_jobs
 from upwell.session.fleet import FLEET, Layout
+from upwell.session.jobs import job_nodes, jobs
 from upwell.session.live import live_queries
 from upwell.session.people import audit_log, users
 from upwell.session.policy import Principal, require_admin
@@ -125,26 +125,6 @@ def _values_json(row: Sequence[Value], columns: Sequence[Column]) -> str:
     return msgspec.json.encode({c.name: to_json(value, c.type) for c, value in pairs}).decode()
 
 
-def _jobs(view: View, principal: Principal) -> pa.Table:
-    layout = [
-        ("job_id", _TEXT), ("job_type", _TEXT), ("status", _TEXT), ("parameters", _JSON), ("message", _TEXT),
-        ("idempotency_key", _TEXT), ("retry_count", _INT), ("max_retries", _INT), ("created_at", _TIME),
-        ("updated_at", _TIME), ("started_at", _TIME), ("finished_at", _TIME), ("node_id", _BIG),
-    ]  # fmt: skip
-    return _made(
-        layout,
-        [
-            (
-                job.job_id, job.job_type.value, job.status.value,
-                msgspec.json.encode(job.parameters).decode(), job.message, job.idempotency_key,
-                job.retry_count, job.max_retries, job.created_at, job.updated_at, job.started_at,
-                job.finished_at, 1,
-            )
-            for job in load_jobs(view.hot)
-        ],
-    )  # fmt: skip
-
-
 def _namespaces(view: View, principal: Principal) -> pa.Table:
     layout = [
         ("namespace_id", _TEXT), ("name", _TEXT), ("created_at", _TIME), ("options", _JSON),
@@ -245,7 +225,8 @@ def _sorted(view: View) -> list[Table]:
 
 _TABLES: dict[tuple[str, str], Callable[[View, Principal], Any]] = {
     (SYSTEM, "changes"): _changes,
-    (SYSTEM, "jobs"): _jobs,
+    (SYSTEM, "jobs"): lambda view, principal: _made(*jobs(view, principal)),
+    (SYSTEM, "job_nodes"): lambda view, principal: _made(*job_nodes(view, principal)),
     (SYSTEM, "namespaces"): _namespaces,
     (SYSTEM, "tables"): _tables,
     (SYSTEM, "columns"): _columns,

@@ -33,11 +33,14 @@ from upwell.sql.statements import (
     ExecuteAs,
     FlushTable,
     Insert,
+    KillJob,
     KillLive,
     PointRead,
+    RetryJob,
     Rollback,
     Scalar,
     Select,
+    SetJobStatus,
     Statement,
     Update,
     UseNamespace,
@@ -58,7 +61,7 @@ from upwell.sql.tree import (
     Tree,
     UpdateTree,
 )
-from upwell.types import Column
+from upwell.types import Column, SqlType, TableId
 
 SYSTEM_NAMESPACES = frozenset({SYSTEM_NAMESPACE, "information_schema", "pg_catalog", "datafusion"})
 _DESCRIBED = (
@@ -67,6 +70,13 @@ _DESCRIBED = (
     "version AS schema_version FROM system.columns WHERE namespace_id = {} AND table_name = {} "
     "ORDER BY ordinal"
 )
+
+_JOBS_NAME = (SYSTEM_NAMESPACE, "jobs")
+# What an UPDATE may name of that system table.
+_JOBS = Table(
+    TableId(-1), *_JOBS_NAME, TableKind.SHARED,
+    (Column(1, "job_id", SqlType.TEXT, False, True), Column(2, "status", SqlType.TEXT)),
+)  # fmt: skip
 
 
 class Binder:
@@ -91,8 +101,10 @@ class Binder:
         match tree:
             case InsertTree():
                 return self._insert(tree)
+            case UpdateTree(table) if self._name(table) == _JOBS_NAME:
+                return self._set_job_status(tree)
             case UpdateTree():
-                return self._update(tree)
+                return self._update(tree, self._target(tree.table, "update"))
             case DeleteTree():
                 return self._delete(tree)
             case SelectTree():
@@ -109,7 +121,9 @@ class Binder:
                 return self._describe(table)
             case ExecuteAsTree():
                 return self._execute_as(tree)
-            case CreateNamespace() | DropNamespace() | KillLive() | UseNamespace() | Select():
+            case CreateNamespace() | DropNamespace() | UseNamespace() | Select():
+                return tree
+            case KillLive() | KillJob() | RetryJob():
                 return tree
             case CreateUser() | AlterUser() | DropUser():
                 return tree
@@ -148,8 +162,7 @@ class Binder:
         rows = tuple(_values(table, columns, row, at, scope) for at, row in enumerate(tree.rows))
         return Insert(table, columns, rows, tree.query)
 
-    def _update(self, tree: UpdateTree) -> Update:
-        table = self._target(tree.table, "update")
+    def _update(self, tree: UpdateTree, table: Table) -> Update:
         scope = self._scope(table, tree.alias)
         indexes = _distinct([writable(table, name) for name, _ in tree.assignments], table)
         scalars = [
@@ -158,6 +171,17 @@ class Binder:
         ]
         key, where = _condition(tree.where, scope)
         return Update(table, tuple(zip(indexes, scalars, strict=True)), key, where)
+
+    def _set_job_status(self, tree: UpdateTree) -> SetJobStatus:
+        """Read the one way to change a system table."""
+        match self._update(tree, _JOBS):
+            case Update(_, ((1, status),), Scalar() as job_id) if None not in (status.node, job_id.node):
+                return SetJobStatus(job_id, status)
+            case _:
+                raise InvalidOperation(
+                    "system.jobs takes UPDATE system.jobs SET status = 'queued' WHERE job_id = '…', "
+                    "which is RETRY JOB, and nothing else"
+                )
 
     def _delete(self, tree: DeleteTree) -> Delete:
         table = self._target(tree.table, "delete")

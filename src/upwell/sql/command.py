@@ -13,7 +13,9 @@ from upwell.sql.statements import (
     Commit,
     CreateNamespace,
     DropNamespace,
+    KillJob,
     KillLive,
+    RetryJob,
     Rollback,
     Select,
     UseNamespace,
@@ -76,10 +78,22 @@ def read_storage(tokens: Tokens) -> FlushTree:
     return FlushTree((namespace, name))
 
 
-def read_kill(tokens: Tokens) -> KillLive:
+def read_kill(tokens: Tokens) -> KillLive | KillJob:
+    if tokens.accept("KILL", "JOB"):
+        return KillJob(_job_id(tokens))
     if not tokens.accept("KILL", "LIVE", "QUERY"):
         raise unsupported(tokens)
     return KillLive(tokens.string("the live query's id, as system.live shows it, in quotes"))
+
+
+def read_retry(tokens: Tokens) -> RetryJob:
+    if not tokens.accept("RETRY", "JOB"):
+        raise unsupported(tokens)
+    return RetryJob(_job_id(tokens))
+
+
+def _job_id(tokens: Tokens) -> str:
+    return tokens.string("the job's id, as system.jobs shows it, in quotes")
 
 
 def read_use(tokens: Tokens) -> UseNamespace:
@@ -131,7 +145,7 @@ def read_rollback(tokens: Tokens) -> Rollback:
 
 def unsupported(tokens: Tokens) -> InvalidSql:
     first, second = tokens.peek().text.upper(), tokens.peek(1).word
-    named = first in ("CREATE", "DROP", "ALTER", "SHOW", "STORAGE", "KILL") and second.isalpha()
+    named = first in ("CREATE", "DROP", "ALTER", "SHOW", "STORAGE", "KILL", "RETRY") and second.isalpha()
     return InvalidSql(f"Unsupported statement type: {first[:60]}{' ' + second if named else ''}")
 
 

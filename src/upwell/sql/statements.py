@@ -175,6 +175,24 @@ class KillLive:
 
 
 @dataclass(frozen=True, slots=True)
+class KillJob:
+    job_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class RetryJob:
+    job_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class SetJobStatus:
+    """UPDATE system.jobs SET status = … WHERE job_id = …"""
+
+    job_id: Scalar
+    status: Scalar
+
+
+@dataclass(frozen=True, slots=True)
 class UseNamespace:
     name: str
 
@@ -217,6 +235,9 @@ Statement = (
     | Select
     | FlushTable
     | KillLive
+    | KillJob
+    | RetryJob
+    | SetJobStatus
     | UseNamespace
     | Begin
     | Commit

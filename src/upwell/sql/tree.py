@@ -17,7 +17,9 @@ from upwell.sql.statements import (
     CreateUser,
     DropNamespace,
     DropUser,
+    KillJob,
     KillLive,
+    RetryJob,
     Rollback,
     Select,
     UseNamespace,
@@ -134,6 +136,8 @@ Tree = (
     | AlterUser
     | DropUser
     | KillLive
+    | KillJob
+    | RetryJob
     | UseNamespace
     | Begin
     | Commit

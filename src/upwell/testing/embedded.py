@@ -32,6 +32,7 @@ from upwell.feeds.registry import Registry
 from upwell.ids import Snowflakes
 from upwell.jobs.kinds import Kinds
 from upwell.jobs.queue import JobQueue
+from upwell.jobs.retention import JobRetention
 from upwell.session.audit import AuditLog
 from upwell.session.auth import Authenticator
 from upwell.session.outcome import Answer, Changed, Outcome, PointAnswer, StatementFailed
@@ -50,7 +51,8 @@ from upwell.types import Owner, Value
 
 ROOT = "root"
 RETENTION_S = 3_600.0
-"""How long the log is kept: move the clock by more, and what is older may be trimmed."""
+"""How long the log and jobs are kept: move the clock by more, and what is older may go."""
+JOBS_KEPT_MAX = 100
 
 Tuples = list[tuple[Value, ...]]
 
@@ -111,7 +113,8 @@ class Embedded:
         self.trim = LogTrim(
             self.committer, self.clock, RETENTION_S, self.registry.slowest_cursor, self.points
         )
-        self.kinds = Kinds(self.committer, self.flusher, self.cleanup, self.trim, self.points)
+        self.retention = JobRetention(self.jobs, self.clock, RETENTION_S, JOBS_KEPT_MAX)
+        self.kinds = Kinds(self.committer, self.flusher, self.cleanup, self.trim, self.retention, self.points)
         defaults = Defaults(self.clock, Snowflakes(self.clock, worker=1))
         self.engine = Engine(
             committer=self.committer,

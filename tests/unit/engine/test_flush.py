@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from upwell.engine.flush import Flushed
+from upwell.engine.stop import Stop
 from upwell.errors import ColdFileMissing, TableNotFound
-from upwell.jobs.queue import Job, JobType
+from upwell.jobs.job import Job, JobType
 from upwell.storage.hot import Kind
 from upwell.testing import PointActions, cold
 from upwell.testing.embedded import Embedded, memory_store
@@ -144,7 +145,7 @@ def drop(db: Embedded, name: str) -> Job:
     """Drop a table and return the job that removes what is left of it."""
     table = db.table(f"app.{name}")
     db.run(f"DROP TABLE app.{name}")
-    job = db.jobs.find_queued()
+    job = db.jobs.find_due()
     assert job is not None
     assert job.parameters["table_number"] == table.id
     return job
@@ -163,10 +164,10 @@ def test_a_table_may_be_dropped_while_it_is_flushed(tmp_path: Path, point: str) 
         )
         db.change("INSERT INTO app.ours VALUES (1, 1)")
         table = db.table("app.ours")
-        db.kinds.run(flush_job(db, "app.ours"))
+        db.kinds.run(flush_job(db, "app.ours"), Stop())
         with pytest.raises(TableNotFound):
             db.rows("SELECT * FROM app.ours")
-        db.kinds.run(cleanups[0])
+        db.kinds.run(cleanups[0], Stop())
         assert files(db, "*.*") == []
         assert db.record_names(Kind.MANIFEST) == []
         assert list(db.committer.newest.scan_rows(table.id, SHARED)) == []
@@ -188,8 +189,8 @@ def test_cleanup_also_removes_what_a_first_flush_left_that_failed(tmp_path: Path
             db.flush("app.mine")
         assert files(db, "*.parquet") != []
         job = drop(db, "mine")
-        db.kinds.run(job)
-        db.kinds.run(job)  # a cleanup that is run again meets nothing
+        db.kinds.run(job, Stop())
+        db.kinds.run(job, Stop())  # a cleanup that is run again meets nothing
         assert files(db, "*.*") == []
 
 
@@ -201,7 +202,7 @@ def test_a_table_of_the_same_name_meets_nothing_of_the_old_one(db: Embedded) -> 
     assert db.rows("SELECT * FROM app.ours") == []
     db.change("INSERT INTO app.ours VALUES (1, 2)")
     db.flush("app.ours")
-    db.kinds.run(job)
+    db.kinds.run(job, Stop())
     assert db.rows("SELECT id, n FROM app.ours") == [(1, 2)]
     assert db.cold_rows("app.ours") == [{"id": 1, "n": 2}]
     assert db.cold_problems() == []

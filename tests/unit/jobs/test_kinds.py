@@ -3,9 +3,10 @@
 import pytest
 
 from upwell.engine.cleanup import READERS_POLLS_MAX, Cleanup
+from upwell.engine.stop import Stop
 from upwell.errors import InvalidOperation
+from upwell.jobs.job import Job, JobType
 from upwell.jobs.kinds import Done
-from upwell.jobs.queue import Job, JobType
 from upwell.storage.hot import Kind
 from upwell.testing import PointActions
 from upwell.testing.embedded import Embedded
@@ -24,15 +25,15 @@ def test_a_flush_counts_rows_and_partitions(db: Embedded, points: PointActions) 
         db.change("INSERT INTO app.mine VALUES (1), (2)", user=user)
     db.change("DELETE FROM app.mine WHERE id = 1", user="eve")
     flush = job(db, JobType.FLUSH, table_number=db.table("app.mine").id)
-    assert db.kinds.run(flush) == Done("5 row(s) of 3 partition(s) are in Parquet now")
+    assert db.kinds.run(flush, Stop()) == Done("5 row(s) of 3 partition(s) are in Parquet now")
     assert points.reached[-1] != "flush:begin"
     assert points.reached.count("flush:job-completed") == 1
     db.settle()
-    assert db.kinds.run(flush) == Done("0 row(s) of 0 partition(s) are in Parquet now")
+    assert db.kinds.run(flush, Stop()) == Done("0 row(s) of 0 partition(s) are in Parquet now")
 
 
 def test_a_flush_of_a_table_that_is_gone_is_skipped(db: Embedded) -> None:
-    assert db.kinds.run(job(db, JobType.FLUSH, table_number=99)) == Done(
+    assert db.kinds.run(job(db, JobType.FLUSH, table_number=99), Stop()) == Done(
         "the table was dropped meanwhile", True
     )
 
@@ -46,9 +47,9 @@ def test_a_cleanup_leaves_nothing_and_may_be_repeated(db: Embedded) -> None:
     )
     db.flush("app.rest")
     db.run("DROP TABLE app.ours")
-    cleanup = db.jobs.find_queued()
+    cleanup = db.jobs.find_due()
     assert cleanup is not None
-    assert db.kinds.run(cleanup) == Done("rows, log and 1 cold partition(s) removed")
+    assert db.kinds.run(cleanup, Stop()) == Done("rows, log and 1 cold partition(s) removed")
     newest = db.committer.newest
     assert list(newest.scan_rows(table.id, SHARED)) == []
     assert newest.read_log(table.id, None, 0, None, 9) == []
@@ -56,7 +57,7 @@ def test_a_cleanup_leaves_nothing_and_may_be_repeated(db: Embedded) -> None:
         f"{db.table('app.rest').id:010d}"
     ]
     assert [path.name for path in (db.cold_root / "app" / "ours").rglob("*") if path.is_file()] == []
-    assert db.kinds.run(cleanup) == Done("rows, log and 0 cold partition(s) removed")
+    assert db.kinds.run(cleanup, Stop()) == Done("rows, log and 0 cold partition(s) removed")
     db.settle()
     assert db.rows("SELECT id FROM app.rest") == [(1,)]
     assert db.cold_problems() == []

@@ -1,21 +1,33 @@
 """The runner ends every job that is queued, whatever an attempt raises, and goes on with the next one."""
 
 import asyncio
+import logging
+import threading
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 
 import pytest
 
-from upwell.jobs import runner as runner_module
+from upwell.effects import Points
+from upwell.engine.cleanup import Cleanup
+from upwell.engine.commit import Committer
+from upwell.engine.flush import Flush
+from upwell.engine.stop import Stop
+from upwell.engine.trim import LogTrim
+from upwell.errors import NotFound, ReadOnly
+from upwell.jobs import job as job_module
+from upwell.jobs.job import OPEN, RETRIES_MAX, Job, JobType, Status
 from upwell.jobs.kinds import Done, Kinds
-from upwell.jobs.queue import OPEN, RETRIES_MAX, Job, JobQueue, JobType, Status, load_jobs
+from upwell.jobs.queue import JobQueue, load_jobs
+from upwell.jobs.retention import JobRetention
 from upwell.jobs.runner import JobRunner
-from upwell.testing import FailingFiles
+from upwell.testing import FailingFiles, PointActions
 from upwell.testing.embedded import Embedded
 
 
 @pytest.fixture(autouse=True)
 def no_pause(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(runner_module, "BACKOFF_FIRST_S", 0.0)
+    monkeypatch.setattr(job_module, "BACKOFF_FIRST_S", 0.0)
 
 
 def flush(db: Embedded, table: str = "app.ours") -> Job:
@@ -24,7 +36,7 @@ def flush(db: Embedded, table: str = "app.ours") -> Job:
     return job
 
 
-def run_until_idle(db: Embedded, kinds: Kinds | None = None) -> list[Job]:
+def run_until_idle(db: Embedded, kinds: Kinds | None = None, jobs_max: int = 1) -> list[Job]:
     """Run what is queued to its end; return all jobs."""
 
     async def run() -> list[Job]:
@@ -36,8 +48,9 @@ def run_until_idle(db: Embedded, kinds: Kinds | None = None) -> list[Job]:
                 loop.call_soon_threadsafe(ended.set)
 
         db.committer.publication.listen(look)
-        with ThreadPoolExecutor(1) as threads:
-            task = asyncio.create_task(JobRunner(db.jobs, kinds or db.kinds, threads).run())
+        with ThreadPoolExecutor(jobs_max) as threads:
+            runner = JobRunner(db.jobs, kinds or db.kinds, threads, jobs_max=jobs_max)
+            task = asyncio.create_task(runner.run())
             look()
             await asyncio.wait_for(ended.wait(), 30)
             task.cancel()
@@ -64,18 +77,21 @@ def test_a_failed_attempt_is_made_again_and_ends_completed(db: Embedded, files: 
     assert (db.cold_rows("app.ours"), db.cold_problems()) == ([{"id": 1, "n": 1}, {"id": 2, "n": 2}], [])
 
 
+@dataclass(frozen=True)
 class Failing(Kinds):
     """Kinds whose flushes of one table raise `error`, whatever that is."""
 
-    def __init__(self, db: Embedded, table: int, error: Exception) -> None:
-        super().__init__(db.committer, db.flusher, db.cleanup, db.trim, db.points)
-        self._table = table
-        self._error = error
+    table: int
+    error: Exception
 
-    def run(self, job: Job) -> Done:
-        if job.parameters["table_number"] == self._table:
-            raise self._error
-        return super().run(job)
+    def run(self, job: Job, stop: Stop) -> Done:
+        if job.table_number == self.table:
+            raise self.error
+        return Kinds.run(self, job, stop)
+
+
+def kinds_of(db: Embedded) -> tuple[Committer, Flush, Cleanup, LogTrim, JobRetention, Points]:
+    return db.committer, db.flusher, db.cleanup, db.trim, db.retention, db.points
 
 
 @pytest.mark.parametrize(
@@ -87,7 +103,7 @@ def test_whatever_an_attempt_raises_becomes_the_message(db: Embedded, error: Exc
         "CREATE TABLE app.other (id INT PRIMARY KEY) WITH (TYPE = 'SHARED'); INSERT INTO app.other VALUES (1)"
     )
     first, second = flush(db), flush(db, "app.other")
-    jobs = run_until_idle(db, Failing(db, db.table("app.ours").id, error))
+    jobs = run_until_idle(db, Failing(*kinds_of(db), db.table("app.ours").id, error))
     found = {job.job_id: job for job in jobs}
     assert found[first.job_id].status is Status.FAILED
     assert found[first.job_id].retry_count == RETRIES_MAX
@@ -125,11 +141,11 @@ def test_what_was_acknowledged_before_the_command_is_cold_when_the_job_is_done(d
         assert db.cold_rows("app.ours") == [{"id": key, "n": key} for key in range(1, number + 1)]
 
 
-def test_a_flush_of_a_dropped_table_is_skipped_and_its_cleanup_runs(db: Embedded) -> None:
+def test_a_flush_of_a_dropped_table_is_cancelled_and_its_cleanup_runs(db: Embedded) -> None:
     flush(db)
     db.run("DROP TABLE app.ours")
     assert [(job.job_type, job.status) for job in run_until_idle(db)] == [
-        (JobType.FLUSH, Status.SKIPPED),
+        (JobType.FLUSH, Status.CANCELLED),
         (JobType.CLEANUP, Status.COMPLETED),
     ]
 
@@ -145,3 +161,58 @@ def test_a_drop_whose_cleanup_was_never_queued_is_cleaned_up_by_the_next_start(d
     db.reopen()
     db.jobs.recover()
     assert len(load_jobs(db.settle().hot)) == 1, "once is enough"
+
+
+class Working(Kinds):
+    """Kinds whose jobs work until they are stopped, or all have begun that should be under way."""
+
+    def run(self, job: Job, stop: Stop) -> Done:
+        begun.append((job, stop))
+        together.wait(30)
+        while True:
+            stop.check()
+
+
+begun: list[tuple[Job, Stop]] = []
+together = threading.Barrier(3)
+
+
+def test_jobs_of_several_tables_run_at_the_same_time_until_they_are_stopped(db: Embedded) -> None:
+    """And the end of the server puts back what it stops, without counting the attempt."""
+    begun.clear()
+    jobs = [db.jobs.submit(JobType.FLUSH, {"table_number": number}, f"{number}") for number in (1, 2, 3)]
+    kinds = Working(*kinds_of(db))
+
+    async def run() -> None:
+        with ThreadPoolExecutor(3) as threads:
+            task = asyncio.create_task(JobRunner(db.jobs, kinds, threads, jobs_max=2).run())
+            await asyncio.to_thread(together.wait, 30)
+            running = [job for job in load_jobs(db.settle().hot) if job.status is Status.RUNNING]
+            assert [job.job_id for job in running] == [job.job_id for job in jobs[:2] if job]
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+    db.runner.run(run())
+    found = load_jobs(db.settle().hot)
+    assert [(job.status, job.retry_count) for job in found] == [(Status.QUEUED, 0)] * 3
+    assert [job.message for job in found] == ["interrupted by the end of the server"] * 2 + [None]
+
+
+def test_a_read_only_server_runs_no_job_and_says_so(db: Embedded, caplog: pytest.LogCaptureFixture) -> None:
+    """The state of a job can't be stored any more; the next start goes on with it."""
+    flush(db)
+    points = {"flush:before-commit": lambda: db.committer.publication.fail(ReadOnly("the disk is gone"))}
+    db.flusher._points = PointActions(points)
+    logging.getLogger("upwell").propagate = True
+
+    async def run() -> None:
+        with ThreadPoolExecutor(1) as threads:
+            await asyncio.wait_for(JobRunner(db.jobs, db.kinds, threads).run(), 30)
+
+    db.runner.run(run())
+    assert [(record.levelname, record.message) for record in caplog.records] == [
+        ("CRITICAL", "No job runs any more: the server is read-only")
+    ]
+    for statement in ("STORAGE FLUSH TABLE app.ours", "RETRY JOB 'x'"):
+        with pytest.raises((ReadOnly, NotFound)):
+            db.run(statement)

@@ -226,7 +226,7 @@ FAILURES = [
     ("CREATE VIEW v AS SELECT 1", "Invalid SQL: Unsupported statement type: CREATE VIEW"),
     ("DROP USER a", "Invalid SQL: Unsupported statement type: DROP USER"),
     ("SHOW ALL", "Invalid SQL: Unsupported statement type: SHOW ALL"),
-    ("KILL JOB 'FL-1'", "Invalid SQL: Unsupported statement type: KILL JOB"),
+    ("KILL FLUSH 'FL-1'", "Invalid SQL: Unsupported statement type: KILL FLUSH"),
     ("KILL LIVE QUERY x", "Invalid SQL: expected the live query's id, as system.live shows it, in quotes"),
     ("STORAGE COMPACT TABLE a.b", "Invalid SQL: Unsupported statement type: STORAGE COMPACT"),
     ("EXPLAIN SELECT 1", "Invalid SQL: Unsupported statement type: EXPLAIN"),
