@@ -2,6 +2,10 @@
 
 with upwell.client.connect("http://127.0.0.1:8080", user="alice", password="…") as client:
     client.execute("INSERT INTO app.notes (id, body) VALUES ($1, $2)", [1, "hello"])
+    client.executemany("INSERT INTO app.notes (id, body) VALUES ($1, $2)", [(2, "a"), (3, "b")])
+    with client.transaction() as t:
+        t.execute("UPDATE app.notes SET body = 'c' WHERE id = 2")
+        t.execute("DELETE FROM app.notes WHERE id = 3")
     for change in client.live("SELECT * FROM app.notes"):
         print(change.kind, change.row)
     with client.live_table("SELECT * FROM app.notes") as table:
@@ -23,6 +27,7 @@ from upwell.client.follow import Patience
 from upwell.client.steps import Change
 from upwell.client.sync import Client, Live
 from upwell.client.table import AsyncLiveRows, LiveRows
+from upwell.client.transaction import Pending, Transaction
 from upwell.client.values import Result
 
 __all__ = [
@@ -39,9 +44,11 @@ __all__ = [
     "LiveRows",
     "LiveTable",
     "Patience",
+    "Pending",
     "ProtocolViolation",
     "Result",
     "ServerError",
+    "Transaction",
     "connect",
     "connect_async",
 ]

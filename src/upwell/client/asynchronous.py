@@ -5,9 +5,10 @@ Law: no decision is taken here; the synchronous client differs only in how it wa
 
 import asyncio
 import contextlib
+import copy
 import random
 import weakref
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import AsyncIterator, Callable, Generator, Sequence
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
@@ -33,6 +34,7 @@ from upwell.client.steps import (
     Walk,
 )
 from upwell.client.table import AsyncLiveRows
+from upwell.client.transaction import Transaction, many, one
 from upwell.client.transport import (
     SOCKET_FAILURES,
     http_failure,
@@ -53,6 +55,7 @@ class AsyncClient:
         self, account: Account, *, request_s: float, chance: Callable[[], float] = random.random
     ) -> None:
         self._account = account
+        self._user: str | None = None
         self._chance = chance
         self._http = httpx.AsyncClient(timeout=http_timeout(request_s))
         self._lives: weakref.WeakSet[AsyncLive] = weakref.WeakSet()
@@ -73,7 +76,38 @@ class AsyncClient:
 
     async def request(self, sql: str, params: Sequence[Argument] = ()) -> SqlResponse:
         """Run SQL and return the server's answer as it is."""
-        return await self._run(self._account.request(sql, params))
+        request = one(sql, params, self._account.namespace, self._user)
+        return await self._run(self._account.request(request))
+
+    async def executemany(self, sql: str, rows: Sequence[Sequence[Argument]]) -> Result:
+        """Run an INSERT, UPDATE or DELETE once for each list of parameters: all of them, or none.
+
+        It is read once, however many rows there are, and is one commit.
+        """
+        request = many(sql, rows, self._account.namespace, self._user)
+        return read_results(await self._run(self._account.request(request)))
+
+    @contextlib.asynccontextmanager
+    async def transaction(self) -> AsyncIterator[Transaction]:
+        """Collect the statements of a `async with` block and run them as one transaction when it ends.
+
+        Nothing is sent if the block raises. Raises `ServerError`, with nothing done, if one of them fails
+        or if another commit was faster ("Conflict: …": run the block again).
+        """
+        transaction = Transaction(self._user)
+        yield transaction
+        if len(transaction):
+            request = transaction.request(self._account.namespace)
+            transaction.settle(await self._run(self._account.request(request)))
+
+    def as_user(self, user: str) -> Self:
+        """Return a client that runs each statement in the place of `user`, over this one's connection.
+
+        It is for SELECT, INSERT, UPDATE and DELETE on USER tables, and needs a role that may do so.
+        """
+        acting = copy.copy(self)
+        acting._user = user
+        return acting
 
     async def login(self) -> str:
         """Exchange user and password for an access token now, and return it; else the first request does."""
@@ -129,6 +163,8 @@ class AsyncClient:
         return AsyncLiveRows(self._followed(follow))
 
     def _followed(self, follow: Follow) -> "AsyncLive":
+        if self._user is not None:
+            raise ValueError("a live query shows one's own rows; sign in as the user to follow theirs")
         live = AsyncLive(follow, self)
         self._lives.add(live)
         return live

@@ -4,7 +4,7 @@ Law: a statement is sent once. It is repeated only when the server refused the t
 after one new login; a lost answer is the caller's to judge.
 """
 
-from collections.abc import Generator, Sequence
+from collections.abc import Generator
 from dataclasses import dataclass
 from typing import NoReturn, TypeVar
 from urllib.parse import urlsplit
@@ -12,7 +12,6 @@ from urllib.parse import urlsplit
 import msgspec
 
 from upwell.client.failures import AuthenticationFailed, ProtocolViolation, ServerError
-from upwell.client.values import Argument, encode_argument
 from upwell.protocol.codec import FrameMalformed, decode_body, encode
 from upwell.protocol.messages import (
     AuthFault,
@@ -96,11 +95,9 @@ class Account:
         if self.token is None and self.may_login:
             yield from self.login()
 
-    def request(
-        self, sql: str, params: Sequence[Argument]
-    ) -> Generator[HttpRequest, HttpAnswer, SqlResponse]:
+    def request(self, request: SqlRequest) -> Generator[HttpRequest, HttpAnswer, SqlResponse]:
         """Run one or several statements; raise `ServerError` if the server refuses."""
-        body = encode(SqlRequest(sql, [encode_argument(value) for value in params] or None, self.namespace))
+        body = encode(request)
         yield from self.ensure_token()
         answer = yield self._sql(body)
         if answer.status == 401 and self.may_login and _error(answer).code == _STALE_TOKEN:

@@ -53,6 +53,11 @@ def read_results(response: SqlResponse, *, raw: bool = False) -> Result:
     return replace(results[-1], results=results) if results else Result()
 
 
+def read_each(response: SqlResponse) -> list[Result]:
+    """Return one result for each statement that was sent."""
+    return [_read_statement(statement, raw=False) for statement in response.results]
+
+
 def decode_for(data_type: DataType) -> Decode | None:
     """Return what decodes a cell of this type, None if the cell is its own value."""
     name = data_type if isinstance(data_type, str) else next(iter(data_type), "")

@@ -26,7 +26,7 @@ from upwell.errors import (
     TooLarge,
     UpwellError,
 )
-from upwell.protocol.messages import ErrorBody, SqlRequest, SqlResponse
+from upwell.protocol.messages import ErrorBody, SqlRequest, SqlResponse, SqlStatement
 from upwell.session.auth import Authenticator
 from upwell.session.outcome import Outcome, StatementFailed
 from upwell.session.policy import Principal
@@ -151,19 +151,25 @@ class SqlEndpoint:
         if request.statements is not None:
             if request.sql is not None or request.params or request.rows is not None:
                 raise InvalidInput("give either `sql`, with `params` or `rows`, or `statements`")
-            asked = [Asked(self._bounded(one.sql), _params(one.params or [])) for one in request.statements]
+            asked = [self._asked(one) for one in request.statements]
             return await self._sessions.run_each(principal, asked, namespace, atomic=request.atomic)
         if request.sql is None:
             raise InvalidInput("Invalid JSON payload: Object missing required field `sql`")
-        sql = self._bounded(request.sql)
-        if request.rows is not None:
-            if request.params:
-                raise InvalidInput("give either `params` or `rows`; each row has all the parameters")
-            rows = [_params(row) for row in request.rows]
-            return await self._sessions.run_each(principal, [Asked(sql, rows=rows)], namespace, atomic=False)
         if request.atomic:
             raise InvalidInput("`atomic` goes with `statements`; in `sql` say BEGIN; …; COMMIT")
+        if request.rows is not None:
+            asked = [self._asked(SqlStatement(request.sql, request.params, request.rows))]
+            return await self._sessions.run_each(principal, asked, namespace, atomic=False)
+        sql = self._bounded(request.sql)
         return await self._sessions.execute(principal, sql, _params(request.params or []), namespace)
+
+    def _asked(self, statement: SqlStatement) -> Asked:
+        sql = self._bounded(statement.sql)
+        if statement.rows is None:
+            return Asked(sql, _params(statement.params or []))
+        if statement.params:
+            raise InvalidInput("give either `params` or `rows`; each row has all the parameters")
+        return Asked(sql, rows=[_params(row) for row in statement.rows])
 
     def _parsed(self, body: bytes) -> SqlRequest:
         try:

@@ -34,10 +34,11 @@ RowCount = Annotated[int, Meta(ge=0, le=(1 << 63) - 1)]
 
 
 class SqlStatement(Struct, frozen=True, omit_defaults=True):
-    """One of `SqlRequest.statements`, with parameters of its own."""
+    """One of `SqlRequest.statements`, with parameters or rows of its own."""
 
     sql: str
     params: list[Any] | None = None
+    rows: list[list[Any]] | None = None
 
 
 class SqlRequest(Struct, frozen=True, omit_defaults=True):

@@ -144,11 +144,10 @@ class Preparer:
         return self._written(cache, sql, namespace, params).statement, params
 
     @staticmethod
-    def _of_rows(
-        catalog: Catalog, sql: str, namespace: str, rows: Sequence[Sequence[Value]]
-    ) -> Insert | Update | Delete:
+    def _of_rows(catalog: Catalog, sql: str, namespace: str, rows: Sequence[Sequence[Value]]) -> Statement:
         tree = parse(sql)
-        if not isinstance(tree, (InsertTree, UpdateTree, DeleteTree)):
+        inner = tree.inner if isinstance(tree, ExecuteAsTree) else tree
+        if not isinstance(inner, (InsertTree, UpdateTree, DeleteTree)):
             raise ParameterError("rows go with INSERT, UPDATE or DELETE; run other statements with params")
         wanted = parameter_count(sql)
         for number, row in enumerate(rows, 1):
@@ -161,7 +160,6 @@ class Preparer:
         if binder.used_types and len(kinds) > 1:
             # Without types what depends on them is left to the query engine, which gets the values.
             statement = Binder(catalog, namespace).bind(tree)
-        assert isinstance(statement, (Insert, Update, Delete)), "the tree says so"
         return statement
 
     def _by_types(self, cache: _Cache, shape: str, namespace: str, values: Sequence[Value]) -> Entry:
