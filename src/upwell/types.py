@@ -67,6 +67,19 @@ TIMESTAMP_MAX = 253_402_300_799_999_999
 INTEGER_BITS = {SqlType.SMALLINT: 16, SqlType.INT: 32, SqlType.BIGINT: 64}
 
 
+_WIDENINGS = {
+    SqlType.SMALLINT: {SqlType.INT, SqlType.BIGINT, SqlType.DOUBLE},
+    SqlType.INT: {SqlType.BIGINT, SqlType.DOUBLE},
+    SqlType.UUID: {SqlType.TEXT},
+    SqlType.JSON: {SqlType.TEXT},
+}
+
+
+def widens(narrow: SqlType, wide: SqlType) -> bool:
+    """Whether every value of one type is one of the other, exactly."""
+    return wide in _WIDENINGS.get(narrow, ())
+
+
 @dataclass(frozen=True, slots=True)
 class Default:
     """A column's DEFAULT: a function's name (`NOW`, `SNOWFLAKE_ID`, …) or, with `function` None, a value."""
@@ -75,12 +88,22 @@ class Default:
     value: bool | int | float | str | None = None
 
 
+_DEFAULT_HOLDERS = {
+    "NOW": frozenset({SqlType.TIMESTAMP}),
+    "SNOWFLAKE_ID": frozenset({SqlType.BIGINT, SqlType.TEXT}),
+    "UUID_V7": frozenset({SqlType.UUID, SqlType.TEXT}),
+    "ULID": frozenset({SqlType.TEXT}),
+    "CURRENT_USER": frozenset({SqlType.TEXT}),
+}
+
+
 @dataclass(frozen=True, slots=True)
 class Column:
     """One declared column. `physical` is its name in Parquet, unique for ever within its table.
 
     `added` is the schema version that brought it, 0 for a column of the table's begin; a row written
-    before that reads `initial` there: the literal that was the DEFAULT then, for ever.
+    before that reads `initial` there: the literal that was the DEFAULT then, for ever. `retyped` and
+    `dropped` are the versions that widened its type last and that took it away, 0 if none did.
     """
 
     id: int
@@ -92,6 +115,8 @@ class Column:
     physical: str = ""
     added: int = 0
     initial: bool | int | float | str | None = None
+    retyped: int = 0
+    dropped: int = 0
 
 
 class Op(Enum):
@@ -126,6 +151,25 @@ def binder(column: Column) -> Callable[[Value], Value]:
             ) from error
 
     return bind
+
+
+def fitted(default: Default, column: Column) -> Default:
+    """Return `default` as the DEFAULT of `column`; raise `InvalidValue` if it can't be."""
+    if default.function is not None:
+        holders = _DEFAULT_HOLDERS.get(default.function, frozenset())
+        if column.type not in holders:
+            names = " or ".join(sorted(holder.name for holder in holders)) or "nothing"
+            raise InvalidValue(
+                f"{default.function}() cannot be the DEFAULT of column '{column.name}' "
+                f"({column.type.name}); it fits {names}"
+            )
+        return default
+    try:
+        held = coerce(default.value, column)
+    except InvalidValue as error:
+        raise InvalidValue(f"DEFAULT does not fit: {error.args[0]}") from error
+    # Bytes have no form in the catalog's JSON: their text stays, and is read when a row needs it.
+    return default if isinstance(held, bytes) else Default(None, held)
 
 
 def parse_timestamp(text: str) -> int:

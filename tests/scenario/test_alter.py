@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import upwell.client
-from upwell.client import LiveTable
+from upwell.client import LiveTable, ServerError
 from upwell.testing import ServerProcess
 from upwell.testing.sync_world import World, applied, key, upsert
 from upwell.testing.wire import Site, Wire
@@ -59,30 +59,57 @@ def _described(names: tuple[str, ...]) -> list[tuple[str, str]]:
     ("rest", "code", "said"),
     [
         ("ADD COLUMN id INT", "SQL_EXECUTION_ERROR", "Column 'id' already exists"),
-        ("ADD x INT NOT NULL", "INVALID_SQL", "needs a DEFAULT"),
-        ("ADD x INT NOT NULL DEFAULT NULL", "INVALID_SQL", "needs a DEFAULT"),
-        ("ADD x TIMESTAMP DEFAULT NOW()", "INVALID_SQL", "must be a literal"),
+        ("ADD x INT NOT NULL", "SQL_EXECUTION_ERROR", "cannot be NOT NULL"),
+        ("ADD x INT NOT NULL DEFAULT NULL", "SQL_EXECUTION_ERROR", "give the new column a DEFAULT"),
         ("ADD x BIGSERIAL", "INVALID_SQL", "must be a literal"),
         ("ADD x INT PRIMARY KEY", "INVALID_SQL", "PRIMARY KEY"),
         ("ADD x INT REFERENCES t (id)", "INVALID_SQL", "REFERENCES"),
         ("ADD x INT DEFAULT 'a'", "INVALID_SQL", "DEFAULT does not fit"),
         ("ADD _seq INT", "INVALID_SQL", "reserved"),
-        ("DROP COLUMN id", "INVALID_SQL", "Unsupported statement type: ALTER TABLE … DROP"),
-        ("RENAME COLUMN id TO x", "INVALID_SQL", "Unsupported statement type: ALTER TABLE … RENAME"),
+        ("DROP COLUMN id", "SQL_EXECUTION_ERROR", "it is the PRIMARY KEY"),
+        ("DROP COLUMN x", "SQL_EXECUTION_ERROR", "Column 'x' does not exist"),
+        (
+            "DROP COLUMN _seq",
+            "SQL_EXECUTION_ERROR",
+            "Cannot drop column '_seq': system column",
+        ),
+        ("RENAME COLUMN x TO y", "SQL_EXECUTION_ERROR", "Column 'x' does not exist"),
+        ("RENAME TO y", "INVALID_SQL", "a table keeps its name"),
+        ("MODIFY COLUMN id SMALLINT", "SQL_EXECUTION_ERROR", "a type can only be widened"),
+        ("MODIFY COLUMN id BIGINT", "SQL_EXECUTION_ERROR", "is the PRIMARY KEY and keeps its type"),
+        ("ALTER COLUMN id DROP NOT NULL", "SQL_EXECUTION_ERROR", "PRIMARY KEY and cannot be nullable"),
+        ("ALTER COLUMN id SET DEFAULT 'a'", "SQL_EXECUTION_ERROR", "DEFAULT does not fit"),
+        ("SET ACCESS LEVEL PUBLIC", "SQL_EXECUTION_ERROR", "ACCESS LEVEL can only be set on SHARED tables"),
     ],
 )
 def test_what_is_refused_is_refused_by_name(
     site: Site, namespace: str, rest: str, code: str, said: str
 ) -> None:
-    site.root.run(f"CREATE USER TABLE {namespace}.t (id INT PRIMARY KEY)")
+    site.root.run(f"USE {namespace}; CREATE USER TABLE t (id INT PRIMARY KEY); INSERT INTO t VALUES (1)")
     assert said in site.root.sql(f"ALTER TABLE {namespace}.t {rest}").refused(400, code)
     assert len(site.root.run(f"DESCRIBE TABLE {namespace}.t").rows) == 1
 
 
-def test_only_an_administrator_may(site: Site, namespace: str, alice: Wire) -> None:
-    alice.run(f"CREATE USER TABLE {namespace}.t (id INT PRIMARY KEY)")
-    for wire in (alice, site.account("service")[1]):
-        wire.sql(f"ALTER TABLE {namespace}.t ADD x INT").refused(403, "PERMISSION_DENIED")
+def test_who_may_alter(site: Site, namespace: str, alice: Wire) -> None:
+    """Role user may only add to USER tables: whatever else there is, others would lose by it."""
+    service = site.account("service")[1]
+    site.root.run(f"CREATE USER TABLE {namespace}.t (id INT PRIMARY KEY, n INT)")
+    site.root.run(f"CREATE SHARED TABLE {namespace}.s (id INT PRIMARY KEY, n INT)")
+    alice.run(f"ALTER TABLE {namespace}.t ADD x INT")
+    for rest in (
+        "DROP n",
+        "RENAME n TO m",
+        "MODIFY n BIGINT",
+        "ALTER n SET NOT NULL",
+        "ALTER n SET DEFAULT 1",
+    ):
+        denied = alice.sql(f"ALTER TABLE {namespace}.t {rest}").refused(403, "PERMISSION_DENIED")
+        assert "Insufficient privileges to alter table" in denied
+    for rest in ("ADD x INT", "SET ACCESS LEVEL public"):
+        alice.sql(f"ALTER TABLE {namespace}.s {rest}").refused(403, "PERMISSION_DENIED")
+        service.run(f"ALTER TABLE {namespace}.s {rest}")
+    service.run(f"ALTER TABLE {namespace}.t DROP COLUMN x")
+    assert alice.run(f"DESCRIBE TABLE {namespace}.t").rows[-1][0] == "n"
     assert "not found" in site.root.sql(f"ALTER TABLE {namespace}.u ADD x INT").refused(
         400, "SQL_EXECUTION_ERROR"
     )
@@ -318,3 +345,30 @@ def test_devices_go_on_uploading_meanwhile(world: World) -> None:
     held = world.sql(user, "SELECT id, c0 FROM {ns}.notes")
     assert all(row["c0"] in (0, int(row["id"])) for row in held)
     assert {row["payload"]["c0"] for row in phone.log()} == set(range(1, rows + 1))
+
+
+def test_a_device_that_still_has_a_dropped_column_goes_on(world: World) -> None:
+    """The column is gone for SQL; what devices write under its name stays in their payloads."""
+    user = world.user()
+    phone = world.handset(user)
+    world.root.execute(f"ALTER TABLE {world.ns}.notes ADD colour TEXT")
+    phone.put(upsert(1, "notes", A, body="a", colour="red"), upsert(2, "notes", B, body="b"))
+    world.flush("notes")
+    phone.put(upsert(3, "notes", C, body="c", colour="blue"))
+    world.root.execute(f"ALTER TABLE {world.ns}.notes DROP COLUMN colour")
+    assert phone.upload(upsert(4, "notes", B, 1, body="b2", colour="green")) == [applied(4, 2)]
+    phone.put(upsert(5, "notes", D, body="d", colour="gold"))
+    for _ in ("hot", "cold"):
+        found = world.sql(user, "SELECT * FROM {ns}.notes ORDER BY body")
+        assert [(row["id"], row["body"], "colour" in row) for row in found] == [
+            (A, "a", False), (B, "b2", False), (C, "c", False), (D, "d", False),
+        ]  # fmt: skip
+        live = phone.live("notes")
+        assert live[B] == {"id": B, "body": "b2", "colour": "green"}
+        assert live[D] == {"id": D, "body": "d", "colour": "gold"}
+        assert [live[pk]["body"] for pk in (A, C)] == ["a", "c"]
+        world.flush("notes")
+    with pytest.raises(ServerError, match="devices may still have values of that name"):
+        world.root.execute(f"ALTER TABLE {world.ns}.notes ADD colour TEXT")
+    with pytest.raises(ServerError, match="devices know its columns by their names"):
+        world.root.execute(f"ALTER TABLE {world.ns}.notes RENAME COLUMN body TO content")

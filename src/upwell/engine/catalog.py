@@ -13,7 +13,7 @@ from typing import TypeVar
 import msgspec
 
 from upwell.errors import TableNotFound
-from upwell.storage.hot import HotReader, Kind, RecordWrite
+from upwell.storage.hot import ExpectationFailed, HotReader, Kind, RecordWrite
 from upwell.types import SHARED, Column, Key, Owner, Row, TableId, Value, binder, coerce, user_owner
 
 DEFAULT_NAMESPACE = "default"
@@ -96,6 +96,9 @@ class Table:
     access: Access = Access.PRIVATE
     options: Mapping[str, str] = field(default_factory=dict)
     created_at_us: int = 0
+    updated_at_us: int = 0
+    dropped: tuple[Column, ...] = ()
+    """Columns that were dropped: their ids and names in Parquet are never used again."""
 
     @property
     def full_name(self) -> str:
@@ -125,14 +128,60 @@ class Table:
         """For each column what a row reads that was written before the column was added."""
         return tuple(coerce(column.initial, column) for column in self.columns)
 
-    def shaped(self, row: Row) -> Row:
-        """Return a row of an older or newer version of the table with the columns of this one."""
-        return [*row[: len(self.columns)], *self.initial_row[len(row) :]]
+    def columns_at(self, version: int) -> list[Column]:
+        """Return the columns that a row of schema version `version` has, as they are by now."""
+        every = sorted((*self.columns, *self.dropped), key=lambda column: column.id)
+        return [
+            column
+            for column in every
+            if column.added <= version and (not column.dropped or column.dropped > version)
+        ]
+
+    def narrowed(self, row: Row, version: int) -> Row:
+        """Return a row that was written at schema version `version` without what was dropped since.
+
+        Columns that were added since are missing: it may be shorter than `columns`.
+        """
+        if version == self.version:
+            return row
+        if version > self.version:
+            raise ExpectationFailed("the table was changed meanwhile")
+        steps = self._steps.get(version, _UNKNOWN)
+        if steps is _UNKNOWN:
+            steps = self._steps[version] = self._narrowing(version)
+        if steps is None:
+            return row
+        return [row[at] if bind is None else bind(row[at]) for at, bind in steps]
+
+    def shaped(self, row: Row, version: int) -> Row:
+        """Return a row that was written at schema version `version` with the columns of this one."""
+        row = self.narrowed(row, version)
+        return row if len(row) == len(self.columns) else [*row, *self.initial_row[len(row) :]]
+
+    @cached_property
+    def _steps(self) -> dict[int, "_Steps"]:
+        return {}
+
+    def _narrowing(self, version: int) -> "_Steps":
+        found = self.columns_at(version)
+        if not any(column.dropped or column.retyped > version for column in found):
+            return None
+        return [
+            (at, binder(column) if column.retyped > version else None)
+            for at, column in enumerate(found)
+            if not column.dropped
+        ]
 
     @cached_property
     def required(self) -> tuple[int, ...]:
         """Indexes of the columns that are never NULL."""
         return tuple(i for i, column in enumerate(self.columns) if not column.nullable)
+
+
+_Steps = list[tuple[int, Callable[[Value], Value] | None]] | None
+"""For each column that stays: where it is in the older row, and what widens it; None: nothing to do."""
+
+_UNKNOWN: _Steps = []
 
 
 @dataclass(frozen=True)
@@ -257,6 +306,22 @@ _DROPPED = "dropped/"
 def table_record(table: Table, *, dropped: bool = False) -> RecordWrite:
     """Return the record that creates, changes or drops a table."""
     return RecordWrite(Kind.TABLE, f"{table.id:010d}", None if dropped else _json.encode(table))
+
+
+def version_record(table: Table, *, forgotten: bool = False) -> RecordWrite:
+    """Return the record that keeps a schema version which isn't the table's newest any more."""
+    name = f"{_versions(table.id)}{table.version:010d}"
+    return RecordWrite(Kind.META, name, None if forgotten else _json.encode(table))
+
+
+def load_versions(reader: HotReader, table: TableId) -> list[Table]:
+    """Read the older schema versions of a table, oldest first."""
+    found = reader.scan_records(Kind.META, _versions(table))
+    return [msgspec.json.decode(value, type=Table) for _, value in found]
+
+
+def _versions(table: TableId) -> str:
+    return f"schema/{table:010d}/"
 
 
 def dropped_record(table: TableId, remains: Table | None) -> RecordWrite:

@@ -101,8 +101,8 @@ class Changelog:
 def _shaped(change: Change, table: Table) -> Change:
     if change.schema == table.version:
         return change
-    before = None if change.before is None else table.shaped(change.before)
-    after = None if change.after is None else table.shaped(change.after)
+    before = None if change.before is None else table.shaped(change.before, change.schema)
+    after = None if change.after is None else table.shaped(change.after, change.schema)
     return msgspec.structs.replace(change, before=before, after=after)
 
 

@@ -280,6 +280,15 @@ def freeze(node: Node, values: Sequence[Value], context: Context) -> Node:
             return _rebuilt(node, lambda child: freeze(child, values, context))
 
 
+def moved(node: Node, place: Callable[[int], int]) -> Node:
+    """Return `node` with the columns where `place` says that they are now."""
+    match node:
+        case ColumnRef(index):
+            return ColumnRef(place(index))
+        case _:
+            return _rebuilt(node, lambda child: moved(child, place))
+
+
 def find_key(value: Value, column: Column) -> Key | None:
     """Return the primary key that `key column = value` selects, None if no stored key can equal it.
 

@@ -120,7 +120,7 @@ class Rows:
 
     def _scan(self, reader: HotReader, table: Table, owner: Owner, after: Key | None) -> Iterator[Version]:
         cold = self.cold_partition(reader, table, owner)
-        hot = reader.scan_rows(table.id, owner, after)
+        hot = (_narrowed(version, table) for version in reader.scan_rows(table.id, owner, after))
         return hot if cold is None else _newest_first(hot, cold.scan(after))
 
     def owners(self, reader: HotReader, table: Table) -> list[Owner]:
@@ -143,13 +143,21 @@ def shaped(version: Version, table: Table) -> Version:
 
     The payload of a synced row says nothing of a column that the row never had: its text is kept.
     """
+    version = _narrowed(version, table)
     row = version.row
     if row is None or len(row) == len(table.columns):
         return version
     uploaded = version.uploaded
     if uploaded is None and table.synced:
         uploaded = payload_of(table, row, None).decode()
-    return msgspec.structs.replace(version, row=table.shaped(row), uploaded=uploaded)
+    return msgspec.structs.replace(version, row=table.shaped(row, table.version), uploaded=uploaded)
+
+
+def _narrowed(version: Version, table: Table) -> Version:
+    if version.row is None or version.schema == table.version:
+        return version
+    row = table.narrowed(version.row, version.schema)
+    return version if row is version.row else msgspec.structs.replace(version, row=row, schema=table.version)
 
 
 def partition_of(table: Table, owner: Owner) -> Partition:

@@ -5,11 +5,12 @@ statements exactly one succeeds. The default namespace and the first accounts ex
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import msgspec
 
 from upwell.clock import Clock
+from upwell.engine.alter import Alteration, altered, needs_values, physical, without_index
 from upwell.engine.catalog import (
     DEFAULT_NAMESPACE,
     SYSTEM_NAMESPACE,
@@ -21,17 +22,18 @@ from upwell.engine.catalog import (
     TableKind,
     User,
     dropped_record,
+    load_versions,
     namespace_record,
     table_record,
     user_record,
+    version_record,
 )
 from upwell.engine.commit import Committer
-from upwell.errors import AlreadyExists, InvalidOperation, NotFound
+from upwell.engine.view import View
+from upwell.errors import AlreadyExists, ConstraintViolation, InvalidOperation, NotFound
 from upwell.ids import Seq
-from upwell.storage.arrow import physical_name
 from upwell.storage.hot import Batch, Kind, RecordIs, RecordWrite
-from upwell.storage.segments import SYSTEM_NAMES
-from upwell.types import Column, TableId
+from upwell.types import Column, TableId, Value
 
 RESERVED_NAMESPACES = frozenset(
     {
@@ -39,6 +41,21 @@ RESERVED_NAMESPACES = frozenset(
         "internal", "information_schema", "pg_catalog", "datafusion",
     }
 )  # fmt: skip
+
+
+RefuseNull = Callable[[View, Table, Column], None]
+"""Raises `ConstraintViolation` if a row of the table has NULL in the column; a new one is NULL in any row."""
+
+CHECK_CHANGES = 1_000
+
+
+@dataclass(frozen=True, slots=True)
+class _Checked:
+    """No row of `table` at `seq` has NULL in `column`."""
+
+    seq: int
+    table: Table
+    column: Column
 
 
 class Schema:
@@ -71,7 +88,7 @@ class Schema:
                 raise NotFound(f"Namespace '{name}' not found")
             tables = self._catalog.in_namespace(name)
             self._refuse_referenced(tables)
-            records = [record for table in tables for record in _drop(table)]
+            records = [record for table in tables for record in self._drop(table)]
             records.append(namespace_record(space, dropped=True))
             return self._committer.apply(Batch(records=records)), tables
 
@@ -89,7 +106,7 @@ class Schema:
                     f"Create it first with CREATE NAMESPACE {table.namespace}"
                 )
             made = self._tables_made() + 1
-            columns = tuple(replace(each, physical=_physical(each, ())) for each in table.columns)
+            columns = tuple(replace(each, physical=physical(each, ())) for each in table.columns)
             table = replace(table, id=TableId(made), columns=columns, created_at_us=self._clock.now_us())
             table = replace(table, references=tuple(self._own(table, made)))
             self._check_references(table)
@@ -104,25 +121,28 @@ class Schema:
                     return None, None
                 raise NotFound(f"Table '{name}' not found in namespace '{namespace}'")
             self._refuse_referenced([table])
-            return self._committer.apply(Batch(records=_drop(table))), table
+            return self._committer.apply(Batch(records=self._drop(table))), table
 
-    def add_column(
-        self, namespace: str, name: str, column: Column, *, if_not_exists: bool
+    def alter_table(
+        self, namespace: str, name: str, alteration: Alteration, *, refuse_null: RefuseNull
     ) -> tuple[Seq | None, Table]:
-        """Add `column` as the last one; its id and its name in Parquet are given here. Touches no row.
+        """Alter a table, touching no row; returns it as it is now.
 
-        Returns the table as it is now.
+        `refuse_null` is asked before for a column that must not be NULL anywhere, and looks at what is
+        published; what came since is looked at here, under the lock.
         """
-        with self._committer.lock:
-            table = self._catalog.tables.get((namespace, name))
-            if table is None:
-                raise NotFound(f"Table '{name}' not found in namespace '{namespace}'")
-            if column.name in table.index_of:
-                if if_not_exists:
+        while True:
+            checked = self._check_values(namespace, name, alteration, refuse_null)
+            with self._committer.lock:
+                table = self._find_table(namespace, name)
+                if needs_values(table, alteration) is not None and not self._holds(checked, table):
+                    continue
+                new = altered(table, alteration, self._catalog.children.get(table.id, ()))
+                if new is None:
                     return None, table
-                raise AlreadyExists(f"Column '{column.name}' already exists in {table.full_name}")
-            table = _with_column(table, column)
-            return self._committer.apply(Batch(records=[table_record(table)])), table
+                new = replace(new, updated_at_us=self._clock.now_us())
+                records = [table_record(new), version_record(table), *self._moved_children(table, new)]
+                return self._committer.apply(Batch(records=records)), new
 
     def create_user(self, user: User) -> Seq:
         """Create an account; one that was dropped may begin anew under its name."""
@@ -170,9 +190,67 @@ class Schema:
                 record = namespace_record(Namespace(DEFAULT_NAMESPACE, self._clock.now_us()))
                 self._committer.apply(Batch(records=[record]))
 
+    def _find_table(self, namespace: str, name: str) -> Table:
+        table = self._catalog.tables.get((namespace, name))
+        if table is None:
+            raise NotFound(f"Table '{name}' not found in namespace '{namespace}'")
+        return table
+
+    def _check_values(
+        self, namespace: str, name: str, alteration: Alteration, refuse_null: RefuseNull
+    ) -> "_Checked | None":
+        newest = self._catalog.tables.get((namespace, name))
+        if newest is None or needs_values(newest, alteration) is None:
+            return None
+        view = self._committer.publication.wait(self._committer.last_seq)
+        table = view.catalog.tables.get((namespace, name))
+        column = None if table is None else needs_values(table, alteration)
+        if table is None or column is None:
+            return None
+        refuse_null(view, table, column)
+        return _Checked(view.seq, table, column)
+
+    def _holds(self, checked: "_Checked | None", table: Table) -> bool:
+        """Whether no row that was written since the check has NULL there; raise if one has."""
+        if checked is None or checked.table != table:
+            return False
+        index, after = table.index_of.get(checked.column.name), checked.seq
+        while changes := self._committer.newest.read_log(table.id, None, after, None, CHECK_CHANGES):
+            for change in changes:
+                if change.after is not None:
+                    row = table.shaped(change.after, change.schema)
+                    refuse_value(table, checked.column, None if index is None else row[index])
+            after = changes[-1].seq
+        return True
+
+    def _moved_children(self, old: Table, new: Table) -> list[RecordWrite]:
+        """Children refer to columns by their place: those of a composite reference follow a drop."""
+        gone = [index for index, column in enumerate(old.columns) if column.name not in new.index_of]
+        if len(old.columns) == len(new.columns) or not gone:
+            return []
+        records = []
+        for child in {child.id: child for child, _ in self._catalog.children.get(old.id, ())}.values():
+            if child.id == old.id or not any(
+                each.others and each.parent == old.id for each in child.references
+            ):
+                continue
+            references = tuple(
+                without_index(each, own=None, parents=gone[0]) if each.parent == old.id else each
+                for each in child.references
+            )
+            moved = replace(child, references=references, version=child.version + 1)
+            records += [table_record(moved), version_record(child)]
+        return records
+
     @property
     def _catalog(self) -> Catalog:
         return self._committer.newest_catalog
+
+    def _drop(self, table: Table) -> list[RecordWrite]:
+        """The name goes, and with the same commit the duty to remove what is left is written down."""
+        older = load_versions(self._committer.newest, table.id)
+        forgotten = [version_record(each, forgotten=True) for each in older]
+        return [table_record(table, dropped=True), dropped_record(table.id, table), *forgotten]
 
     def _tables_made(self) -> int:
         record = self._committer.newest.find_record(Kind.META, TABLES_MADE)
@@ -210,20 +288,10 @@ class Schema:
                     )
 
 
-def _with_column(table: Table, column: Column) -> Table:
-    number, version = max(each.id for each in table.columns) + 1, table.version + 1
-    initial = column.default.value if column.default else None
-    column = replace(column, id=number, added=version, initial=initial)
-    column = replace(column, physical=_physical(column, table.columns))
-    return replace(table, columns=(*table.columns, column), version=version)
-
-
-def _physical(column: Column, others: Sequence[Column]) -> str:
-    """Return the name in Parquet: the column's own, unless something else there has it."""
-    is_taken = column.name in SYSTEM_NAMES or column.name in map(physical_name, others)
-    return f"{column.name}__{column.id}" if is_taken else column.name
-
-
-def _drop(table: Table) -> list[RecordWrite]:
-    """The name goes, and with the same commit the duty to remove what is left is written down."""
-    return [table_record(table, dropped=True), dropped_record(table.id, table)]
+def refuse_value(table: Table, column: Column, value: Value) -> None:
+    """Raise for NULL in a column that is to be NOT NULL."""
+    if value is None:
+        raise ConstraintViolation(
+            f"column '{column.name}' cannot be NOT NULL: {table.full_name} has rows without a value there; "
+            "UPDATE them first, or give the new column a DEFAULT"
+        )

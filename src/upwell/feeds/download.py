@@ -136,7 +136,7 @@ def _downloaded(table: Table, change: Change) -> sync.DownloadChange:
         pk=shown(change.key),
         payload=sync.NULL
         if change.after is None
-        else msgspec.Raw(payload_of(table, change.after, change.uploaded)),
+        else msgspec.Raw(payload_of(table, table.narrowed(change.after, change.schema), change.uploaded)),
         server_version=change.count,
         deleted=deleted,
         source_id=change.source or "",

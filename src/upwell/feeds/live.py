@@ -12,7 +12,6 @@ import logging
 from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
-from dataclasses import replace
 from functools import partial
 from typing import TypeVar
 from weakref import WeakValueDictionary
@@ -32,6 +31,7 @@ from upwell.errors import (
 )
 from upwell.feeds.cursor import Growth
 from upwell.feeds.delta import Projection
+from upwell.feeds.follow import follow
 from upwell.feeds.match import Index, Watch, judge
 from upwell.feeds.snapshot import Page, Snapshot, missed_deletes, read_page
 from upwell.feeds.subscription import (
@@ -183,7 +183,7 @@ class LiveFeed:
             raise InvalidOperation("the subscription has no further batch")
         try:
             await self._send_batch(subscription, snapshot)
-        except SeqTrimmed as failure:
+        except (SeqTrimmed, InvalidOperation) as failure:
             self._fail(subscription, failure)
 
     def unsubscribe(self, subscription: Subscription) -> None:
@@ -228,7 +228,8 @@ class LiveFeed:
         self, subscription: Subscription, snapshot: Snapshot
     ) -> tuple[Page, bytes, dict[Key, int]]:
         """Return the next page, its frame and, with the last page of a resume, the deletes it missed."""
-        view, watch, protocol = self._growth.view, subscription.watch, subscription.protocol
+        view, protocol = self._growth.view, subscription.protocol
+        watch = self._followed(subscription.watch, view.catalog)
         after, until = snapshot.resumed_after, snapshot.until
         if after is not None and snapshot.batch_num == 0:
             # Whether the log reaches back so far is told at once, not with the last page.
@@ -259,8 +260,11 @@ class LiveFeed:
         is_altered = view.catalog is not self._catalog
         if is_altered:
             self._catalog = view.catalog
-            for subscription in self._subscriptions:
-                self._follow(subscription, view.catalog)
+            for subscription in list(self._subscriptions):
+                try:
+                    self._follow(subscription, view.catalog)
+                except InvalidOperation as failure:
+                    self._fail(subscription, failure)
         changes = self._changelog.tail(view, after=after)
         if changes is not None:
             await self._dispatch(changes)
@@ -270,14 +274,20 @@ class LiveFeed:
             self._end_dropped(view.catalog)
 
     def _follow(self, subscription: Subscription, catalog: Catalog) -> None:
-        """Go on with the columns that the table has in `catalog`; the index has the subscription still."""
-        subscription.watch = self._followed(subscription.watch, catalog)
+        """Go on with the table as `catalog` has it; raise `InvalidOperation` if that cannot be."""
+        watch = self._followed(subscription.watch, catalog)
+        if watch is not subscription.watch:
+            # The index finds it by the place of a column, which may be another one now.
+            self._index.discard(subscription)
+            subscription.watch = watch
+            if subscription.state is State.HEAD:
+                self._index.add(subscription)
 
     def _followed(self, watch: Watch, catalog: Catalog) -> Watch:
         table = catalog.by_id.get(watch.table.id)
         if table is None or table.version <= watch.table.version:
             return watch
-        return replace(watch, table=table, projection=self.projection(table, watch.projection.columns))
+        return follow(watch, table, self.projection)
 
     async def _dispatch_partitions(self, view: View, after: int) -> None:
         """Read what memory no longer has, for each partition that somebody watches."""
@@ -399,8 +409,8 @@ class LiveFeed:
         return found.is_whole
 
     def _read_page(self, subscription: Subscription) -> Deltas:
-        watch = subscription.watch
         view = self._growth.view
+        watch = self._followed(subscription.watch, view.catalog)
         changes = self._read_log(view, watch.table.id, watch.owner, subscription.after)
         is_last = len(changes) < PAGE_CHANGES
         return deltas(subscription, watch, changes, until=view.seq if is_last else changes[-1].seq)

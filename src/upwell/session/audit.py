@@ -18,7 +18,6 @@ from upwell.storage.hot import Batch, HotReader, Kind, RecordWrite
 DAY_MS = 24 * 3600 * 1000
 EXPIRED_AT_ONCE = 16
 _WORD = re.compile(r"(?<!^)(?=[A-Z])")
-_ACTIONS = {"ADD_COLUMN": "ALTER_TABLE"}
 
 
 class Entry(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -94,4 +93,4 @@ def audited(statement: object) -> tuple[str, str]:
     action = _WORD.sub("_", type(statement).__name__).upper()
     named = getattr(statement, "table", statement)
     parts = [getattr(named, part, None) for part in ("namespace", "name")]
-    return _ACTIONS.get(action, action), ".".join(part for part in parts if isinstance(part, str))
+    return action, ".".join(part for part in parts if isinstance(part, str))

@@ -1,22 +1,25 @@
 """Definition: CREATE, ALTER and DROP of namespaces and tables, with their rights and messages."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 
+from upwell.clock import Clock
+from upwell.engine.alter import AddColumn, needs_values, title
 from upwell.engine.catalog import Catalog, Reference, Table, TableKind
 from upwell.engine.commit import Committer
-from upwell.engine.schema import Schema
+from upwell.engine.schema import RefuseNull, Schema
+from upwell.errors import NotFound
 from upwell.feeds.cursor import Growth
 from upwell.ids import Seq
 from upwell.jobs.queue import JobQueue
 from upwell.session.audit import AuditLog, audited
 from upwell.session.call import Call
 from upwell.session.outcome import Message
-from upwell.session.policy import Principal, require_admin, require_create
+from upwell.session.policy import Principal, require_admin, require_alter, require_create
 from upwell.session.threads import SlowThreads
 from upwell.sql.statements import (
-    AddColumn,
+    AlterTable,
     ColumnDefinition,
     CompositeReference,
     CreateNamespace,
@@ -24,7 +27,7 @@ from upwell.sql.statements import (
     DropNamespace,
     DropTable,
 )
-from upwell.types import Column, TableId
+from upwell.types import Column, Default, TableId
 
 SELF = TableId(0)
 """The parent of a self-reference until the table has an id."""
@@ -39,7 +42,7 @@ class Defined:
     dropped: list[Table] = field(default_factory=list)
 
 
-Definition = CreateNamespace | DropNamespace | CreateTable | DropTable | AddColumn
+Definition = CreateNamespace | DropNamespace | CreateTable | DropTable
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,15 +50,20 @@ class Definer:
     """Runs definitions."""
 
     schema: Schema
+    refuse_null: RefuseNull
     committer: Committer
     jobs: JobQueue
     audit: AuditLog
     growth: Growth
     slow: SlowThreads
+    clock: Clock
 
-    async def define(self, call: Call, statement: Definition) -> Message:
+    async def define(self, call: Call, statement: Definition | AlterTable) -> Message:
         """Run a definition; return when it is durable and visible."""
-        defined = define(statement, call.principal, self.schema, self.growth.view.catalog)
+        if isinstance(statement, AlterTable):
+            defined = await self._alter(call, statement)
+        else:
+            defined = define(statement, call.principal, self.schema, self.growth.view.catalog)
         if defined.seq is not None:
             self.audit.append(call.principal.user, *audited(statement))
         # Also for the entry of the audit log; and nothing to do is an answer about the newest state.
@@ -65,6 +73,35 @@ class Definer:
             job = await self.slow.run(partial(self.jobs.submit_cleanup, table))
             text += f". Cleanup job: {job.job_id}" if job and isinstance(statement, DropTable) else ""
         return Message(text)
+
+    async def _alter(self, call: Call, statement: AlterTable) -> Defined:
+        namespace, name, alteration = statement.namespace, statement.name, statement.alteration
+        # Rights and rows are judged by the table as it is: what was committed before is waited for.
+        view = await self.growth.reached(self.committer.last_seq)
+        table = view.catalog.tables.get((namespace, name))
+        if table is None:
+            raise NotFound(f"Table '{name}' not found in namespace '{namespace}'")
+        require_alter(call.principal, table, alteration)
+        if isinstance(alteration, AddColumn):
+            alteration = replace(alteration, column=_begun(alteration.column, self.clock.now_us()))
+        needs = needs_values(table, alteration)
+        alter = partial(self.schema.alter_table, namespace, name, alteration, refuse_null=self.refuse_null)
+        # Only looking for NULL takes long.
+        seq, altered = await self.slow.run(alter) if needs else alter()
+        done = "unchanged" if seq is None else "altered successfully"
+        version = f"version {altered.version}{' - no changes needed' if seq is None else ''}"
+        return Defined(f"Table {altered.full_name} {done}: {title(alteration)} ({version})", seq)
+
+
+def _begun(column: Column, now_us: int) -> Column:
+    """Return a new column with what existing rows read in it: its DEFAULT, if that is one value for all."""
+    match column.default:
+        case Default(None, value):
+            return replace(column, initial=value)
+        case Default("NOW"):
+            return replace(column, initial=now_us)
+        case _:
+            return column
 
 
 def define(
@@ -93,22 +130,6 @@ def define(
             if table is None:
                 return Defined(f"Table {namespace}.{name} does not exist (skipped)", None)
             return Defined(f"Table {namespace}.{name} dropped successfully", seq, [table])
-        case AddColumn():
-            return _add_column(statement, principal, schema)
-
-
-def _add_column(statement: AddColumn, principal: Principal, schema: Schema) -> Defined:
-    require_admin(principal, "altering tables")
-    column = _column(0, statement.column)
-    seq, table = schema.add_column(
-        statement.namespace, statement.name, column, if_not_exists=statement.if_not_exists
-    )
-    operation = f"ADD COLUMN {column.name} {column.type.name}"
-    if seq is None:
-        text = f"unchanged: {operation} (version {table.version} - no changes needed)"
-    else:
-        text = f"altered successfully: {operation} (version {table.version})"
-    return Defined(f"Table {table.full_name} {text}", seq)
 
 
 def _create_table(statement: CreateTable, principal: Principal, schema: Schema, catalog: Catalog) -> Defined:

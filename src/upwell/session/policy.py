@@ -7,10 +7,11 @@ user's rows cannot even be named. (Reference contract, sections 3.1, 5.5 and 5.6
 from dataclasses import dataclass
 from enum import Enum
 
+from upwell.engine.alter import AddColumn, Alteration
 from upwell.engine.catalog import Access, Role, Table, TableKind
 from upwell.errors import PermissionDenied
 from upwell.sql.statements import CreateNamespace, CreateUser, DropNamespace, DropUser, KillJob, RetryJob
-from upwell.sql.tree import AddColumnTree, CreateTableTree, DropTableTree, FlushTree, Tree
+from upwell.sql.tree import CreateTableTree, DropTableTree, FlushTree, Tree
 
 _RANK = {Role.USER: 1, Role.SERVICE: 2, Role.DBA: 3, Role.SYSTEM: 4}
 
@@ -54,8 +55,6 @@ def require_statement(principal: Principal, tree: Tree) -> None:
             require_create(principal, table.kind or TableKind.SHARED)
         case DropTableTree():
             require_admin(principal, "dropping tables")
-        case AddColumnTree():
-            require_admin(principal, "altering tables")
         case KillJob() | RetryJob():
             require_admin(principal, "job management")
         case FlushTree():
@@ -88,6 +87,16 @@ def require_account(principal: Principal, role: Role) -> None:
 def require_create(principal: Principal, kind: TableKind) -> None:
     if kind is TableKind.SHARED and _RANK[principal.role] < _RANK[Role.SERVICE]:
         raise PermissionDenied("creating SHARED tables needs role service, dba or system")
+
+
+def require_alter(principal: Principal, table: Table, alteration: Alteration) -> None:
+    """Raise unless the role may alter the table. Role user may only add: nobody loses by it."""
+    if _RANK[principal.role] >= _RANK[Role.SERVICE]:
+        return
+    if table.kind is TableKind.SHARED or not isinstance(alteration, AddColumn):
+        raise PermissionDenied(
+            f"Insufficient privileges to alter table {table.full_name}; it needs role service, dba or system"
+        )
 
 
 def require_flush(principal: Principal) -> None:

@@ -21,6 +21,7 @@ from upwell.engine.flush import Flush
 from upwell.engine.query import QueryEngine
 from upwell.engine.rows import Rows
 from upwell.engine.schema import Schema
+from upwell.engine.values import NullCheck
 from upwell.engine.view import View
 from upwell.errors import (
     Conflict,
@@ -57,7 +58,7 @@ from upwell.session.transaction import Transaction, Transactions
 from upwell.session.write import Altered, Writer
 from upwell.sql.prepare import Preparer, query_in
 from upwell.sql.statements import (
-    AddColumn,
+    AlterTable,
     AlterUser,
     Begin,
     Commit,
@@ -81,6 +82,7 @@ from upwell.sql.statements import (
     Update,
     UseNamespace,
 )
+from upwell.storage.hot import ExpectationFailed
 from upwell.types import Value
 
 T = TypeVar("T")
@@ -133,7 +135,14 @@ class Sessions:
             engine.committer, engine.rows, engine.query, engine.defaults, growth, threads, self._reader
         )
         self._definer = Definer(
-            engine.schema, engine.committer, engine.jobs, engine.audit, growth, slow_threads
+            engine.schema,
+            NullCheck(engine.rows, engine.query),
+            engine.committer,
+            engine.jobs,
+            engine.audit,
+            growth,
+            slow_threads,
+            engine.clock,
         )
         self._accounts = Accounts(
             engine.schema, authenticator, engine.audit, engine.sign_ins, growth, slow_threads, engine.clock
@@ -244,7 +253,8 @@ class Sessions:
 
     async def _run(self, request: Request, asked: Asked) -> Outcome:
         for _ in range(ATTEMPTS_MAX):
-            with suppress(Altered):  # its names mean the table of before: they are looked up again
+            # The names of the statement mean the table of before: they are looked up again.
+            with suppress(Altered, ExpectationFailed):
                 return await self._run_bound(request, asked)
         raise Conflict("the table of this statement keeps changing; run it again")
 
@@ -291,7 +301,7 @@ class Sessions:
                 return await self._reader.select(call, statement)
             case Insert() | Update() | Delete():
                 return await self._writer.write(call, statement)
-            case CreateNamespace() | DropNamespace() | CreateTable() | DropTable() | AddColumn():
+            case CreateNamespace() | DropNamespace() | CreateTable() | DropTable() | AlterTable():
                 return await self._definer.define(call, statement)
             case CreateUser() | AlterUser() | DropUser():
                 return await self._accounts.run(call, statement)

@@ -113,7 +113,7 @@ def _changes(view: View, principal: Principal) -> pa.Table:
 def _change_row(change: Change, catalog: Catalog) -> Sequence[Value]:
     table = catalog.by_id[change.table]
     row = change.after if change.after is not None else change.before
-    values = None if row is None else _values_json(row, table.columns)
+    values = None if row is None else _values_json(row, table.columns_at(change.schema))
     return (
         change.seq, table.full_name, shown(change.key), change.op, values, change.count,
         change.source, change.change_id, snowflake_ms(change.seq) * 1000,

@@ -1,56 +1,159 @@
-"""The grammar of ALTER TABLE: one operation, ADD COLUMN.
+"""The grammar of ALTER TABLE: one operation on a table.
 
-Law: what this release can't do to a table, or to a column that rows have to get at once, is refused by
-name with what to use instead.
+Law: what can't be done to a table that has rows, in both tiers and on devices, is refused by name with
+what to use instead.
 """
 
+from collections.abc import Callable
+
+from upwell.engine.alter import (
+    AddColumn,
+    Alteration,
+    DropColumn,
+    ModifyColumn,
+    RenameColumn,
+    SetAccess,
+    SetDefault,
+    SetNullable,
+    SetOptions,
+)
 from upwell.errors import InvalidSql
-from upwell.sql.column import Draft, Refused, read_column
+from upwell.sql.column import Draft, Refused, read_column, read_default, read_name, read_type
 from upwell.sql.lex import Tokens
-from upwell.sql.statements import ColumnDefinition
-from upwell.sql.tree import AddColumnTree
+from upwell.sql.option import access_of, read_property
+from upwell.sql.tree import AlterTableTree
+from upwell.types import Column
 
 
 class _Refused(InvalidSql):
     prefix = "Invalid SQL: Invalid ALTER TABLE statement: "
 
 
-def parse_add_column(tokens: Tokens) -> AddColumnTree:
-    """Read ALTER [USER|SHARED|STREAM] TABLE t ADD [COLUMN] [IF NOT EXISTS] c type [NOT NULL] [DEFAULT v]."""
+_OPERATIONS = "ADD, DROP, RENAME, MODIFY or ALTER COLUMN, SET ACCESS LEVEL or SET TBLPROPERTIES"
+
+
+def parse_alter_table(tokens: Tokens) -> AlterTableTree:
+    """Read ALTER [USER|SHARED|STREAM] TABLE t and one operation."""
     tokens.expect("ALTER")
     if not tokens.sees("TABLE"):
         tokens.take()
     tokens.expect("TABLE")
     table = tokens.qualified()
-    if tokens.at_end:
-        raise tokens.unexpected("ADD COLUMN")
-    if not tokens.accept("ADD"):
+    step = _STEPS.get(tokens.peek().word)
+    if step is None:
+        if tokens.at_end:
+            raise tokens.unexpected(_OPERATIONS)
         operation = tokens.peek().text.upper()[:60]
-        raise InvalidSql(
-            f"Unsupported statement type: ALTER TABLE … {operation}; this release has ADD COLUMN only"
+        raise InvalidSql(f"Unsupported statement type: ALTER TABLE … {operation}; there are {_OPERATIONS}")
+    tokens.take()
+    try:
+        alteration = step(tokens)
+    except Refused as refusal:
+        raise _Refused(refusal.args[0]) from refusal
+    if tokens.sees(","):
+        raise _Refused("one operation a statement; write another ALTER TABLE for the next")
+    return AlterTableTree(table, alteration)
+
+
+def _add(tokens: Tokens) -> AddColumn:
+    if tokens.peek().word in ("CONSTRAINT", "PRIMARY", "FOREIGN", "UNIQUE", "CHECK"):
+        raise Refused(
+            "a constraint can only be declared by CREATE TABLE; NOT NULL: ALTER COLUMN … SET NOT NULL"
         )
     tokens.accept("COLUMN")
     if_not_exists = tokens.accept("IF", "NOT", "EXISTS")
-    return AddColumnTree(table, _added_column(tokens), if_not_exists)
-
-
-def _added_column(tokens: Tokens) -> ColumnDefinition:
     draft = Draft()
-    try:
-        read_column(tokens, draft)
-    except Refused as refusal:
-        raise _Refused(refusal.args[0]) from refusal
+    read_column(tokens, draft)
     (column,) = draft.columns
-    name = column.name
     if column.primary_key:
-        raise _Refused(f"column '{name}' cannot become the PRIMARY KEY; a table keeps the one it has")
+        raise Refused(f"column '{column.name}' cannot become the PRIMARY KEY; a table keeps the one it has")
     if draft.parents:
-        raise _Refused(f"column '{name}' cannot have REFERENCES; only CREATE TABLE can declare them")
-    if column.default is not None and column.default.function is not None:
-        raise _Refused(
-            f"DEFAULT of column '{name}' must be a literal, which existing rows show too; "
-            "add the column without it and UPDATE the rows"
+        raise Refused(f"column '{column.name}' cannot have REFERENCES; only CREATE TABLE can declare them")
+    if column.default is not None and column.default.function not in (None, "NOW"):
+        raise Refused(
+            f"DEFAULT of column '{column.name}' must be a literal or NOW(), which existing rows show too; "
+            "add the column without it, UPDATE the rows and SET DEFAULT"
         )
-    if not column.nullable and column.default is None:
-        raise _Refused(f"column '{name}' is NOT NULL and needs a DEFAULT for the rows that exist")
-    return column
+    return AddColumn(
+        Column(0, column.name, column.type, column.nullable, default=column.default), if_not_exists
+    )
+
+
+def _drop(tokens: Tokens) -> DropColumn:
+    if tokens.peek().word in ("CONSTRAINT", "PRIMARY", "INDEX", "VECTOR"):
+        raise Refused(f"DROP {tokens.peek().word} is not supported; only columns can be dropped")
+    tokens.accept("COLUMN")
+    if_exists = tokens.accept("IF", "EXISTS")
+    return DropColumn(tokens.name("a column"), if_exists)
+
+
+def _rename(tokens: Tokens) -> RenameColumn:
+    if tokens.sees("TO"):
+        raise Refused("a table keeps its name: its files and its devices are found by it")
+    tokens.accept("COLUMN")
+    name = tokens.name("a column")
+    tokens.expect("TO")
+    return RenameColumn(name, read_name(tokens))
+
+
+def _modify(tokens: Tokens) -> ModifyColumn:
+    tokens.accept("COLUMN")
+    name = tokens.name("a column")
+    return _typed(tokens, name)
+
+
+def _typed(tokens: Tokens, name: str) -> ModifyColumn:
+    sql_type, is_serial = read_type(tokens, name)
+    if is_serial:
+        raise Refused(f"column '{name}' cannot become a serial; SET DEFAULT SNOWFLAKE_ID() instead")
+    nullable = None
+    if tokens.accept("NOT", "NULL"):
+        nullable = False
+    elif tokens.accept("NULL"):
+        nullable = True
+    return ModifyColumn(name, sql_type, nullable)
+
+
+def _alter(tokens: Tokens) -> Alteration:
+    tokens.accept("COLUMN")
+    name = tokens.name("a column")
+    if tokens.accept("TYPE") or tokens.accept("SET", "DATA", "TYPE"):
+        return _typed(tokens, name)
+    if tokens.accept("SET", "NOT", "NULL"):
+        return SetNullable(name, nullable=False)
+    if tokens.accept("DROP", "NOT", "NULL"):
+        return SetNullable(name, nullable=True)
+    if tokens.accept("DROP", "DEFAULT"):
+        return SetDefault(name, None)
+    if tokens.accept("SET", "DEFAULT"):
+        start = tokens.peek().start
+        default = read_default(tokens, name)
+        text = tokens.sql[start : tokens.peek(-1).end]
+        return SetDefault(name, default, text)
+    raise tokens.unexpected("TYPE, SET NOT NULL, DROP NOT NULL, SET DEFAULT or DROP DEFAULT")
+
+
+def _set(tokens: Tokens) -> Alteration:
+    if tokens.accept("ACCESS"):
+        tokens.expect("LEVEL")
+        token = tokens.take()
+        return SetAccess(access_of(token.text.strip("'\""), None))
+    tokens.expect("TBLPROPERTIES")
+    draft = Draft()
+    tokens.listed(lambda: read_property(tokens, draft))
+    access = draft.options.pop("ACCESS_LEVEL", None)
+    if access is not None:
+        if draft.options:
+            raise Refused("ACCESS_LEVEL is set by a statement of its own")
+        return SetAccess(access_of(access, None))
+    return SetOptions(tuple((key.lower(), value) for key, value in draft.options.items()))
+
+
+_STEPS: dict[str, Callable[[Tokens], Alteration]] = {
+    "ADD": _add,
+    "DROP": _drop,
+    "RENAME": _rename,
+    "MODIFY": _modify,
+    "ALTER": _alter,
+    "SET": _set,
+}

@@ -17,7 +17,7 @@ from upwell.sql.lex import Fragment, Token, Tokens, tokenize
 from upwell.sql.parse import judge
 from upwell.sql.scalar import SYSTEM_COLUMNS, Scope, parameter_index, parse_condition, parse_scalar
 from upwell.sql.statements import (
-    AddColumn,
+    AlterTable,
     AlterUser,
     Begin,
     ColumnDefinition,
@@ -46,7 +46,7 @@ from upwell.sql.statements import (
     UseNamespace,
 )
 from upwell.sql.tree import (
-    AddColumnTree,
+    AlterTableTree,
     CreateTableTree,
     DeleteTree,
     DescribeTree,
@@ -113,8 +113,8 @@ class Binder:
                 return self._create_table(tree)
             case DropTableTree(table, if_exists):
                 return DropTable(*self._ddl_name(table, "drop"), if_exists)
-            case AddColumnTree(table, column, if_not_exists):
-                return AddColumn(*self._ddl_name(table, "alter"), column, if_not_exists)
+            case AlterTableTree(table, alteration):
+                return AlterTable(*self._ddl_name(table, "alter"), alteration)
             case FlushTree(table):
                 return FlushTable(self._target(table, "flush"))
             case DescribeTree(table):

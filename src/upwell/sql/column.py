@@ -13,7 +13,7 @@ from upwell.sql.lex import Tokens, string_value
 from upwell.sql.scalar import CONTEXT_FUNCTIONS, SYSTEM_COLUMNS, number_value
 from upwell.sql.statements import ColumnDefinition, CompositeReference
 from upwell.sql.tree import TableName
-from upwell.types import Column, Default, SqlType, coerce
+from upwell.types import Column, Default, SqlType, fitted
 
 _TYPES = {
     **dict.fromkeys(("BOOLEAN", "BOOL"), SqlType.BOOLEAN),
@@ -39,13 +39,6 @@ _INSTEAD = {
 _SERIAL = frozenset({"SERIAL", "BIGSERIAL"})
 _WITH_LENGTH = frozenset({"VARCHAR", "CHAR", "TIMESTAMP"})
 _SNOWFLAKE = Default("SNOWFLAKE_ID")
-_DEFAULT_HOLDERS = {
-    "NOW": {SqlType.TIMESTAMP},
-    "SNOWFLAKE_ID": {SqlType.BIGINT, SqlType.TEXT},
-    "UUID_V7": {SqlType.UUID, SqlType.TEXT},
-    "ULID": {SqlType.TEXT},
-    "CURRENT_USER": {SqlType.TEXT},
-}
 NAME = re.compile(r"[a-z0-9_]+")
 
 
@@ -68,14 +61,10 @@ class Draft:
 
 def read_column(tokens: Tokens, draft: Draft) -> None:
     """Read a column with its constraints, up to a comma, a closing parenthesis or the end, into `draft`."""
-    name = tokens.name("a column name")
-    if not NAME.fullmatch(name):
-        raise Refused(f"column name '{name[:60]}' may only have letters, digits and _")
-    if name in SYSTEM_COLUMNS:
-        raise Refused(f"Column name '{name}' is reserved for system columns")
+    name = read_name(tokens)
     if any(column.name == name for column in draft.columns):
         raise Refused(f"Duplicate column name '{name}'. Column names are case-insensitive.")
-    sql_type, serial = _type(tokens, name)
+    sql_type, serial = read_type(tokens, name)
     column = ColumnDefinition(
         name, sql_type, True, False, _SNOWFLAKE if serial else None, None, OnDelete.RESTRICT
     )
@@ -86,7 +75,18 @@ def read_column(tokens: Tokens, draft: Draft) -> None:
     draft.columns.append(column)
 
 
-def _type(tokens: Tokens, column: str) -> tuple[SqlType, bool]:
+def read_name(tokens: Tokens) -> str:
+    """Return the name of a column that is to be."""
+    name = tokens.name("a column name")
+    if not NAME.fullmatch(name):
+        raise Refused(f"column name '{name[:60]}' may only have letters, digits and _")
+    if name in SYSTEM_COLUMNS:
+        raise Refused(f"Column name '{name}' is reserved for system columns")
+    return name
+
+
+def read_type(tokens: Tokens, column: str) -> tuple[SqlType, bool]:
+    """Return the type, and whether it is one that numbers its rows."""
     word = tokens.name(f"the type of column '{column}'").upper()
     found = _TYPES.get(word)
     if found is None:
@@ -111,9 +111,10 @@ def _constraint(tokens: Tokens, draft: Draft, column: ColumnDefinition) -> Colum
     if tokens.accept("NULL"):
         return column
     if tokens.accept("DEFAULT"):
-        return replace(column, default=_default(tokens, column))
+        default = read_default(tokens, column.name)
+        return replace(column, default=None if default is None else fit(column, default))
     if _accept_identity(tokens):
-        return replace(column, default=_generated(column, _SNOWFLAKE))
+        return replace(column, default=fit(column, _SNOWFLAKE))
     if tokens.accept("REFERENCES"):
         read_reference(tokens, draft, column.name)
         return column
@@ -137,51 +138,37 @@ def _accept_identity(tokens: Tokens) -> bool:
     return True
 
 
-def _default(tokens: Tokens, column: ColumnDefinition) -> Default | None:
+def read_default(tokens: Tokens, column: str) -> Default | None:
+    """Read a literal or a function as it stands, whatever the column's type; NULL is no DEFAULT."""
     token = tokens.take()
     if token.word in CONTEXT_FUNCTIONS:
         if tokens.accept("("):
             tokens.expect(")")
-        return _generated(column, Default(CONTEXT_FUNCTIONS[token.word][0]))
+        return Default(CONTEXT_FUNCTIONS[token.word][0])
     negative = token.word == "-"
     if negative:
         token = tokens.take()
-    value: bool | int | float | str
     if token.kind == "number":
         number = number_value(token.text)
-        value = -number if negative else number
-    elif token.kind in ("string", "escaped", "dollar") and not negative:
-        value = string_value(token)
-    elif token.word in ("TRUE", "FALSE") and not negative:
-        value = token.word == "TRUE"
-    elif token.word == "NULL" and not negative:
+        return Default(None, -number if negative else number)
+    if token.kind in ("string", "escaped", "dollar") and not negative:
+        return Default(None, string_value(token))
+    if token.word in ("TRUE", "FALSE") and not negative:
+        return Default(None, token.word == "TRUE")
+    if token.word == "NULL" and not negative:
         return None
-    else:
-        raise Refused(
-            f"DEFAULT of column '{column.name}' must be a literal, NOW(), CURRENT_TIMESTAMP, "
-            "SNOWFLAKE_ID(), UUID_V7(), ULID() or CURRENT_USER()"
-        )
-    return _literal_default(column, value)
+    raise Refused(
+        f"DEFAULT of column '{column}' must be a literal, NOW(), CURRENT_TIMESTAMP, "
+        "SNOWFLAKE_ID(), UUID_V7(), ULID() or CURRENT_USER()"
+    )
 
 
-def _literal_default(column: ColumnDefinition, value: bool | int | float | str) -> Default:
+def fit(column: ColumnDefinition, default: Default) -> Default:
+    """Return `default` as the column holds it; raise `Refused` if it can't."""
     try:
-        held = coerce(value, Column(0, column.name, column.type))
+        return fitted(default, Column(0, column.name, column.type))
     except InvalidValue as error:
-        raise Refused(f"DEFAULT does not fit: {error.args[0]}") from error
-    # Bytes have no form in the catalog's JSON: their text stays, and is read when a row needs it.
-    return Default(None, value if isinstance(held, bytes) else held)
-
-
-def _generated(column: ColumnDefinition, default: Default) -> Default:
-    holders = _DEFAULT_HOLDERS.get(default.function or "", set())
-    if column.type not in holders:
-        names = " or ".join(sorted(holder.name for holder in holders)) or "nothing"
-        raise Refused(
-            f"{default.function}() cannot be the DEFAULT of column '{column.name}' "
-            f"({column.type.name}); it fits {names}"
-        )
-    return default
+        raise Refused(error.args[0]) from error
 
 
 def read_reference(tokens: Tokens, draft: Draft, column: str) -> None:

@@ -5,7 +5,7 @@ Law: what isn't known here is an unsupported statement, by the words that it beg
 
 from upwell.errors import InvalidOperation, InvalidSql
 from upwell.sql.account import read_alter_user, read_create_user, read_drop_user
-from upwell.sql.alter import parse_add_column
+from upwell.sql.alter import parse_alter_table
 from upwell.sql.define import parse_create_table
 from upwell.sql.lex import Tokens
 from upwell.sql.statements import (
@@ -65,7 +65,7 @@ def read_alter(tokens: Tokens) -> Tree:
     is_table |= tokens.peek(1).word in ("USER", "SHARED", "STREAM") and tokens.peek(2).word == "TABLE"
     if not is_table:
         raise unsupported(tokens)
-    return parse_add_column(tokens)
+    return parse_alter_table(tokens)
 
 
 def read_storage(tokens: Tokens) -> FlushTree:

@@ -14,7 +14,16 @@ from upwell.sql.statements import ColumnDefinition
 from upwell.types import SqlType
 
 _FLUSH_POLICY = re.compile(r"(rows|interval):0*[1-9][0-9]*(,(?!\1)(rows|interval):0*[1-9][0-9]*)?")
+_CHANGEABLE = ("ACCESS_LEVEL", "FLUSH_POLICY", "DELETED_RETENTION_HOURS")
 _STREAM = "STREAM tables are not supported yet by this server; use a USER or SHARED table"
+
+
+def read_property(tokens: Tokens, draft: Draft) -> None:
+    """Read one of SET TBLPROPERTIES: an option that a table which has rows can still change."""
+    key = tokens.peek().text.upper()
+    if key in _OPTIONS and key not in _CHANGEABLE:
+        raise Refused(f"{key} is chosen by CREATE TABLE and stays; changeable are {', '.join(_CHANGEABLE)}")
+    read_option(tokens, draft)
 
 
 def read_option(tokens: Tokens, draft: Draft) -> None:

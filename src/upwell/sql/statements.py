@@ -6,6 +6,7 @@ Law: a Statement holds no SQL text but for the parts that only the query engine 
 
 from dataclasses import dataclass
 
+from upwell.engine.alter import Alteration
 from upwell.engine.catalog import Access, OnDelete, Role, Table, TableKind
 from upwell.engine.expression import Node
 from upwell.types import Default, SqlType
@@ -76,13 +77,10 @@ class DropTable:
 
 
 @dataclass(frozen=True, slots=True)
-class AddColumn:
-    """ALTER TABLE … ADD COLUMN."""
-
+class AlterTable:
     namespace: str
     name: str
-    column: ColumnDefinition
-    if_not_exists: bool
+    alteration: Alteration
 
 
 @dataclass(frozen=True, slots=True)
@@ -225,7 +223,7 @@ Statement = (
     | DropNamespace
     | CreateTable
     | DropTable
-    | AddColumn
+    | AlterTable
     | CreateUser
     | AlterUser
     | DropUser

@@ -6,11 +6,11 @@ statement runs. Commands that name nothing but themselves are bound Statements a
 
 from dataclasses import dataclass
 
+from upwell.engine.alter import Alteration
 from upwell.sql.lex import Fragment
 from upwell.sql.statements import (
     AlterUser,
     Begin,
-    ColumnDefinition,
     Commit,
     CreateNamespace,
     CreateTable,
@@ -95,10 +95,9 @@ class DropTableTree:
 
 
 @dataclass(frozen=True, slots=True)
-class AddColumnTree:
+class AlterTableTree:
     table: TableName
-    column: ColumnDefinition
-    if_not_exists: bool
+    alteration: Alteration
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +125,7 @@ Tree = (
     | SelectTree
     | CreateTableTree
     | DropTableTree
-    | AddColumnTree
+    | AlterTableTree
     | FlushTree
     | DescribeTree
     | ExecuteAsTree

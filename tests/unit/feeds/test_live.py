@@ -5,6 +5,7 @@ import random
 from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from msgspec import UNSET
 
 from upwell.clock import ManualClock
 from upwell.effects import NoPoints, OsFiles
+from upwell.engine.alter import AddColumn, Alteration, DropColumn, ModifyColumn, RenameColumn
 from upwell.engine.catalog import Table, TableKind
 from upwell.engine.changelog import Changelog
 from upwell.engine.commit import Committer
@@ -122,7 +124,10 @@ class Rig:
     def add_column(self) -> int:
         """Give the table one more column, `more`, whose DEFAULT is 'm'."""
         column = Column(0, "more", SqlType.TEXT, default=Default(value="m"))
-        seq, self.table = self.schema.add_column("default", "items", column, if_not_exists=False)
+        return self.alter(AddColumn(replace(column, initial="m")))
+
+    def alter(self, alteration: Alteration) -> int:
+        seq, self.table = self.schema.alter_table("default", "items", alteration, refuse_null=lambda *_: None)
         assert seq is not None
         return seq
 
@@ -771,6 +776,56 @@ async def test_who_is_behind_or_resumes_reads_across_a_new_column(
         assert sorted(map(whole, resumed.rows())) == [[2, "a", 2, "m"], [3, "a", 3, "m"]]
         assert [(kind, key) for kind, key, _ in resumed.events()] == [("delete", 4)]
         assert stalled.errors() + resumed.errors() == []
+
+
+async def test_chosen_columns_and_filters_follow_when_others_go(rig: Rig) -> None:
+    """`kind` goes: `size`, which is filtered and shown, has another place from then on."""
+    await rig.growth.reached(rig.insert(ANN, [1, "a", 1], [9, "a", 99]))
+    filtered, chosen, resumed = Reader(), Reader(), Reader()
+    await subscribe(rig, filtered, rig.watch(filtered=SMALL, view=True))
+    projection = rig.feed.projection(rig.table, ((2, "size"), (0, "id")))
+    watch = Watch(rig.table, ANN, projection)
+    await subscribe(rig, chosen, watch)
+    start = rig.alter(DropColumn("kind"))
+    with rig.committer.lock:
+        rig.update(ANN, [1, 2])
+        rig.update(ANN, [9, 100])
+        last = rig.insert(ANN, [2, 3])
+    await filtered.until_seq(last)
+    await chosen.until_seq(last)
+    await subscribe(rig, resumed, watch, SubscriptionOptions(from_seq=start))
+    await resumed.until(lambda: len(resumed.rows()) == 3)
+    assert [(int(row["id"]), row["size"]) for row in resumed.rows()] == [(1, 2), (9, 100), (2, 3)]
+    assert [key for _, key, _, _ in map(_event, filtered.changes())] == [1, 2]
+    assert all("kind" not in _event(frame)[3] for frame in filtered.changes())
+    assert [(key, row["size"]) for _, key, _, row in map(_event, chosen.changes())] == [
+        (1, 2), (9, 100), (2, 3),
+    ]  # fmt: skip
+    assert filtered.errors() + chosen.errors() + resumed.errors() == []
+
+
+@pytest.mark.parametrize(
+    ("alteration", "said"),
+    [
+        (DropColumn("size"), "column 'size' of default.items was dropped"),
+        (RenameColumn("size", "big"), "column 'size' of default.items was altered"),
+        (ModifyColumn("size", SqlType.DOUBLE), "column 'size' of default.items was altered"),
+    ],
+)
+async def test_a_query_whose_filter_is_gone_ends_and_says_so(
+    rig: Rig, alteration: Alteration, said: str
+) -> None:
+    reader, everything = Reader(), Reader()
+    await subscribe(rig, reader, rig.watch(filtered=SMALL))
+    await subscribe(rig, everything, rig.watch())
+    await rig.growth.reached(rig.alter(alteration))
+    await reader.until(lambda: bool(reader.errors()))
+    (error,) = reader.errors()
+    assert error.code == "SUBSCRIPTION_FAILED"
+    assert said in error.message
+    row = [1, "a"] if isinstance(alteration, DropColumn) else [1, "a", 1]
+    await everything.until_seq(rig.insert(ANN, row))
+    assert everything.errors() == []
 
 
 async def test_a_snapshot_goes_on_across_a_new_column(rig: Rig) -> None:

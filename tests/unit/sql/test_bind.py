@@ -190,7 +190,7 @@ def test_commands(catalog: Catalog, notes: Table) -> None:
         "CREATE USER Ann WITH PASSWORD 'p''w' ROLE developer EMAIL 'a@b'": CreateUser(
             "Ann", "p'w", Role.SERVICE, "a@b"
         ),
-        "CREATE USER 'x y' WITH INTERNAL ROLE 'dba'": CreateUser("x y", None, Role.DBA, None),
+        "CREATE USER 'x y' WITH INTERNAL ROLE 'dba'": CreateUser("x y", None, Role.DBA, None, "internal"),
         "SHOW NAMESPACES": Select("SELECT * FROM system.namespaces ORDER BY namespace_id", None, True),
         "SHOW TABLES IN shop": Select(
             "SELECT * FROM system.tables WHERE namespace_id = 'shop' ORDER BY namespace_id, table_name",
@@ -221,10 +221,9 @@ def test_execute_as(catalog: Catalog, notes: Table) -> None:
 
 
 FAILURES = [
-    ("ALTER TABLE notes DROP COLUMN x", "Invalid SQL: Unsupported statement type: ALTER TABLE … DROP"),
+    ("ALTER TABLE notes TRUNCATE x", "Invalid SQL: Unsupported statement type: ALTER TABLE … TRUNCATE"),
     ("ALTER TOPIC n ADD SOURCE m", "Invalid SQL: Unsupported statement type: ALTER TOPIC"),
     ("CREATE VIEW v AS SELECT 1", "Invalid SQL: Unsupported statement type: CREATE VIEW"),
-    ("DROP USER a", "Invalid SQL: Unsupported statement type: DROP USER"),
     ("SHOW ALL", "Invalid SQL: Unsupported statement type: SHOW ALL"),
     ("KILL FLUSH 'FL-1'", "Invalid SQL: Unsupported statement type: KILL FLUSH"),
     ("KILL LIVE QUERY x", "Invalid SQL: expected the live query's id, as system.live shows it, in quotes"),
@@ -236,7 +235,6 @@ FAILURES = [
     ("CREATE NAMESPACE \"a-b\"", "Invalid SQL: namespace name 'a-b' may only have letters, digits and _"),
     ("CREATE USER a WITH PASSWORD 'p'", "Invalid SQL: expected ROLE, found the end of the statement"),
     ("CREATE USER a WITH PASSWORD 'p' ROLE king", "Invalid SQL: Invalid role 'king'"),
-    ("CREATE USER a WITH OAUTH ROLE user", "Invalid SQL: CREATE USER takes WITH PASSWORD"),
     ("INSERT INTO nowhere VALUES (1)", "Table not found: app.nowhere"),
     ("INSERT INTO tags (name, x) VALUES ('a', 1)",
      "Invalid operation: column 'x' does not exist in app.tags"),
