@@ -65,6 +65,7 @@ from upwell.session.auth import Authenticator
 from upwell.session.session import Engine, Sessions
 from upwell.session.signin import SignIns
 from upwell.session.threads import QueryThreads
+from upwell.session.trust import Trust
 from upwell.sql.prepare import Preparer
 from upwell.storage.cold import ColdCache
 from upwell.storage.objects import ObjectStore
@@ -136,6 +137,7 @@ def opened(config: Config, *, clock: Clock, files: Files, points: Points) -> Ite
             device_expiry_hours=config.device_token_expiry_hours,
             bcrypt_cost=config.bcrypt_cost,
             is_strict=config.enforce_password_complexity,
+            trust=Trust(config.issuers, engine.schema.provision_user, clock),
         )
         engine.schema.ensure_default_namespace()
         _ensure_root(engine, authenticator, config.root_password)

@@ -4,6 +4,7 @@ A setting `host` is `host = …` in the TOML file, `UPWELL_HOST` in the environm
 command line. Law: an unknown or unreadable setting stops the start with a sentence, nothing is guessed.
 """
 
+import json
 import os
 import re
 import tomllib
@@ -13,11 +14,14 @@ from pathlib import Path
 from typing import Any, get_type_hints
 
 from upwell.errors import StartRefused
+from upwell.issuer import Issuer, read_issuers
 
 DEFAULT_JWT_SECRET = "upwell-development-secret-change-me"
 LOOPBACK_HOSTS = frozenset({"127.0.0.1", "::1", "localhost"})
 PASSWORD_BYTES_MAX = 72  # bcrypt reads no more
 ENVIRONMENT_PREFIX = "UPWELL_"
+MASK = "***"
+_AUTH = "auth"
 # Read by the command line (`--config`, `upwell sql`) or by tests; not settings of the server.
 _NOT_SETTINGS = frozenset(
     ENVIRONMENT_PREFIX + name
@@ -70,6 +74,7 @@ class Config:
     ws_subscriptions_per_user_max: int = 10_000  # live queries of one user, on all sockets together
     ws_lag_bytes_max: int = 256 * 1024  # bytes that wait for a slow socket
     drain_s: float = 5.0  # seconds that requests under way get to finish at the end
+    issuers: tuple[Issuer, ...] = ()  # who else's tokens open the server: [auth.issuers.NAME] of the file
 
     def refuse_unsafe(self) -> None:
         """Raise `StartRefused` if the server would be open to strangers or the settings make no sense."""
@@ -153,25 +158,59 @@ def load_config(
     *, file: Path | None, environment: Mapping[str, str] = os.environ, options: Mapping[str, object]
 ) -> Config:
     """Merge the three sources; `options` come from the command line, None means not given."""
+    return load_settings(file=file, environment=environment, options=options)[0]
+
+
+def load_settings(
+    *, file: Path | None, environment: Mapping[str, str] = os.environ, options: Mapping[str, object]
+) -> tuple[Config, dict[str, str]]:
+    """Return the merged settings, and for each that was given where it comes from."""
     hints = get_type_hints(Config)
-    settings: dict[str, object] = {}
-    if file is not None:
-        settings |= _from_file(file)
-    settings |= {
-        name: _converted(name, text, hints[name], _read)
-        for name, text in _from_environment(environment).items()
-    }
-    settings |= {name: value for name, value in options.items() if value is not None}
+    given = {} if file is None else _from_file(file)
+    issuers = read_issuers(given.pop(_AUTH, {}), Path() if file is None else file.parent)
+    settings: dict[str, object] = dict(given)
+    origins = dict.fromkeys([*given, *(["issuers"] if issuers else [])], f"file {file}")
+    for name, text in _from_environment(environment).items():
+        settings[name] = _converted(name, text, hints[name], _read)
+        origins[name] = f"environment {ENVIRONMENT_PREFIX}{name.upper()}"
+    for name, value in options.items():
+        if value is not None:
+            settings[name] = value
+            origins[name] = f"option --{name.replace('_', '-')}"
     values: dict[str, Any] = {
         name: _converted(name, value, hints[name], _strict) for name, value in settings.items()
     }
-    config = Config(**values)
+    config = Config(**values, issuers=issuers)
     config.refuse_senseless()
-    return config
+    return config, origins
+
+
+def shown(config: Config) -> dict[str, str]:
+    """Return the settings as TOML has them, by name; secrets are masked."""
+    return {
+        name: _toml(MASK if name in _SECRETS and getattr(config, name) else getattr(config, name))
+        for name in _known()
+    }
+
+
+def shown_issuer(issuer: Issuer) -> dict[str, str]:
+    """Return the settings of an issuer as TOML has them, by name; its secret is masked."""
+    return {
+        field.name: _toml(MASK if field.name == "secret" else value)
+        for field in fields(issuer)
+        if field.name != "name" and (value := getattr(issuer, field.name))
+    }
+
+
+def _toml(value: object) -> str:
+    return (
+        str(value).lower() if isinstance(value, bool) else json.dumps(value, default=str, ensure_ascii=False)
+    )
 
 
 def _known() -> dict[str, "Field[Any]"]:
-    return {field.name: field for field in fields(Config)}
+    """Return the settings that have a name of their own in all three sources."""
+    return {field.name: field for field in fields(Config) if field.name != "issuers"}
 
 
 def _from_file(file: Path) -> dict[str, object]:
@@ -179,7 +218,7 @@ def _from_file(file: Path) -> dict[str, object]:
         settings = tomllib.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:  # a ValueError: no UTF-8, or no TOML
         raise StartRefused(f"config file {file} can't be read: {error}") from error
-    unknown = sorted(set(settings) - set(_known()))
+    unknown = sorted(set(settings) - set(_known()) - {_AUTH})
     if unknown:
         raise StartRefused(f"config file {file} has unknown settings: {', '.join(unknown)}")
     return settings

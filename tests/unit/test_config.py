@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from upwell.config import _BOUNDS, Config, load_config
+from upwell.config import _BOUNDS, Config, load_config, load_settings, shown, shown_issuer
 from upwell.errors import StartRefused
 
 
@@ -125,3 +125,52 @@ def test_unsafe_settings_are_refused(config: Config, message: str) -> None:
 def test_loopback_with_defaults_is_fine() -> None:
     Config().refuse_unsafe()
     Config(host="0.0.0.0", jwt_secret="s" * 32, root_password="x").refuse_unsafe()
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("[auth]\nx = 1", "nothing but issuers"),
+        ("[auth.issuers]\na = 1", "is a table"),
+        ('[auth.issuers.a]\nissuer = "i"', "either secret or jwks_file"),
+        (f'[auth.issuers.a]\nissuer = "i"\nsecret = "{"s" * 32}"\njwks_file = "f"', "either secret or"),
+        ('[auth.issuers.a]\nissuer = "i"\nsecret = "short"', "fewer than 32"),
+        (f'[auth.issuers.a]\nsecret = "{"s" * 32}"', "issuer is the `iss`"),
+        (f'[auth.issuers.a]\nissuer = "kalamdb"\nsecret = "{"s" * 32}"', "isn't kalamdb"),
+        (f'[auth.issuers.a]\nissuer = "i"\nsecret = "{"s" * 32}"\ncolour = "red"', "unknown setting: colour"),
+        (f'[auth.issuers.a]\nissuer = 5\nsecret = "{"s" * 32}"', "issuer is text"),
+        (f'[auth.issuers.a]\nissuer = "i"\nsecret = "{"s" * 32}"\nauto_provision = "no"', "true or false"),
+        (f'[auth.issuers.a]\nissuer = "i"\nsecret = "{"s" * 32}"\nuser_claim = ""', "name claims"),
+        (
+            f'[auth.issuers.a]\nissuer = "i"\nsecret = "{"s" * 32}"\n'
+            f'[auth.issuers.b]\nissuer = "j"\nsecret = "{"s" * 32}"',
+            "same user_prefix",
+        ),
+    ],
+)
+def test_an_issuer_that_makes_no_sense_stops_the_start(tmp_path: Path, text: str, reason: str) -> None:
+    file = tmp_path / "upwell.toml"
+    file.write_text(text)
+    with pytest.raises(StartRefused, match=reason):
+        load_config(file=file, environment={}, options={})
+
+
+def test_settings_are_shown_without_secrets_and_with_where_they_come_from(tmp_path: Path) -> None:
+    file = tmp_path / "upwell.toml"
+    file.write_text(f'port = 9\n[auth.issuers.a]\nissuer = "i"\nsecret = "{"s" * 32}"\n')
+    config, origins = load_settings(
+        file=file,
+        environment={"UPWELL_ROOT_PASSWORD": "hidden", "UPWELL_DEV": "true"},
+        options={"host": "::1"},
+    )
+    assert origins == {
+        "port": f"file {file}",
+        "issuers": f"file {file}",
+        "root_password": "environment UPWELL_ROOT_PASSWORD",
+        "dev": "environment UPWELL_DEV",
+        "host": "option --host",
+    }
+    settings = shown(config)
+    assert {settings["root_password"], settings["jwt_secret"]} == {'"***"'}
+    assert (settings["port"], settings["dev"], settings["host"]) == ("9", "true", '"::1"')
+    assert shown_issuer(config.issuers[0])["secret"] == '"***"'

@@ -13,7 +13,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from upwell import __version__, logs
-from upwell.config import load_config
+from upwell.config import load_config, load_settings, shown, shown_issuer
 from upwell.errors import StartRefused
 
 NEEDS_SERVER = "this command needs the server's libraries: pip install 'upwell[server]'"
@@ -38,6 +38,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     _add_serve(commands.add_parser("serve", help="run the server"))
     _add_sql(commands.add_parser("sql", help="run SQL, or start an interactive session"))
+    _add_config(commands.add_parser("config", help="what settings are in force"))
     _add_devices(commands.add_parser("devices", help="what an app's devices need on the server"))
     _add_simulate(
         commands.add_parser("simulate", help="play an app's life with real devices, every value checked")
@@ -74,6 +75,14 @@ def _add_sql(sql: argparse.ArgumentParser) -> None:
     sql.add_argument("--as", dest="as_user", metavar="USER", help="run each statement as this user")
     sql.add_argument("--json", action="store_true", help="print the server's answer as JSON")
     sql.set_defaults(command=_sql)
+
+
+def _add_config(config: argparse.ArgumentParser) -> None:
+    show = config.add_subparsers(required=True, metavar="COMMAND").add_parser(
+        "show", help="print the settings in force and where they come from, secrets masked"
+    )
+    show.add_argument("--config", type=Path, help="settings as TOML (default: UPWELL_CONFIG)")
+    show.set_defaults(command=_show_config)
 
 
 def _add_devices(devices: argparse.ArgumentParser) -> None:
@@ -116,10 +125,10 @@ def _add_account(command: argparse.ArgumentParser) -> None:
 
 def _serve(options: argparse.Namespace) -> int:
     names = ("data_dir", "host", "port", "durability", "log_level", "dev")
-    configured = os.environ.get("UPWELL_CONFIG")
-    file = options.config or (Path(configured) if configured else None)
     config = load_config(
-        file=file, environment=os.environ, options={name: getattr(options, name) for name in names}
+        file=_config_file(options),
+        environment=os.environ,
+        options={name: getattr(options, name) for name in names},
     )
     logs.configure(config.log_level)
     try:
@@ -135,6 +144,22 @@ def _serve(options: argparse.Namespace) -> int:
         if error.filename is None or not Path(error.filename).is_relative_to(config.data_dir):
             raise
         raise StartRefused(f"data directory {config.data_dir} can't be used: {error.strerror}") from error
+
+
+def _config_file(options: argparse.Namespace) -> Path | None:
+    configured = os.environ.get("UPWELL_CONFIG")
+    return options.config or (Path(configured) if configured else None)
+
+
+def _show_config(options: argparse.Namespace) -> int:
+    config, origins = load_settings(file=_config_file(options), environment=os.environ, options={})
+    for name, value in shown(config).items():
+        print(f"{name} = {value}  # {origins.get(name, 'default')}")
+    for issuer in config.issuers:
+        print(f"\n[auth.issuers.{issuer.name}]  # {origins['issuers']}")
+        for name, value in shown_issuer(issuer).items():
+            print(f"{name} = {value}")
+    return 0
 
 
 def _first(group: BaseException) -> BaseException:

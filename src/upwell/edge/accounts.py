@@ -182,7 +182,10 @@ class Accounts:
         cookie = request.cookies.get(ACCESS_COOKIE)
         header = request.headers.get("authorization") or (f"Bearer {cookie}" if cookie else None)
         catalog = self._publication.view.catalog
-        user = catalog.users[self._authenticator.principal(header, catalog).user]
+        # An outside token may have made the account just now.
+        user = self._doorkeeper.schema.find_user(self._authenticator.principal(header, catalog).user)
+        if user is None:
+            raise AuthenticationFailed("INVALID_CREDENTIALS", "Invalid credentials")
         return answer(MeResponse(_user_body(user), _is_admin(user)))
 
     async def device(self, request: Request) -> Response:

@@ -221,6 +221,11 @@ class Catalog:
     dropped_users: Mapping[str, User] = field(default_factory=dict)
 
     @cached_property
+    def by_identity(self) -> dict[str, User]:
+        """Accounts that sign in elsewhere, by who they are there (`auth_data`)."""
+        return {user.auth_data: user for user in self.users.values() if user.auth_data is not None}
+
+    @cached_property
     def by_id(self) -> dict[int, Table]:
         return {table.id: table for table in self.tables.values()}
 

@@ -149,9 +149,23 @@ class Schema:
         with self._committer.lock:
             if user.name in self._catalog.users:
                 raise AlreadyExists(f"User '{user.name}' already exists")
+            twin = self._catalog.by_identity.get(user.auth_data) if user.auth_data is not None else None
+            if twin is not None:
+                raise AlreadyExists(f"User '{twin.name}' already has this provider and subject")
             if user.name in self._catalog.dropped_users:
                 user = replace(user, anew_at_us=user.created_at_us)
             return self._committer.apply(Batch(records=[user_record(user)]))
+
+    def provision_user(self, user: User) -> User:
+        """Create an account unless its name is taken, also by a dropped one; return the one there is.
+
+        Nobody waits for the commit: should it be lost, the same token makes it again.
+        """
+        with self._committer.lock:
+            found = self._catalog.users.get(user.name) or self._catalog.dropped_users.get(user.name)
+            if found is None:
+                self._committer.apply(Batch(records=[user_record(user)]))
+            return found or user
 
     def alter_user(self, name: str, change: Callable[[User], User]) -> Seq:
         """Replace an account by what `change` makes of its newest state."""

@@ -18,9 +18,10 @@ from upwell.clock import Clock
 from upwell.config import PASSWORD_BYTES_MAX
 from upwell.engine.catalog import Catalog, Role, User
 from upwell.errors import AuthenticationFailed
+from upwell.issuer import OWN_ISSUER, Issuer
 from upwell.session.policy import Principal
+from upwell.session.trust import Trust
 
-ISSUER = "kalamdb"
 LEEWAY_S = 60
 TOKENS_KEPT_MAX = 10_000
 _ALGORITHMS = ["HS256"]
@@ -43,6 +44,14 @@ class Login:
     refresh: Token
 
 
+@dataclass(frozen=True, slots=True)
+class Verified:
+    """The claims of a token whose signature is right, and who issued it (None: this server)."""
+
+    claims: dict[str, object]
+    issuer: Issuer | None
+
+
 class Authenticator:
     """Checks passwords and tokens. `check_password` is slow on purpose: call it in a thread."""
 
@@ -55,6 +64,7 @@ class Authenticator:
         device_expiry_hours: int,
         bcrypt_cost: int,
         is_strict: bool = False,
+        trust: Trust | None = None,
     ) -> None:
         self.is_strict = is_strict
         """Whether weak passwords are refused."""
@@ -63,7 +73,8 @@ class Authenticator:
         self._expiry_s = expiry_hours * 3600
         self._device_expiry_s = device_expiry_hours * 3600
         self._bcrypt_cost = bcrypt_cost
-        self._verified: OrderedDict[str, dict[str, object]] = OrderedDict()
+        self._trust = trust
+        self._verified: OrderedDict[str, Verified] = OrderedDict()
         self._nobody_hash = bcrypt.hashpw(b"nobody", bcrypt.gensalt(bcrypt_cost))
 
     def hash_password(self, password: str) -> str:
@@ -93,12 +104,16 @@ class Authenticator:
         """Return a token that opens the device endpoints only."""
         now = self.now_s()
         until = now + (self._device_expiry_s if expiry_s is None else expiry_s)
-        claims = {"sub": user, "did": device, "iat": now, "exp": until, "iss": ISSUER}
+        claims = {"sub": user, "did": device, "iat": now, "exp": until, "iss": OWN_ISSUER}
         return Token(jwt.encode(claims, self._secret, "HS256"), until)
 
     def principal(self, authorization: str | None, catalog: Catalog) -> Principal:
-        """Return who sends an `Authorization` header of an access token."""
-        claims = self._own_claims(authorization)
+        """Return who sends an `Authorization` header of an access token, ours or a trusted issuer's."""
+        verified = self._verified_claims(_bearer(authorization))
+        claims = verified.claims
+        if verified.issuer is not None:
+            return self._outside(verified.issuer, claims, catalog)
+        _require_own(claims)
         if claims.get("token_type") != "access":
             raise _invalid()
         user = _account(claims, catalog)
@@ -106,9 +121,20 @@ class Authenticator:
             raise _invalid()
         return Principal(user.name, user.role, expires_at_s=_accepted_until_s(claims))
 
+    def _outside(self, issuer: Issuer, claims: dict[str, object], catalog: Catalog) -> Principal:
+        if "exp" not in claims or issuer.device_claim in claims:
+            raise _invalid()
+        assert self._trust is not None, "it verified the token"
+        user = self._trust.account(issuer, claims, catalog)
+        return Principal(user.name, user.role, expires_at_s=_accepted_until_s(claims))
+
     def refresh_user(self, authorization: str | None, catalog: Catalog) -> User:
         """Return the account behind a refresh token."""
-        claims = self._own_claims(authorization)
+        verified = self._verified_claims(_bearer(authorization))
+        if verified.issuer is not None:
+            raise _invalid()
+        claims = verified.claims
+        _require_own(claims)
         if claims.get("token_type") != "refresh":
             raise AuthenticationFailed("INVALID_CREDENTIALS", "Refresh endpoint requires a refresh token")
         user = _account(claims, catalog)
@@ -121,12 +147,17 @@ class Authenticator:
 
         Accounts above role user are refused (a phone is no place for their rights), and dropped ones.
         """
-        claims = self._claims(_bearer(authorization))
-        device = claims.get("did")
-        if not isinstance(device, str):
+        verified = self._verified_claims(_bearer(authorization))
+        claims, issuer = verified.claims, verified.issuer
+        device = claims.get("did" if issuer is None else issuer.device_claim)
+        if not isinstance(device, str) or not device:
             raise _invalid()
-        name = str(claims["sub"])
-        user = catalog.users.get(name)
+        if issuer is None:
+            name = str(claims["sub"])
+            user = catalog.users.get(name)
+        else:
+            assert self._trust is not None, "it verified the token"
+            name, user = self._trust.whose(issuer, claims, catalog)
         if name in catalog.dropped_users or (user is not None and user.role is not Role.USER):
             raise _invalid()
         return Principal(name, Role.USER, device, _accepted_until_s(claims))
@@ -135,7 +166,7 @@ class Authenticator:
         now = self.now_s()
         claims = {
             "sub": user.name,
-            "iss": ISSUER,
+            "iss": OWN_ISSUER,
             "iat": now,
             "exp": now + expiry_s,
             "email": user.email,
@@ -144,48 +175,57 @@ class Authenticator:
         }
         return Token(jwt.encode(claims, self._secret, "HS256"), now + expiry_s)
 
-    def _own_claims(self, authorization: str | None) -> dict[str, object]:
-        """Return the claims of a token that only this server can have issued: with an end, for no device."""
-        claims = self._claims(_bearer(authorization))
-        if claims.get("iss") != ISSUER or "exp" not in claims or "did" in claims:
-            raise _invalid()
-        return claims
-
-    def _claims(self, token: str) -> dict[str, object]:
+    def _verified_claims(self, token: str) -> Verified:
         digest = hashlib.sha256(token.encode()).hexdigest()
-        claims = self._verified.get(digest)
-        if claims is None:
-            claims = self._verify(token)
-            self._verified[digest] = claims
+        verified = self._verified.get(digest)
+        if verified is None:
+            verified = self._verify(token)
+            self._verified[digest] = verified
             while len(self._verified) > TOKENS_KEPT_MAX:
                 self._verified.popitem(last=False)
-        until_s = _accepted_until_s(claims)
+        until_s = _accepted_until_s(verified.claims)
         if until_s is not None and until_s < self.now_s():
             self._verified.pop(digest, None)
             raise AuthenticationFailed("TOKEN_EXPIRED", "Invalid credentials")
-        return claims
+        return verified
 
-    def _verify(self, token: str) -> dict[str, object]:
+    def _verify(self, token: str) -> Verified:
+        outside = self._trust.find(token) if self._trust is not None else None
         try:
-            claims: dict[str, object] = jwt.decode(
-                token,
-                self._secret,
-                algorithms=_ALGORITHMS,
-                options={"verify_exp": False, "verify_iat": False, "verify_aud": False},
-                leeway=LEEWAY_S,
-            )
+            if outside is not None:
+                claims = outside.verify(token, leeway_s=LEEWAY_S)
+            else:
+                claims = self._decode(token)
         except jwt.InvalidTokenError as error:
             raise _invalid() from error
-        if not _is_text(claims.get("sub")) or not _is_text(claims.get("did", "-")):
+        issuer = None if outside is None else outside.issuer
+        names = ("sub", "did") if issuer is None else (issuer.user_claim, issuer.device_claim)
+        if not _is_text(claims.get(names[0])) or not _is_text(claims.get(names[1], "-")):
             raise _invalid()
         expires = claims.get("exp", 0)
         if not isinstance(expires, (int, float)) or not math.isfinite(expires):
             raise _invalid()
+        return Verified(claims, issuer)
+
+    def _decode(self, token: str) -> dict[str, object]:
+        claims: dict[str, object] = jwt.decode(
+            token,
+            self._secret,
+            algorithms=_ALGORITHMS,
+            options={"verify_exp": False, "verify_iat": False, "verify_aud": False},
+            leeway=LEEWAY_S,
+        )
         return claims
 
     def now_s(self) -> int:
         """The time that tokens are judged by, in whole seconds since the epoch."""
         return self._clock.now_us() // 1_000_000
+
+
+def _require_own(claims: dict[str, object]) -> None:
+    """Raise unless only this server can have issued the token: with an end, and for no device."""
+    if claims.get("iss") != OWN_ISSUER or "exp" not in claims or "did" in claims:
+        raise _invalid()
 
 
 def _account(claims: dict[str, object], catalog: Catalog) -> User | None:
