@@ -35,6 +35,7 @@ from upwell.engine.catalog import Role, User
 from upwell.engine.cleanup import Cleanup
 from upwell.engine.commit import Committer, Durability
 from upwell.engine.defaults import Defaults
+from upwell.engine.expiry import Expiry
 from upwell.engine.flush import Flush
 from upwell.engine.history import running, stream_id
 from upwell.engine.overlay import Overlay
@@ -56,7 +57,7 @@ from upwell.jobs.kinds import Kinds
 from upwell.jobs.queue import JobQueue
 from upwell.jobs.retention import JobRetention
 from upwell.jobs.runner import JobRunner
-from upwell.jobs.schedule import Schedule, watch_dropped, watch_jobs, watch_log
+from upwell.jobs.schedule import Schedule, watch_dropped, watch_expired, watch_jobs, watch_log, watch_rows
 from upwell.logs import fields
 from upwell.protocol.sync import SIGNIN_PATH
 from upwell.session.accounts import Doorkeeper
@@ -256,12 +257,15 @@ def _job_loops(
     queue, clock = engine.jobs, engine.clock
     trim = LogTrim(committer, clock, config.log_retention_s, registry.slowest_cursor, parts.points)
     cleanup = Cleanup(committer, parts.objects, parts.cold)
+    expiry = Expiry(committer, clock, config.stream_grace_s)
     retention = JobRetention(queue, clock, config.job_retention_s, config.job_records_max)
-    kinds = Kinds(committer, engine.flush, cleanup, trim, retention, parts.points)
+    kinds = Kinds(committer, engine.flush, cleanup, trim, retention, expiry, parts.points)
     watches = [
         watch_log(queue, trim, committer, config.log_trim_interval_s),
         watch_jobs(queue, retention, JOBS_INTERVAL_S),
         watch_dropped(queue, committer, DROPPED_INTERVAL_S),
+        watch_rows(expiry, config.stream_expiry_interval_s),
+        watch_expired(queue, expiry, config.stream_eviction_interval_s),
     ]
     return JobRunner(queue, kinds, threads, jobs_max=config.jobs_max), Schedule(watches, looks)
 

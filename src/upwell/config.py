@@ -65,6 +65,9 @@ class Config:
     jobs_max: int = 4  # background jobs that run at the same time
     job_retention_s: float = 7.0 * 24 * 3600  # seconds that jobs which ended stay in system.jobs
     job_records_max: int = 10_000  # jobs which ended that stay in system.jobs
+    stream_expiry_interval_s: float = 0.5  # seconds between two looks for rows of STREAM tables that expired
+    stream_eviction_interval_s: float = 60.0  # seconds between two jobs that clear the disk of them
+    stream_grace_s: float = 60.0  # seconds that readers who are behind can still learn of such a row's end
     device_records_interval_s: float = 30.0  # seconds between two records of where the devices are
     watch_streams_max: int = 10_000  # devices that wait at /sync/watch at the same time
     ws_auth_timeout_s: float = 3.0  # seconds until a new socket must have authenticated
@@ -138,6 +141,9 @@ _BOUNDS = {
     "jobs_max": (1, 64),
     "job_retention_s": (1, _HOURS_MAX * 3600),
     "job_records_max": (100, _COUNT_MAX),
+    "stream_expiry_interval_s": (0.01, _SECONDS_MAX),
+    "stream_eviction_interval_s": (0.01, _SECONDS_MAX),
+    "stream_grace_s": (0, _SECONDS_MAX),
     "device_records_interval_s": (0.01, _SECONDS_MAX),
     "watch_streams_max": (0, _COUNT_MAX),
     "ws_auth_timeout_s": (0.001, _SECONDS_MAX),

@@ -125,6 +125,8 @@ class Op(Enum):
     INSERT = "INSERT"
     UPDATE = "UPDATE"
     DELETE = "DELETE"
+    EXPIRE = "EXPIRE"
+    """The row's time to live was over; only a live query that asks for views is told."""
 
 
 def coerce(value: Value, column: Column) -> Value:

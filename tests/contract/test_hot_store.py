@@ -358,6 +358,28 @@ def test_trimmed_entries_are_gone_from_each_log_and_counters_go_on(store: HotSto
     assert write(store, put("c")).changes[0].counter == 4
 
 
+def test_an_entry_goes_alone_and_a_row_without_a_tombstone(store: HotStore) -> None:
+    made = write(store, put("a"), put("b"), put(1, table=TASKS), put("s", owner=SHARED)).changes
+    _, before = store.snapshot()
+    end = RowWrite(NOTES, ANN, "b", Op.EXPIRE, 1, ["b"], None, 2, made[1].seq, made[1].seq, vanishes=True)
+    trims = [Trim(TableId(c.table), c.seq, Owner(c.owner), c.counter, alone=True) for c in made[1:2]]
+    [ended] = store.apply(Batch(rows=[end], trims=trims)).changes
+    assert (ended.op, ended.before, ended.after, ended.previous) == ("EXPIRE", ["b"], None, made[1].seq)
+    assert store.find_row(NOTES, ANN, "b") is None
+    assert [keys(store), keys(store, TASKS), keys(before)] == [["a"], [1], ["a", "b"]]
+    counters = [change.counter for change in store.read_owner_log(ANN, 0, None, 9)]
+    assert counters == [1, 3, 4], "older entries of the owner stay, of other tables too"
+    assert [change.op for change in store.read_log(NOTES, ANN, 0, None, 9)] == ["INSERT", "EXPIRE"]
+    assert logged(store, NOTES, ANN, after=made[1].seq) == ["b"]
+    assert logged(before, NOTES, ANN) == ["a", "b"]
+    shared = made[3]
+    store.apply(Batch(trims=[Trim(NOTES, shared.seq, SHARED, 0, alone=True)]))
+    assert (logged(store, NOTES, SHARED), keys(store, owner=SHARED)) == ([], ["s"])
+    store.reclaim(NOTES)
+    assert keys(store) == ["a"]
+    assert write(store, put("b")).changes[0].counter == 5
+
+
 def test_a_new_epoch_begins_above_all_counters_of_the_old_one(store: HotStore) -> None:
     first = write(store, put("a"), put("b", owner=BOB))
     assert store.epoch == 0

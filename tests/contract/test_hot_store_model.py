@@ -324,6 +324,15 @@ class HotStores(RuleBasedStateMachine):
         for change in gone:
             self.model.trim(change)
 
+    @precondition(lambda self: self.model.changes)
+    @rule(data=st.data())
+    def trim_alone(self, data: st.DataObject) -> None:
+        """One entry goes from both logs, and nothing else."""
+        gone = data.draw(st.sampled_from(self.model.changes))
+        trim = Trim(TableId(gone.table), gone.seq, Owner(gone.owner), gone.counter, alone=True)
+        self.commit_everywhere(Batch(trims=[trim]))
+        self.model.changes = [change for change in self.model.changes if change.seq != gone.seq]
+
     @rule()
     def raise_epoch(self) -> None:
         self.model.epoch += 1

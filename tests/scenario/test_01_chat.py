@@ -1,9 +1,10 @@
 """Scenario 01, a chat with an assistant: private history, one conversation live, flushed while it goes on."""
 
 import threading
+import time
 from contextlib import ExitStack
 
-from upwell.testing import cold
+from upwell.testing import cold, wait_until
 from upwell.testing.websocket import Socket, Watched
 from upwell.testing.wire import Site, Wire
 
@@ -112,6 +113,26 @@ def test_a_conversation_is_live_while_its_history_is_flushed(site: Site, namespa
         assert stored == ids_of(wire, messages), "the files alone, without tombstones, are the SELECT"
         alien = range(101, 122) if user == ann else range(1, 58)
         assert not {int(row["id"]) for row in cold.versions(partition)} & set(alien)
+
+
+def test_who_types_is_seen_for_two_seconds(site: Site, namespace: str) -> None:
+    _, hers = site.account()
+    typing = f"{namespace}.typing_events"
+    columns = "id BIGINT PRIMARY KEY, conversation_id BIGINT NOT NULL, user_id TEXT NOT NULL, event_type TEXT"
+    site.root.run(f"CREATE TABLE {typing} ({columns}) WITH (TYPE = 'STREAM', TTL_SECONDS = 2)")
+    begun = time.monotonic()
+    sql = f"SELECT * FROM {typing} WHERE conversation_id = 1"
+    with Socket(hers.port, hers.token) as socket:
+        watched = Watched(socket, sql, options={"view": True}).snapshot()
+        hers.run(f"INSERT INTO {typing} VALUES (1, 1, 'ann', 'typing'), (2, 2, 'ann', 'typing')")
+        assert watched.change() == ("insert", "1")
+        assert hers.run(f"SELECT COUNT(*) FROM {typing}").cell == "2"
+        wait_until(
+            lambda: hers.run(f"SELECT COUNT(*) FROM {typing}").cell == "0", timeout_s=20, what="silence"
+        )
+        assert time.monotonic() - begun >= 2
+        assert Watched(socket, sql, id="new", options={}).snapshot().rows == {}
+        assert watched.change() == ("delete", "1")
 
 
 def test_an_assistant_writes_for_a_user(site: Site, namespace: str) -> None:

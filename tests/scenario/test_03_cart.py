@@ -1,6 +1,7 @@
 """Scenario 03, a shopping cart: users in parallel with the same keys, filtered live queries, flush."""
 
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 
 import pytest
 
@@ -107,6 +108,24 @@ def test_a_row_moves_from_cart_to_cart(alice: Wire, items: str) -> None:
         for watched in (view, plain, live):
             assert watched.change() == ("delete", "3")
         assert view.rows == alice.run(sql).by_key
+
+
+def test_notifications_are_each_users_own(site: Site, namespace: str) -> None:
+    """Of a STREAM table nothing is flushed, and nobody is told of others' carts."""
+    table = f"{namespace}.notifications"
+    site.root.run(f"CREATE STREAM TABLE {table} (id BIGINT PRIMARY KEY, body TEXT) TTL 60")
+    users = [site.account() for _ in range(2)]
+    with ExitStack() as stack:
+        sockets = [stack.enter_context(Socket(wire.port, wire.token)) for _, wire in users]
+        watched = [Watched(socket, f"SELECT * FROM {table}", options={}).snapshot() for socket in sockets]
+        for user, wire in users:
+            wire.run(f"INSERT INTO {table} VALUES (1, '{user} paid'), (2, '{user} left')")
+        for (user, wire), own in zip(users, watched, strict=True):
+            assert [own.change(), own.change()] == [("insert", "1"), ("insert", "2")]
+            assert own.rows == wire.run(f"SELECT * FROM {table}").by_key
+            assert [row["body"] for row in own.rows.values()] == [f"{user} paid", f"{user} left"]
+    assert "STREAM" in site.root.sql(f"STORAGE FLUSH TABLE {table}").refused(400, "SQL_EXECUTION_ERROR")
+    assert cold.partitions(site.server.data_dir / "storage", table_id=table) == []
 
 
 def test_every_user_has_files_of_their_own(site: Site, items: str) -> None:

@@ -1,12 +1,13 @@
 """Scenario 07, editing together: twenty writers of one shared row, and edits that stay private."""
 
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 
 import pytest
 
-from upwell.testing import ServerProcess
+from upwell.testing import ServerProcess, wait_until
 from upwell.testing.websocket import Socket, Watched
 from upwell.testing.wire import Site, Wire
 
@@ -103,6 +104,26 @@ def test_readers_may_not_write_and_the_private_is_not_watched(
         site.root.run(f"UPDATE {documents} SET version = 2 WHERE id = 1")
         assert watched.change() == ("update", "1")
         assert watched.rows["1"]["version"] == 2, "the refused update left no trace"
+
+
+def test_presence_goes_by_itself(site: Site, namespace: str) -> None:
+    table = f"{namespace}.presence"
+    columns = "id BIGINT PRIMARY KEY, doc_id BIGINT NOT NULL, user_id TEXT NOT NULL, cursor_pos INT"
+    site.root.run(f"CREATE TABLE {table} ({columns}) WITH (TYPE = 'STREAM', TTL_SECONDS = 1)")
+    (_, ann), (_, ben) = site.account(), site.account()
+    begun = time.monotonic()
+    with Socket(ann.port, ann.token) as socket:
+        watched = Watched(socket, f"SELECT * FROM {table} WHERE doc_id = 1", options={}).snapshot()
+        for wire in (ben, ann):
+            wire.run(f"INSERT INTO {table} VALUES (2, 2, 'x', 1), (1, 1, 'x', 7)")
+        assert watched.change() == ("insert", "1")
+        assert [wire.run(f"SELECT COUNT(*) FROM {table}").cell for wire in (ann, ben)] == ["2", "2"]
+        for wire in (ann, ben):
+            empty = lambda wire=wire: wire.run(f"SELECT COUNT(*) FROM {table}").cell == "0"  # noqa: E731
+            wait_until(empty, timeout_s=20, what="nobody is present")
+        assert time.monotonic() - begun >= 1
+        ann.run(f"INSERT INTO {table} VALUES (1, 1, 'x', 8)")
+        assert watched.change() == ("insert", "1"), "the same key again, and nothing was told of the end"
 
 
 def test_edits_of_users_stay_theirs(site: Site, namespace: str, stack: ExitStack) -> None:

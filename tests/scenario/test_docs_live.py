@@ -35,6 +35,7 @@ def test_the_paper_tells_the_truth(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         environment = {
             **os.environ, "UPWELL_URL": server.url, "UPWELL_ROOT_PASSWORD": server.root_password,
         }  # fmt: skip
+        monkeypatch.setenv("UPWELL_ROOT_PASSWORD", server.root_password)
         for block in read_blocks(PAPER):
             here = Block(block.language, block.text.replace(ADDRESS, server.url))
             if block.language == "sh":

@@ -85,7 +85,7 @@ def _state(site: Site, space: str) -> list[list[object]]:
         ("CREATE TABLE N.x (id NOTYPE PRIMARY KEY)", INVALID_SQL, "NOTYPE"),
         ("CREATE TABLE N.x (id INT PRIMARY KEY, f FLOAT)", INVALID_SQL, "DOUBLE"),
         ("CREATE TABLE N.x (id INT PRIMARY KEY, f DECIMAL(10, 2))", INVALID_SQL, "DECIMAL"),
-        ("CREATE STREAM TABLE N.x (id INT PRIMARY KEY)", INVALID_SQL, "STREAM tables are not supported yet"),
+        ("CREATE STREAM TABLE N.x (id INT PRIMARY KEY)", INVALID_SQL, "specify 'TTL_SECONDS'"),
         (
             "CREATE TABLE N.x (id INT PRIMARY KEY) WITH (COLOUR = 'red')",
             INVALID_SQL,

@@ -30,6 +30,7 @@ def bind_watch(
 ) -> Watch:
     """Return what the subscription watches; raise what its text, its table or its rights don't allow."""
     query = parse_live_query(asked.sql, catalog, DEFAULT_NAMESPACE)
+    after = asked.options.after if asked.options is not None else None
     require_table(principal, Action.READ, query.table)
     return Watch(
         table=query.table,
@@ -38,6 +39,7 @@ def bind_watch(
         predicate=freeze(query.predicate, (), context) if query.predicate is not None else None,
         where=_bound(query.where, context) if query.where is not None else None,
         view=asked.options is not None and asked.options.view,
+        untold=(after or 0, query.table.alive_from(context.now_us)),
     )
 
 

@@ -13,20 +13,23 @@ from typing import TypeVar
 import msgspec
 
 from upwell.errors import TableNotFound
+from upwell.ids import snowflake_floor
 from upwell.storage.hot import ExpectationFailed, HotReader, Kind, RecordWrite
 from upwell.types import SHARED, Column, Key, Owner, Row, TableId, Value, binder, coerce, user_owner
 
 DEFAULT_NAMESPACE = "default"
 SYSTEM_NAMESPACE = "system"
+TTL_OPTION = "ttl_seconds"
 TABLES_MADE = "tables_made"
 """The META record that counts tables: the newest id, and a sign that one was made."""
 
 
 class TableKind(Enum):
-    """Whose rows a table holds: each user's own, or everybody's."""
+    """Whose rows a table holds, and for how long: each user's own, everybody's, each user's for a while."""
 
     USER = "user"
     SHARED = "shared"
+    STREAM = "stream"
 
 
 class Access(Enum):
@@ -105,9 +108,28 @@ class Table:
         return f"{self.namespace}.{self.name}"
 
     @cached_property
+    def has_key(self) -> bool:
+        """Whether a column is the primary key; rows of a STREAM table may do without."""
+        return any(column.primary_key for column in self.columns)
+
+    @cached_property
     def key_index(self) -> int:
-        """Index of the primary-key column."""
-        return next(i for i, column in enumerate(self.columns) if column.primary_key)
+        """Index of the primary-key column; of a table that has none that of `_seq`, which is no column."""
+        return next((i for i, column in enumerate(self.columns) if column.primary_key), -1)
+
+    @property
+    def is_ephemeral(self) -> bool:
+        """Whether rows expire: nothing of them becomes cold, and no transaction holds them back."""
+        return self.kind is TableKind.STREAM
+
+    @cached_property
+    def ttl_ms(self) -> int:
+        """How long a row of an ephemeral table lives."""
+        return int(self.options[TTL_OPTION]) * 1000
+
+    def alive_from(self, now_us: int) -> int:
+        """Return the lowest `_seq` of a row that has not expired; 0 if rows of this table never do."""
+        return snowflake_floor(now_us // 1000 - self.ttl_ms) if self.is_ephemeral else 0
 
     @cached_property
     def index_of(self) -> dict[str, int]:
@@ -116,7 +138,7 @@ class Table:
 
     def owner_for(self, user: str) -> Owner:
         """Return whose rows a session of `user` sees in this table."""
-        return user_owner(user) if self.kind is TableKind.USER else SHARED
+        return SHARED if self.kind is TableKind.SHARED else user_owner(user)
 
     @cached_property
     def binders(self) -> tuple[Callable[[Value], Value], ...]:

@@ -81,16 +81,25 @@ class Changelog:
         return tail[start:end]
 
     def read(
-        self, view: View, table: TableId, owner: Owner | None, *, after: int, limit: int
+        self,
+        view: View,
+        table: TableId,
+        owner: Owner | None,
+        *,
+        after: int,
+        limit: int,
+        only_ends: bool = False,
     ) -> list[Change]:
         """Return at most `limit` changes of a table (of one owner or of all) with after < seq ≤ view.seq.
 
-        Raises `SeqTrimmed` if some of these may be gone; who begins at 0 holds nothing that could be stale.
+        Raises `SeqTrimmed` if some of these may be gone (`only_ends`: some that told of a row's end); who
+        begins at 0 holds nothing that could be stale.
         """
         floor = partition_floor(view.hot, table, owner)
-        if 0 < after < floor.seq:
+        trimmed_until = floor.end if only_ends and floor.is_own else floor.seq
+        if 0 < after < trimmed_until:
             raise SeqTrimmed(
-                f"the log before seq {floor.seq} was trimmed, the cursor is at {after}: "
+                f"the log before seq {trimmed_until} was trimmed, the cursor is at {after}: "
                 "subscribe again without `from`"
             )
         changes = view.hot.read_log(table, owner, after, view.seq, limit)

@@ -65,12 +65,12 @@ class Flush:
         self._lock = threading.Lock()
 
     def pending(self, view: View, table: Table) -> list[Owner]:
-        """Return the owners that have hot versions, live or waiting for cleanup."""
-        return list(view.hot.owners(table.id))
+        """Return the owners that have hot versions, live or waiting for cleanup; none if rows expire."""
+        return [] if table.is_ephemeral else list(view.hot.owners(table.id))
 
     def is_pending(self, view: View, table: Table) -> bool:
         """Whether anything of the table is hot; looks for one owner only."""
-        return next(iter(view.hot.owners(table.id)), None) is not None
+        return not table.is_ephemeral and next(iter(view.hot.owners(table.id)), None) is not None
 
     def flush_partition(self, table: Table, owner: Owner) -> Flushed:
         """Move what is hot now into a segment; raises `OSError` if a file can't be written."""

@@ -6,7 +6,7 @@ a change names the `_seq` of the version that it replaces, which binary search f
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import pairwise
 from operator import attrgetter
@@ -45,6 +45,12 @@ class Chunk:
     def size_bytes(self) -> int:
         size_bytes: int = self.batch.nbytes
         return size_bytes if self.live is None else 2 * size_bytes
+
+    def since(self, seq: int) -> "Chunk":
+        """Return the chunk without the rows whose `_seq` is below `seq`."""
+        rows = self.rows
+        older = bisect_left(_seqs(rows), seq) if len(rows) else 0
+        return self if not older else Chunk(rows.slice(older), None, len(rows) - older, self.is_ordered)
 
     def without(self, seqs: Sequence[int]) -> "Chunk":
         """Return the chunk with the rows dead that have one of `seqs`, which are sorted."""
@@ -98,6 +104,11 @@ class HotRows:
         return all(chunk.is_ordered for chunk in self.chunks) and all(
             _follows(a.rows, b.rows, self.table.key_index) for a, b in pairwise(self.chunks)
         )
+
+    def since(self, alive_from: int) -> "HotRows":
+        """Return the rows whose `_seq` isn't below `alive_from`: the others have expired."""
+        chunks = (chunk.since(alive_from) for chunk in self.chunks)
+        return replace(self, chunks=tuple(chunk for chunk in chunks if chunk.live_count))
 
     @property
     def size_bytes(self) -> int:

@@ -89,12 +89,14 @@ _ONLY_QUERIES = SQLOptions().with_allow_ddl(False).with_allow_dml(False).with_al
 class Source:
     """What a name in a query stands for: the rows of a table that belong to `owner`.
 
-    In a transaction also what it has `staged` there; such a source is read by nobody else.
+    In a transaction also what it has `staged` there; such a source is read by nobody else. Of rows that
+    expire those with a `_seq` below `alive_from` are left out.
     """
 
     table: Table
     owner: Owner
     staged: Staged | None = None
+    alive_from: int = 0
 
 
 Resolve = Callable[[str, str], "Source | pa.Table"]
@@ -203,6 +205,8 @@ class QueryEngine:
     def _both_tiers(self, context: SessionContext, view: View, source: Source) -> DataFrame:
         table, owner = source.table, source.owner
         hot = self._overlay.hot_rows(view, table, owner)
+        if source.alive_from:
+            hot = hot.since(source.alive_from)
         frame = context.create_dataframe([hot.batches])
         cold = self._cold_frame(view, table, owner)
         if cold is None:

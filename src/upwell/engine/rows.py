@@ -34,6 +34,8 @@ class Found:
     version: Version | None
     hot_seq: int
     manifest: bytes | None
+    expired: Version | None = None
+    """The hot version, if its time is over: whoever reads finds no row, whoever writes replaces it."""
 
     @property
     def live(self) -> Version | None:

@@ -280,6 +280,7 @@ class Schema:
             parent = table if reference.parent == table.id else self._catalog.by_id.get(reference.parent)
             if parent is None:
                 raise NotFound("the referenced table was dropped meanwhile; create it first")
+            refuse_ephemeral_parent(table.full_name, parent)
             if parent.kind is TableKind.USER and table.kind is TableKind.SHARED:
                 raise InvalidOperation(
                     f"SHARED table {table.full_name} cannot reference USER table {parent.full_name}: "
@@ -309,3 +310,9 @@ def refuse_value(table: Table, column: Column, value: Value) -> None:
             f"column '{column.name}' cannot be NOT NULL: {table.full_name} has rows without a value there; "
             "UPDATE them first, or give the new column a DEFAULT"
         )
+
+
+def refuse_ephemeral_parent(child: str, parent: Table) -> None:
+    """Raise for a reference to a table whose rows go by themselves."""
+    if parent.is_ephemeral:
+        raise InvalidOperation(f"{child} cannot reference STREAM table {parent.full_name}: its rows expire")

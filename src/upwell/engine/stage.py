@@ -40,15 +40,21 @@ class Staged:
 
 
 class Stage:
-    """Row writes on the state of one reader; `may_block` False forbids file access (`WouldBlock`)."""
+    """Row writes on the state of one reader; `may_block` False forbids file access (`WouldBlock`).
 
-    def __init__(self, rows: Rows, reader: HotReader, catalog: Catalog, *, may_block: bool) -> None:
+    Rows whose time is over at `now_us` are no rows any more.
+    """
+
+    def __init__(
+        self, rows: Rows, reader: HotReader, catalog: Catalog, *, may_block: bool, now_us: int = 0
+    ) -> None:
         self.may_block = may_block
         self.records: list[RecordWrite] = []
         """Records that the caller commits together with the rows."""
         self._rows = rows
         self._reader = reader
         self._catalog = catalog
+        self._now_us = now_us
         self._found: dict[Place, Found] = {}
         self._staged: dict[Place, RowWrite] = {}
         self._steps: list[tuple[Place, RowWrite | None]] = []
@@ -127,7 +133,9 @@ class Stage:
         found = self._found.get(place)
         if found is None:
             version = self._rows.find_hot(self._reader, table, owner, key)
-            if version is not None:
+            if version is not None and version.seq < table.alive_from(self._now_us):
+                found = Found(None, version.seq, None, expired=version)
+            elif version is not None:
                 found = Found(version, version.seq, None)
             else:
                 record = self._manifest_record(table, owner)
@@ -162,7 +170,7 @@ class Stage:
         elif self._is_change(found, staged):
             # One log entry a key and commit: what the row was before the commit → what it is after it.
             op = self._merged(found, op)
-        version = found.version
+        version = found.version or found.expired
         count = staged.count if staged else version.count if version else 0
         write = RowWrite(
             table=table.id,
@@ -179,6 +187,7 @@ class Stage:
             source=origin.source if origin else None,
             change_id=origin.change_id if origin else None,
             uploaded=origin.uploaded if origin else uploaded,
+            vanishes=row is None and table.is_ephemeral,
         )
         self._steps.append((place, staged))
         self._staged[place] = write

@@ -93,7 +93,9 @@ class LogTrim:
 
 
 def _tables(view: View) -> list[TableId]:
-    return [TableId(table) for table in sorted(view.catalog.by_id)]
+    """Those of ephemeral tables go with their rows (`engine/expiry.py`)."""
+    tables = view.catalog.by_id
+    return [TableId(table) for table in sorted(tables) if not tables[table].is_ephemeral]
 
 
 def _receipts(reader: HotReader, gone: Iterable[Change]) -> list[RecordWrite]:

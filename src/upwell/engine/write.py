@@ -6,7 +6,7 @@ through here, so a constraint holds for all of them.
 """
 
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Sequence
 from dataclasses import dataclass
 
 from upwell.engine.catalog import TABLES_MADE, Catalog, OnDelete, Reference, Table, TableKind
@@ -41,7 +41,8 @@ class Write(Stage):
 
     `view_seq` is that of the View which `reader` is of; None for the newest state, whose reader holds the
     write lock until the commit. Children of deleted rows are found in the View through `find_children`
-    (None, or `may_block` False: `WouldBlock` asks for a worker thread).
+    (None, or `may_block` False: `WouldBlock` asks for a worker thread). Rows whose time is over at `now_us`
+    are no rows any more.
     """
 
     def __init__(
@@ -53,8 +54,9 @@ class Write(Stage):
         may_block: bool,
         find_children: FindChildren | None,
         view_seq: int | None,
+        now_us: int = 0,
     ) -> None:
-        super().__init__(rows, reader, catalog, may_block=may_block)
+        super().__init__(rows, reader, catalog, may_block=may_block, now_us=now_us)
         self.promised: frozenset[Place] = frozenset()
         """Rows that the caller stages before it commits: parents that are there, children that let go."""
         self._find_children = find_children
@@ -82,14 +84,15 @@ class Write(Stage):
         row: Row,
         origin: Origin | None = None,
         uploaded: str | None = None,
+        key: Key | None = None,
     ) -> None:
         """Stage a new row; raise `AlreadyExists`, `ParentMissing` or a NOT NULL violation.
 
-        `uploaded` is the payload text to keep if no device wrote it.
+        `uploaded` is the payload text to keep if no device wrote it; `key` is given if no column has it.
         """
-        column = table.columns[table.key_index]
-        key = self._key_of(table, row)
+        key = self._key_of(table, row) if key is None else key
         if self.find_live(table, owner, key) is not None:
+            column = table.columns[table.key_index]
             is_twice = (table.id, owner, key) in (place for place, _ in self._steps[self._statement_start :])
             how = "appears multiple times in" if is_twice else "already exists in"
             raise AlreadyExists(f"Primary key violation: value '{shown(key)}' {how} column '{column.name}'")
@@ -122,6 +125,10 @@ class Write(Stage):
         deleted = deque([_Deleted(table, owner, keys)])
         while deleted:
             self._settle_references(deleted.popleft(), deleted)
+
+    def keys_at(self, table: Table, owner: Owner, seqs: Container[object]) -> list[Key]:
+        """Return the keys of the hot rows that have one of these `_seq`s, for a table that has no other."""
+        return [found.key for found in self._reader.scan_rows(table.id, owner) if found.seq in seqs]
 
     def promise(self, table: Table, owner: Owner, keys: Iterable[Value]) -> None:
         """Say that rows of these keys will be staged as well, or else this write be given up."""

@@ -33,7 +33,7 @@ from upwell.feeds.cursor import Growth
 from upwell.feeds.delta import Projection
 from upwell.feeds.follow import follow
 from upwell.feeds.match import Index, Watch, judge
-from upwell.feeds.snapshot import Page, Snapshot, missed_deletes, read_page
+from upwell.feeds.snapshot import Page, Snapshot, read_batch
 from upwell.feeds.subscription import (
     Deltas,
     Listing,
@@ -230,15 +230,8 @@ class LiveFeed:
         """Return the next page, its frame and, with the last page of a resume, the deletes it missed."""
         view, protocol = self._growth.view, subscription.protocol
         watch = self._followed(subscription.watch, view.catalog)
-        after, until = snapshot.resumed_after, snapshot.until
-        if after is not None and snapshot.batch_num == 0:
-            # Whether the log reaches back so far is told at once, not with the last page.
-            self._changelog.read(view, watch.table.id, watch.owner, after=after, limit=1)
-        page = read_page(self._query, view, watch, snapshot, protocol.serialization)
-        frame = page.frame(subscription.id, snapshot.batch_num, protocol)
-        if page.has_more or after is None:
-            return page, frame, {}
-        return page, frame, missed_deletes(self._changelog, view, watch, after=after, until=until)
+        page, missed = read_batch(self._changelog, self._query, view, watch, snapshot, protocol.serialization)
+        return page, page.frame(subscription.id, snapshot.batch_num, protocol), missed
 
     def _go_live(self, subscription: Subscription, snapshot: Snapshot, missed: dict[Key, int]) -> None:
         if missed:
@@ -411,12 +404,15 @@ class LiveFeed:
     def _read_page(self, subscription: Subscription) -> Deltas:
         view = self._growth.view
         watch = self._followed(subscription.watch, view.catalog)
-        changes = self._read_log(view, watch.table.id, watch.owner, subscription.after)
+        only_ends = subscription.after < subscription.missed_until
+        changes = self._read_log(view, watch.table.id, watch.owner, subscription.after, only_ends=only_ends)
         is_last = len(changes) < PAGE_CHANGES
         return deltas(subscription, watch, changes, until=view.seq if is_last else changes[-1].seq)
 
-    def _read_log(self, view: View, table: TableId, owner: Owner, after: int) -> list[Change]:
-        return self._changelog.read(view, table, owner, after=after, limit=PAGE_CHANGES)
+    def _read_log(
+        self, view: View, table: TableId, owner: Owner, after: int, *, only_ends: bool = False
+    ) -> list[Change]:
+        return self._changelog.read(view, table, owner, after=after, limit=PAGE_CHANGES, only_ends=only_ends)
 
     def _fail(self, subscription: Subscription, failure: UpwellError) -> None:
         """End a subscription that can't go on, and say why."""

@@ -15,7 +15,7 @@ from upwell.engine.expression import predicate as compiled
 from upwell.feeds.delta import Projection
 from upwell.protocol.messages import ChangeType
 from upwell.storage.hot import Change
-from upwell.types import Owner, Row, Value
+from upwell.types import Op, Owner, Row, Value
 
 Test = Callable[[Row, int], bool]
 """(row, its `_seq`) → whether the predicate is true."""
@@ -33,7 +33,8 @@ class Watch:
     """What a subscription watches: rows of `owner` in `table` for which `predicate` (frozen) is true.
 
     `where` is the same predicate as SQL, for the snapshot. With `view`, rows that enter or leave the
-    filter count as inserted or deleted.
+    filter count as inserted or deleted. Of rows with untold[0] < `_seq` < untold[1] the subscriber never
+    hears: they had expired when it asked.
     """
 
     table: Table
@@ -42,6 +43,12 @@ class Watch:
     predicate: Node | None = None
     where: str | None = None
     view: bool = False
+    untold: tuple[int, int] = (0, 0)
+
+    @property
+    def is_told_ends(self) -> bool:
+        """Whether all that leaves the table's rows is told: not if they expire and no view was asked for."""
+        return self.view or not self.table.is_ephemeral
 
     @cached_property
     def matches(self) -> Test:
@@ -72,13 +79,19 @@ def judge(watch: Watch, change: Change) -> ChangeType | None:
     # An update that changed no value isn't left out: the row has a new `_seq`, so that a snapshot which is
     # being read doesn't show it any more.
     before, after = change.before, change.after
+    if change.op == Op.EXPIRE.value and not _is_told_end(watch, change):
+        return None
     is_in = after is not None and watch.matches(after, change.seq)
     if not watch.view and after is not None:
-        return None if not is_in else "insert" if before is None else "update"
+        return None if not is_in else "insert" if change.op == Op.INSERT.value else "update"
     was_in = before is not None and watch.matches(before, change.previous)
     if is_in:
         return "update" if was_in else "insert"
     return "delete" if was_in else None
+
+
+def _is_told_end(watch: Watch, change: Change) -> bool:
+    return watch.view and not watch.untold[0] < change.previous < watch.untold[1]
 
 
 class Watching(Protocol):

@@ -13,7 +13,7 @@ import msgspec
 from upwell.engine.changelog import Changelog
 from upwell.engine.query import QueryEngine, Source
 from upwell.engine.view import View
-from upwell.errors import InvalidInput
+from upwell.errors import InvalidInput, SeqTrimmed
 from upwell.feeds.match import Watch, judge
 from upwell.protocol.codec import encode_frame, encode_row
 from upwell.protocol.messages import (
@@ -88,6 +88,33 @@ class _InitialBatch(msgspec.Struct, frozen=True, tag_field="type", tag="initial_
     batch_control: BatchControl
 
 
+def read_batch(
+    changelog: Changelog,
+    query: QueryEngine,
+    view: View,
+    watch: Watch,
+    snapshot: Snapshot,
+    serialization: Serialization,
+) -> tuple[Page, dict[Key, int]]:
+    """Return the next page, and with the last page of a resume the deletes that it missed.
+
+    Blocks its thread; raises `SeqTrimmed` if the log doesn't tell them any more, and what a query raises.
+    """
+    after, until = snapshot.resumed_after, snapshot.until
+    if after is not None and snapshot.batch_num == 0 and watch.is_told_ends:
+        # Whether the log reaches back so far is told at once, not with the last page.
+        changelog.read(view, watch.table.id, watch.owner, after=after, limit=1, only_ends=True)
+    page = read_page(query, view, watch, snapshot, serialization)
+    if page.has_more or after is None:
+        return page, {}
+    try:
+        return page, missed_deletes(changelog, view, watch, after=after, until=until)
+    except SeqTrimmed:
+        if watch.is_told_ends:
+            raise
+        return page, {}  # what is gone from the log had expired by itself
+
+
 def read_page(
     query: QueryEngine, view: View, watch: Watch, snapshot: Snapshot, serialization: Serialization
 ) -> Page:
@@ -114,7 +141,9 @@ def missed_deletes(
     """Return the rows that left `watch` in after < seq ≤ until and hadn't come back at `until`: key → seq."""
     missed: dict[Key, int] = {}
     while after < until:
-        changes = changelog.read(view, watch.table.id, watch.owner, after=after, limit=SCAN_CHANGES)
+        changes = changelog.read(
+            view, watch.table.id, watch.owner, after=after, limit=SCAN_CHANGES, only_ends=True
+        )
         for change in changes:
             if change.seq > until:
                 return missed
@@ -135,7 +164,7 @@ def _run(
     """Return (row as the table has it, `_seq`) pairs, one more than a page if there are more."""
     table = watch.table
     needed = sorted({output.index for output in watch.projection.outputs if output.index >= 0})
-    source = Source(table, watch.owner)
+    source = Source(table, watch.owner, alive_from=watch.untold[1])
     text = _text(watch, snapshot, [table.columns[index].name for index in needed])
     found = query.run(view, text, table.namespace, [(table.namespace, table.name)], lambda *_: source)
     seqs = arrow.cells(found.column(0), SqlType.BIGINT)

@@ -51,6 +51,7 @@ class JobType(Enum):
     CLEANUP = "cleanup"
     TRIM = "log_trim"
     JOB_CLEANUP = "job_cleanup"
+    EVICTION = "stream_eviction"
 
     @property
     def prefix(self) -> str:
@@ -62,6 +63,7 @@ _PREFIXES = {
     JobType.CLEANUP: "CL",
     JobType.TRIM: "LT",
     JobType.JOB_CLEANUP: "JC",
+    JobType.EVICTION: "SE",
 }
 
 

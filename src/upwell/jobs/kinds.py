@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from upwell.effects import Points
 from upwell.engine.cleanup import Cleanup
 from upwell.engine.commit import Committer
+from upwell.engine.expiry import Expiry
 from upwell.engine.flush import Flush
 from upwell.engine.stop import Stop
 from upwell.engine.trim import LogTrim
@@ -30,6 +31,7 @@ class Kinds:
     cleanup: Cleanup
     trim: LogTrim
     retention: JobRetention
+    expiry: Expiry
     points: Points
 
     def run(self, job: Job, stop: Stop) -> Done:
@@ -45,6 +47,9 @@ class Kinds:
             case JobType.JOB_CLEANUP:
                 count = self.retention.run()
                 return Done(f"{count} job(s) are forgotten", skipped=not count)
+            case JobType.EVICTION:
+                count = self.expiry.evict(TableId(job.number("table_number")))
+                return Done(f"expired rows have left the disk; {count} entries of their ends are gone too")
 
     def _run_flush(self, job: Job, stop: Stop) -> Done:
         view = self.committer.publication.view

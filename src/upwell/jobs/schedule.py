@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from upwell.engine.catalog import load_dropped
 from upwell.engine.commit import Committer
+from upwell.engine.expiry import SLICE_ENTRIES, Expiry
 from upwell.engine.trim import LogTrim
 from upwell.errors import ReadOnly
 from upwell.jobs.job import JobType
@@ -80,5 +81,27 @@ def watch_dropped(queue: JobQueue, committer: Committer, interval_s: float) -> W
     def look() -> None:
         for table in load_dropped(committer.publication.view.hot):
             queue.submit_cleanup(table)
+
+    return Watch(interval_s, look)
+
+
+def watch_rows(expiry: Expiry, interval_s: float) -> Watch:
+    """End the rows whose time is over: no job, since it happens all the while."""
+    return Watch(interval_s, expiry.run)
+
+
+def watch_expired(queue: JobQueue, expiry: Expiry, interval_s: float) -> Watch:
+    """Clear the disk of rows that have expired."""
+
+    def look() -> None:
+        for table in expiry.due():
+            parameters: dict[str, str | int] = {
+                "table_id": table.full_name,
+                "table_number": table.id,
+                "table_type": table.kind.value,
+                "ttl_seconds": table.ttl_ms // 1000,
+                "batch_size": SLICE_ENTRIES,
+            }
+            queue.submit(JobType.EVICTION, parameters, f"SE:{table.namespace}:{table.name}")
 
     return Watch(interval_s, look)

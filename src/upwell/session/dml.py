@@ -77,7 +77,8 @@ class Evaluation:
         unnamed = [index for index, each in enumerate(table.columns) if each.added and index not in given]
         for row in rows:
             uploaded = text_without(table, row, unnamed) if table.synced and unnamed else None
-            self._write.insert(table, self._owner, row, uploaded=uploaded)
+            key = None if table.has_key else self._defaults.next_id()
+            self._write.insert(table, self._owner, row, uploaded=uploaded, key=key)
         return len(rows)
 
     def update(self, statement: Update, values_each: Sequence[Sequence[Value]]) -> int:
@@ -103,6 +104,8 @@ class Evaluation:
             keys = [key] if exists and key is not None else []
         else:
             keys = [_known_key(row[0]) for row in self._query(_matching(table, statement.where, []))]
+            if not table.has_key:
+                keys = self._write.keys_at(table, self._owner, frozenset(keys))
         if keys:
             self._write.delete(table, self._owner, keys)
         return len(keys)
@@ -191,7 +194,7 @@ def _compiled(node: Node) -> Compiled:
 
 
 def _matching(table: Table, where: str | None, scalars: Sequence[str]) -> str:
-    key = f'"{table.columns[table.key_index].name}"'
+    key = f'"{table.columns[table.key_index].name}"' if table.has_key else '"_seq"'
     condition = f" WHERE {where}" if where else ""
     return f'SELECT {", ".join([key, *_named(scalars)])} FROM "{table.namespace}"."{table.name}"{condition}'
 

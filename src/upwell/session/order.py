@@ -74,7 +74,8 @@ def _with_order(text: str, tokens: Sequence[Token], source: Source) -> str | Non
     if name is None:
         return None
     end = next((token.start for token in outer[at:] if token.word in _LIMITING), tokens[-1].end)
-    key = source.table.columns[source.table.key_index].name
+    table = source.table
+    key = table.columns[table.key_index].name if table.has_key else "_seq"
     # A line break: the text may end in a comment.
     return f'{text[:end]}\nORDER BY {name}."{key}" {text[end:]}'
 

@@ -64,8 +64,8 @@ def require_statement(principal: Principal, tree: Tree) -> None:
 
 
 def require_table(principal: Principal, action: Action, table: Table) -> None:
-    """Raise unless the principal may read or write the table; USER tables are always their own rows."""
-    if table.kind is TableKind.USER:
+    """Raise unless the principal may read or write the table; those of USER and STREAM tables are its own."""
+    if table.kind is not TableKind.SHARED:
         return
     needed = _needed_to_read(table.access) if action is Action.READ else _needed_to_write(table.access)
     if _RANK[principal.role] < _RANK[needed]:

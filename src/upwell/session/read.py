@@ -75,6 +75,8 @@ class Reader:
             return point_answer(point, None)
         if call.transaction is None:
             live = self.rows.find(view.hot, point.table, owner, key, may_block=may_block).live
+            if live is not None and live.seq < point.table.alive_from(call.context().now_us):
+                live = None
         else:
             call.transaction.write.may_block = may_block
             live = call.transaction.write.find_live(point.table, owner, key)
@@ -95,6 +97,7 @@ class Reader:
         )
 
     def _resolver(self, call: Call, view: View, write: Write | None, *, is_open: bool = False) -> Resolve:
+        now_us = call.context().now_us
         return partial(
-            resolve, view, call.principal, self.registry, self.feed, self.transactions, write, is_open
+            resolve, view, call.principal, self.registry, self.feed, self.transactions, write, now_us, is_open
         )

@@ -23,6 +23,7 @@ def resolve(
     feed: LiveFeed,
     transactions: Transactions,
     write: Write | None,
+    now_us: int,
     is_open: bool,
     namespace: str,
     name: str,
@@ -38,4 +39,5 @@ def resolve(
     table = view.catalog.get_table(namespace, name)
     require_table(principal, Action.READ, table)
     owner = table.owner_for(principal.user)
-    return Source(table, owner, None if write is None else write.staged_in(table, owner))
+    staged = None if write is None else write.staged_in(table, owner)
+    return Source(table, owner, staged, table.alive_from(now_us))

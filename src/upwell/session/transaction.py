@@ -62,9 +62,9 @@ class Transaction:
 
     def require(self, table: Table) -> None:
         """Raise `InvalidOperation` if the transaction can't write to `table` beside what it has written."""
-        if table.kind.value == "stream":
+        if table.is_ephemeral:
             raise InvalidOperation(
-                f"a transaction cannot access table '{table.full_name}': STREAM tables take no part in one"
+                f"stream tables are not supported inside explicit transactions: '{table.full_name}'"
             )
         self._kinds.add(table.kind)
         if self.is_explicit and len(self._kinds) > 1:
@@ -104,6 +104,7 @@ class Transactions:
             may_block=False,
             find_children=Children(self._query, view),
             view_seq=view.seq,
+            now_us=self._clock.now_us(),
         )
         number = uuid7(self._clock)
         transaction = Transaction(owner, view, write, self._clock, number=number, is_explicit=is_explicit)

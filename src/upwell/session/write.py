@@ -137,6 +137,7 @@ class Writer:
                 may_block=False,
                 find_children=None,
                 view_seq=None,
+                now_us=call.context().now_us,
             )
             count = self._evaluate(call, statement, write, None)
             # Nothing to write is also an answer about the newest state: it waits for that one's sync.
@@ -171,6 +172,7 @@ class Writer:
             may_block=True,
             find_children=Children(self.query, view),
             view_seq=view.seq,
+            now_us=call.context().now_us,
         )
         count = self._evaluate(call, statement, write, partial(self.reader.rows_of, call, view, write, stop))
         stop.take_effect()

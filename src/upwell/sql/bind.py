@@ -11,6 +11,7 @@ from itertools import pairwise
 
 from upwell.engine.catalog import SYSTEM_NAMESPACE, Catalog, Table, TableKind
 from upwell.engine.expression import Call, ColumnRef, Compare, Literal, Node, Parameter, is_constant
+from upwell.engine.schema import refuse_ephemeral_parent
 from upwell.errors import InvalidOperation, InvalidSql, QueryFailure, SystemColumnViolation
 from upwell.sql.command import quoted
 from upwell.sql.lex import Fragment, Token, Tokens, tokenize
@@ -104,7 +105,7 @@ class Binder:
             case UpdateTree(table) if self._name(table) == _JOBS_NAME:
                 return self._set_job_status(tree)
             case UpdateTree():
-                return self._update(tree, self._target(tree.table, "update"))
+                return self._update(tree, _lasting(self._target(tree.table, "update"), "UPDATE"))
             case DeleteTree():
                 return self._delete(tree)
             case SelectTree():
@@ -116,7 +117,7 @@ class Binder:
             case AlterTableTree(table, alteration):
                 return AlterTable(*self._ddl_name(table, "alter"), alteration)
             case FlushTree(table):
-                return FlushTable(self._target(table, "flush"))
+                return FlushTable(_lasting(self._target(table, "flush"), "STORAGE FLUSH"))
             case DescribeTree(table):
                 return self._describe(table)
             case ExecuteAsTree():
@@ -249,7 +250,11 @@ class Binder:
         self, table: CreateTable, parent: tuple[str, str]
     ) -> Sequence[Column] | Sequence[ColumnDefinition]:
         itself = parent == (table.namespace, table.name)
-        return table.columns if itself else self._catalog.get_table(*parent).columns
+        if itself:
+            return table.columns
+        found = self._catalog.get_table(*parent)
+        refuse_ephemeral_parent(f"{table.namespace}.{table.name}", found)
+        return found.columns
 
     def _describe(self, name: TableName) -> Select:
         namespace, table = self._name(name)
@@ -365,12 +370,23 @@ def _condition(where: Fragment | None, scope: Scope) -> tuple[Scalar | None, str
 
 def _key(condition: Node | None, where: Fragment, table: Table) -> Scalar | None:
     match condition:
-        case Compare("=", ColumnRef(index), other) if index == table.key_index and is_constant(other):
+        case Compare("=", ColumnRef(index), other) if _is_key(table, index) and is_constant(other):
             return Scalar(_side(where, last=True), other)
-        case Compare("=", other, ColumnRef(index)) if index == table.key_index and is_constant(other):
+        case Compare("=", other, ColumnRef(index)) if _is_key(table, index) and is_constant(other):
             return Scalar(_side(where, last=False), other)
         case _:
             return None
+
+
+def _lasting(table: Table, what: str) -> Table:
+    """Return a table whose rows stay until they are deleted; raise for one whose rows expire."""
+    if table.is_ephemeral:
+        raise InvalidOperation(f"{what} is not supported for STREAM tables")
+    return table
+
+
+def _is_key(table: Table, index: int) -> bool:
+    return table.has_key and index == table.key_index
 
 
 def _side(where: Fragment, *, last: bool) -> str:

@@ -9,14 +9,14 @@ from dataclasses import replace
 from upwell.engine.catalog import OnDelete, TableKind
 from upwell.sql.column import NAME, Draft, Refused, not_enforced, read_column, read_on_delete, read_reference
 from upwell.sql.lex import Tokens
-from upwell.sql.option import access_of, check_synced, flag, kind_of, read_option
+from upwell.sql.option import access_of, check_lifetime, check_synced, flag, kind_of, read_option, read_ttl
 from upwell.sql.statements import ColumnDefinition, CompositeReference, CreateTable
 from upwell.sql.tree import CreateTableTree
 from upwell.types import SqlType
 
 
 def parse_create_table(tokens: Tokens) -> CreateTableTree:
-    """Read CREATE [USER|SHARED] TABLE; raise `InvalidSql` for all that this release can't keep."""
+    """Read CREATE [USER|SHARED|STREAM] TABLE; raise `InvalidSql` for all that this release can't keep."""
     tokens.expect("CREATE")
     keyword = None if tokens.sees("TABLE") else tokens.take().word
     tokens.expect("TABLE")
@@ -28,7 +28,10 @@ def parse_create_table(tokens: Tokens) -> CreateTableTree:
     tokens.listed(lambda: _element(tokens, draft))
     if tokens.accept("WITH"):
         tokens.listed(lambda: read_option(tokens, draft))
+    if tokens.accept("TTL"):
+        read_ttl(tokens, draft)
     kind = kind_of(keyword, draft.options.pop("TYPE", None))
+    check_lifetime(draft, kind)
     synced = flag(draft.options.pop("SYNC", "FALSE"))
     access = access_of(draft.options.pop("ACCESS_LEVEL", None), kind)
     options = tuple((key.lower(), value) for key, value in draft.options.items())
@@ -76,10 +79,10 @@ def _columns(draft: Draft, kind: TableKind | None) -> tuple[ColumnDefinition, ..
     for name in (*draft.keys, *draft.parents, *(name for each in draft.composites for name in each.columns)):
         if name not in names:
             raise Refused(f"key column '{name}' is not a column of the table")
-    if not draft.keys:
+    if not draft.keys and kind is not TableKind.STREAM:
         owner = "User" if kind is TableKind.USER else "Shared"
         raise Refused(f"{owner} tables require a PRIMARY KEY column")
-    if len(set(draft.keys)) != 1:
+    if len(set(draft.keys)) > 1:
         raise Refused("Composite PRIMARY KEYs are not supported yet")
     columns = tuple(_completed(column, draft) for column in draft.columns)
     for composite in draft.composites:
@@ -90,7 +93,7 @@ def _columns(draft: Draft, kind: TableKind | None) -> tuple[ColumnDefinition, ..
 
 
 def _completed(column: ColumnDefinition, draft: Draft) -> ColumnDefinition:
-    if column.name == draft.keys[0]:
+    if column.name in draft.keys:
         column = replace(column, primary_key=True, nullable=False)
         if column.type in (SqlType.JSON, SqlType.BYTES):
             raise Refused(f"PRIMARY KEY column '{column.name}' cannot be {column.type.name}")

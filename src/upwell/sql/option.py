@@ -7,7 +7,6 @@ import re
 from collections.abc import Callable
 
 from upwell.engine.catalog import Access, TableKind
-from upwell.errors import InvalidSql
 from upwell.sql.column import Draft, Refused
 from upwell.sql.lex import Tokens, string_value
 from upwell.sql.statements import ColumnDefinition
@@ -15,7 +14,7 @@ from upwell.types import SqlType
 
 _FLUSH_POLICY = re.compile(r"(rows|interval):0*[1-9][0-9]*(,(?!\1)(rows|interval):0*[1-9][0-9]*)?")
 _CHANGEABLE = ("ACCESS_LEVEL", "FLUSH_POLICY", "DELETED_RETENTION_HOURS")
-_STREAM = "STREAM tables are not supported yet by this server; use a USER or SHARED table"
+_TTL_S_MAX = 100 * 365 * 24 * 3600
 
 
 def read_property(tokens: Tokens, draft: Draft) -> None:
@@ -57,8 +56,9 @@ def _check_retention(value: str) -> None:
         raise Refused("DELETED_RETENTION_HOURS must be a whole number of hours")
 
 
-def _refuse_ttl(value: str) -> None:
-    raise Refused("TTL_SECONDS is only supported for STREAM tables")
+def _check_ttl(value: str) -> None:
+    if not (value.isascii() and value.isdigit() and len(value) <= 12 and 0 < int(value) <= _TTL_S_MAX):
+        raise Refused(f"TTL_SECONDS must be a whole number of seconds, 1 to {_TTL_S_MAX}")
 
 
 def flag(value: str) -> bool:
@@ -78,32 +78,56 @@ _OPTIONS: dict[str, Callable[[str], object]] = {
     "STORAGE_ID": _check_storage,
     "FLUSH_POLICY": _check_flush_policy,
     "DELETED_RETENTION_HOURS": _check_retention,
-    "TTL_SECONDS": _refuse_ttl,
+    "TTL_SECONDS": _check_ttl,
 }
 
 
 def kind_of(keyword: str | None, option: str | None) -> TableKind | None:
     written = option.upper() if option is not None else None
-    if keyword == "STREAM" or written == "STREAM":
-        raise InvalidSql(_STREAM)
     if keyword is not None and written is not None and keyword != written:
         raise Refused(f"Conflicting table type definitions: {keyword} TABLE and TYPE='{option}'")
     name = keyword or written
     if name is None:
         return None
-    if name not in ("USER", "SHARED"):
-        raise Refused(f"TYPE must be 'USER' or 'SHARED', not '{name[:60]}'")
+    if name not in TableKind.__members__:
+        raise Refused(f"TYPE must be 'USER', 'SHARED' or 'STREAM', not '{name[:60]}'")
     return TableKind(name.lower())
 
 
 def access_of(written: str | None, kind: TableKind | None) -> Access:
     if written is None:
         return Access.PRIVATE
-    if kind is TableKind.USER:
+    if kind in (TableKind.USER, TableKind.STREAM):
         raise Refused("ACCESS_LEVEL is only supported for SHARED tables")
     if written.upper() not in Access.__members__:
         raise Refused("ACCESS_LEVEL must be PUBLIC, PRIVATE, RESTRICTED or DBA")
     return Access[written.upper()]
+
+
+def read_ttl(tokens: Tokens, draft: Draft) -> None:
+    """Read the `n` of TTL n, which is TTL_SECONDS = n by another name."""
+    value = tokens.take().text
+    _check_ttl(value)
+    if "TTL_SECONDS" in draft.options:
+        raise Refused("TTL and TTL_SECONDS say the same; write one of them")
+    draft.options["TTL_SECONDS"] = value
+
+
+def check_lifetime(draft: Draft, kind: TableKind | None) -> None:
+    """Refuse a STREAM table without its TTL or with what only lasting rows have, and a TTL of others."""
+    if kind is not TableKind.STREAM:
+        if "TTL_SECONDS" in draft.options:
+            raise Refused("TTL_SECONDS is only supported for STREAM tables")
+        return
+    if "TTL_SECONDS" not in draft.options:
+        raise Refused("STREAM tables must specify 'TTL_SECONDS'")
+    for option in ("FLUSH_POLICY", "DELETED_RETENTION_HOURS"):
+        if option in draft.options:
+            raise Refused(
+                f"{option} is not supported for STREAM tables: their rows expire and are never flushed"
+            )
+    if draft.parents or draft.composites:
+        raise Refused("STREAM tables cannot have REFERENCES: their rows expire by themselves")
 
 
 def check_synced(columns: tuple[ColumnDefinition, ...], kind: TableKind | None) -> None:

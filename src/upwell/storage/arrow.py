@@ -109,8 +109,7 @@ def row_batch(rows: Sequence[Row], seqs: Sequence[int], columns: Sequence[Column
 
 def declared_arrays(versions: Sequence[Version], columns: Sequence[Column]) -> list[pa.Array]:
     """Return one array per column, converted column by column (measured: faster than by rows)."""
-    key_at = key_index(columns)
-    rows = [_blank(version.key, key_at, len(columns)) if version.row is None else version.row
+    rows = [_blank(version.key, key_index(columns), len(columns)) if version.row is None else version.row
             for version in versions]  # fmt: skip
     return _column_arrays(rows, columns)
 

@@ -101,6 +101,8 @@ class RowWrite(msgspec.Struct, frozen=True, gc=False):
     source: str | None = None
     change_id: int | None = None
     uploaded: str | None = None
+    vanishes: bool = False
+    """Whether a row that goes leaves no tombstone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,12 +157,16 @@ class Drop:
 
 @dataclass(frozen=True, slots=True)
 class Trim:
-    """Forget one entry of the log, and with it what the owner's own log has up to its counter."""
+    """Forget one entry of the log, and with it what the owner's own log has up to its counter.
+
+    `alone`: forget this entry only, from both logs.
+    """
 
     table: TableId
     seq: int
     owner: Owner
     counter: int
+    alone: bool = False
 
 
 @dataclass(slots=True)
@@ -253,6 +259,10 @@ class HotStore(HotReader, Protocol):
         """Remove rows and log of a dropped table; its id is never used again."""
         ...
 
+    def reclaim(self, table: TableId) -> None:
+        """Return when what was removed of a table has left its files, but for what a View still reads."""
+        ...
+
     def checkpoint(self, path: Path) -> None:
         """Write a consistent copy of the store into the new directory `path`."""
         ...
@@ -261,10 +271,16 @@ class HotStore(HotReader, Protocol):
 
 
 class Floor(msgspec.Struct, frozen=True, array_like=True):
-    """The newest entry that was trimmed, of an owner or of a table: its counter (tables: 0) and its seq."""
+    """The newest entry that was trimmed, of an owner or of a table: its counter (tables: 0) and its seq.
+
+    `is_own`: entries of this table go by a time of their own, whatever their owner's floor is; `end` is the
+    newest one that went and told of the end of a row.
+    """
 
     counter: int = 0
     seq: int = 0
+    is_own: bool = False
+    end: int = 0
 
 
 def load_floor(reader: HotReader, place: Owner | TableId) -> Floor:
@@ -275,7 +291,14 @@ def load_floor(reader: HotReader, place: Owner | TableId) -> Floor:
 
 def partition_floor(reader: HotReader, table: TableId, owner: Owner | None) -> Floor:
     """Return up to where the log was trimmed that is read for a table and an owner (None: all)."""
-    return load_floor(reader, table if owner is None or owner_user(owner) is None else owner)
+    if owner is None or owner_user(owner) is None:
+        return load_floor(reader, table)
+    of_table, of_owner = load_floor(reader, table), load_floor(reader, owner)
+    return max(of_table, of_owner, key=_seq) if of_table.is_own else of_owner
+
+
+def _seq(floor: Floor) -> int:
+    return floor.seq
 
 
 def floor_record(place: Owner | TableId, floor: Floor) -> RecordWrite:

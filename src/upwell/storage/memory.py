@@ -194,6 +194,9 @@ class MemoryStore(MemoryReader):
             state.logs.pop(table, None)
             state.forgotten |= {table}
 
+    def reclaim(self, table: TableId) -> None:
+        """Return at once: what was removed is nowhere."""
+
     def checkpoint(self, path: Path) -> None:
         with self._lock:
             saved = _save(self._state)
@@ -211,6 +214,8 @@ class MemoryStore(MemoryReader):
         state, gone = self._state, {trim.seq for trim in trims}
         for table in {trim.table for trim in trims}:
             state.logs[table] = [change for change in state.logs.get(table, []) if change.seq not in gone]
+        for owner in {trim.owner for trim in trims if trim.alone}:
+            state.owner_logs[owner] = [c for c in state.owner_logs.get(owner, []) if c.seq not in gone]
         for owner, counter in newest_trims(trims).items():
             state.floors[owner] = max(counter, state.floors.get(owner, 0))
             _cut(state, owner)
@@ -224,7 +229,11 @@ class MemoryStore(MemoryReader):
     def _keep(self, batch: Batch, allotted: Allotted) -> None:
         state = self._state
         for write, change in zip(batch.rows, allotted.changes, strict=True):
-            self._rows_of(write.table, write.owner)[write.key] = version(write, change.seq)
+            rows = self._rows_of(write.table, write.owner)
+            if write.vanishes:
+                rows.pop(write.key, None)
+            else:
+                rows[write.key] = version(write, change.seq)
             _append(state, change)
         state.counters.update(allotted.counters)
 

@@ -74,7 +74,7 @@ def newest_trims(trims: Iterable[Trim]) -> dict[Owner, int]:
     """Return, for each user whose log is trimmed, the counter up to which it is."""
     newest: dict[Owner, int] = {}
     for trim in trims:
-        if owner_user(trim.owner) is not None:
+        if not trim.alone and owner_user(trim.owner) is not None:
             newest[trim.owner] = max(trim.counter, newest.get(trim.owner, NO_COUNTER))
     return newest
 

@@ -132,6 +132,15 @@ class RocksStore(RocksReader):
             for partition in [known for known in self._fenced if known[0] == table]:
                 del self._fenced[partition]
 
+    def reclaim(self, table: TableId) -> None:
+        db = self._open_db()
+        try:
+            db.flush()  # neither of the two holds the GIL
+            db.compact_range(rocks_keys.row_table(table), rocks_keys.row_table(table + 1))
+            db.compact_range(rocks_keys.log_table(table), rocks_keys.log_table(table + 1))
+        except Exception as error:  # rocksdict raises nothing more precise
+            raise OSError(f"the hot store could not give space back: {error}") from error
+
     def checkpoint(self, path: Path) -> None:
         # A checkpoint holds the GIL; after a flush, which doesn't, little is left for it to do.
         self._open_db().flush()
@@ -189,7 +198,10 @@ class RocksStore(RocksReader):
         self._trim(out, batch.trims)
         for write, change in zip(batch.rows, allotted.changes, strict=True):
             row = rocks_keys.row(write.table, write.owner, write.key)
-            out.put(row, _encode(version(write, change.seq)))
+            if write.vanishes:
+                out.delete(row)
+            else:
+                out.put(row, _encode(version(write, change.seq)))
             out.put(rocks_keys.log(change.table, change.seq), _encode(change))
             if owner_user(write.owner) is not None:
                 pointer = rocks_keys.pointer_bytes(change.table, change.seq)
@@ -210,6 +222,8 @@ class RocksStore(RocksReader):
     def _trim(self, out: WriteBatch, trims: Sequence[Trim]) -> None:
         for trim in trims:
             out.delete(rocks_keys.log(trim.table, trim.seq))
+            if trim.alone:
+                out.delete(rocks_keys.owner_log(trim.owner, trim.counter))
         for owner, counter in newest_trims(trims).items():
             start, stop = rocks_keys.owner_log_begin(owner), rocks_keys.owner_log(owner, counter + 1)
             for pointer, _ in self._now().between(start, stop):

@@ -16,6 +16,7 @@ from upwell.engine.catalog import Role, Table
 from upwell.engine.cleanup import Cleanup
 from upwell.engine.commit import Committer, Durability
 from upwell.engine.defaults import Defaults
+from upwell.engine.expiry import Expiry
 from upwell.engine.flush import Flush, Flushed
 from upwell.engine.overlay import Overlay
 from upwell.engine.query import QueryEngine
@@ -53,6 +54,9 @@ ROOT = "root"
 RETENTION_S = 3_600.0
 """How long the log and jobs are kept: move the clock by more, and what is older may go."""
 JOBS_KEPT_MAX = 100
+
+GRACE_S = 60.0
+"""How long the ends of expired rows stay in the log."""
 
 Tuples = list[tuple[Value, ...]]
 
@@ -114,7 +118,16 @@ class Embedded:
             self.committer, self.clock, RETENTION_S, self.registry.slowest_cursor, self.points
         )
         self.retention = JobRetention(self.jobs, self.clock, RETENTION_S, JOBS_KEPT_MAX)
-        self.kinds = Kinds(self.committer, self.flusher, self.cleanup, self.trim, self.retention, self.points)
+        self.expiry = Expiry(self.committer, self.clock, GRACE_S)
+        self.kinds = Kinds(
+            self.committer,
+            self.flusher,
+            self.cleanup,
+            self.trim,
+            self.retention,
+            self.expiry,
+            self.points,
+        )
         defaults = Defaults(self.clock, Snowflakes(self.clock, worker=1))
         self.engine = Engine(
             committer=self.committer,

@@ -11,6 +11,7 @@ import pytest
 from upwell.effects import Points
 from upwell.engine.cleanup import Cleanup
 from upwell.engine.commit import Committer
+from upwell.engine.expiry import Expiry
 from upwell.engine.flush import Flush
 from upwell.engine.stop import Stop
 from upwell.engine.trim import LogTrim
@@ -90,8 +91,8 @@ class Failing(Kinds):
         return Kinds.run(self, job, stop)
 
 
-def kinds_of(db: Embedded) -> tuple[Committer, Flush, Cleanup, LogTrim, JobRetention, Points]:
-    return db.committer, db.flusher, db.cleanup, db.trim, db.retention, db.points
+def kinds_of(db: Embedded) -> tuple[Committer, Flush, Cleanup, LogTrim, JobRetention, Expiry, Points]:
+    return db.committer, db.flusher, db.cleanup, db.trim, db.retention, db.expiry, db.points
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,187 @@
+"""Live queries of STREAM tables: who asks for a view is told the end of each row, who doesn't is not."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from upwell.clock import ManualClock
+from upwell.errors import SeqTrimmed
+from upwell.storage.memory import MemoryStore
+from upwell.testing.embedded import GRACE_S, Embedded
+from upwell.testing.live import Subscriber
+
+TTL_S = 10
+SQL = "SELECT * FROM app.typing WHERE doc = 1"
+
+
+class Stage:
+    """An engine with a STREAM table, its feed running, and a clock that a test moves."""
+
+    def __init__(self, db: Embedded, clock: ManualClock) -> None:
+        self.db = db
+        self.clock = clock
+        self.feed = db.sessions.feed
+
+    def subscriber(self, user: str = "ann", sql: str = SQL) -> Subscriber:
+        return Subscriber(self.db, self.feed, user, sql)
+
+    async def types(self, *ids: str, doc: int = 1, user: str = "ann") -> None:
+        for each in ids:
+            await self.db.outcomes(f"INSERT INTO app.typing VALUES ('{each}', {doc})", user=user)
+
+    async def after(self, seconds: float) -> None:
+        """Let time pass, and what is over by then end."""
+        self.clock.advance(seconds)
+        await asyncio.to_thread(self.db.expiry.run)
+
+    async def evicts(self) -> None:
+        for table in self.db.expiry.due():
+            await asyncio.to_thread(self.db.expiry.evict, table.id)
+
+
+@asynccontextmanager
+async def running(db: Embedded, clock: ManualClock) -> AsyncIterator[Stage]:
+    stage = Stage(db, clock)
+    await db.outcomes("CREATE NAMESPACE app")
+    await db.outcomes(f"CREATE STREAM TABLE app.typing (id TEXT PRIMARY KEY, doc INT) TTL {TTL_S}")
+    pump = asyncio.create_task(stage.feed.run())
+    try:
+        yield stage
+    finally:
+        pump.cancel()
+        await asyncio.gather(pump, return_exceptions=True)
+        await stage.feed.close()
+
+
+@pytest.fixture
+async def stage(tmp_path: Path) -> AsyncIterator[Stage]:
+    clock = ManualClock()
+    db = await asyncio.to_thread(Embedded, tmp_path, clock=clock, store=MemoryStore(clock=clock))
+    db.sessions = db.session(asyncio.get_running_loop())
+    async with running(db, clock) as stage:
+        yield stage
+    await asyncio.to_thread(db.close)
+
+
+def told(subscriber: Subscriber) -> list[tuple[str, str]]:
+    return [(kind, key) for kind, key, _ in subscriber.events]
+
+
+async def test_a_view_is_told_each_end_and_others_nothing(stage: Stage) -> None:
+    await stage.types("before")
+    view = await stage.subscriber().open(view=True, batch_size=1)
+    plain = await stage.subscriber().open()
+    live = await stage.subscriber().open(live_only=True)
+    other = await stage.subscriber("ben").open(view=True)
+    await stage.after(5)
+    await stage.types("a", "b")
+    await stage.types("elsewhere", doc=2)
+    await stage.after(TTL_S - 4)
+    await stage.types("c")
+    await view.until(lambda: len(view.events) == 4)
+    assert told(view) == [("insert", "a"), ("insert", "b"), ("delete", "before"), ("insert", "c")]
+    await stage.after(6)
+    await stage.types("d")
+    for subscriber in (view, plain, live):
+        await subscriber.until(lambda s=subscriber: s.events[-1][1] == "d")
+    assert told(view)[4:] == [("delete", "a"), ("delete", "b"), ("insert", "d")]
+    assert list(view.rows) == ["c", "d"]
+    assert told(plain) == told(live) == [("insert", each) for each in "abcd"]
+    assert (plain.snapshot_keys, live.snapshot_keys) == (["before"], [])
+    assert (other.events, other.rows) == ([], {})
+
+
+async def test_what_is_over_is_in_no_snapshot_and_its_end_told_to_nobody_new(stage: Stage) -> None:
+    await stage.types("old")
+    stage.clock.advance(TTL_S + 1)
+    await stage.types("young")
+    new = await stage.subscriber().open(view=True)
+    assert new.snapshot_keys == ["young"]
+    await stage.after(0)
+    await stage.types("fence")
+    await new.until(lambda: "fence" in new.rows)
+    assert told(new) == [("insert", "fence")]
+
+
+async def test_a_key_that_comes_again_before_its_end_was_noted(stage: Stage) -> None:
+    """For the view the new row replaces the old one, also where only one of the two matches."""
+    await stage.types("x", "y")
+    await stage.types("z", doc=2)
+    view = await stage.subscriber().open(view=True)
+    plain = await stage.subscriber().open()
+    stage.clock.advance(TTL_S + 1)
+    await stage.types("x")
+    await stage.types("y", doc=2)
+    await stage.types("z")
+    await stage.after(0)
+    await stage.types("fence")
+    for subscriber in (view, plain):
+        await subscriber.until(lambda s=subscriber: "fence" in s.rows)
+    assert told(view) == [("update", "x"), ("delete", "y"), ("insert", "z"), ("insert", "fence")]
+    assert list(view.rows) == ["x", "z", "fence"]
+    assert told(plain) == [("insert", "x"), ("insert", "z"), ("insert", "fence")]
+
+
+async def test_a_resume_tells_the_ends_that_were_missed(stage: Stage) -> None:
+    await stage.types("a", "b")
+    view = await stage.subscriber().open(view=True)
+    view.close()
+    await stage.types("never seen")
+    stage.clock.advance(5)
+    await stage.types("c")
+    await stage.after(6)
+    await view.resume(view=True)
+    await view.until(lambda: list(view.rows) == ["c"])
+    await stage.types("fence")
+    await view.until(lambda: "fence" in view.rows)
+    assert told(view) == [("delete", "a"), ("delete", "b"), ("insert", "fence")]
+    assert view.snapshot_keys == ["a", "b", "c"]
+
+
+async def test_an_end_that_comes_after_the_resume_is_told_too(stage: Stage) -> None:
+    await stage.types("a")
+    view = await stage.subscriber().open(view=True)
+    view.close()
+    await stage.types("b")
+    stage.clock.advance(TTL_S + 1)
+    await view.resume(view=True)
+    await stage.after(0)
+    await view.until(lambda: not view.rows)
+    assert told(view) == [("delete", "a")]
+    assert view.snapshot_keys == ["a"], "b was over before anything was told of it"
+
+
+async def test_beyond_the_grace_a_view_is_told_so_and_others_just_go_on(stage: Stage) -> None:
+    await stage.types("a")
+    view = await stage.subscriber().open(view=True)
+    plain = await stage.subscriber().open()
+    for subscriber in (view, plain):
+        subscriber.close()
+    await stage.after(TTL_S + 1)
+    await stage.after(GRACE_S)
+    await stage.evicts()
+    with pytest.raises(SeqTrimmed, match="subscribe again without `from`"):
+        await view.resume(view=True)
+    await plain.resume()
+    await stage.types("b")
+    await plain.until(lambda: "b" in plain.rows)
+    assert told(plain) == [("insert", "b")]
+
+
+async def test_who_lags_is_told_in_the_same_order(stage: Stage) -> None:
+    view, slow = [await stage.subscriber().open(view=True) for _ in range(2)]
+    slow.is_stalled = True
+    await stage.types("a")
+    await stage.after(TTL_S + 1)
+    await stage.types("a", "b")
+    await stage.after(TTL_S + 1)
+    await view.until(lambda: len(view.events) == 6)
+    assert slow.events == []
+    slow.release()
+    await slow.until(lambda: len(slow.events) == 6)
+    assert slow.events == view.events
+    kinds = ("insert", "delete", "insert", "insert", "delete", "delete")
+    assert told(view) == list(zip(kinds, "aaabab", strict=True))
