@@ -37,6 +37,7 @@ from upwell.engine.commit import Committer, Durability
 from upwell.engine.defaults import Defaults
 from upwell.engine.expiry import Expiry
 from upwell.engine.flush import Flush
+from upwell.engine.flush_policy import FlushPace, parse_policy
 from upwell.engine.history import running, stream_id
 from upwell.engine.overlay import Overlay
 from upwell.engine.query import QueryEngine
@@ -57,7 +58,15 @@ from upwell.jobs.kinds import Kinds
 from upwell.jobs.queue import JobQueue
 from upwell.jobs.retention import JobRetention
 from upwell.jobs.runner import JobRunner
-from upwell.jobs.schedule import Schedule, watch_dropped, watch_expired, watch_jobs, watch_log, watch_rows
+from upwell.jobs.schedule import (
+    Schedule,
+    watch_dropped,
+    watch_expired,
+    watch_flush,
+    watch_jobs,
+    watch_log,
+    watch_rows,
+)
 from upwell.logs import fields
 from upwell.protocol.sync import SIGNIN_PATH
 from upwell.session.accounts import Doorkeeper
@@ -113,7 +122,9 @@ def opened(config: Config, *, clock: Clock, files: Files, points: Points) -> Ite
         stack.callback(store.close)
         stack.enter_context(running(store, Durability(config.durability)))
         history = stream_id(store)
-        committer = Committer(store, points=points, durability=Durability(config.durability))
+        committer = Committer(
+            store, points=points, durability=Durability(config.durability), pace=_flush_pace(config)
+        )
         stack.callback(committer.close)
         objects = ObjectStore(config.data_dir / "storage", files)
         cold = ColdCache(objects, partitions_max=COLD_PARTITIONS_MAX, group_bytes_max=COLD_GROUP_BYTES_MAX)
@@ -249,6 +260,16 @@ def _device_routes(
     return routes
 
 
+def _flush_pace(config: Config) -> FlushPace:
+    try:
+        default = parse_policy(config.flush_policy)
+    except ValueError as error:
+        raise StartRefused(f"flush_policy can't be {config.flush_policy!r}: {error}") from error
+    return FlushPace(
+        default, config.flush_small_rows, config.flush_small_age_s, config.flush_small_partitions
+    )
+
+
 def _job_loops(
     parts: Parts, registry: Registry, threads: Executor, looks: Executor
 ) -> tuple[JobRunner, Schedule]:
@@ -259,15 +280,16 @@ def _job_loops(
     cleanup = Cleanup(committer, parts.objects, parts.cold)
     expiry = Expiry(committer, clock, config.stream_grace_s)
     retention = JobRetention(queue, clock, config.job_retention_s, config.job_records_max)
-    kinds = Kinds(committer, engine.flush, cleanup, trim, retention, expiry, parts.points)
+    kinds = Kinds(committer, engine.flush, cleanup, trim, retention, expiry, clock, parts.points)
     watches = [
+        watch_flush(queue, committer, clock, config.flush_check_interval_s),
         watch_log(queue, trim, committer, config.log_trim_interval_s),
         watch_jobs(queue, retention, JOBS_INTERVAL_S),
         watch_dropped(queue, committer, DROPPED_INTERVAL_S),
         watch_rows(expiry, config.stream_expiry_interval_s),
         watch_expired(queue, expiry, config.stream_eviction_interval_s),
     ]
-    return JobRunner(queue, kinds, threads, jobs_max=config.jobs_max), Schedule(watches, looks)
+    return JobRunner(queue, kinds.run, threads, jobs_max=config.jobs_max), Schedule(watches, looks)
 
 
 class _Server(uvicorn.Server):

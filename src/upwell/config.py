@@ -62,6 +62,11 @@ class Config:
     dev: bool = False  # development only: POST /dummy-signin gives a device token to whoever asks
     log_retention_s: float = 30.0 * 24 * 3600  # seconds that changes stay; devices away longer start anew
     log_trim_interval_s: float = 3_600.0  # seconds between two trims of the log
+    flush_policy: str = "rows:100000,interval:86400"  # of tables without FLUSH_POLICY; per partition
+    flush_check_interval_s: float = 1.0  # seconds between two looks for partitions that are due for a flush
+    flush_small_rows: int = 100  # changes below which a partition is small
+    flush_small_age_s: float = 3_600.0  # seconds that a small one may wait for more changes
+    flush_small_partitions: int = 100  # small ones of a table that are flushed without waiting
     jobs_max: int = 4  # background jobs that run at the same time
     job_retention_s: float = 7.0 * 24 * 3600  # seconds that jobs which ended stay in system.jobs
     job_records_max: int = 10_000  # jobs which ended that stay in system.jobs
@@ -138,6 +143,10 @@ _BOUNDS = {
     "upload_body_bytes_max": (1, _BYTES_MAX),
     "log_retention_s": (1, _HOURS_MAX * 3600),
     "log_trim_interval_s": (0.1, _SECONDS_MAX),
+    "flush_check_interval_s": (0.01, _SECONDS_MAX),
+    "flush_small_rows": (1, _COUNT_MAX),
+    "flush_small_age_s": (0, _HOURS_MAX * 3600),
+    "flush_small_partitions": (0, _COUNT_MAX),
     "jobs_max": (1, 64),
     "job_retention_s": (1, _HOURS_MAX * 3600),
     "job_records_max": (100, _COUNT_MAX),

@@ -14,6 +14,8 @@ import msgspec
 from upwell.effects import Points
 from upwell.engine.catalog import Catalog, load_catalog
 from upwell.engine.changelog import Changelog
+from upwell.engine.flush_policy import FlushPace
+from upwell.engine.pending import Pending
 from upwell.engine.view import Publication, View
 from upwell.errors import ReadOnly
 from upwell.ids import Seq
@@ -56,13 +58,23 @@ def decode_manifest_record(record: bytes | None) -> ManifestInForce:
 class Committer:
     """Applies batches to the hot store and publishes Views of what has been synced."""
 
-    def __init__(self, store: HotStore, *, points: Points, durability: Durability = Durability.GROUP) -> None:
+    def __init__(
+        self,
+        store: HotStore,
+        *,
+        points: Points,
+        durability: Durability = Durability.GROUP,
+        pace: FlushPace | None = None,
+    ) -> None:
         self.lock = threading.RLock()
         """The one write lock. Who evaluates and applies while holding it meets no conflict."""
         self._store = store
         self._points = points
         self._durability = durability
         self._catalog: Catalog = load_catalog(store)
+        self.pending = Pending(pace or FlushPace())
+        for table in self._catalog.by_id.values():
+            self.pending.define(table)
         self._flushing: set[tuple[TableId, Owner]] = set()
         self._flushed_until: dict[tuple[TableId, Owner], int] = {}
         seq, reader = store.snapshot()
@@ -105,6 +117,7 @@ class Committer:
                 self._work.set()  # the syncer meets it too, and tells all who wait
                 raise
             self.changelog.append(applied.changes)
+            self.pending.note(applied.changes)
             self._note_records(batch)
         self._points.reach("commit:after-write")
         if self._durability is Durability.ASYNC:
@@ -120,13 +133,15 @@ class Committer:
         """
         with self.lock:
             self._flushing.add((table, owner))
+            self.pending.begin(table, owner)
             seq = self._store.last_seq
         return self.publication.wait(seq)
 
-    def end_flush(self, table: TableId, owner: Owner) -> None:
-        """Take the mark away; the flush has switched, or has failed."""
+    def end_flush(self, table: TableId, owner: Owner, left: tuple[int, int] | None = None) -> None:
+        """Take the mark away; the flush has switched, or has failed (`left` None, see `Pending.end`)."""
         with self.lock:
             self._flushing.discard((table, owner))
+            self.pending.end(table, owner, left)
 
     def close(self) -> None:
         """Sync and publish what is applied, then stop. The store stays open."""
@@ -165,8 +180,18 @@ class Committer:
             if any(self._alters(record) for record in changed):
                 self.changelog.forget()
             self._catalog = self._catalog.with_records(changed)
+            for record in changed:
+                if record.kind is Kind.TABLE:
+                    self._note_table(int(record.name))
         if any(record.kind is Kind.MANIFEST for record in batch.records):
             self._flushed_until.clear()
+
+    def _note_table(self, number: int) -> None:
+        table = self._catalog.by_id.get(number)
+        if table is None:
+            self.pending.forget(number)
+        else:
+            self.pending.define(table)
 
     def _alters(self, record: RecordWrite) -> bool:
         """Whether the record gives a table that exists another shape."""

@@ -9,7 +9,7 @@ nor doubles a row, and a flush that is run again goes on where the last one was.
 """
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import msgspec
@@ -37,7 +37,7 @@ from upwell.storage.manifest import (
 )
 from upwell.storage.objects import ObjectStore, PartitionFiles
 from upwell.storage.segments import KeyFilter, SegmentStats, write_segment
-from upwell.types import Owner
+from upwell.types import Owner, user_owner
 
 CLEANUP_ROWS = 500
 
@@ -49,6 +49,8 @@ class Flushed:
     rows: int
     live: int
     flushed_until: int
+    left: tuple[int, int] = (0, 0)
+    """How many rows stayed hot that were there when it began, and the seq after which they came."""
 
 
 class Flush:
@@ -64,23 +66,27 @@ class Flush:
         self._points = points
         self._lock = threading.Lock()
 
-    def pending(self, view: View, table: Table) -> list[Owner]:
-        """Return the owners that have hot versions, live or waiting for cleanup; none if rows expire."""
-        return [] if table.is_ephemeral else list(view.hot.owners(table.id))
+    def pending(self, view: View, table: Table, users: Sequence[str] | None = None) -> list[Owner]:
+        """Return the owners (of these users only) that have hot versions, live or waiting for cleanup."""
+        return list(_owners(view, table, users))
 
-    def is_pending(self, view: View, table: Table) -> bool:
-        """Whether anything of the table is hot; looks for one owner only."""
-        return not table.is_ephemeral and next(iter(view.hot.owners(table.id)), None) is not None
+    def is_pending(self, view: View, table: Table, users: Sequence[str] | None = None) -> bool:
+        """Whether anything of the table, or of these users in it, is hot; looks for one owner only."""
+        return next(_owners(view, table, users), None) is not None
 
-    def flush_partition(self, table: Table, owner: Owner) -> Flushed:
-        """Move what is hot now into a segment; raises `OSError` if a file can't be written."""
+    def flush_partition(self, table: Table, owner: Owner, *, until: int | None = None) -> Flushed:
+        """Move what is hot (up to seq `until`) into a segment; `OSError` if a file can't be written."""
         with self._lock:
+            left = None
             try:
-                return self._flush(self._committer.begin_flush(table.id, owner), table, owner)
+                view = self._committer.begin_flush(table.id, owner)
+                flushed = self._flush(view, table, owner, view.seq if until is None else until)
+                left = flushed.left
+                return flushed
             finally:
-                self._committer.end_flush(table.id, owner)
+                self._committer.end_flush(table.id, owner, left)
 
-    def _flush(self, view: View, table: Table, owner: Owner) -> Flushed:
+    def _flush(self, view: View, table: Table, owner: Owner, asked: int) -> Flushed:
         self._points.reach("flush:begin")
         # Never with fewer columns than the rows of the View have.
         table = view.catalog.by_id.get(table.id, table)
@@ -88,7 +94,7 @@ class Flush:
         record = view.hot.find_record(Kind.MANIFEST, name)
         in_force = decode_manifest_record(record)
         versions = [shaped(version, table) for version in view.hot.scan_rows(table.id, owner)]
-        fresh = [version for version in versions if version.seq > in_force.flushed_until]
+        fresh = [version for version in versions if in_force.flushed_until < version.seq <= asked]
         written = [version for version in fresh if _belongs_in_parquet(version, table)]
         files = self._objects.open(partition_of(table, owner))
         until = in_force.flushed_until
@@ -104,7 +110,9 @@ class Flush:
             copy_manifest(files, load_manifest(files, in_force.number))
         self._clean_up(table, owner, [version for version in versions if version.seq <= until])
         self._points.reach("flush:after-cleanup")
-        return Flushed(len(written), sum(version.row is not None for version in written), until)
+        left = sum(version.seq > asked for version in versions)
+        live = sum(version.row is not None for version in written)
+        return Flushed(len(written), live, until, (left, asked))
 
     def _write_files(
         self,
@@ -180,6 +188,15 @@ class Flush:
             drops = [Drop(table.id, owner, v.key, v.seq) for v in versions[start : start + CLEANUP_ROWS]]
             self._committer.apply(Batch(drops=drops))
             self._points.reach("flush:mid-cleanup")
+
+
+def _owners(view: View, table: Table, users: Sequence[str] | None) -> Iterator[Owner]:
+    if table.is_ephemeral:
+        return iter(())
+    if users is None:
+        return iter(view.hot.owners(table.id))
+    named = map(user_owner, dict.fromkeys(users))
+    return (owner for owner in named if next(view.hot.scan_rows(table.id, owner), None) is not None)
 
 
 def _belongs_in_parquet(version: Version, table: Table) -> bool:

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from upwell.clock import Clock
 from upwell.effects import Points
 from upwell.engine.cleanup import Cleanup
 from upwell.engine.commit import Committer
@@ -32,6 +33,7 @@ class Kinds:
     trim: LogTrim
     retention: JobRetention
     expiry: Expiry
+    clock: Clock
     points: Points
 
     def run(self, job: Job, stop: Stop) -> Done:
@@ -56,12 +58,21 @@ class Kinds:
         table = view.catalog.by_id.get(TableId(job.number("table_number")))
         if table is None:
             return Done("the table was dropped meanwhile", skipped=True)
+        is_scheduled = "policy" in job.parameters
+        if is_scheduled:
+            owners = self.committer.pending.due_owners(table.id, self.clock.now_us())
+        else:
+            owners = self.flush.pending(view, table, job.texts("users"))
         rows = partitions = 0
-        for owner in self.flush.pending(view, table):
+        for owner in owners:
             stop.check()
-            rows += self.flush.flush_partition(table, owner).rows
-            partitions += 1
+            until = None if is_scheduled else job.asked_seq
+            flushed = self.flush.flush_partition(table, owner, until=until)
+            rows += flushed.rows
+            partitions += bool(flushed.rows)
         self.points.reach("flush:job-completed")
+        if not rows:
+            return Done("no pending writes: nothing to move to Parquet", skipped=True)
         return Done(f"{rows} row(s) of {partitions} partition(s) are in Parquet now")
 
     def _run_cleanup(self, job: Job) -> Done:

@@ -154,6 +154,14 @@ class JobQueue:
         with self._lock:
             return self._holder(slot) if job is None else job
 
+    def find(self, name: str) -> Job | None:
+        """Return a job, open or over; None if it was never there or is forgotten."""
+        with self._lock:
+            try:
+                return self._get(name).job
+            except NotFound:
+                return None
+
     def open_jobs(self) -> list[Job]:
         """Return the jobs that haven't ended, oldest first."""
         with self._lock:

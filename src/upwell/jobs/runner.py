@@ -6,25 +6,30 @@ the end of the server stops is put back; a read-only server can't store how an a
 
 import asyncio
 import logging
+from collections.abc import Callable
 from concurrent.futures import Executor
 from functools import partial
 
 from upwell.engine.stop import Stop, Stopped
 from upwell.errors import ReadOnly, UpwellError
 from upwell.jobs.job import Job
-from upwell.jobs.kinds import Kinds
+from upwell.jobs.kinds import Done
 from upwell.jobs.queue import JobQueue, Moved
 from upwell.logs import fields
 
 log = logging.getLogger("upwell.jobs")
 
 
-class JobRunner:
-    """Runs jobs until it is cancelled; `threads` does the work, `jobs_max` at a time."""
+Work = Callable[[Job, Stop], Done]
+"""Does a job in the calling thread; `Kinds.run`."""
 
-    def __init__(self, queue: JobQueue, kinds: Kinds, threads: Executor, *, jobs_max: int = 1) -> None:
+
+class JobRunner:
+    """Runs jobs until it is cancelled; `work` is done in `threads`, `jobs_max` at a time."""
+
+    def __init__(self, queue: JobQueue, work: Work, threads: Executor, *, jobs_max: int = 1) -> None:
         self._queue = queue
-        self._kinds = kinds
+        self._work = work
         self._threads = threads
         self._jobs_max = jobs_max
         self._running = 0
@@ -88,7 +93,7 @@ class JobRunner:
 
     def _finish(self, job: Job, stop: Stop) -> None:
         try:
-            done = self._kinds.run(job, stop)
+            done = self._work(job, stop)
         except ReadOnly:
             raise
         except Stopped:

@@ -8,16 +8,22 @@ import logging
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
+from datetime import UTC, datetime
 
-from upwell.engine.catalog import load_dropped
+from upwell.clock import Clock
+from upwell.engine.catalog import Table, load_dropped
 from upwell.engine.commit import Committer
 from upwell.engine.expiry import SLICE_ENTRIES, Expiry
+from upwell.engine.flush_policy import FlushPolicy
+from upwell.engine.recount import recount
 from upwell.engine.trim import LogTrim
+from upwell.engine.view import View
 from upwell.errors import ReadOnly
-from upwell.jobs.job import JobType
+from upwell.jobs.job import Job, JobType, Parameter, Status
 from upwell.jobs.queue import JobQueue
 from upwell.jobs.retention import JobRetention
 from upwell.logs import fields
+from upwell.types import TableId
 
 log = logging.getLogger("upwell.jobs")
 
@@ -52,6 +58,48 @@ class Schedule:
         while True:
             await loop.run_in_executor(self.threads, watch.look)
             await asyncio.sleep(watch.interval_s)
+
+
+FAILED_PAUSE_S = 30.0
+"""How long a table waits for its next flush when one has failed for good or was killed."""
+
+
+def watch_flush(queue: JobQueue, committer: Committer, clock: Clock, interval_s: float) -> Watch:
+    """Flush what the policies of the tables say is due, each table by one job at a time."""
+    first: list[View] = [committer.publication.view]
+    asked: dict[TableId, str] = {}
+
+    def is_paused(table: TableId, now_us: int) -> bool:
+        job = queue.find(asked.get(table, ""))
+        if job is None or job.status not in (Status.FAILED, Status.CANCELLED):
+            return False
+        return now_us - job.updated_at < FAILED_PAUSE_S * 1_000_000
+
+    def look() -> None:
+        if first:
+            recount(committer, first.pop())
+        now_us = clock.now_us()
+        for number in committer.pending.due_tables(now_us):
+            table = committer.publication.view.catalog.by_id.get(number)
+            if table is not None and not is_paused(number, now_us):
+                job = submit_due_flush(queue, table, committer.pending.policy(table), now_us)
+                if job is not None:
+                    asked[number] = job.job_id
+
+    return Watch(interval_s, look)
+
+
+def submit_due_flush(queue: JobQueue, table: Table, policy: FlushPolicy, now_us: int) -> Job | None:
+    """Queue the flush of the partitions of a table that are due; None if one is open already."""
+    parameters: dict[str, Parameter] = {
+        "table_id": table.full_name, "table_number": table.id, "table_type": table.kind.value,
+        "policy": str(policy),
+    }  # fmt: skip
+    if policy.rows_max is not None:
+        parameters["flush_threshold"] = policy.rows_max
+    hour = datetime.fromtimestamp(now_us / 1_000_000, UTC).strftime("%Y-%m-%d-%H")
+    key = f"FL:{table.namespace}:{table.name}:{hour}"
+    return queue.submit(JobType.FLUSH, parameters, key, slot=f"flush-due/{table.id}")
 
 
 def watch_log(queue: JobQueue, trim: LogTrim, committer: Committer, interval_s: float) -> Watch:

@@ -3,24 +3,25 @@
 from dataclasses import dataclass
 from functools import partial
 
+from upwell.engine.catalog import Table
 from upwell.engine.flush import Flush
-from upwell.errors import InvalidOperation
+from upwell.errors import InvalidOperation, NotFound
 from upwell.feeds.cursor import Growth
-from upwell.jobs.job import JobType, Parameter, Status
+from upwell.jobs.job import Job, JobType, Parameter, Status
 from upwell.jobs.queue import JobQueue
 from upwell.session.call import Call
 from upwell.session.dml import evaluate
 from upwell.session.outcome import Changed, Message
 from upwell.session.policy import require_admin, require_flush
 from upwell.session.threads import SlowThreads
-from upwell.sql.statements import FlushTable, KillJob, RetryJob, SetJobStatus
+from upwell.sql.statements import FlushAll, FlushTable, KillJob, RetryJob, SetJobStatus
 
 
 @dataclass(frozen=True, slots=True)
 class Maintenance:
     """Runs STORAGE and JOB statements."""
 
-    flush: Flush
+    flusher: Flush
     jobs: JobQueue
     growth: Growth
     slow: SlowThreads
@@ -42,20 +43,52 @@ class Maintenance:
                 await self.slow.run(partial(self.jobs.retry, str(chosen)))
                 return Changed("Updated", 1)
 
-    async def flush_table(self, call: Call, statement: FlushTable) -> Message:
+    async def flush(self, call: Call, statement: FlushTable | FlushAll) -> Message:
+        """Queue flushes of what is hot now; what was acknowledged before is cold when they are completed."""
         require_flush(call.principal)
-        table, name = statement.table, statement.table.full_name
-        # A barrier: what was acknowledged before this statement is in the View that the job flushes.
-        if not self.flush.is_pending(self.growth.view, table):
-            return Message(f"Storage flush skipped: no pending writes for table '{name}'")
+        match statement:
+            case FlushTable(table, users):
+                return Message(await self._flush_table(table, users))
+            case FlushAll(namespace):
+                return Message(await self._flush_all(namespace or call.namespace))
+
+    async def _flush_table(self, table: Table, users: tuple[str, ...] | None) -> str:
+        name = table.full_name
+        if not self.flusher.is_pending(self.growth.view, table, users):
+            return f"Storage flush skipped: no pending writes for table '{name}'"
+        job = await self._submit(table, users)
+        if job is None:
+            return f"Storage flush skipped: a flush is already queued or running for table '{name}'"
+        return f"Storage flush started for table '{name}'. Job ID: {job.job_id}"
+
+    async def _flush_all(self, namespace: str) -> str:
+        view = self.growth.view
+        if namespace not in view.catalog.namespaces:
+            raise NotFound(f"Namespace '{namespace}' does not exist; SHOW NAMESPACES lists what there is")
+        tables = sorted(view.catalog.in_namespace(namespace), key=lambda table: table.name)
+        pending = [table for table in tables if self.flusher.is_pending(view, table)]
+        if not pending:
+            return f"Storage flush skipped: no pending writes in namespace '{namespace}'"
+        submitted = [await self._submit(table, None) for table in pending]
+        jobs = [job.job_id for job in submitted if job is not None]
+        if not jobs:
+            return (
+                "Storage flush skipped: flushes are already queued or running for all tables with pending "
+                f"writes in namespace '{namespace}'"
+            )
+        return (
+            f"Storage flush started for {len(jobs)} table(s) in namespace '{namespace}'. "
+            f"Job IDs: [{', '.join(jobs)}]"
+        )
+
+    async def _submit(self, table: Table, users: tuple[str, ...] | None) -> Job | None:
         parameters: dict[str, Parameter] = {
-            "table_id": name,
-            "table_number": table.id,
-            "table_type": table.kind.value,
-        }
+            "table_id": table.full_name, "table_number": table.id, "table_type": table.kind.value,
+        }  # fmt: skip
         # Of the table, not of its name: another one may have that later. People see the contract's key.
         key, slot = f"flush-{table.namespace}-{table.name}", f"flush/{table.id}"
-        job = await self.slow.run(partial(self.jobs.submit, JobType.FLUSH, parameters, key, slot=slot))
-        if job is None:
-            return Message(f"Storage flush skipped: a flush is already queued or running for table '{name}'")
-        return Message(f"Storage flush started for table '{name}'. Job ID: {job.job_id}")
+        if users is not None:
+            parameters["users"] = sorted(set(users))
+            slot += f"/{parameters['users']}"
+        submit = partial(self.jobs.submit, JobType.FLUSH, parameters, key, slot=slot)
+        return await self.slow.run(submit)

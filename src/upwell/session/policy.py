@@ -10,7 +10,15 @@ from enum import Enum
 from upwell.engine.alter import AddColumn, Alteration
 from upwell.engine.catalog import Access, Role, Table, TableKind
 from upwell.errors import PermissionDenied
-from upwell.sql.statements import CreateNamespace, CreateUser, DropNamespace, DropUser, KillJob, RetryJob
+from upwell.sql.statements import (
+    CreateNamespace,
+    CreateUser,
+    DropNamespace,
+    DropUser,
+    FlushAll,
+    KillJob,
+    RetryJob,
+)
 from upwell.sql.tree import CreateTableTree, DropTableTree, FlushTree, Tree
 
 _RANK = {Role.USER: 1, Role.SERVICE: 2, Role.DBA: 3, Role.SYSTEM: 4}
@@ -57,7 +65,7 @@ def require_statement(principal: Principal, tree: Tree) -> None:
             require_admin(principal, "dropping tables")
         case KillJob() | RetryJob():
             require_admin(principal, "job management")
-        case FlushTree():
+        case FlushTree() | FlushAll():
             require_flush(principal)
         case _:
             pass

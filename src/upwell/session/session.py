@@ -70,6 +70,7 @@ from upwell.sql.statements import (
     DropTable,
     DropUser,
     ExecuteAs,
+    FlushAll,
     FlushTable,
     Insert,
     KillJob,
@@ -305,8 +306,8 @@ class Sessions:
                 return await self._definer.define(call, statement)
             case CreateUser() | AlterUser() | DropUser():
                 return await self._accounts.run(call, statement)
-            case FlushTable():
-                return await self._maintenance.flush_table(call, statement)
+            case FlushTable() | FlushAll():
+                return await self._maintenance.flush(call, statement)
             case KillJob() | RetryJob() | SetJobStatus():
                 return await self._maintenance.steer(call, statement)
             case KillLive(live_id):

@@ -32,6 +32,7 @@ from upwell.sql.statements import (
     DropTable,
     DropUser,
     ExecuteAs,
+    FlushAll,
     FlushTable,
     Insert,
     KillJob,
@@ -116,15 +117,15 @@ class Binder:
                 return DropTable(*self._ddl_name(table, "drop"), if_exists)
             case AlterTableTree(table, alteration):
                 return AlterTable(*self._ddl_name(table, "alter"), alteration)
-            case FlushTree(table):
-                return FlushTable(_lasting(self._target(table, "flush"), "STORAGE FLUSH"))
+            case FlushTree(table, users):
+                return self._flush(_lasting(self._target(table, "flush"), "STORAGE FLUSH"), users)
             case DescribeTree(table):
                 return self._describe(table)
             case ExecuteAsTree():
                 return self._execute_as(tree)
             case CreateNamespace() | DropNamespace() | UseNamespace() | Select():
                 return tree
-            case KillLive() | KillJob() | RetryJob():
+            case KillLive() | KillJob() | RetryJob() | FlushAll():
                 return tree
             case CreateUser() | AlterUser() | DropUser():
                 return tree
@@ -172,6 +173,12 @@ class Binder:
         ]
         key, where = _condition(tree.where, scope)
         return Update(table, tuple(zip(indexes, scalars, strict=True)), key, where)
+
+    @staticmethod
+    def _flush(table: Table, users: tuple[str, ...] | None) -> FlushTable:
+        if users is not None and table.kind is TableKind.SHARED:
+            raise InvalidOperation(f"{table.full_name} is a SHARED table; its rows are of no user")
+        return FlushTable(table, users)
 
     def _set_job_status(self, tree: UpdateTree) -> SetJobStatus:
         """Read the one way to change a system table."""

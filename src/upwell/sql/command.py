@@ -13,6 +13,7 @@ from upwell.sql.statements import (
     Commit,
     CreateNamespace,
     DropNamespace,
+    FlushAll,
     KillJob,
     KillLive,
     RetryJob,
@@ -68,14 +69,28 @@ def read_alter(tokens: Tokens) -> Tree:
     return parse_alter_table(tokens)
 
 
-def read_storage(tokens: Tokens) -> FlushTree:
-    if not tokens.sees("STORAGE", "FLUSH", "TABLE"):
+def read_storage(tokens: Tokens) -> FlushTree | FlushAll:
+    if tokens.accept("STORAGE", "FLUSH", "ALL"):
+        return FlushAll(_in_namespace(tokens))
+    if not tokens.accept("STORAGE", "FLUSH", "TABLE"):
         raise unsupported(tokens)
-    tokens.expect("STORAGE", "FLUSH", "TABLE")
     namespace, name = tokens.qualified()
     if namespace is None:
         raise InvalidSql("STORAGE FLUSH TABLE needs a qualified name: STORAGE FLUSH TABLE namespace.table")
-    return FlushTree((namespace, name))
+    users: list[str] | None = None
+    if tokens.accept("FOR", "USER"):
+        users = [tokens.string("a user's name in quotes")]
+        while tokens.accept(","):
+            users.append(tokens.string("a user's name in quotes"))
+    return FlushTree((namespace, name), None if users is None else tuple(users))
+
+
+def _in_namespace(tokens: Tokens) -> str | None:
+    if not tokens.accept("IN"):
+        return None
+    if tokens.peek(1).kind in ("word", "quoted"):
+        tokens.accept("NAMESPACE")
+    return tokens.name("a namespace")
 
 
 def read_kill(tokens: Tokens) -> KillLive | KillJob:

@@ -162,7 +162,17 @@ class Select:
 
 @dataclass(frozen=True, slots=True)
 class FlushTable:
+    """STORAGE FLUSH TABLE; `users` None: of all of them."""
+
     table: Table
+    users: tuple[str, ...] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class FlushAll:
+    """STORAGE FLUSH ALL; `namespace` None: the session's."""
+
+    namespace: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -232,6 +242,7 @@ Statement = (
     | Delete
     | Select
     | FlushTable
+    | FlushAll
     | KillLive
     | KillJob
     | RetryJob

@@ -17,6 +17,7 @@ from upwell.sql.statements import (
     CreateUser,
     DropNamespace,
     DropUser,
+    FlushAll,
     KillJob,
     KillLive,
     RetryJob,
@@ -103,6 +104,7 @@ class AlterTableTree:
 @dataclass(frozen=True, slots=True)
 class FlushTree:
     table: TableName
+    users: tuple[str, ...] | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +129,7 @@ Tree = (
     | DropTableTree
     | AlterTableTree
     | FlushTree
+    | FlushAll
     | DescribeTree
     | ExecuteAsTree
     | CreateNamespace

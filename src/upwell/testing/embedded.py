@@ -126,6 +126,7 @@ class Embedded:
             self.trim,
             self.retention,
             self.expiry,
+            self.clock,
             self.points,
         )
         defaults = Defaults(self.clock, Snowflakes(self.clock, worker=1))

@@ -4,24 +4,16 @@ import asyncio
 import logging
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 
 import pytest
 
-from upwell.effects import Points
-from upwell.engine.cleanup import Cleanup
-from upwell.engine.commit import Committer
-from upwell.engine.expiry import Expiry
-from upwell.engine.flush import Flush
 from upwell.engine.stop import Stop
-from upwell.engine.trim import LogTrim
 from upwell.errors import NotFound, ReadOnly
 from upwell.jobs import job as job_module
 from upwell.jobs.job import OPEN, RETRIES_MAX, Job, JobType, Status
-from upwell.jobs.kinds import Done, Kinds
+from upwell.jobs.kinds import Done
 from upwell.jobs.queue import JobQueue, load_jobs
-from upwell.jobs.retention import JobRetention
-from upwell.jobs.runner import JobRunner
+from upwell.jobs.runner import JobRunner, Work
 from upwell.testing import FailingFiles, PointActions
 from upwell.testing.embedded import Embedded
 
@@ -37,7 +29,7 @@ def flush(db: Embedded, table: str = "app.ours") -> Job:
     return job
 
 
-def run_until_idle(db: Embedded, kinds: Kinds | None = None, jobs_max: int = 1) -> list[Job]:
+def run_until_idle(db: Embedded, work: Work | None = None, jobs_max: int = 1) -> list[Job]:
     """Run what is queued to its end; return all jobs."""
 
     async def run() -> list[Job]:
@@ -50,7 +42,7 @@ def run_until_idle(db: Embedded, kinds: Kinds | None = None, jobs_max: int = 1) 
 
         db.committer.publication.listen(look)
         with ThreadPoolExecutor(jobs_max) as threads:
-            runner = JobRunner(db.jobs, kinds or db.kinds, threads, jobs_max=jobs_max)
+            runner = JobRunner(db.jobs, work or db.kinds.run, threads, jobs_max=jobs_max)
             task = asyncio.create_task(runner.run())
             look()
             await asyncio.wait_for(ended.wait(), 30)
@@ -78,23 +70,6 @@ def test_a_failed_attempt_is_made_again_and_ends_completed(db: Embedded, files: 
     assert (db.cold_rows("app.ours"), db.cold_problems()) == ([{"id": 1, "n": 1}, {"id": 2, "n": 2}], [])
 
 
-@dataclass(frozen=True)
-class Failing(Kinds):
-    """Kinds whose flushes of one table raise `error`, whatever that is."""
-
-    table: int
-    error: Exception
-
-    def run(self, job: Job, stop: Stop) -> Done:
-        if job.table_number == self.table:
-            raise self.error
-        return Kinds.run(self, job, stop)
-
-
-def kinds_of(db: Embedded) -> tuple[Committer, Flush, Cleanup, LogTrim, JobRetention, Expiry, Points]:
-    return db.committer, db.flusher, db.cleanup, db.trim, db.retention, db.expiry, db.points
-
-
 @pytest.mark.parametrize(
     "error", [OSError(28, "No space left on device"), ValueError("a library's own"), AssertionError("a bug")]
 )
@@ -104,7 +79,14 @@ def test_whatever_an_attempt_raises_becomes_the_message(db: Embedded, error: Exc
         "CREATE TABLE app.other (id INT PRIMARY KEY) WITH (TYPE = 'SHARED'); INSERT INTO app.other VALUES (1)"
     )
     first, second = flush(db), flush(db, "app.other")
-    jobs = run_until_idle(db, Failing(*kinds_of(db), db.table("app.ours").id, error))
+    table = db.table("app.ours").id
+
+    def work(job: Job, stop: Stop) -> Done:
+        if job.table_number == table:
+            raise error
+        return db.kinds.run(job, stop)
+
+    jobs = run_until_idle(db, work)
     found = {job.job_id: job for job in jobs}
     assert found[first.job_id].status is Status.FAILED
     assert found[first.job_id].retry_count == RETRIES_MAX
@@ -164,29 +146,20 @@ def test_a_drop_whose_cleanup_was_never_queued_is_cleaned_up_by_the_next_start(d
     assert len(load_jobs(db.settle().hot)) == 1, "once is enough"
 
 
-class Working(Kinds):
-    """Kinds whose jobs work until they are stopped, or all have begun that should be under way."""
+def test_jobs_of_several_tables_run_at_the_same_time_until_they_are_stopped(db: Embedded) -> None:
+    """And the end of the server puts back what it stops, without counting the attempt."""
+    together = threading.Barrier(3)
 
-    def run(self, job: Job, stop: Stop) -> Done:
-        begun.append((job, stop))
+    def work(job: Job, stop: Stop) -> Done:
         together.wait(30)
         while True:
             stop.check()
 
-
-begun: list[tuple[Job, Stop]] = []
-together = threading.Barrier(3)
-
-
-def test_jobs_of_several_tables_run_at_the_same_time_until_they_are_stopped(db: Embedded) -> None:
-    """And the end of the server puts back what it stops, without counting the attempt."""
-    begun.clear()
     jobs = [db.jobs.submit(JobType.FLUSH, {"table_number": number}, f"{number}") for number in (1, 2, 3)]
-    kinds = Working(*kinds_of(db))
 
     async def run() -> None:
         with ThreadPoolExecutor(3) as threads:
-            task = asyncio.create_task(JobRunner(db.jobs, kinds, threads, jobs_max=2).run())
+            task = asyncio.create_task(JobRunner(db.jobs, work, threads, jobs_max=2).run())
             await asyncio.to_thread(together.wait, 30)
             running = [job for job in load_jobs(db.settle().hot) if job.status is Status.RUNNING]
             assert [job.job_id for job in running] == [job.job_id for job in jobs[:2] if job]
@@ -208,7 +181,7 @@ def test_a_read_only_server_runs_no_job_and_says_so(db: Embedded, caplog: pytest
 
     async def run() -> None:
         with ThreadPoolExecutor(1) as threads:
-            await asyncio.wait_for(JobRunner(db.jobs, db.kinds, threads).run(), 30)
+            await asyncio.wait_for(JobRunner(db.jobs, db.kinds.run, threads).run(), 30)
 
     db.runner.run(run())
     assert [(record.levelname, record.message) for record in caplog.records] == [
