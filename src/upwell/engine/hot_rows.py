@@ -102,7 +102,7 @@ class HotRows:
     def is_ordered(self) -> bool:
         """Whether the rows come by primary key, one batch after the other."""
         return all(chunk.is_ordered for chunk in self.chunks) and all(
-            _follows(a.rows, b.rows, self.table.key_index) for a, b in pairwise(self.chunks)
+            _follows(a.rows, b.rows, self.table) for a, b in pairwise(self.chunks)
         )
 
     def since(self, alive_from: int) -> "HotRows":
@@ -154,15 +154,16 @@ def _merged(chunks: list[Chunk], table: Table) -> tuple[Chunk, ...]:
         if is_large and len(chunks) <= CHUNKS_MAX:
             break
         follows = before.is_ordered and last.is_ordered
-        is_ordered = follows and _follows(before.rows, last.rows, table.key_index)
+        is_ordered = follows and _follows(before.rows, last.rows, table)
         batch = pa.concat_batches([before.rows, last.rows])
         chunks[-2:] = [Chunk(batch, None, len(batch), is_ordered)]
     return tuple(chunks)
 
 
-def _follows(before: pa.RecordBatch, after: pa.RecordBatch, key_index: int) -> bool:
+def _follows(before: pa.RecordBatch, after: pa.RecordBatch, table: Table) -> bool:
     """Whether the first key of `after` comes after the last one of `before`."""
-    last, first = before.column(key_index)[-1].as_py(), after.column(key_index)[0].as_py()
+    key = table.key_index if table.has_key else SEQ
+    last, first = before.column(key)[-1].as_py(), after.column(key)[0].as_py()
     return bool(last < first)
 
 

@@ -33,6 +33,7 @@ from datafusion.catalog import Table as FusionTable
 from datafusion.functions import when
 
 from upwell.engine.catalog import Table
+from upwell.engine.hot_rows import HotRows
 from upwell.engine.overlay import Overlay
 from upwell.engine.rows import Rows
 from upwell.engine.stage import Staged
@@ -186,6 +187,20 @@ class QueryEngine:
         except BaseException as error:
             raise _translated(error) from error
         return pa.Table.from_batches(batches, schema=schema)
+
+    def find_hot_only(self, view: View, source: Source, *, changes_max: int | None) -> HotRows | None:
+        """Return the hot rows of a source if it has no cold ones, else None.
+
+        With `changes_max` also None if it takes more than to convert so many changes.
+        """
+        table, owner = source.table, source.owner
+        if self._rows.manifest_number(view.hot, table, owner):
+            return None
+        if changes_max is None:
+            rows: HotRows | None = self._overlay.hot_rows(view, table, owner)
+        else:
+            rows = self._overlay.find_rows(view, table, owner, changes_max=changes_max)
+        return rows.since(source.alive_from) if rows is not None and source.alive_from else rows
 
     def rows_unordered(self, view: View, source: Source) -> int:
         """Return about how many rows a source has, 0 if they come by primary key as they are."""

@@ -99,10 +99,13 @@ class Rows:
         version = partition.find(key) if partition else None
         return Found(None if version is None else shaped(version, table), NO_SEQ, record)
 
+    def manifest_number(self, reader: HotReader, table: Table, owner: Owner) -> int:
+        """Return the number of the partition's manifest in force, 0 if nothing was ever cold."""
+        return decode_manifest_record(self.manifest_record(reader, table, owner)).number
+
     def cold_partition(self, reader: HotReader, table: Table, owner: Owner) -> ColdPartition | None:
         """Return the partition's cold part at the manifest in force, None if nothing is cold."""
-        name = partition_name(table.id, owner)
-        number = decode_manifest_record(reader.find_record(Kind.MANIFEST, name)).number
+        number = self.manifest_number(reader, table, owner)
         return self._open(table, owner, number) if number else None
 
     def scan(

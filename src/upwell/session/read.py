@@ -18,6 +18,7 @@ from upwell.feeds.live import LiveFeed
 from upwell.feeds.registry import Registry
 from upwell.session.call import Call
 from upwell.session.depth import refuse_deep
+from upwell.session.direct import find_direct
 from upwell.session.dml import evaluate
 from upwell.session.order import ordered
 from upwell.session.outcome import Answer, PointAnswer
@@ -52,6 +53,9 @@ class Reader:
             except WouldBlock:
                 point = partial(self._point, call, statement.point, view, may_block=True)
                 return await self.threads.run(lambda stop: point())
+        found = self._direct(call, statement, view, inline=True)
+        if found is not None:
+            return Answer(found)
         table = await self.threads.run(partial(self._query, call, view, statement))
         refuse_not_finite(table)
         return Answer(table)
@@ -82,7 +86,20 @@ class Reader:
             live = call.transaction.write.find_live(point.table, owner, key)
         return point_answer(point, live)
 
+    def _direct(self, call: Call, statement: Select, view: View, *, inline: bool) -> pa.Table | None:
+        read = statement.direct
+        if read is None or call.transaction is not None:  # what it has staged is no part of the overlay
+            return None
+        require_table(call.principal, Action.READ, read.table)
+        table = read.table
+        alive_from = table.alive_from(call.context().now_us) if table.is_ephemeral else 0
+        source = Source(table, table.owner_for(call.principal.user), alive_from=alive_from)
+        return find_direct(read, call.values, source, view, self.query, inline=inline)
+
     def _query(self, call: Call, view: View, statement: Select, stop: Stop) -> pa.Table:
+        found = self._direct(call, statement, view, inline=False)
+        if found is not None:
+            return found
         text = render(statement.text, call.values, call.context())
         refuse_deep(text)
         write = None if call.transaction is None else call.transaction.write

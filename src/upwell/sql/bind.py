@@ -10,12 +10,13 @@ from functools import lru_cache
 from itertools import pairwise
 
 from upwell.engine.catalog import SYSTEM_NAMESPACE, Catalog, Table, TableKind
-from upwell.engine.expression import Call, ColumnRef, Compare, Literal, Node, Parameter, is_constant
+from upwell.engine.expression import Call, Literal, Node, Parameter
 from upwell.engine.schema import refuse_ephemeral_parent
-from upwell.errors import InvalidOperation, InvalidSql, QueryFailure, SystemColumnViolation
+from upwell.errors import InvalidOperation, InvalidSql, SystemColumnViolation
 from upwell.sql.command import quoted
-from upwell.sql.lex import Fragment, Token, Tokens, tokenize
+from upwell.sql.lex import Fragment, Tokens, tokenize
 from upwell.sql.parse import judge
+from upwell.sql.read import bind_read, key_scalar
 from upwell.sql.scalar import SYSTEM_COLUMNS, Scope, parameter_index, parse_condition, parse_scalar
 from upwell.sql.statements import (
     AlterTable,
@@ -37,7 +38,6 @@ from upwell.sql.statements import (
     Insert,
     KillJob,
     KillLive,
-    PointRead,
     RetryJob,
     Rollback,
     Scalar,
@@ -56,8 +56,6 @@ from upwell.sql.tree import (
     ExecuteAsTree,
     FlushTree,
     InsertTree,
-    PlainSelect,
-    Projection,
     SelectTree,
     TableName,
     Tree,
@@ -197,21 +195,12 @@ class Binder:
         return Delete(table, key, where)
 
     def _select(self, tree: SelectTree) -> Select:
-        return Select(tree.text, None if tree.plain is None else self._point(tree.plain))
-
-    def _point(self, plain: PlainSelect) -> PointRead | None:
-        """Return the read by key that `plain` is, None if it is another query or a wrong one."""
-        table = self._catalog.tables.get(self._name(plain.table))
-        if table is None or plain.where is None:
-            return None
-        scope = self._scope(table, plain.alias)
-        try:
-            columns = bind_projection(plain.columns, scope)
-            condition = parse_condition(plain.where, scope)
-        except QueryFailure:
-            return None  # the query engine says it in its own words
-        key = _key(condition, plain.where, table)
-        return None if key is None else PointRead(table, key, columns)
+        plain = tree.plain
+        table = None if plain is None else self._catalog.tables.get(self._name(plain.table))
+        if plain is None or table is None:
+            return Select(tree.text, None)
+        point, direct = bind_read(plain, self._scope(table, plain.alias))
+        return Select(tree.text, point, direct=direct)
 
     def _create_table(self, tree: CreateTableTree) -> CreateTable:
         namespace, _ = self._ddl_name((tree.namespace, tree.table.name), "create")
@@ -304,20 +293,6 @@ def writable(table: Table, name: str) -> int:
     return index
 
 
-def bind_projection(columns: Sequence[Projection], scope: Scope) -> tuple[tuple[int, str], ...]:
-    """Return (index, output name) of each output column; `*` ends with `_seq` and `_deleted`."""
-    assert scope.table is not None, "a projection has a table"
-    found: list[tuple[int, str]] = []
-    for column in columns:
-        if column.column == "*":
-            found += [(index, each.name) for index, each in enumerate(scope.table.columns)]
-            found += [(index, name) for name, index in SYSTEM_COLUMNS.items()]
-        else:
-            parts = (column.column,) if column.qualifier is None else (column.qualifier, column.column)
-            found.append((scope.column(parts)[0], column.name))
-    return tuple(found)
-
-
 def _distinct(indexes: list[int], table: Table) -> tuple[int, ...]:
     for at, index in enumerate(indexes):
         if index in indexes[:at]:
@@ -372,17 +347,7 @@ def _condition(where: Fragment | None, scope: Scope) -> tuple[Scalar | None, str
     condition = parse_condition(where, scope)
     if condition is None:
         judge(where)
-    return _key(condition, where, scope.table), own_names(where, scope)
-
-
-def _key(condition: Node | None, where: Fragment, table: Table) -> Scalar | None:
-    match condition:
-        case Compare("=", ColumnRef(index), other) if _is_key(table, index) and is_constant(other):
-            return Scalar(_side(where, last=True), other)
-        case Compare("=", other, ColumnRef(index)) if _is_key(table, index) and is_constant(other):
-            return Scalar(_side(where, last=False), other)
-        case _:
-            return None
+    return key_scalar(condition, where, scope.table), own_names(where, scope)
 
 
 def _lasting(table: Table, what: str) -> Table:
@@ -390,30 +355,6 @@ def _lasting(table: Table, what: str) -> Table:
     if table.is_ephemeral:
         raise InvalidOperation(f"{what} is not supported for STREAM tables")
     return table
-
-
-def _is_key(table: Table, index: int) -> bool:
-    return table.has_key and index == table.key_index
-
-
-def _side(where: Fragment, *, last: bool) -> str:
-    """Return the text on one side of the only `=` outside parentheses, or all of it if there is none."""
-    tokens = where.tokens
-    while tokens[0].word == "(" and tokens[-1].word == ")" and not _equals_at(tokens):
-        tokens = tokens[1:-1]
-    at = _equals_at(tokens)
-    side = tokens[at + 1 :] if last else tokens[:at]
-    offset = where.tokens[0].start
-    return where.text[side[0].start - offset : side[-1].end - offset]
-
-
-def _equals_at(tokens: Sequence[Token]) -> int:
-    depth = 0
-    for at, token in enumerate(tokens):
-        depth += (token.word == "(") - (token.word == ")")
-        if depth == 0 and token.word == "=":
-            return at
-    return 0
 
 
 def own_names(fragment: Fragment, scope: Scope) -> str:

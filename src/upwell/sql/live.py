@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from upwell.engine.catalog import Catalog, Table
 from upwell.engine.expression import Cast, Literal, Node, walk
 from upwell.errors import InvalidSql
-from upwell.sql.bind import SYSTEM_NAMESPACES, bind_projection, own_names
+from upwell.sql.bind import SYSTEM_NAMESPACES, own_names
 from upwell.sql.lex import Tokens, split
-from upwell.sql.parse import parse_plain_select
+from upwell.sql.plain import parse_plain_select
+from upwell.sql.read import bind_projection
 from upwell.sql.scalar import Scope, parse_condition
 from upwell.sql.tree import PlainSelect
 from upwell.types import coerce

@@ -13,9 +13,7 @@ from sqlglot.errors import SqlglotError
 from upwell.errors import InvalidInput, InvalidSql
 from upwell.sql.account import read_user_name
 from upwell.sql.change import (
-    CONDITION_ENDS,
     QUERY_STARTS,
-    alias,
     parse_delete,
     parse_insert,
     parse_update,
@@ -36,12 +34,11 @@ from upwell.sql.command import (
     unsupported,
 )
 from upwell.sql.lex import Fragment, Tokens, split
+from upwell.sql.plain import find_plain_select
 from upwell.sql.tree import (
     DeleteTree,
     ExecuteAsTree,
     InsertTree,
-    PlainSelect,
-    Projection,
     SelectTree,
     Tree,
     UpdateTree,
@@ -71,39 +68,7 @@ def judge(fragment: Fragment) -> None:
 
 
 def _query(tokens: Tokens) -> SelectTree:
-    try:
-        plain = parse_plain_select(Tokens(tokens.sql))
-    except InvalidSql:
-        plain = None
-    return SelectTree(tokens.sql.removesuffix(";"), plain)
-
-
-def parse_plain_select(tokens: Tokens) -> PlainSelect:
-    """Read `SELECT columns FROM table [alias] [WHERE …]`; raise `InvalidSql` for any other query."""
-    tokens.expect("SELECT")
-    columns = [_projection(tokens)]
-    while tokens.accept(","):
-        columns.append(_projection(tokens))
-    tokens.expect("FROM")
-    table = tokens.qualified()
-    named = alias(tokens)
-    where = tokens.fragment(CONDITION_ENDS) if tokens.accept("WHERE") else None
-    tokens.expect_end()
-    return PlainSelect(table, named, tuple(columns), where)
-
-
-def _projection(tokens: Tokens) -> Projection:
-    if tokens.accept("*"):
-        return Projection(None, "*", "*")
-    qualifier, column = None, tokens.name("a column")
-    if tokens.accept("."):
-        qualifier, column = column, "*" if tokens.accept("*") else tokens.name("a column")
-    name = column
-    if column != "*" and (tokens.accept("AS") or tokens.peek().kind == "quoted"):
-        token = tokens.peek()
-        name = tokens.name()
-        name = token.text[1:-1].replace('""', '"') if token.kind == "quoted" else name
-    return Projection(qualifier, column, name)
+    return SelectTree(tokens.sql.removesuffix(";"), find_plain_select(Tokens(tokens.sql)))
 
 
 def _execute(tokens: Tokens) -> ExecuteAsTree:

@@ -189,7 +189,7 @@ class Preparer:
         match statement:
             case Insert(query=None) | Update() | Delete():
                 pass
-            case Select(point=point) if point is not None:
+            case Select(point=point, direct=direct) if point is not None or direct is not None:
                 pass
             case _:
                 return _UNLIFTED, False

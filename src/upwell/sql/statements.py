@@ -8,7 +8,9 @@ from dataclasses import dataclass
 
 from upwell.engine.alter import Alteration
 from upwell.engine.catalog import Access, OnDelete, Role, Table, TableKind
-from upwell.engine.expression import Node
+from upwell.engine.direct import OrderKey
+from upwell.engine.expression import Literal, Node, Parameter
+from upwell.engine.operation import CompareOp
 from upwell.types import Default, SqlType
 
 
@@ -149,15 +151,34 @@ class PointRead:
 
 
 @dataclass(frozen=True, slots=True)
+class DirectRead:
+    """SELECT that may need no planner: of `columns`, or COUNT(*) by the name `count`.
+
+    `where` are (column, operator, constant), all of which must hold; constants, `limit` and `offset` are
+    Literals or Parameters. Columns are indexes as in `PointRead`.
+    """
+
+    table: Table
+    columns: tuple[tuple[int, str], ...]
+    count: str | None
+    where: tuple[tuple[int, CompareOp, Literal | Parameter], ...]
+    order: tuple[OrderKey, ...]
+    limit: Literal | Parameter | None
+    offset: Literal | Parameter | None
+
+
+@dataclass(frozen=True, slots=True)
 class Select:
     """Any query; the query engine finds its tables itself.
 
+    `point` and `direct` are ways to do without it.
     `is_open`: made from SHOW or DESCRIBE, which everybody may ask although it reads system tables.
     """
 
     text: str
     point: PointRead | None
     is_open: bool = False
+    direct: DirectRead | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ statement runs. Commands that name nothing but themselves are bound Statements a
 from dataclasses import dataclass
 
 from upwell.engine.alter import Alteration
-from upwell.sql.lex import Fragment
+from upwell.sql.lex import Fragment, Token
 from upwell.sql.statements import (
     AlterUser,
     Begin,
@@ -65,13 +65,44 @@ class Projection:
 
 
 @dataclass(frozen=True, slots=True)
+class OrderTree:
+    """`[qualifier.]column [ASC | DESC] [NULLS FIRST | LAST]`."""
+
+    qualifier: str | None
+    column: str
+    descending: bool
+    nulls_first: bool
+
+
+@dataclass(frozen=True, slots=True)
 class PlainSelect:
-    """`SELECT columns FROM table [alias] [WHERE …]` and nothing else."""
+    """`SELECT columns FROM table [alias] [WHERE …] [ORDER BY …] [LIMIT …] [OFFSET …]` and nothing else.
+
+    With `count` it is COUNT(*) by that name, and there are no columns.
+    """
 
     table: TableName
     alias: str | None
     columns: tuple[Projection, ...]
     where: Fragment | None
+    count: str | None = None
+    order: tuple[OrderTree, ...] = ()
+    limit: Token | None = None
+    offset: Token | None = None
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether all rows are wanted, in no order of the query's own."""
+        return self.count is None and self._is_unsorted
+
+    @property
+    def is_bare_count(self) -> bool:
+        """Whether it is COUNT(*) of what WHERE leaves, and no more."""
+        return self.count is not None and self._is_unsorted
+
+    @property
+    def _is_unsorted(self) -> bool:
+        return not self.order and self.limit is None and self.offset is None
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,6 +3,7 @@
 import pytest
 
 from upwell.engine.catalog import Catalog, Role, Table
+from upwell.engine.direct import OrderKey
 from upwell.engine.expression import (
     DELETED,
     SEQ,
@@ -23,6 +24,7 @@ from upwell.sql.statements import (
     CreateNamespace,
     CreateUser,
     Delete,
+    DirectRead,
     DropNamespace,
     DropTable,
     ExecuteAs,
@@ -150,14 +152,42 @@ def test_point_reads(catalog: Catalog, notes: Table) -> None:
     assert bound(sql, catalog) == Select(sql, PointRead(notes, Scalar("5", Literal(5)), columns))
 
 
+def test_direct_reads(catalog: Catalog, notes: Table) -> None:
+    sql = (
+        "SELECT title AS t, stars FROM app.notes n WHERE 3 < stars AND n.title = 'x' "
+        "ORDER BY n.at DESC, t LIMIT 5"
+    )
+    assert bound(sql, catalog) == Select(
+        sql,
+        None,
+        direct=DirectRead(
+            notes,
+            ((1, "t"), (2, "stars")),
+            None,
+            ((2, ">", Literal(3)), (1, "=", Literal("x"))),
+            (OrderKey(5, True, True), OrderKey(1, False, False)),
+            Literal(5),
+            None,
+        ),
+    )
+    sql = "SELECT COUNT(*) FROM notes WHERE id = 1"
+    where = ((0, "=", Literal(1)),)
+    counted = DirectRead(notes, (), "count(*)", where, (), None, None)
+    assert bound(sql, catalog) == Select(sql, None, direct=counted)
+
+
 @pytest.mark.parametrize(
     "sql",
     [
-        "SELECT * FROM notes",
         "SELECT * FROM notes WHERE id = 1 AND done",
-        "SELECT * FROM notes WHERE id = 1 LIMIT 1",
+        "SELECT * FROM notes WHERE id = 1 OR stars = 2",
+        "SELECT title, title FROM notes",
+        "SELECT * FROM notes ORDER BY 1",
+        "SELECT * FROM notes ORDER BY stars + 1",
+        "SELECT * FROM notes LIMIT 1 + 1",
+        "SELECT COUNT(*) FROM notes LIMIT 1",
+        "SELECT * FROM notes WHERE at > '2026-01-01' || ''",
         "SELECT DISTINCT title FROM notes WHERE id = 1",
-        "SELECT COUNT(*) FROM notes WHERE id = 1",
         "SELECT title, stars + 1 FROM notes WHERE id = 1",
         "SELECT * FROM notes, tags WHERE id = 1",
         "SELECT * FROM notes JOIN tags ON note = id WHERE id = 1",

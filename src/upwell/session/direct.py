@@ -1,0 +1,65 @@
+"""Direct reads of a session: a bound read with its values, answered from the overlay if that is sure.
+
+Law: None says only that the query engine has to be asked; nothing of it shows to who asked.
+"""
+
+from collections.abc import Sequence
+
+import pyarrow as pa
+
+from upwell.engine.direct import Comparison, DirectQuery, run_direct
+from upwell.engine.expression import Literal, Parameter
+from upwell.engine.query import QueryEngine, Source
+from upwell.engine.view import View
+from upwell.sql.statements import DirectRead
+from upwell.types import Value
+
+INLINE_ROWS_MAX = 4_000
+INLINE_CHANGES_MAX = 400
+"""More than so many changes are converted in a thread."""
+
+
+def find_direct(
+    read: DirectRead,
+    values: Sequence[Value],
+    source: Source,
+    view: View,
+    engine: QueryEngine,
+    *,
+    inline: bool,
+) -> pa.Table | None:
+    """Return the rows of a read; `inline` only if neither files nor long work are needed for it."""
+    if view.catalog.by_id.get(read.table.id) is not read.table:
+        return None  # bound to another version of the table than the View has
+    query = _with_values(read, values)
+    if query is None:
+        return None
+    rows = engine.find_hot_only(view, source, changes_max=INLINE_CHANGES_MAX if inline else None)
+    if rows is None:
+        return None
+    is_long = rows.count > INLINE_ROWS_MAX and (query.count is None or query.where)
+    return None if inline and is_long else run_direct(rows, query)
+
+
+def _with_values(read: DirectRead, values: Sequence[Value]) -> DirectQuery | None:
+    limit, offset = _value(read.limit, values), _value(read.offset, values)
+    if read.limit is not None and not _is_count(limit):
+        return None
+    if read.offset is not None and not _is_count(offset):
+        return None
+    where = [Comparison(column, op, _value(value, values)) for column, op, value in read.where]
+    return DirectQuery(read.columns, read.count, where, read.order, limit, offset or 0)  # type: ignore[arg-type]
+
+
+def _value(node: Literal | Parameter | None, values: Sequence[Value]) -> Value:
+    match node:
+        case Parameter(index):
+            return values[index]
+        case Literal(value):
+            return value
+        case None:
+            return None
+
+
+def _is_count(value: Value) -> bool:
+    return type(value) is int and value >= 0
