@@ -15,6 +15,7 @@
     │   ├── InvalidValue      a value that its column can't hold
     │   └── Conflict          somebody else was faster, too many times
     ├── PermissionDenied
+    │   └── Unauthorized      to act for somebody else
     ├── AuthenticationFailed  with the contract's code (TOKEN_EXPIRED …)
     ├── TooLarge
     ├── RateExceeded          more requests per second than one may send
@@ -101,6 +102,12 @@ class Conflict(SqlFailure):
 
 class PermissionDenied(UpwellError):
     prefix = "Permission denied: "
+
+
+class Unauthorized(PermissionDenied):
+    """Nobody may act for that user."""
+
+    prefix = "Unauthorized: "
 
 
 class AuthenticationFailed(UpwellError):

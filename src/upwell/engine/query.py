@@ -43,9 +43,10 @@ from upwell.errors import InvalidSql, QueryFailure, UpwellError
 from upwell.storage.arrow import DELETED, SEQ, array, physical_name, record_batch, scan_schema, table_schema
 from upwell.storage.cold import ColdPartition
 from upwell.storage.manifest import Segment
-from upwell.types import Column, Owner, coerce
+from upwell.types import Column, Owner, coerce, owner_user
 
 CATALOG = "upwell"
+OWNER = "_owner"
 COLD_PLANS_MAX = 256
 RESULT_BYTES_MAX = 256 * 1024 * 1024
 QUERY_BYTES_MAX = 1024 * 1024 * 1024
@@ -83,6 +84,7 @@ _CLEARER = [
         "a column's name has a NUL character; name it with AS",
     ),
 ]
+_OWNER_FIELD = pa.field(OWNER, pa.string(), nullable=False)
 _ONLY_QUERIES = SQLOptions().with_allow_ddl(False).with_allow_dml(False).with_allow_statements(False)
 
 
@@ -100,7 +102,18 @@ class Source:
     alive_from: int = 0
 
 
-Resolve = Callable[[str, str], "Source | pa.Table"]
+@dataclass(frozen=True, slots=True)
+class Everybody:
+    """The rows of a USER table that belong to all its users; the column OWNER says to whom.
+
+    Of rows that expire those with a `_seq` below `alive_from` are left out.
+    """
+
+    table: Table
+    alive_from: int = 0
+
+
+Resolve = Callable[[str, str], "Source | Everybody | pa.Table"]
 """(namespace, name) → rows; raises TableNotFound or PermissionDenied."""
 
 
@@ -211,11 +224,35 @@ class QueryEngine:
             return 0 if hot.is_ordered and not staged else hot.count + staged
         return hot.count + partition.row_count_max + staged
 
-    def _fusion_table(self, context: SessionContext, view: View, source: "Source | pa.Table") -> FusionTable:
+    def _fusion_table(
+        self, context: SessionContext, view: View, source: "Source | Everybody | pa.Table"
+    ) -> FusionTable:
         if isinstance(source, pa.Table):
             return FusionTable(context.from_arrow(source))
+        if isinstance(source, Everybody):
+            return FusionTable(self._of_everybody(context, view, source))
         frame = self._both_tiers(context, view, source)
         return FusionTable(frame if source.staged is None else _with(context, frame, source.staged, source))
+
+    def _of_everybody(self, context: SessionContext, view: View, source: Everybody) -> DataFrame:
+        """Return the rows of all owners with whose they are; what is cold of each is planned once."""
+        table, batches, frames = source.table, [], []
+        for owner in self._rows.owners(view.hot, table):
+            user = owner_user(owner)
+            hot = self._overlay.hot_rows(view, table, owner)
+            hot = hot.since(source.alive_from) if source.alive_from else hot
+            batches += [
+                batch.append_column(_OWNER_FIELD, pa.array([user] * batch.num_rows, pa.string()))
+                for batch in hot.batches
+            ]
+            cold = self._cold_frame(view, table, owner)
+            if cold is not None:
+                cold = _without(context, cold, hot.superseded) if hot.superseded else cold
+                frames.append(cold.with_column(OWNER, literal(user)))
+        if batches or not frames:
+            nothing = pa.RecordBatch.from_pylist([], schema=_schema(source))
+            frames.append(context.create_dataframe([batches or [nothing]]))
+        return _union(frames)
 
     def _both_tiers(self, context: SessionContext, view: View, source: Source) -> DataFrame:
         table, owner = source.table, source.owner
@@ -247,6 +284,21 @@ class QueryEngine:
         return frame
 
 
+def _schema(source: "Source | Everybody | pa.Table") -> pa.Schema:
+    if isinstance(source, pa.Table):
+        return source.schema
+    schema = table_schema(source.table.columns, physical=False)
+    return schema.append(_OWNER_FIELD) if isinstance(source, Everybody) else schema
+
+
+def _union(frames: Sequence[DataFrame]) -> DataFrame:
+    """Return the rows of all frames; halves of halves, because the engine recurses into unions."""
+    if len(frames) == 1:
+        return frames[0]
+    middle = len(frames) // 2
+    return _union(frames[:middle]).union(_union(frames[middle:]))
+
+
 class _Scout:
     """Learns which tables a query reads while it is planned over empty ones."""
 
@@ -262,12 +314,7 @@ class _Scout:
             self.failure = self.failure or error
             return None
         self.seen[namespace, name] = None
-        schema = (
-            source.schema
-            if isinstance(source, pa.Table)
-            else table_schema(source.table.columns, physical=False)
-        )
-        return FusionTable(dataset.dataset(schema.empty_table()))
+        return FusionTable(dataset.dataset(_schema(source).empty_table()))
 
 
 class _ScoutSchema(SchemaProvider):

@@ -11,7 +11,7 @@ from itertools import pairwise
 import pyarrow as pa
 import pyarrow.compute
 
-from upwell.engine.query import Source
+from upwell.engine.query import Everybody, Source
 from upwell.engine.result import result_columns
 from upwell.errors import QueryFailure
 from upwell.sql.lex import END, Token, tokenize
@@ -29,7 +29,11 @@ Run = Callable[[str], pa.Table]
 
 
 def ordered(
-    text: str, sources: Sequence["Source | pa.Table"], run: Run, *, rows_unordered: Callable[[Source], int]
+    text: str,
+    sources: Sequence["Source | Everybody | pa.Table"],
+    run: Run,
+    *,
+    rows_unordered: Callable[[Source], int],
 ) -> pa.Table:
     """Run the query; without ORDER BY and over one table, in primary-key order.
 

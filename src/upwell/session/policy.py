@@ -9,7 +9,7 @@ from enum import Enum
 
 from upwell.engine.alter import AddColumn, Alteration
 from upwell.engine.catalog import Access, Role, Table, TableKind
-from upwell.errors import PermissionDenied
+from upwell.errors import PermissionDenied, Unauthorized
 from upwell.sql.statements import (
     CreateNamespace,
     CreateUser,
@@ -117,7 +117,7 @@ def require_impersonation(actor: Principal, target: str, target_role: Role) -> N
     if actor.user == target:
         return
     if actor.role is Role.USER or _RANK[target_role] > _RANK[actor.role]:
-        raise PermissionDenied(
+        raise Unauthorized(
             f"EXECUTE AS USER is not authorized: actor '{actor.user}' with role "
             f"{actor.role.value.capitalize()} cannot target '{target}' with role "
             f"{target_role.value.capitalize()}"

@@ -7,7 +7,7 @@ from functools import partial
 import pyarrow as pa
 
 from upwell.engine.expression import find_key
-from upwell.engine.query import QueryEngine, Resolve, Source
+from upwell.engine.query import Everybody, QueryEngine, Resolve, Source
 from upwell.engine.result import refuse_not_finite, result_rows
 from upwell.engine.rows import Rows, WouldBlock
 from upwell.engine.stop import Stop
@@ -103,9 +103,9 @@ class Reader:
         text = render(statement.text, call.values, call.context())
         refuse_deep(text)
         write = None if call.transaction is None else call.transaction.write
-        resolver = self._resolver(call, view, write, is_open=statement.is_open)
+        resolver = self._resolver(call, view, write, is_open=statement.is_open, others=statement.others)
         tables = self.query.tables_in(text, call.namespace, resolver)
-        sources: Sequence[Source | pa.Table] = [resolver(*name) for name in tables]
+        sources: Sequence[Source | Everybody | pa.Table] = [resolver(*name) for name in tables]
         return ordered(
             text,
             sources,
@@ -113,8 +113,15 @@ class Reader:
             rows_unordered=partial(self.query.rows_unordered, view),
         )
 
-    def _resolver(self, call: Call, view: View, write: Write | None, *, is_open: bool = False) -> Resolve:
-        now_us = call.context().now_us
-        return partial(
-            resolve, view, call.principal, self.registry, self.feed, self.transactions, write, now_us, is_open
-        )
+    def _resolver(
+        self,
+        call: Call,
+        view: View,
+        write: Write | None,
+        *,
+        is_open: bool = False,
+        others: frozenset[str] = frozenset(),
+    ) -> Resolve:
+        now_us, principal = call.context().now_us, call.principal
+        parts = (self.registry, self.feed, self.transactions, write)
+        return partial(resolve, view, principal, *parts, now_us, is_open, others)

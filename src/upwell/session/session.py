@@ -28,6 +28,7 @@ from upwell.errors import (
     InvalidInput,
     InvalidOperation,
     InvalidSql,
+    PermissionDenied,
     ReadOnly,
     RequestRefused,
     UpwellError,
@@ -47,6 +48,7 @@ from upwell.session.maintenance import Maintenance
 from upwell.session.outcome import Answer, Changed, Message, Outcome, PointAnswer, StatementFailed
 from upwell.session.policy import (
     Principal,
+    require_admin,
     require_impersonation,
     require_statement,
 )
@@ -56,6 +58,7 @@ from upwell.session.signin import SignIns
 from upwell.session.threads import QueryThreads, SlowThreads
 from upwell.session.transaction import Transaction, Transactions
 from upwell.session.write import Altered, Writer
+from upwell.sql.owners import PREFIX
 from upwell.sql.prepare import Preparer, query_in
 from upwell.sql.statements import (
     AlterTable,
@@ -265,6 +268,7 @@ class Sessions:
             self._preparer.prepare, asked.sql, view.catalog, request.namespace, asked.params, asked.rows
         )
         statement, values = await self._read(asked.sql, prepare)
+        noted = 0
         match statement:
             case UseNamespace(name):
                 return Outcome(request.use(name), principal.user)
@@ -275,14 +279,19 @@ class Sessions:
             case Rollback():
                 return Outcome(request.roll_back(), principal.user)
             case ExecuteAs(user, inner):
-                principal, statement = self._impersonated(principal, user, view), inner
+                statement = inner
+                principal, noted = self._impersonated(principal, user, view, type(inner).__name__.upper())
             case _:
                 pass
         context = partial(self.context, principal)
         call = Call(principal, values, request.namespace, context, request.transaction, asked.rows)
         if request.transaction is not None:
-            return Outcome(await self._run_staged(request.transaction, call, statement), principal.user)
-        return Outcome(await self._dispatch(call, statement), principal.user)
+            result = await self._run_staged(request.transaction, call, statement)
+        else:
+            result = await self._dispatch(call, statement)
+        # What somebody did for somebody else isn't answered before the audit log has it.
+        await self.growth.reached(noted)
+        return Outcome(result, principal.user)
 
     async def _run_staged(
         self, transaction: Transaction, call: Call, statement: Statement
@@ -299,7 +308,10 @@ class Sessions:
     async def _dispatch(self, call: Call, statement: Statement) -> Message | Changed | Answer | PointAnswer:
         match statement:
             case Select():
-                return await self._reader.select(call, statement)
+                noted = self._note_reading(call.principal, statement.others)
+                found = await self._reader.select(call, statement)
+                await self.growth.reached(noted)
+                return found
             case Insert() | Update() | Delete():
                 return await self._writer.write(call, statement)
             case CreateNamespace() | DropNamespace() | CreateTable() | DropTable() | AlterTable():
@@ -321,8 +333,28 @@ class Sessions:
             case _:
                 assert_never(statement)
 
-    @staticmethod
-    def _impersonated(principal: Principal, target: str, view: View) -> Principal:
+    def _note_reading(self, principal: Principal, names: frozenset[str]) -> int:
+        """Write down that the rows of all users are read; return the seq that the answer has to wait for."""
+        seq = 0
+        for name in sorted(names):
+            require_admin(principal, "the rows of all users")
+            seq = self.engine.audit.append(principal.user, "READ_ALL_OWNERS", name.removeprefix(PREFIX))
+        return seq
+
+    def _impersonated(
+        self, principal: Principal, target: str, view: View, statement: str
+    ) -> tuple[Principal, int]:
+        """Return whom the statement runs as, and the seq of the audit log's entry, also if it is refused."""
+        if target == principal.user:
+            return Principal(target, Role.USER), 0
         user = view.catalog.users.get(target)
-        require_impersonation(principal, target, user.role if user else Role.USER)
-        return Principal(target, Role.USER)
+        audit = partial(self.engine.audit.append, principal.user, subject=target)
+        try:
+            require_impersonation(principal, target, user.role if user else Role.USER)
+        except PermissionDenied:
+            details = {"statement": statement, "reason": "role_not_allowed"}
+            audit("EXECUTE_AS_USER_DENIED", target, details=details)
+            raise
+        return Principal(target, Role.USER), audit(
+            "EXECUTE_AS_USER", target, details={"statement": statement}
+        )

@@ -6,14 +6,17 @@ staged.
 
 import pyarrow as pa
 
-from upwell.engine.query import Source
+from upwell.engine.catalog import TableKind
+from upwell.engine.query import OWNER, Everybody, Source
 from upwell.engine.view import View
 from upwell.engine.write import Write
+from upwell.errors import InvalidOperation
 from upwell.feeds.live import LiveFeed
 from upwell.feeds.registry import Registry
-from upwell.session.policy import Action, Principal, require_table
-from upwell.session.system import TRANSACTIONS, is_system, system_table, transactions_table
+from upwell.session.policy import Action, Principal, require_admin, require_table
+from upwell.session.system import SYSTEM, TRANSACTIONS, is_system, system_table, transactions_table
 from upwell.session.transaction import Transactions
+from upwell.sql.owners import PREFIX
 
 
 def resolve(
@@ -25,13 +28,17 @@ def resolve(
     write: Write | None,
     now_us: int,
     is_open: bool,
+    others: frozenset[str],
     namespace: str,
     name: str,
-) -> Source | pa.Table:
+) -> Source | Everybody | pa.Table:
     """Return the rows behind a name; raise `PermissionDenied` or `TableNotFound`.
 
-    `is_open`: SHOW and DESCRIBE ask, who may read system tables for everybody.
+    `is_open`: SHOW and DESCRIBE ask, who may read system tables for everybody. `others` are the names by
+    which this query, and the audit log knows it, reads the rows of all users.
     """
+    if namespace == SYSTEM and name in others:
+        return _everybody(view, principal, name.removeprefix(PREFIX), now_us)
     if (namespace, name) == TRANSACTIONS:
         return transactions_table(principal, transactions)
     if is_system(namespace):
@@ -41,3 +48,13 @@ def resolve(
     owner = table.owner_for(principal.user)
     staged = None if write is None else write.staged_in(table, owner)
     return Source(table, owner, staged, table.alive_from(now_us))
+
+
+def _everybody(view: View, principal: Principal, name: str, now_us: int) -> Everybody:
+    require_admin(principal, "the rows of all users")
+    table = view.catalog.get_table(*name.split("."))
+    if table.kind is TableKind.SHARED:
+        raise InvalidOperation(f"{name} is a SHARED table: everybody's rows are the same, SELECT reads them")
+    if OWNER in table.index_of:
+        raise InvalidOperation(f"all_owners needs the name {OWNER}, and {name} has a column of it")
+    return Everybody(table, table.alive_from(now_us))

@@ -3,6 +3,8 @@
 Law: a name keeps its case here, unlike names of tables, because it is whose rows they are.
 """
 
+import re
+
 import msgspec
 
 from upwell.engine.catalog import Role
@@ -11,6 +13,7 @@ from upwell.sql.lex import Tokens
 from upwell.sql.statements import AlterUser, CreateUser, DropUser
 
 NAME_CHARS_MAX = 128
+_BARE_NAME = re.compile(r"(?:(?!--|/\*)[^\s('\";,])+")
 _ROLES = {
     "dba": Role.DBA,
     "admin": Role.DBA,
@@ -78,7 +81,12 @@ def read_user_name(tokens: Tokens) -> str:
     """Take a user's name, bare or in quotes."""
     token = tokens.peek()
     if token.kind == "word":
-        return tokens.take().text
+        # Bare up to a space or parenthesis, as the contract has it: alice-1 is more than one token.
+        found = _BARE_NAME.match(tokens.sql, token.start)
+        assert found is not None, "a word has a letter"
+        while not tokens.at_end and tokens.peek().start < found.end():
+            tokens.take()
+        return found[0]
     if token.kind == "quoted":
         return tokens.take().text[1:-1].replace('""', '"')
     return tokens.string("a user's name")

@@ -15,6 +15,7 @@ from upwell.engine.schema import refuse_ephemeral_parent
 from upwell.errors import InvalidOperation, InvalidSql, SystemColumnViolation
 from upwell.sql.command import quoted
 from upwell.sql.lex import Fragment, Tokens, tokenize
+from upwell.sql.owners import name_all_owners
 from upwell.sql.parse import judge
 from upwell.sql.read import bind_read, key_scalar
 from upwell.sql.scalar import SYSTEM_COLUMNS, Scope, parameter_index, parse_condition, parse_scalar
@@ -197,10 +198,12 @@ class Binder:
     def _select(self, tree: SelectTree) -> Select:
         plain = tree.plain
         table = None if plain is None else self._catalog.tables.get(self._name(plain.table))
-        if plain is None or table is None:
-            return Select(tree.text, None)
-        point, direct = bind_read(plain, self._scope(table, plain.alias))
-        return Select(tree.text, point, direct=direct)
+        if plain is not None and table is not None:
+            point, direct = bind_read(plain, self._scope(table, plain.alias))
+            if point is not None or direct is not None:
+                return Select(tree.text, point, direct=direct)
+        text, others = name_all_owners(tree.text, self._namespace)
+        return Select(text, None, others=others)
 
     def _create_table(self, tree: CreateTableTree) -> CreateTable:
         namespace, _ = self._ddl_name((tree.namespace, tree.table.name), "create")

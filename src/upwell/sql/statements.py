@@ -179,6 +179,8 @@ class Select:
     point: PointRead | None
     is_open: bool = False
     direct: DirectRead | None = None
+    others: frozenset[str] = frozenset()
+    """Names in the text that stand for the rows of all users (`owners`)."""
 
 
 @dataclass(frozen=True, slots=True)
