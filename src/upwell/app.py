@@ -34,12 +34,14 @@ from upwell.effects import Files, OsFiles, Points, points_from_environment
 from upwell.engine.catalog import Role, User
 from upwell.engine.cleanup import Cleanup
 from upwell.engine.commit import Committer, Durability
+from upwell.engine.compact import Compact
 from upwell.engine.defaults import Defaults
 from upwell.engine.expiry import Expiry
 from upwell.engine.flush import Flush
 from upwell.engine.flush_policy import FlushPace, parse_policy
 from upwell.engine.history import running, stream_id
 from upwell.engine.overlay import Overlay
+from upwell.engine.partition import PartitionWriter
 from upwell.engine.query import QueryEngine
 from upwell.engine.rows import Rows
 from upwell.engine.schema import Schema
@@ -54,6 +56,7 @@ from upwell.feeds.registry import Registry
 from upwell.feeds.stock import StockDownloads
 from upwell.feeds.upload import UploadLimits, Uploads
 from upwell.ids import Snowflakes
+from upwell.jobs.compaction import watch_replaced
 from upwell.jobs.kinds import Kinds
 from upwell.jobs.queue import JobQueue
 from upwell.jobs.retention import JobRetention
@@ -110,6 +113,7 @@ class Parts:
     engine: Engine
     cold: ColdCache
     objects: ObjectStore
+    partitions: PartitionWriter
     authenticator: Authenticator
     points: Points
 
@@ -129,13 +133,16 @@ def opened(config: Config, *, clock: Clock, files: Files, points: Points) -> Ite
         objects = ObjectStore(config.data_dir / "storage", files)
         cold = ColdCache(objects, partitions_max=COLD_PARTITIONS_MAX, group_bytes_max=COLD_GROUP_BYTES_MAX)
         rows = Rows(cold)
+        partitions = PartitionWriter(
+            committer, objects, clock=clock, points=points, grace_s=config.cold_grace_s
+        )
         defaults = Defaults(clock, Snowflakes(clock, worker=_DEFAULT_IDS_WORKER))
         engine = Engine(
             committer=committer,
             rows=rows,
             query=QueryEngine(rows, Overlay(committer.changelog)),
             schema=Schema(committer, clock),
-            flush=Flush(committer, objects, rows, clock=clock, points=points),
+            flush=Flush(committer, partitions, points=points),
             jobs=JobQueue(committer, clock),
             defaults=defaults,
             clock=clock,
@@ -153,7 +160,7 @@ def opened(config: Config, *, clock: Clock, files: Files, points: Points) -> Ite
         )
         engine.schema.ensure_default_namespace()
         _ensure_root(engine, authenticator, config.root_password)
-        yield Parts(config, history, committer, engine, cold, objects, authenticator, points)
+        yield Parts(config, history, committer, engine, cold, objects, partitions, authenticator, points)
 
 
 def run(config: Config) -> int:
@@ -280,7 +287,10 @@ def _job_loops(
     cleanup = Cleanup(committer, parts.objects, parts.cold)
     expiry = Expiry(committer, clock, config.stream_grace_s)
     retention = JobRetention(queue, clock, config.job_retention_s, config.job_records_max)
-    kinds = Kinds(committer, engine.flush, cleanup, trim, retention, expiry, clock, parts.points)
+    compact = Compact(committer, parts.partitions, points=parts.points)
+    kinds = Kinds(
+        committer, engine.flush, compact, cleanup, trim, retention, expiry, queue, clock, parts.points
+    )
     watches = [
         watch_flush(queue, committer, clock, config.flush_check_interval_s),
         watch_log(queue, trim, committer, config.log_trim_interval_s),
@@ -288,6 +298,7 @@ def _job_loops(
         watch_dropped(queue, committer, DROPPED_INTERVAL_S),
         watch_rows(expiry, config.stream_expiry_interval_s),
         watch_expired(queue, expiry, config.stream_eviction_interval_s),
+        watch_replaced(parts.partitions),
     ]
     return JobRunner(queue, kinds.run, threads, jobs_max=config.jobs_max), Schedule(watches, looks)
 

@@ -81,6 +81,7 @@ class Config:
     ws_subscriptions_max: int = 100  # live queries of one socket
     ws_subscriptions_per_user_max: int = 10_000  # live queries of one user, on all sockets together
     ws_lag_bytes_max: int = 256 * 1024  # bytes that wait for a slow socket
+    cold_grace_s: float = 2.0  # seconds that a replaced Parquet file stays for readers from outside
     drain_s: float = 5.0  # seconds that requests under way get to finish at the end
     issuers: tuple[Issuer, ...] = ()  # who else's tokens open the server: [auth.issuers.NAME] of the file
 
@@ -161,6 +162,7 @@ _BOUNDS = {
     "ws_subscriptions_max": (1, _COUNT_MAX),
     "ws_subscriptions_per_user_max": (1, _COUNT_MAX),
     "ws_lag_bytes_max": (1, _BYTES_MAX),
+    "cold_grace_s": (0, _SECONDS_MAX),
     "drain_s": (0, _SECONDS_MAX),
 }
 _CHOICES = {"durability": ("group", "async"), "log_level": ("debug", "info", "warning", "error")}

@@ -37,6 +37,15 @@ POINTS: frozenset[str] = frozenset(
         "flush:mid-cleanup",
         "flush:after-cleanup",
         "flush:job-completed",
+        "compact:begin",
+        "compact:segment-written",
+        "compact:segment-published",
+        "compact:manifest-written",
+        "compact:before-commit",
+        "compact:after-commit",
+        "compact:after-copy",
+        "compact:job-completed",
+        "collect:removed",
         "trim:after-slice",
     }
 )

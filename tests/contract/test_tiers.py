@@ -1,4 +1,5 @@
-"""One table name over two tiers: whatever was flushed when, the answers are those of a plain model."""
+"""One table name over two tiers: whatever was flushed, compacted and altered when, the answers are those of a
+plain model."""
 
 import shutil
 import tempfile
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from upwell.errors import AlreadyExists
-from upwell.testing import DuplicateKey, TableModel
+from upwell.testing import DuplicateKey, TableModel, cold
 from upwell.testing.embedded import Embedded, memory_store
 
 KEYS = st.integers(1, 9)
@@ -37,7 +38,7 @@ class Tiers(RuleBasedStateMachine):
             f"CREATE TABLE {OURS} {COLUMNS} WITH (TYPE = 'SHARED')"
         )
         self.models = {name: TableModel("id", ("id", "n", "s")) for name in (MINE, OURS)}
-        self.flushed_after: bool | None = None
+        self.added: dict[str, dict[str, object]] = {MINE: {}, OURS: {}}
         self.serial = 0
 
     @initialize(mode=st.sampled_from(["hot", "cold", "mixed"]))
@@ -50,15 +51,16 @@ class Tiers(RuleBasedStateMachine):
         table, owner, user = place
         values = ", ".join(f"({key}, {self.tick()}, 'new')" for key in keys)
         rows: list[dict[str, object]] = [
-            {"id": key, "n": self.serial - len(keys) + index, "s": "new"} for index, key in enumerate(keys, 1)
+            {"id": key, "n": self.serial - len(keys) + index, "s": "new"} | self.added[table]
+            for index, key in enumerate(keys, 1)
         ]
         try:
             self.models[table].insert(owner, *rows)
         except DuplicateKey:
             with pytest.raises(AlreadyExists):
-                self.db.change(f"INSERT INTO {table} VALUES {values}", user=user)
+                self.db.change(f"INSERT INTO {table} (id, n, s) VALUES {values}", user=user)
         else:
-            assert self.db.change(f"INSERT INTO {table} VALUES {values}", user=user) == len(keys)
+            assert self.db.change(f"INSERT INTO {table} (id, n, s) VALUES {values}", user=user) == len(keys)
         self.flush_if_cold(table)
 
     @rule(place=PLACE, key=KEYS, null=st.booleans())
@@ -120,7 +122,38 @@ class Tiers(RuleBasedStateMachine):
         assert self.db.cold_problems() == []
         for name, owner, _ in PLACES:
             if name == table:
-                assert self.db.cold_rows(table, owner) == self.models[table].rows(owner)
+                assert self.cold_rows(table, owner) == self.models[table].rows(owner)
+
+    @precondition(lambda self: self.mode != "hot")
+    @rule(table=st.sampled_from([MINE, OURS]), whole=st.booleans())
+    def compact(self, table: str, whole: bool) -> None:
+        """What the files say is the same, in at most one segment a partition if it was wanted."""
+        before = [self.cold_rows(table, owner) for name, owner, _ in PLACES if name == table]
+        self.db.compact(table, whole=whole)
+        assert self.db.cold_problems() == []
+        assert [self.cold_rows(table, owner) for name, owner, _ in PLACES if name == table] == before
+        if whole:
+            found = cold.partitions(self.db.cold_root, table_id=table) if self.db.cold_root.exists() else []
+            assert all(len(each.segments) <= 1 and not each.hidden for each in found)
+
+    @precondition(lambda self: len(self.added[MINE]) + len(self.added[OURS]) < 3)
+    @rule(table=st.sampled_from([MINE, OURS]), has_default=st.booleans())
+    def add_column(self, table: str, has_default: bool) -> None:
+        """Rows from before read the default, in whatever segment they are and come to be."""
+        name, value = f"c{len(self.added[table])}", self.tick() if has_default else None
+        self.db.run(f"ALTER TABLE {table} ADD COLUMN {name} INT" + (f" DEFAULT {value}" if value else ""))
+        self.added[table][name] = value
+        for _, owner, _ in PLACES:
+            self.models[table].update(owner, {name: value})
+
+    @rule(place=PLACE, key=KEYS)
+    def update_added(self, place: Place, key: int) -> None:
+        table, owner, user = place
+        for name in self.added[table]:
+            expected = self.models[table].update(owner, {"n": self.tick(), name: None}, {"id": key})
+            sql = f"UPDATE {table} SET n = {self.serial}, {name} = NULL WHERE id = {key}"
+            assert self.db.change(sql, user=user) == expected
+        self.flush_if_cold(table)
 
     @rule()
     def restart(self) -> None:
@@ -138,10 +171,15 @@ class Tiers(RuleBasedStateMachine):
     def answers_are_those_of_the_model(self) -> None:
         for table, owner, user in PLACES:
             expected = [tuple(row.values()) for row in self.models[table].rows(owner)]
-            assert self.db.rows(f"SELECT id, n, s FROM {table} ORDER BY id", user=user) == expected
+            names = ", ".join(["id", "n", "s", *self.added[table]])
+            assert self.db.rows(f"SELECT {names} FROM {table} ORDER BY id", user=user) == expected
             for key in range(1, 10):
-                row = self.db.rows(f"SELECT id, n, s FROM {table} WHERE id = {key}", user=user)
+                row = self.db.rows(f"SELECT {names} FROM {table} WHERE id = {key}", user=user)
                 assert row == [found for found in expected if found[0] == key]
+
+    def cold_rows(self, table: str, owner: str | None) -> list[dict[str, object]]:
+        """What the files say; a column that a file doesn't have yet reads what it began with."""
+        return [self.added[table] | row for row in self.db.cold_rows(table, owner)]
 
     def tick(self) -> int:
         self.serial += 1

@@ -23,8 +23,14 @@ PASSWORD = "a-password-of-a-test"
 WRITERS = [(OURS, "root", 0), (OURS, "root", 1), (MINE, "ann", 2), (MINE, "bob", 3)]
 PARTITIONS = [(OURS, "root", None), (MINE, "ann", "ann"), (MINE, "bob", "bob")]
 # A start that goes on with an interrupted flush passes each point a few times itself.
-COMMITS_BEFORE, FLUSHES_BEFORE = 80, 5
-CHANCE_KILLS = 7
+COMMITS_BEFORE, FLUSHES_BEFORE, COMPACTIONS_BEFORE = 80, 5, 4
+COMPACTION_POINTS = (
+    "compact:segment-published",
+    "compact:before-commit",
+    "compact:after-commit",
+    "collect:removed",
+)
+CHANCE_KILLS = 5
 SEED = 20_260_101
 WAIT_S = 60.0
 State = dict[tuple[str, str, str], object]
@@ -73,7 +79,7 @@ class Site:
     """The server under fire, its clients, and the log of what they were told."""
 
     def __init__(self, directory: Path) -> None:
-        self.server = ServerProcess(directory, env={"UPWELL_BCRYPT_COST": "4"})
+        self.server = ServerProcess(directory, env={"UPWELL_BCRYPT_COST": "4", "UPWELL_COLD_GRACE_S": "0"})
         self.acks = AckLog()
         self.writers = [Writer(*writer, self.acks) for writer in WRITERS]
         self.tokens: dict[str, str] = {}
@@ -172,6 +178,7 @@ def plan(chance: random.Random) -> list[tuple[str | None, int | None]]:
         for point in sorted(POINTS)
         if point.startswith(("commit:", "flush:"))
     ]
+    points += [(f"{point}#{COMPACTIONS_BEFORE}", None) for point in COMPACTION_POINTS]
     kills = [(None, chance.randint(30, 300)) for _ in range(CHANCE_KILLS)]
     cycles: list[tuple[str | None, int | None]] = [*points, *kills]
     chance.shuffle(cycles)
@@ -209,7 +216,7 @@ def check_cold(site: Site) -> None:
     jobs = site.ended_jobs()
     assert any(job["retry_count"] != 0 for job in jobs), "some kill came while a job ran"
     root_dir = site.server.data_dir / "storage"
-    assert cold.audit(root_dir) == []
+    wait_until(lambda: cold.audit(root_dir) == [], timeout_s=WAIT_S, what="replaced files to go")
     by_select = sorted(site.state(), key=lambda pair: pair[0])
     by_reader = []
     for table, user, owner in PARTITIONS:

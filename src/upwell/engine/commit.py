@@ -36,10 +36,12 @@ class Durability(Enum):
 
 
 class ManifestInForce(msgspec.Struct, frozen=True, array_like=True):
-    """The record of a partition's manifest: its number, and the seq up to which rows are cold."""
+    """The record of a partition's manifest: its number, the seq up to which rows are cold, and whether its
+    segments are due to be compacted."""
 
     number: int
     flushed_until: int
+    is_due: bool = False
 
 
 NO_MANIFEST = ManifestInForce(0, 0)

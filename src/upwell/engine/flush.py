@@ -8,35 +8,20 @@ Law: the commit is the switch. Before it nothing refers to the new files; after 
 nor doubles a row, and a flush that is run again goes on where the last one was.
 """
 
-import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
-import msgspec
-
-from upwell.clock import Clock
 from upwell.effects import Points
 from upwell.engine.catalog import Table
-from upwell.engine.commit import (
-    Committer,
-    ManifestInForce,
-    decode_manifest_record,
-    partition_name,
-)
-from upwell.engine.rows import Rows, partition_of, shaped
+from upwell.engine.commit import Committer, decode_manifest_record, partition_name
+from upwell.engine.compact import is_due
+from upwell.engine.partition import Base, PartitionWriter
+from upwell.engine.rows import shaped
 from upwell.engine.view import View
-from upwell.storage.cold import collect_orphans
-from upwell.storage.hot import Batch, Drop, Kind, RecordIs, RecordWrite, Version
-from upwell.storage.manifest import (
-    Manifest,
-    copy_manifest,
-    empty_manifest,
-    load_manifest,
-    write_hidden,
-    write_manifest,
-)
-from upwell.storage.objects import ObjectStore, PartitionFiles
-from upwell.storage.segments import KeyFilter, SegmentStats, write_segment
+from upwell.storage.hot import Batch, Drop, Kind, Version
+from upwell.storage.manifest import Manifest, copy_manifest, load_manifest, write_hidden
+from upwell.storage.segments import write_segment
 from upwell.types import Owner, user_owner
 
 CLEANUP_ROWS = 500
@@ -51,20 +36,17 @@ class Flushed:
     flushed_until: int
     left: tuple[int, int] = (0, 0)
     """How many rows stayed hot that were there when it began, and the seq after which they came."""
+    is_due: bool = False
+    """Whether the partition's segments are to be compacted."""
 
 
 class Flush:
     """Flushes partitions. Two flushes of one partition exclude each other."""
 
-    def __init__(
-        self, committer: Committer, objects: ObjectStore, rows: Rows, *, clock: Clock, points: Points
-    ) -> None:
+    def __init__(self, committer: Committer, partitions: PartitionWriter, *, points: Points) -> None:
         self._committer = committer
-        self._objects = objects
-        self._rows = rows
-        self._clock = clock
+        self._partitions = partitions
         self._points = points
-        self._lock = threading.Lock()
 
     def pending(self, view: View, table: Table, users: Sequence[str] | None = None) -> list[Owner]:
         """Return the owners (of these users only) that have hot versions, live or waiting for cleanup."""
@@ -76,7 +58,7 @@ class Flush:
 
     def flush_partition(self, table: Table, owner: Owner, *, until: int | None = None) -> Flushed:
         """Move what is hot (up to seq `until`) into a segment; `OSError` if a file can't be written."""
-        with self._lock:
+        with self._partitions.held(table.id, owner):
             left = None
             try:
                 view = self._committer.begin_flush(table.id, owner)
@@ -90,98 +72,59 @@ class Flush:
         self._points.reach("flush:begin")
         # Never with fewer columns than the rows of the View have.
         table = view.catalog.by_id.get(table.id, table)
-        name = partition_name(table.id, owner)
-        record = view.hot.find_record(Kind.MANIFEST, name)
-        in_force = decode_manifest_record(record)
+        in_force = decode_manifest_record(
+            view.hot.find_record(Kind.MANIFEST, partition_name(table.id, owner))
+        )
         versions = [shaped(version, table) for version in view.hot.scan_rows(table.id, owner)]
         fresh = [version for version in versions if in_force.flushed_until < version.seq <= asked]
         written = [version for version in fresh if _belongs_in_parquet(version, table)]
-        files = self._objects.open(partition_of(table, owner))
-        until = in_force.flushed_until
+        until, due = in_force.flushed_until, in_force.is_due
         if fresh:
             until = max(version.seq for version in fresh)
-            manifest = self._write_files(files, table, owner, in_force, written, fresh, until)
+            base = self._partitions.open(view, table, owner)
+            manifest = self._write_files(base, written, fresh, until)
             self._points.reach("flush:before-commit")
-            self._switch(name, record, manifest)
+            due = is_due(manifest, synced=table.synced)
+            self._partitions.switch(base, manifest, is_due=due)
             self._points.reach("flush:after-commit")
-            copy_manifest(files, manifest)
+            copy_manifest(base.files, manifest)
         elif in_force.number:
             # An earlier flush may have ended between its commit and the copy for other readers.
+            files = self._partitions.files(table, owner)
             copy_manifest(files, load_manifest(files, in_force.number))
         self._clean_up(table, owner, [version for version in versions if version.seq <= until])
         self._points.reach("flush:after-cleanup")
         left = sum(version.seq > asked for version in versions)
         live = sum(version.row is not None for version in written)
-        return Flushed(len(written), live, until, (left, asked))
+        return Flushed(len(written), live, until, (left, asked), due)
 
     def _write_files(
-        self,
-        files: PartitionFiles,
-        table: Table,
-        owner: Owner,
-        in_force: ManifestInForce,
-        written: Sequence[Version],
-        fresh: Sequence[Version],
-        until: int,
+        self, base: Base, written: Sequence[Version], fresh: Sequence[Version], until: int
     ) -> Manifest:
-        files.make()
-        now_ms = self._clock.now_us() // 1000
-        if in_force.number:
-            base = load_manifest(files, in_force.number)
-        else:
-            base = empty_manifest(files.partition, time_ms=now_ms)
-        self._collect(files, base)
-        segments, number = base.segments, base.last_sequence_number
+        segments, hidden = base.manifest.segments, base.manifest.hidden
+        last_number = base.manifest.last_sequence_number
         if written:
-            number = max(files.next_number("batch"), number + 1)
-            stats = self._write_segment(files, table, owner, written, number)
-            entry = stats.entry(files.partition, number, schema=table.version, time_ms=now_ms)
-            segments = (*segments, entry)
-        hidden = base.hidden
+            last_number = base.number_next
+            write = partial(
+                write_segment,
+                versions=written,
+                columns=base.table.columns,
+                owner=base.owner,
+                synced=base.table.synced,
+            )
+            keys = [version.key for version in written]
+            segments = (*segments, self._partitions.write_segment(base, last_number, keys, write, "flush"))
         superseded = {seq for version in fresh for seq in version.supersedes}
         if superseded:
-            hidden = (*hidden, write_hidden(files, files.next_number("hidden"), superseded))
-        manifest = msgspec.structs.replace(
+            hidden = (*hidden, write_hidden(base.files, base.files.next_number("hidden"), superseded))
+        return self._partitions.write_manifest(
             base,
-            version=max(in_force.number + 1, files.next_number("manifest")),
-            updated_at=now_ms,
+            "flush",
             segments=segments,
             hidden=hidden,
             flushed_until=until,
-            last_sequence_number=number,
+            last_sequence_number=last_number,
         )
-        write_manifest(files, manifest)
-        self._points.reach("flush:manifest-written")
-        return manifest
-
-    def _collect(self, files: PartitionFiles, base: Manifest) -> None:
-        """Remove what neither the manifest in force nor that of a View in use names."""
-        name = partition_name(files.partition.table_id, files.partition.owner)
-        records = (view.hot.find_record(Kind.MANIFEST, name) for view in self._committer.publication.views())
-        older = {decode_manifest_record(record).number for record in records} - {0, base.version}
-        collect_orphans(files, [base, *(load_manifest(files, number) for number in older)])
-        files.drop_links(keep={base.version, *older})
-
-    def _write_segment(
-        self, files: PartitionFiles, table: Table, owner: Owner, versions: Sequence[Version], number: int
-    ) -> SegmentStats:
-        name = files.partition.segment_name(number)
-        temp = files.temp(name)
-        stats = write_segment(temp, versions, table.columns, owner=owner, synced=table.synced)
-        self._points.reach("flush:segment-written")
-        files.publish(temp, name)
-        filter_name = files.partition.filter_name(number)
-        files.write_new(filter_name, KeyFilter.build([version.key for version in versions]).encode())
-        self._points.reach("flush:segment-published")
-        return stats
-
-    def _switch(self, name: str, record: bytes | None, manifest: Manifest) -> None:
-        value = msgspec.msgpack.encode(ManifestInForce(manifest.version, manifest.flushed_until))
-        batch = Batch(
-            records=[RecordWrite(Kind.MANIFEST, name, value)],
-            expectations=[RecordIs(Kind.MANIFEST, name, record)],
-        )
-        self._committer.publication.wait(self._committer.apply(batch))
 
     def _clean_up(self, table: Table, owner: Owner, versions: Sequence[Version]) -> None:
         for start in range(0, len(versions), CLEANUP_ROWS):

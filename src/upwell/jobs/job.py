@@ -48,6 +48,7 @@ class JobType(Enum):
     """A kind of job; the prefix opens its id."""
 
     FLUSH = "flush"
+    COMPACT = "compact"
     CLEANUP = "cleanup"
     TRIM = "log_trim"
     JOB_CLEANUP = "job_cleanup"
@@ -60,6 +61,7 @@ class JobType(Enum):
 
 _PREFIXES = {
     JobType.FLUSH: "FL",
+    JobType.COMPACT: "CO",
     JobType.CLEANUP: "CL",
     JobType.TRIM: "LT",
     JobType.JOB_CLEANUP: "JC",

@@ -6,11 +6,14 @@ from upwell.clock import Clock
 from upwell.effects import Points
 from upwell.engine.cleanup import Cleanup
 from upwell.engine.commit import Committer
+from upwell.engine.compact import Compact, Compacted
 from upwell.engine.expiry import Expiry
 from upwell.engine.flush import Flush
 from upwell.engine.stop import Stop
 from upwell.engine.trim import LogTrim
+from upwell.jobs.compaction import submit_compaction
 from upwell.jobs.job import Job, JobType
+from upwell.jobs.queue import JobQueue
 from upwell.jobs.retention import JobRetention
 from upwell.types import TableId
 
@@ -29,10 +32,12 @@ class Kinds:
 
     committer: Committer
     flush: Flush
+    compact: Compact
     cleanup: Cleanup
     trim: LogTrim
     retention: JobRetention
     expiry: Expiry
+    queue: JobQueue
     clock: Clock
     points: Points
 
@@ -41,6 +46,8 @@ class Kinds:
         match job.job_type:
             case JobType.FLUSH:
                 return self._run_flush(job, stop)
+            case JobType.COMPACT:
+                return self._run_compact(job, stop)
             case JobType.CLEANUP:
                 return self._run_cleanup(job)
             case JobType.TRIM:
@@ -64,16 +71,37 @@ class Kinds:
         else:
             owners = self.flush.pending(view, table, job.texts("users"))
         rows = partitions = 0
+        is_due = False
         for owner in owners:
             stop.check()
             until = None if is_scheduled else job.asked_seq
             flushed = self.flush.flush_partition(table, owner, until=until)
             rows += flushed.rows
             partitions += bool(flushed.rows)
+            is_due |= flushed.is_due
+        if is_due:
+            submit_compaction(self.queue, table, whole=False)
         self.points.reach("flush:job-completed")
         if not rows:
             return Done("no pending writes: nothing to move to Parquet", skipped=True)
         return Done(f"{rows} row(s) of {partitions} partition(s) are in Parquet now")
+
+    def _run_compact(self, job: Job, stop: Stop) -> Done:
+        view = self.committer.publication.view
+        table = view.catalog.by_id.get(TableId(job.number("table_number")))
+        if table is None:
+            return Done("the table was dropped meanwhile", skipped=True)
+        whole = bool(job.number("whole"))
+        done: list[Compacted] = []
+        for owner in self.compact.owners(view, table, due_only=not whole):
+            stop.check()
+            done.append(self.compact.compact_partition(table, owner, whole=whole))
+        before, after = sum(each.before for each in done), sum(each.after for each in done)
+        dropped = sum(each.dropped for each in done)
+        self.points.reach("compact:job-completed")
+        return Done(
+            f"{before} segment(s) of {len(done)} partition(s) are {after} now, {dropped} row(s) dropped"
+        )
 
     def _run_cleanup(self, job: Job) -> Done:
         partitions = self.cleanup.remove_table(

@@ -2,9 +2,11 @@
 
 Law: what is found and scanned is exactly the newest version per key of the segments that the manifest
 names, without the `_seq`s that its hidden sets name; tombstones are versions too. A missing or damaged
-file is `ColdFileMissing`, never fewer rows.
+file is `ColdFileMissing`, never fewer rows; but a key filter and a hidden set follow from the segments,
+and are made of them again.
 """
 
+import logging
 import threading
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Sequence
@@ -12,11 +14,14 @@ from heapq import merge
 from pathlib import Path
 
 from upwell.errors import ColdFileMissing
+from upwell.logs import fields
 from upwell.storage.hot import Version
-from upwell.storage.manifest import Manifest, Segment, load_hidden, load_manifest, remove_copy
+from upwell.storage.manifest import Manifest, Segment, is_lost, load_hidden, load_manifest, remove_copy
 from upwell.storage.objects import ObjectStore, Partition, PartitionFiles
-from upwell.storage.segments import GroupCache, KeyFilter, SegmentReader
+from upwell.storage.segments import GroupCache, KeyFilter, SegmentReader, load_keys
 from upwell.types import Column, Key, Owner, TableId
+
+log = logging.getLogger("upwell.cold")
 
 
 class ColdPartition:
@@ -38,7 +43,7 @@ class ColdPartition:
         self.manifest = manifest
         self.columns = columns
         self.schema = schema
-        self.hidden = frozenset(seq for entry in manifest.hidden for seq in load_hidden(files, entry))
+        self.hidden = frozenset(load_superseded(files, manifest, columns))
         self._groups = groups
         self._newest_first = sorted(manifest.segments, key=lambda segment: segment.max_seq, reverse=True)
         self._readers: dict[str, SegmentReader] = {}
@@ -110,11 +115,7 @@ class ColdPartition:
     def _filter(self, segment: Segment) -> KeyFilter:
         key_filter = self._filters.get(segment.filter)
         if key_filter is None:
-            try:
-                key_filter = KeyFilter.decode(self.files.read(segment.filter))
-            except ValueError as error:
-                path = self.files.path(segment.filter)
-                raise ColdFileMissing(f"cold file {path} is damaged: {error}") from error
+            key_filter = load_filter(self.files, segment, self.columns)
             self._filters[segment.filter] = key_filter
         return key_filter
 
@@ -169,6 +170,50 @@ class ColdCache:
 
     def __len__(self) -> int:
         return len(self._opened)
+
+
+def load_filter(files: PartitionFiles, segment: Segment, columns: Sequence[Column]) -> KeyFilter:
+    """Return a segment's key filter; one that is lost is made of the segment again, and kept."""
+    path = files.path(segment.filter)
+    try:
+        return KeyFilter.decode(files.read(segment.filter))
+    except ValueError as error:
+        reason = f"cold file {path} is damaged: {error}"
+    except ColdFileMissing as error:
+        if not is_lost(error):
+            raise
+        reason = str(error)
+    keys = [key for key, _ in load_keys(files.path(segment.path), columns, row_count=segment.row_count)]
+    key_filter = KeyFilter.build(keys)
+    files.replace(segment.filter, key_filter.encode())
+    log.warning("A key filter was lost and is made again", extra=fields(file=str(path), reason=reason))
+    return key_filter
+
+
+def load_superseded(files: PartitionFiles, manifest: Manifest, columns: Sequence[Column]) -> list[int]:
+    """Return the `_seq`s that the manifest hides, sorted.
+
+    What the segments say themselves stands in for a lost file: all but the newest `_seq` of a key are
+    hidden, and a deleted one has its tombstone there as long as an older version is.
+    """
+    try:
+        return sorted({seq for entry in manifest.hidden for seq in load_hidden(files, entry)})
+    except ColdFileMissing as error:
+        if not is_lost(error):
+            raise
+        log.warning(
+            "A hidden set was lost; until STORAGE COMPACT TABLE writes another the segments are asked",
+            extra=fields(table=manifest.table_id, reason=str(error)),
+        )
+    newest: dict[Key, int] = {}
+    superseded: list[int] = []
+    for segment in manifest.segments:
+        for key, seq in load_keys(files.path(segment.path), columns, row_count=segment.row_count):
+            older = newest.get(key)
+            if older is not None:
+                superseded.append(min(older, seq))
+            newest[key] = seq if older is None else max(older, seq)
+    return sorted(superseded)
 
 
 def collect_orphans(files: PartitionFiles, manifests: Iterable[Manifest]) -> list[str]:

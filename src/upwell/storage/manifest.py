@@ -8,14 +8,19 @@ and `hidden`, and per segment `filter` and `live_count`. A hidden set is a sorte
 rows of the segments that have them are superseded and don't count.
 """
 
+import logging
 from collections.abc import Iterable
+from contextlib import suppress
 from typing import Literal, TypeVar
 
 import msgspec
 
 from upwell.errors import ColdFileMissing
+from upwell.logs import fields
 from upwell.storage.objects import MANIFEST_COPY, Partition, PartitionFiles
 from upwell.types import owner_user
+
+log = logging.getLogger("upwell.cold")
 
 Scalar = dict[str, str | float | bool]
 """One tagged value, as `{"Int64": "1"}`; 64-bit integers are strings."""
@@ -125,15 +130,41 @@ def remove_copy(files: PartitionFiles) -> None:
 
 
 def load_manifest(files: PartitionFiles, number: int) -> Manifest:
-    """Return the manifest of this number; raise `ColdFileMissing` if it is missing, damaged or another's."""
+    """Return the manifest of this number; raise `ColdFileMissing` if it is missing, damaged or another's.
+
+    `manifest.json` stands in for one that is lost, if it is the copy of this very number.
+    """
     name = files.partition.manifest_name(number)
-    manifest = _decode(files, name, Manifest)
+    try:
+        manifest = _decode(files, name, Manifest)
+    except ColdFileMissing as error:
+        copy = _find_copy(files, number) if is_lost(error) else None
+        if copy is None:
+            raise
+        log.warning("A manifest was lost and is made of its copy", extra=fields(reason=str(error)))
+        files.replace(name, encode_manifest(copy))
+        return copy
     expected = (files.partition.table_id, owner_user(files.partition.owner), number)
     if (manifest.table_number, manifest.user_id, manifest.version) != expected:
         raise ColdFileMissing(
             f"cold file {files.path(name)} is the manifest of another table, user or number"
         )
     return manifest
+
+
+def is_lost(error: ColdFileMissing) -> bool:
+    """Whether the file is gone or damaged, rather than out of reach for now."""
+    cause = error.__cause__
+    return not isinstance(cause, OSError) or isinstance(cause, FileNotFoundError)
+
+
+def _find_copy(files: PartitionFiles, number: int) -> Manifest | None:
+    with suppress(ColdFileMissing):
+        copy = _decode(files, MANIFEST_COPY, Manifest)
+        names = (files.partition.table_id, owner_user(files.partition.owner), number)
+        if (copy.table_number, copy.user_id, copy.version) == names:
+            return copy
+    return None
 
 
 def write_hidden(files: PartitionFiles, number: int, seqs: Iterable[int]) -> Hidden:

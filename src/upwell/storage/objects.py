@@ -117,11 +117,14 @@ class PartitionFiles:
         except FileNotFoundError:
             return []
 
+    def numbers(self, kind: str) -> list[int]:
+        """Return the numbers of the `batch`, `hidden` or `manifest` files in the directory, ascending."""
+        matches = (_NAME.fullmatch(name) for name in self.names())
+        return sorted({int(match["number"]) for match in matches if match and match["kind"] == kind})
+
     def next_number(self, kind: str) -> int:
         """Return a number that no `batch`, `hidden` or `manifest` file in the directory has reached."""
-        matches = (_NAME.fullmatch(name) for name in self.names())
-        numbers = (int(match["number"]) for match in matches if match and match["kind"] == kind)
-        return 1 + max(numbers, default=-1)
+        return 1 + max(self.numbers(kind), default=-1)
 
     def read(self, name: str) -> bytes:
         """Return the content; raise `ColdFileMissing` if the file is not there or can't be read."""

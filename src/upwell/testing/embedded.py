@@ -15,10 +15,12 @@ from upwell.effects import Files, NoPoints, OsFiles, Points
 from upwell.engine.catalog import Role, Table
 from upwell.engine.cleanup import Cleanup
 from upwell.engine.commit import Committer, Durability
+from upwell.engine.compact import Compact, Compacted
 from upwell.engine.defaults import Defaults
 from upwell.engine.expiry import Expiry
 from upwell.engine.flush import Flush, Flushed
 from upwell.engine.overlay import Overlay
+from upwell.engine.partition import PartitionWriter
 from upwell.engine.query import QueryEngine
 from upwell.engine.references import Children
 from upwell.engine.result import result_rows
@@ -48,6 +50,7 @@ from upwell.storage.memory import MemoryStore
 from upwell.storage.objects import ObjectStore
 from upwell.storage.rocks import RocksStore, WalSync
 from upwell.testing import cold
+from upwell.testing.wait import wait_until
 from upwell.types import Owner, Value
 
 ROOT = "root"
@@ -74,7 +77,9 @@ class Embedded:
         points: Points | None = None,
         wal_sync: WalSync | None = None,
         durability: Durability = Durability.GROUP,
+        grace_s: float = 0.0,
     ) -> None:
+        self.grace_s = grace_s
         self.directory = directory
         self.clock = clock or SystemClock()
         self.files = files or OsFiles()
@@ -108,9 +113,11 @@ class Embedded:
         self.overlay = Overlay(self.committer.changelog)
         self.query = QueryEngine(self.rows_by_key, self.overlay)
         self.schema = Schema(self.committer, self.clock)
-        self.flusher = Flush(
-            self.committer, self.objects, self.rows_by_key, clock=self.clock, points=self.points
+        self.partitions = PartitionWriter(
+            self.committer, self.objects, clock=self.clock, points=self.points, grace_s=self.grace_s
         )
+        self.flusher = Flush(self.committer, self.partitions, points=self.points)
+        self.compactor = Compact(self.committer, self.partitions, points=self.points)
         self.jobs = JobQueue(self.committer, self.clock)
         self.cleanup = Cleanup(self.committer, self.objects, self.cold)
         self.registry = Registry(self.committer, self.clock)
@@ -122,10 +129,12 @@ class Embedded:
         self.kinds = Kinds(
             self.committer,
             self.flusher,
+            self.compactor,
             self.cleanup,
             self.trim,
             self.retention,
             self.expiry,
+            self.jobs,
             self.clock,
             self.points,
         )
@@ -212,6 +221,20 @@ class Embedded:
         flushed = {owner: self.flusher.flush_partition(table, owner) for owner in owners}
         self.settle()
         return flushed
+
+    def compact(self, full_name: str, *, whole: bool = True) -> dict[Owner, Compacted]:
+        """Compact all partitions of a table now, or those that are due, and remove what they replaced."""
+        table = self.table(full_name)
+        owners = self.compactor.owners(self.view, table, due_only=not whole)
+        done = {owner: self.compactor.compact_partition(table, owner, whole=whole) for owner in owners}
+        wait_until(self.collect, timeout_s=60, what="the last reader of replaced files")
+        return done
+
+    def collect(self) -> bool:
+        """Remove cold files that were replaced; return whether none is left that somebody still needs."""
+        self.partitions.collect_due()
+        self.settle()
+        return not any(name.startswith("collect/") for name in self.record_names(Kind.META))
 
     def settle(self) -> View:
         """Return a View of all that was applied so far."""

@@ -7,6 +7,7 @@ every n until a run passes without the fault, and knows that no call was left ou
 import errno
 import threading
 from collections.abc import Callable, Mapping
+from copy import copy
 from pathlib import Path
 from typing import Generic, Protocol, TypeVar
 
@@ -54,7 +55,7 @@ class FailOnce:
     def step(self) -> None:
         """Count one call; raise the error if it is the one to fail."""
         if self.is_due():
-            raise self.error
+            raise copy(self.error)  # whose traceback would keep alive what the frames held
 
 
 class FailingFiles(OsFiles):

@@ -190,17 +190,30 @@ def test_a_segment_of_other_rows_is_named(tier: Tier) -> None:
         tier.open().find(2)
 
 
-def test_a_missing_or_damaged_filter_or_hidden_set_is_named(tier: Tier) -> None:
-    tier.flush([live(1, 10)], hidden=[5])
-    key_filter = tier.files.path("batch-7-0.filter")
-    key_filter.write_bytes(key_filter.read_bytes()[:-1])
-    with pytest.raises(ColdFileMissing, match=r"batch-7-0\.filter is damaged"):
-        tier.open().find(1)
-    key_filter.unlink()
-    with pytest.raises(ColdFileMissing, match=r"batch-7-0\.filter is missing"):
-        tier.open().find(1)
-    tier.files.remove("hidden-7-0.json")
-    with pytest.raises(ColdFileMissing, match=r"hidden-7-0\.json is missing"):
+def test_a_lost_filter_is_made_of_its_segment_again(tier: Tier) -> None:
+    tier.flush([live(1, 10), live(2, 11)])
+    path = tier.files.path("batch-7-0.filter")
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-1])
+    assert tier.open().find(1) == live(1, 10)
+    assert path.read_bytes() == whole
+    path.unlink()
+    assert tier.open().find(3) is None
+    assert path.read_bytes() == whole
+
+
+def test_a_lost_hidden_set_follows_from_the_segments(tier: Tier) -> None:
+    tier.flush([live(1, 10), live(2, 11), live(3, 12)])
+    tier.flush([live(1, 20), gone(2, 21)], hidden=[10, 11])
+    tier.flush([live(2, 30)], hidden=[21])
+    expected, hidden = list(tier.open().scan()), tier.open().hidden
+    assert expected == [live(1, 20), live(2, 30), live(3, 12)]
+    tier.files.path("hidden-7-0.json").write_bytes(b"[10,1")
+    assert list(tier.open().scan()) == expected
+    tier.files.remove("hidden-7-1.json")
+    assert (list(tier.open().scan()), tier.open().hidden) == (expected, hidden)
+    tier.files.remove("batch-7-0.parquet")
+    with pytest.raises(ColdFileMissing, match=r"batch-7-0\.parquet is missing"):
         tier.open()
 
 
