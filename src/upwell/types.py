@@ -119,6 +119,16 @@ class Column:
     dropped: int = 0
 
 
+def type_text(column: Column) -> str:
+    """Return a column's type as SQL writes it."""
+    return column.type.name
+
+
+def wire_type(column: Column) -> str:
+    """Return a column's type as `data_type` shows it."""
+    return column.type.value
+
+
 class Op(Enum):
     """What a change did to its row."""
 

@@ -231,6 +231,7 @@ class User:
 class Namespace:
     name: str
     created_at_us: int = 0
+    options: Mapping[str, bool | int | float | str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

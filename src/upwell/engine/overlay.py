@@ -58,6 +58,12 @@ class Overlay:
         self._keep((table.id, owner), rows)
         return rows
 
+    def kept_bytes(self, table: Table, owner: Owner) -> int:
+        """Return what the partition's rows cost in memory, 0 if they aren't kept."""
+        with self._lock:
+            kept = self._kept.get((table.id, owner))
+        return 0 if kept is None else kept.rows.size_bytes
+
     def find_rows(self, view: View, table: Table, owner: Owner, *, changes_max: int) -> HotRows | None:
         """Return the rows if that takes no more than to convert `changes_max` changes, else None."""
         place = (table.id, owner)

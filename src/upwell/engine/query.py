@@ -127,6 +127,10 @@ class QueryEngine:
         self._table_names: dict[tuple[str, str], list[tuple[str, str]]] = {}
         self._lock = Lock()
 
+    def kept_bytes(self, table: Table, owner: Owner) -> int:
+        """Return what the partition's hot rows cost in memory at this moment."""
+        return self._overlay.kept_bytes(table, owner)
+
     def tables_in(self, text: str, namespace: str, resolve: Resolve) -> list[tuple[str, str]]:
         """Return the (namespace, name)s that a query reads; raise for what it may not or can't read.
 

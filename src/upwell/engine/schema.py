@@ -66,15 +66,24 @@ class Schema:
         self._clock = clock
 
     def create_namespace(self, name: str, *, if_not_exists: bool) -> Seq | None:
-        if name in RESERVED_NAMESPACES:
-            raise InvalidOperation(f"namespace name '{name}' is reserved; choose another")
         with self._committer.lock:
+            if name in RESERVED_NAMESPACES and name not in self._catalog.namespaces:
+                raise InvalidOperation(f"Namespace name '{name}' is reserved; choose another")
             if name in self._catalog.namespaces:
                 if if_not_exists:
                     return None
                 raise AlreadyExists(f"Namespace '{name}' already exists")
             record = namespace_record(Namespace(name, self._clock.now_us()))
             return self._committer.apply(Batch([], [record], [RecordIs(Kind.NAMESPACE, name, None)]))
+
+    def alter_namespace(self, name: str, options: Sequence[tuple[str, bool | int | float | str]]) -> Seq:
+        """Set options of a namespace; the others stay."""
+        with self._committer.lock:
+            space = self._catalog.namespaces.get(name)
+            if space is None:
+                raise NotFound(f"Namespace '{name}' not found")
+            space = replace(space, options={**space.options, **dict(options)})
+            return self._committer.apply(Batch(records=[namespace_record(space)]))
 
     def drop_namespace(self, name: str, *, if_exists: bool) -> tuple[Seq | None, list[Table]]:
         """Drop a namespace and its tables; returns the tables, for their cleanup."""

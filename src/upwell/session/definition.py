@@ -19,6 +19,7 @@ from upwell.session.outcome import Message
 from upwell.session.policy import Principal, require_admin, require_alter, require_create
 from upwell.session.threads import SlowThreads
 from upwell.sql.statements import (
+    AlterNamespace,
     AlterTable,
     ColumnDefinition,
     CompositeReference,
@@ -42,7 +43,7 @@ class Defined:
     dropped: list[Table] = field(default_factory=list)
 
 
-Definition = CreateNamespace | DropNamespace | CreateTable | DropTable
+Definition = AlterNamespace | CreateNamespace | DropNamespace | CreateTable | DropTable
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +118,9 @@ def define(
             seq = schema.create_namespace(name, if_not_exists=if_not_exists)
             done = "created successfully" if seq else "already exists"
             return Defined(f"Namespace '{name}' {done}", seq)
+        case AlterNamespace(name, options):
+            require_admin(principal, "namespace management")
+            return Defined(f"Namespace '{name}' altered successfully", schema.alter_namespace(name, options))
         case DropNamespace(name, if_exists):
             require_admin(principal, "namespace management")
             seq, tables = schema.drop_namespace(name, if_exists=if_exists)

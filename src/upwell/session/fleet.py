@@ -18,15 +18,24 @@ Rows = list[Sequence[Value]]
 _TEXT, _BIG, _INT, _DOUBLE, _TIME, _JSON = (
     SqlType.TEXT, SqlType.BIGINT, SqlType.INT, SqlType.DOUBLE, SqlType.TIMESTAMP, SqlType.JSON,
 )  # fmt: skip
+_DEVICES: Layout = [
+    ("user_id", _TEXT), ("source_id", _TEXT), ("cursor", _BIG), ("lag_rows", _BIG),
+    ("lag_seconds", _DOUBLE), ("last_change_id", _BIG), ("first_seen", _TIME), ("last_seen", _TIME),
+]  # fmt: skip
+_CONFLICTS: Layout = [
+    ("user_id", _TEXT), ("source_id", _TEXT), ("source_change_id", _BIG), ("table", _TEXT), ("pk", _TEXT),
+    ("op", _TEXT), ("base_version", _BIG), ("server_version", _BIG), ("payload", _JSON), ("at", _TIME),
+]  # fmt: skip
+_DEAD_LETTERS: Layout = [
+    ("id", _BIG), ("user_id", _TEXT), ("source_id", _TEXT), ("source_change_id", _BIG), ("table", _TEXT),
+    ("pk", _TEXT), ("attempted_version", _BIG), ("op", _TEXT), ("payload", _TEXT), ("reason", _TEXT),
+    ("error", _TEXT), ("first_seen", _TIME), ("retry_count", _INT),
+]  # fmt: skip
 
 
 def _devices(view: View, principal: Principal, registry: Registry) -> tuple[Layout, Rows]:
-    layout = [
-        ("user_id", _TEXT), ("source_id", _TEXT), ("cursor", _BIG), ("lag_rows", _BIG),
-        ("lag_seconds", _DOUBLE), ("last_change_id", _BIG), ("first_seen", _TIME), ("last_seen", _TIME),
-    ]  # fmt: skip
     now_us = registry.now_us()
-    return layout, [_device(view, device, now_us) for device in registry.devices(_only(principal))]
+    return _DEVICES, [_device(view, device, now_us) for device in registry.devices(_only(principal))]
 
 
 def _device(view: View, device: DeviceRecord, now_us: int) -> Sequence[Value]:
@@ -45,11 +54,7 @@ def _device(view: View, device: DeviceRecord, now_us: int) -> Sequence[Value]:
 
 
 def _conflicts(view: View, principal: Principal, registry: Registry) -> tuple[Layout, Rows]:
-    layout = [
-        ("user_id", _TEXT), ("source_id", _TEXT), ("source_change_id", _BIG), ("table", _TEXT), ("pk", _TEXT),
-        ("op", _TEXT), ("base_version", _BIG), ("server_version", _BIG), ("payload", _JSON), ("at", _TIME),
-    ]  # fmt: skip
-    return layout, [
+    return _CONFLICTS, [
         (
             c.user, c.source, c.change_id, c.table, c.pk, c.op, c.base_version, c.server_version,
             _text(c.payload), c.at_us,
@@ -59,12 +64,7 @@ def _conflicts(view: View, principal: Principal, registry: Registry) -> tuple[La
 
 
 def _dead_letters(view: View, principal: Principal, registry: Registry) -> tuple[Layout, Rows]:
-    layout = [
-        ("id", _BIG), ("user_id", _TEXT), ("source_id", _TEXT), ("source_change_id", _BIG), ("table", _TEXT),
-        ("pk", _TEXT), ("attempted_version", _BIG), ("op", _TEXT), ("payload", _TEXT), ("reason", _TEXT),
-        ("error", _TEXT), ("first_seen", _TIME), ("retry_count", _INT),
-    ]  # fmt: skip
-    return layout, [
+    return _DEAD_LETTERS, [
         (
             d.id, d.user, d.source, d.change_id, f"{d.schema}.{d.table}", d.pk, d.attempted_version, d.op,
             _text(d.payload), d.reason, d.error, d.first_seen_us, d.retry_count,
@@ -86,4 +86,9 @@ FLEET: dict[str, Callable[[View, Principal, Registry], tuple[Layout, Rows]]] = {
     "sync_devices": _devices,
     "sync_conflicts": _conflicts,
     "sync_dead_letters": _dead_letters,
+}
+FLEET_LAYOUTS: dict[str, Layout] = {
+    "sync_devices": _DEVICES,
+    "sync_conflicts": _CONFLICTS,
+    "sync_dead_letters": _DEAD_LETTERS,
 }

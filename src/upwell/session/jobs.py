@@ -18,14 +18,14 @@ NODE_ID = 1
 _TEXT, _BIG, _INT, _SMALL, _TIME, _JSON = (
     SqlType.TEXT, SqlType.BIGINT, SqlType.INT, SqlType.SMALLINT, SqlType.TIMESTAMP, SqlType.JSON,
 )  # fmt: skip
-_JOBS: Layout = [
+JOBS: Layout = [
     ("job_id", _TEXT), ("job_type", _TEXT), ("status", _TEXT), ("leader_status", _TEXT),
     ("parameters", _JSON), ("message", _TEXT), ("exception_trace", _TEXT), ("idempotency_key", _TEXT),
     ("queue", _TEXT), ("priority", _INT), ("retry_count", _SMALL), ("max_retries", _SMALL),
     ("memory_used", _BIG), ("cpu_used", _BIG), ("created_at", _TIME), ("updated_at", _TIME),
     ("started_at", _TIME), ("finished_at", _TIME), ("node_id", _BIG), ("leader_node_id", _BIG),
 ]  # fmt: skip
-_JOB_NODES: Layout = [
+JOB_NODES: Layout = [
     ("job_id", _TEXT), ("node_id", _BIG), ("status", _TEXT), ("error_message", _TEXT),
     ("created_at", _TIME), ("started_at", _TIME), ("finished_at", _TIME), ("updated_at", _TIME),
 ]  # fmt: skip
@@ -33,11 +33,11 @@ _IN_TROUBLE = frozenset({Status.FAILED, Status.RETRYING})
 
 
 def jobs(view: View, principal: Principal) -> tuple[Layout, Rows]:
-    return _JOBS, [_job(job) for job in load_jobs(view.hot)]
+    return JOBS, [_job(job) for job in load_jobs(view.hot)]
 
 
 def job_nodes(view: View, principal: Principal) -> tuple[Layout, Rows]:
-    return _JOB_NODES, [_node(job) for job in load_jobs(view.hot)]
+    return JOB_NODES, [_node(job) for job in load_jobs(view.hot)]
 
 
 def _job(job: Job) -> Sequence[Value]:

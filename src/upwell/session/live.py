@@ -17,7 +17,7 @@ from upwell.types import SqlType, Value
 
 NODE_ID = 1
 _TEXT, _BIG, _TIME, _JSON = SqlType.TEXT, SqlType.BIGINT, SqlType.TIMESTAMP, SqlType.JSON
-_LAYOUT: Layout = [
+LIVE_QUERIES: Layout = [
     ("live_id", _TEXT), ("connection_id", _TEXT), ("subscription_id", _TEXT), ("namespace_id", _TEXT),
     ("table_name", _TEXT), ("user_id", _TEXT), ("query", _TEXT), ("options", _JSON), ("status", _TEXT),
     ("created_at", _TIME), ("last_update", _TIME), ("changes", _BIG), ("node_id", _BIG),
@@ -28,7 +28,7 @@ _LAYOUT: Layout = [
 def live_queries(principal: Principal, feed: LiveFeed) -> tuple[Layout, Rows]:
     """Return the live queries that the principal may see; any thread may call it."""
     found = feed.subscriptions()
-    return _LAYOUT, [_row(each) for each in found if principal.is_admin or each.user == principal.user]
+    return LIVE_QUERIES, [_row(each) for each in found if principal.is_admin or each.user == principal.user]
 
 
 def kill_live(principal: Principal, feed: LiveFeed, live_id: str) -> str:

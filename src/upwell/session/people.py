@@ -12,13 +12,13 @@ from upwell.types import SqlType, Value
 
 MASK = "***"
 _TEXT, _INT, _TIME, _JSON = SqlType.TEXT, SqlType.INT, SqlType.TIMESTAMP, SqlType.JSON
-_USERS: Layout = [
+USERS: Layout = [
     ("user_id", _TEXT), ("password_hash", _TEXT), ("role", _TEXT), ("email", _TEXT), ("auth_type", _TEXT),
     ("auth_data", _JSON), ("storage_mode", _TEXT), ("storage_id", _TEXT), ("failed_login_attempts", _INT),
     ("locked_until", _TIME), ("last_login_at", _TIME), ("created_at", _TIME), ("updated_at", _TIME),
     ("last_seen", _TIME), ("deleted_at", _TIME),
 ]  # fmt: skip
-_AUDIT_LOG: Layout = [
+AUDIT_LOG: Layout = [
     ("audit_id", _TEXT), ("timestamp", _TIME), ("actor_user_id", _TEXT), ("action", _TEXT), ("target", _TEXT),
     ("details", _TEXT), ("ip_address", _TEXT), ("subject_user_id", _TEXT),
 ]  # fmt: skip
@@ -27,7 +27,7 @@ _AUDIT_LOG: Layout = [
 def users(view: View) -> tuple[Layout, Rows]:
     """Return all accounts, dropped ones too; what their passwords are stays on the server."""
     found = {**view.catalog.dropped_users, **view.catalog.users}
-    return _USERS, [_user(view, found[name]) for name in sorted(found)]
+    return USERS, [_user(view, found[name]) for name in sorted(found)]
 
 
 def _user(view: View, user: User) -> Sequence[Value]:
@@ -41,7 +41,7 @@ def _user(view: View, user: User) -> Sequence[Value]:
 
 def audit_log(view: View) -> tuple[Layout, Rows]:
     """Return the audit log, oldest entry first."""
-    return _AUDIT_LOG, [_entry(number, entry) for number, entry in load_entries(view.hot)]
+    return AUDIT_LOG, [_entry(number, entry) for number, entry in load_entries(view.hot)]
 
 
 def _entry(number: int, entry: Entry) -> Sequence[Value]:

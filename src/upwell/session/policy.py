@@ -11,6 +11,7 @@ from upwell.engine.alter import AddColumn, Alteration
 from upwell.engine.catalog import Access, Role, Table, TableKind
 from upwell.errors import PermissionDenied, Unauthorized
 from upwell.sql.statements import (
+    AlterNamespace,
     CreateNamespace,
     CreateUser,
     DropNamespace,
@@ -55,7 +56,7 @@ def require_admin(principal: Principal, area: str) -> None:
 def require_statement(principal: Principal, tree: Tree) -> None:
     """Raise if the role may not issue such a statement at all, whatever it names."""
     match tree:
-        case CreateNamespace() | DropNamespace():
+        case AlterNamespace() | CreateNamespace() | DropNamespace():
             require_admin(principal, "namespace management")
         case CreateUser() | DropUser():
             require_admin(principal, "user management")

@@ -55,12 +55,14 @@ from upwell.session.policy import (
 from upwell.session.read import Reader
 from upwell.session.request import Asked, Request
 from upwell.session.signin import SignIns
+from upwell.session.stats import TableStats
 from upwell.session.threads import QueryThreads, SlowThreads
 from upwell.session.transaction import Transaction, Transactions
 from upwell.session.write import Altered, Writer
 from upwell.sql.owners import PREFIX
 from upwell.sql.prepare import Preparer, query_in
 from upwell.sql.statements import (
+    AlterNamespace,
     AlterTable,
     AlterUser,
     Begin,
@@ -82,6 +84,7 @@ from upwell.sql.statements import (
     Rollback,
     Select,
     SetJobStatus,
+    ShowStats,
     Statement,
     Update,
     UseNamespace,
@@ -151,6 +154,7 @@ class Sessions:
         self._accounts = Accounts(
             engine.schema, authenticator, engine.audit, engine.sign_ins, growth, slow_threads, engine.clock
         )
+        self._stats = TableStats(engine.rows, engine.query, feed)
         self._maintenance = Maintenance(engine.flush, engine.jobs, growth, slow_threads)
 
     async def execute(
@@ -314,8 +318,13 @@ class Sessions:
                 return found
             case Insert() | Update() | Delete():
                 return await self._writer.write(call, statement)
-            case CreateNamespace() | DropNamespace() | CreateTable() | DropTable() | AlterTable():
+            case CreateNamespace() | AlterNamespace() | DropNamespace():
                 return await self._definer.define(call, statement)
+            case CreateTable() | AlterTable() | DropTable():
+                return await self._definer.define(call, statement)
+            case ShowStats(table):
+                show = partial(self._stats.show, self.growth.view, call.principal, table)
+                return Answer(await self.threads.run(show))
             case CreateUser() | AlterUser() | DropUser():
                 return await self._accounts.run(call, statement)
             case FlushTable() | FlushAll():

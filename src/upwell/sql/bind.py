@@ -20,6 +20,7 @@ from upwell.sql.parse import judge
 from upwell.sql.read import bind_read, key_scalar
 from upwell.sql.scalar import SYSTEM_COLUMNS, Scope, parameter_index, parse_condition, parse_scalar
 from upwell.sql.statements import (
+    AlterNamespace,
     AlterTable,
     AlterUser,
     Begin,
@@ -44,6 +45,7 @@ from upwell.sql.statements import (
     Scalar,
     Select,
     SetJobStatus,
+    ShowStats,
     Statement,
     Update,
     UseNamespace,
@@ -58,6 +60,7 @@ from upwell.sql.tree import (
     FlushTree,
     InsertTree,
     SelectTree,
+    StatsTree,
     TableName,
     Tree,
     UpdateTree,
@@ -66,10 +69,9 @@ from upwell.types import Column, SqlType, TableId
 
 SYSTEM_NAMESPACES = frozenset({SYSTEM_NAMESPACE, "information_schema", "pg_catalog", "datafusion"})
 _DESCRIBED = (
-    "SELECT column_name, ordinal AS ordinal_position, column_id, data_type, nullable AS is_nullable, "
-    "primary_key AS is_primary_key, default_value AS column_default, comment AS column_comment, "
-    "version AS schema_version FROM system.columns WHERE namespace_id = {} AND table_name = {} "
-    "ORDER BY ordinal"
+    "SELECT column_name, ordinal_position, column_id, data_type, is_nullable, is_primary_key, "
+    "column_default, column_comment, schema_version FROM system.describe "
+    "WHERE namespace_id = {} AND table_name = {} AND {} ORDER BY schema_version, ordinal_position"
 )
 
 _JOBS_NAME = (SYSTEM_NAMESPACE, "jobs")
@@ -118,11 +120,13 @@ class Binder:
                 return AlterTable(*self._ddl_name(table, "alter"), alteration)
             case FlushTree(table, users):
                 return self._flush(_lasting(self._target(table, "flush"), "STORAGE FLUSH"), users)
-            case DescribeTree(table):
-                return self._describe(table)
+            case DescribeTree():
+                return self._describe(tree)
+            case StatsTree(table):
+                return ShowStats(self._target(table, "count"))
             case ExecuteAsTree():
                 return self._execute_as(tree)
-            case CreateNamespace() | DropNamespace() | UseNamespace() | Select():
+            case AlterNamespace() | CreateNamespace() | DropNamespace() | UseNamespace() | Select():
                 return tree
             case KillLive() | KillJob() | RetryJob() | FlushAll():
                 return tree
@@ -255,11 +259,13 @@ class Binder:
         refuse_ephemeral_parent(f"{table.namespace}.{table.name}", found)
         return found.columns
 
-    def _describe(self, name: TableName) -> Select:
-        namespace, table = self._name(name)
+    def _describe(self, tree: DescribeTree) -> Select:
+        namespace, table = self._name(tree.table)
         if namespace not in SYSTEM_NAMESPACES:
             self._catalog.get_table(namespace, table)
-        return Select(_DESCRIBED.format(quoted(namespace), quoted(table)), None, is_open=True)
+        versions = "TRUE" if tree.history else "is_latest"
+        text = _DESCRIBED.format(quoted(namespace), quoted(table), versions)
+        return Select(text, None, is_open=tree.is_open)
 
     def _execute_as(self, tree: ExecuteAsTree) -> ExecuteAs:
         inner = self.bind(tree.inner)

@@ -3,12 +3,16 @@
 Law: what isn't known here is an unsupported statement, by the words that it begins with.
 """
 
-from upwell.errors import InvalidOperation, InvalidSql
+import re
+
+from upwell.errors import InvalidSql
 from upwell.sql.account import read_alter_user, read_create_user, read_drop_user
 from upwell.sql.alter import parse_alter_table
 from upwell.sql.define import parse_create_table
-from upwell.sql.lex import Tokens
+from upwell.sql.lex import Tokens, string_value
+from upwell.sql.scalar import number_value
 from upwell.sql.statements import (
+    AlterNamespace,
     Begin,
     Commit,
     CreateNamespace,
@@ -21,12 +25,9 @@ from upwell.sql.statements import (
     Select,
     UseNamespace,
 )
-from upwell.sql.tree import DescribeTree, DropTableTree, FlushTree, Tree
+from upwell.sql.tree import DescribeTree, DropTableTree, FlushTree, StatsTree, Tree
 
-_NAMESPACES_RESERVED = frozenset(
-    {"system", "sys", "root", "kalamdb", "kalam", "main", "sql", "admin", "internal"}
-    | {"information_schema", "pg_catalog", "datafusion"}
-)
+_NAMESPACE = re.compile(r"[a-z_][a-z0-9_]*")
 
 
 def read_create(tokens: Tokens) -> Tree:
@@ -62,6 +63,8 @@ def read_drop(tokens: Tokens) -> Tree:
 def read_alter(tokens: Tokens) -> Tree:
     if tokens.peek(1).word == "USER" and tokens.peek(2).word != "TABLE":
         return read_alter_user(tokens)
+    if tokens.peek(1).word == "NAMESPACE":
+        return _alter_namespace(tokens)
     is_table = tokens.peek(1).word == "TABLE"
     is_table |= tokens.peek(1).word in ("USER", "SHARED", "STREAM") and tokens.peek(2).word == "TABLE"
     if not is_table:
@@ -119,23 +122,31 @@ def read_use(tokens: Tokens) -> UseNamespace:
     return UseNamespace(tokens.name("a namespace"))
 
 
-def read_show(tokens: Tokens) -> Select:
+def read_show(tokens: Tokens) -> Tree:
     if tokens.accept("SHOW", "NAMESPACES"):
         return Select("SELECT * FROM system.namespaces ORDER BY namespace_id", None, is_open=True)
     if tokens.accept("SHOW", "TABLES"):
         chosen = ""
         if tokens.accept("IN") or tokens.accept("FROM"):
             tokens.accept("NAMESPACE")
-            chosen = f" WHERE namespace_id = {quoted(tokens.name('a namespace'))}"
-        text = f"SELECT * FROM system.tables{chosen} ORDER BY namespace_id, table_name"
+            chosen = f" AND namespace_id = {quoted(tokens.name('a namespace'))}"
+        text = f"SELECT * FROM system.schemas WHERE is_latest{chosen} ORDER BY namespace_id, table_name"
         return Select(text, None, is_open=True)
+    if tokens.accept("SHOW", "STATS"):
+        tokens.expect("FOR", "TABLE")
+        return StatsTree(tokens.qualified())
+    if tokens.accept("SHOW", "COLUMNS"):
+        if not tokens.accept("IN"):
+            tokens.expect("FROM")
+        return DescribeTree(tokens.qualified(), is_open=False)
     raise unsupported(tokens)
 
 
 def read_describe(tokens: Tokens) -> DescribeTree:
+    """DESCRIBE TABLE is everybody's; as in the reference, only administrators may leave out TABLE."""
     tokens.take()
-    tokens.accept("TABLE")
-    return DescribeTree(tokens.qualified())
+    is_open = tokens.accept("TABLE")
+    return DescribeTree(tokens.qualified(), history=tokens.accept("HISTORY"), is_open=is_open)
 
 
 def read_begin(tokens: Tokens) -> Begin:
@@ -173,8 +184,28 @@ def _create_namespace(tokens: Tokens) -> CreateNamespace:
     tokens.expect("CREATE", "NAMESPACE")
     if_not_exists = tokens.accept("IF", "NOT", "EXISTS")
     name = tokens.name("a namespace")
-    if not name.isascii() or not name.replace("_", "a").isalnum():
-        raise InvalidSql(f"namespace name '{name[:60]}' may only have letters, digits and _")
-    if name in _NAMESPACES_RESERVED:
-        raise InvalidOperation(f"Namespace name '{name}' is reserved")
+    if not _NAMESPACE.fullmatch(name):
+        raise InvalidSql(
+            f"namespace name '{name[:60]}' may only have letters, digits and _, and begins with no digit"
+        )
     return CreateNamespace(name, if_not_exists)
+
+
+def _alter_namespace(tokens: Tokens) -> AlterNamespace:
+    tokens.expect("ALTER", "NAMESPACE")
+    name = tokens.name("a namespace")
+    tokens.expect("SET", "OPTIONS")
+    return AlterNamespace(name, tuple(tokens.listed(lambda: _namespace_option(tokens))))
+
+
+def _namespace_option(tokens: Tokens) -> tuple[str, bool | int | float | str]:
+    key = tokens.name("an option")
+    tokens.expect("=")
+    token = tokens.take()
+    if token.word in ("TRUE", "FALSE"):
+        return key, token.word == "TRUE"
+    if token.kind == "number":
+        return key, number_value(token.text)
+    if token.kind not in ("string", "escaped", "dollar"):
+        raise InvalidSql(f"option {key} needs a text in quotes, a number, TRUE or FALSE")
+    return key, string_value(token)

@@ -58,6 +58,19 @@ class DropNamespace:
 
 
 @dataclass(frozen=True, slots=True)
+class AlterNamespace:
+    """ALTER NAMESPACE … SET OPTIONS: those named are set, the others stay."""
+
+    name: str
+    options: tuple[tuple[str, bool | int | float | str], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ShowStats:
+    table: Table
+
+
+@dataclass(frozen=True, slots=True)
 class CreateTable:
     namespace: str
     name: str
@@ -252,11 +265,13 @@ class ExecuteAs:
 
 
 Statement = (
-    CreateNamespace
+    AlterNamespace
+    | CreateNamespace
     | DropNamespace
     | CreateTable
     | DropTable
     | AlterTable
+    | ShowStats
     | CreateUser
     | AlterUser
     | DropUser

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from upwell.engine.alter import Alteration
 from upwell.sql.lex import Fragment, Token
 from upwell.sql.statements import (
+    AlterNamespace,
     AlterUser,
     Begin,
     Commit,
@@ -140,6 +141,17 @@ class FlushTree:
 
 @dataclass(frozen=True, slots=True)
 class DescribeTree:
+    """DESCRIBE; `history`: all schema versions. Not `is_open`: only administrators may ask."""
+
+    table: TableName
+    history: bool = False
+    is_open: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class StatsTree:
+    """SHOW STATS FOR TABLE."""
+
     table: TableName
 
 
@@ -162,7 +174,9 @@ Tree = (
     | FlushTree
     | FlushAll
     | DescribeTree
+    | StatsTree
     | ExecuteAsTree
+    | AlterNamespace
     | CreateNamespace
     | DropNamespace
     | CreateUser

@@ -21,6 +21,7 @@ from upwell.errors import InvalidInput, UpwellError
 from upwell.sql.bind import Binder
 from upwell.sql.parse import parse
 from upwell.sql.statements import (
+    AlterNamespace,
     CreateNamespace,
     CreateUser,
     Delete,
@@ -34,6 +35,7 @@ from upwell.sql.statements import (
     PointRead,
     Scalar,
     Select,
+    ShowStats,
     Statement,
     Update,
     UseNamespace,
@@ -209,6 +211,10 @@ def test_commands(catalog: Catalog, notes: Table) -> None:
     expected: dict[str, Statement] = {
         "CREATE NAMESPACE IF NOT EXISTS Shop": CreateNamespace("shop", True),
         "CREATE NAMESPACE a1;": CreateNamespace("a1", False),
+        "ALTER NAMESPACE Shop SET OPTIONS (a = 'x', b=42, c=true)": AlterNamespace(
+            "shop", (("a", "x"), ("b", 42), ("c", True))
+        ),
+        "SHOW STATS FOR TABLE notes": ShowStats(notes),
         "DROP NAMESPACE IF EXISTS shop CASCADE": DropNamespace("shop", True),
         "drop shared table if exists x.Y": DropTable("x", "y", True),
         "DROP TABLE notes": DropTable("app", "notes", False),
@@ -223,7 +229,8 @@ def test_commands(catalog: Catalog, notes: Table) -> None:
         "CREATE USER 'x y' WITH INTERNAL ROLE 'dba'": CreateUser("x y", None, Role.DBA, None, "internal"),
         "SHOW NAMESPACES": Select("SELECT * FROM system.namespaces ORDER BY namespace_id", None, True),
         "SHOW TABLES IN shop": Select(
-            "SELECT * FROM system.tables WHERE namespace_id = 'shop' ORDER BY namespace_id, table_name",
+            "SELECT * FROM system.schemas WHERE is_latest AND namespace_id = 'shop' "
+            "ORDER BY namespace_id, table_name",
             None,
             True,
         ),
@@ -232,10 +239,10 @@ def test_commands(catalog: Catalog, notes: Table) -> None:
 
 
 def test_describe_reads_the_columns_of_one_table(catalog: Catalog) -> None:
-    for sql in ("DESCRIBE TABLE app.notes", "DESC TABLE notes", "describe notes"):
+    for sql in ("DESCRIBE TABLE app.notes", "DESC TABLE notes", "describe notes", "SHOW COLUMNS FROM notes"):
         statement = bound(sql, catalog)
         assert isinstance(statement, Select)
-        assert statement.is_open
+        assert statement.is_open == ("TABLE" in sql)
         assert "WHERE namespace_id = 'app' AND table_name = 'notes'" in statement.text
 
 
@@ -261,7 +268,6 @@ FAILURES = [
     ("EXPLAIN SELECT 1", "Invalid SQL: Unsupported statement type: EXPLAIN"),
     ("SELEC 1", "Invalid SQL: Unsupported statement type: SELEC"),
     ("STORAGE FLUSH TABLE notes", "Invalid SQL: STORAGE FLUSH TABLE needs a qualified name"),
-    ("CREATE NAMESPACE System", "Invalid operation: Namespace name 'system' is reserved"),
     ("CREATE NAMESPACE \"a-b\"", "Invalid SQL: namespace name 'a-b' may only have letters, digits and _"),
     ("CREATE USER a WITH PASSWORD 'p'", "Invalid SQL: expected ROLE, found the end of the statement"),
     ("CREATE USER a WITH PASSWORD 'p' ROLE king", "Invalid SQL: Invalid role 'king'"),

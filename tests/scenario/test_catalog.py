@@ -1,0 +1,141 @@
+"""What the catalog says of itself over HTTP: namespaces, DESCRIBE, SHOW, system and information tables."""
+
+import json
+from typing import Any
+
+import pytest
+
+from upwell.testing.wire import Site, Wire
+
+DESCRIBED = [
+    ("column_name", "Text"), ("ordinal_position", "Int"), ("column_id", "BigInt"), ("data_type", "Text"),
+    ("is_nullable", "Boolean"), ("is_primary_key", "Boolean"), ("column_default", "Text"),
+    ("column_comment", "Text"), ("schema_version", "Int"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["system", "sys", "root", "kalamdb", "kalam", "main", "sql", "ADMIN", "Internal", "information_schema",
+     "pg_catalog", "datafusion"],
+)  # fmt: skip
+def test_reserved_namespaces_are_refused(site: Site, name: str) -> None:
+    said = site.root.sql(f"CREATE NAMESPACE IF NOT EXISTS {name}").refused(400, "SQL_EXECUTION_ERROR")
+    assert f"Namespace name '{name.lower()}' is reserved" in said
+
+
+def test_namespaces_come_and_go_and_say_so(site: Site, namespace: str) -> None:
+    root, name = site.root, f"{namespace}_x"
+    assert root.run(f"CREATE NAMESPACE {name}").message == f"Namespace '{name}' created successfully"
+    assert root.run(f"CREATE NAMESPACE IF NOT EXISTS {name}").message == f"Namespace '{name}' already exists"
+    said = root.sql(f"CREATE NAMESPACE {name}").refused(400, "SQL_EXECUTION_ERROR")
+    assert f"Already exists: Namespace '{name}' already exists" in said
+    assert root.run(f"USE NAMESPACE {name}").message == f"Namespace switched to '{name}'"
+    root.run(f"ALTER NAMESPACE {name} SET OPTIONS (owner = 'ann', level = 2, open = true)")
+    root.run(f"ALTER NAMESPACE {name} SET OPTIONS (level = 3)")
+    root.run(f"USE {name}; CREATE TABLE a (id INT PRIMARY KEY); CREATE TABLE b (id INT PRIMARY KEY)")
+    shown = {row[0]: row for row in root.run("SHOW NAMESPACES").rows}[name]
+    assert (json.loads(shown[3]), shown[4]) == ({"owner": "ann", "level": 3, "open": True}, 2)
+    for bad in ("1abc", "a-b", '"a b"', '""'):
+        root.sql(f"CREATE NAMESPACE {bad}").refused(400, "INVALID_SQL")
+    assert root.run(f"DROP NAMESPACE {name} CASCADE").message == f"Namespace '{name}' dropped successfully"
+    assert name not in {row[0] for row in root.run("SELECT namespace_id FROM system.namespaces").rows}
+    assert root.run(f"SELECT * FROM system.schemas WHERE namespace_id = '{name}'").rows == []
+    assert root.run(f"DROP NAMESPACE IF EXISTS {name}").message == f"Namespace '{name}' does not exist"
+    said = root.sql(f"DROP NAMESPACE {name}").refused(400, "SQL_EXECUTION_ERROR")
+    assert f"Not found: Namespace '{name}' not found" in said
+    said = root.sql(f"CREATE TABLE {name}.t (id INT PRIMARY KEY)").refused(400, "SQL_EXECUTION_ERROR")
+    assert f"Create it first with CREATE NAMESPACE {name}" in said
+
+
+def test_each_version_is_kept_and_ordinals_keep_gaps(site: Site, namespace: str) -> None:
+    root, table = site.root, f"{namespace}.t"
+    root.run(f"CREATE USER TABLE {table} (id INT PRIMARY KEY, a TEXT, b BIGINT DEFAULT 7) WITH "
+             "(FLUSH_POLICY = 'rows:10')")  # fmt: skip
+    root.run(f"ALTER TABLE {table} ADD c JSON NOT NULL DEFAULT '[]'")
+    root.run(f"ALTER TABLE {table} DROP COLUMN a; ALTER TABLE {table} RENAME b TO n")
+    answer = root.run(f"DESC TABLE {table}")
+    assert answer.columns == DESCRIBED
+    assert answer.rows == [
+        ["id", 1, "1", "INT", False, True, None, None, 4],
+        ["n", 3, "3", "BIGINT", True, False, "7", None, 4],
+        ["c", 4, "4", "JSON", False, False, "[]", None, 4],
+    ]
+    history = root.run(f"DESCRIBE TABLE {table} HISTORY").rows
+    assert [(row[8], row[0], row[1]) for row in history] == [
+        (1, "id", 1), (1, "a", 2), (1, "b", 3),
+        (2, "id", 1), (2, "a", 2), (2, "b", 3), (2, "c", 4),
+        (3, "id", 1), (3, "b", 3), (3, "c", 4),
+        (4, "id", 1), (4, "n", 3), (4, "c", 4),
+    ]  # fmt: skip
+    versions = root.run(
+        "SELECT table_id, schema_version, is_latest, table_type, options, columns FROM system.schemas "
+        f"WHERE namespace_id = '{namespace}' ORDER BY schema_version"
+    ).rows
+    key = f"{namespace}:t"
+    assert [row[:3] for row in versions] == [
+        [f"{key}:1", 1, False], [f"{key}:2", 2, False], [f"{key}:3", 3, False], [key, 4, True],
+    ]  # fmt: skip
+    assert json.loads(versions[3][4]) == {"TYPE": "USER", "STORAGE_ID": "local", "FLUSH_POLICY": "rows:10"}
+    found: list[dict[str, Any]] = json.loads(versions[3][5])
+    assert [(each["column_name"], each["data_type"]) for each in found] == [
+        ("id", "Int"), ("n", "BigInt"), ("c", "Json"),
+    ]  # fmt: skip
+    assert [row[1:4] + row[5:6] for row in root.run(f"SHOW TABLES IN {namespace}").rows] == [
+        ["t", namespace, "user", 4]
+    ]
+    root.run(f"DROP TABLE {table}")
+    assert root.run(f"SELECT * FROM system.schemas WHERE namespace_id = '{namespace}'").rows == []
+
+
+def test_the_access_level_is_in_the_catalog(site: Site, namespace: str) -> None:
+    root, table = site.root, f"{namespace}.t"
+    question = "SELECT access_level, options FROM system.schemas WHERE is_latest AND namespace_id = "
+    question += f"'{namespace}'"
+    root.run(f"CREATE TABLE {table} (id INT PRIMARY KEY)")
+    assert root.run(question).rows[0][0] == "private"
+    said = root.run(f"ALTER TABLE {table} SET ACCESS LEVEL PUBLIC").message
+    assert said == f"Table {table} altered successfully: SET ACCESS LEVEL Public (version 2)"
+    root.run(f"ALTER TABLE {table} SET TBLPROPERTIES (ACCESS_LEVEL='RESTRICTED')")
+    ((level, options),) = root.run(question).rows
+    assert (level, json.loads(options)["ACCESS_LEVEL"]) == ("restricted", "restricted")
+    said = root.run(f"ALTER TABLE {table} SET ACCESS LEVEL restricted").message
+    assert said == f"Table {table} unchanged: SET ACCESS LEVEL Restricted (version 3 - no changes needed)"
+    root.run(f"ALTER TABLE {table} SET TBLPROPERTIES (FLUSH_POLICY = 'rows:5,interval:60')")
+    assert json.loads(root.run(question).rows[0][1])["FLUSH_POLICY"] == "rows:5,interval:60"
+
+
+def test_stats_count_what_the_asker_may_see(site: Site, namespace: str, alice: Wire) -> None:
+    table = f"{namespace}.t"
+    site.root.run(f"CREATE USER TABLE {table} (id INT PRIMARY KEY)")
+    site.root.run(f"INSERT INTO {table} VALUES (1), (2), (3)")
+    site.flush(table)
+    site.root.run(f"INSERT INTO {table} VALUES (4); DELETE FROM {table} WHERE id = 1")
+    alice.run(f"INSERT INTO {table} VALUES (1)")
+    answer = site.root.run(f"SHOW STATS FOR TABLE {table}")
+    names = ["table_name", "namespace", "schema_version", "logical_rows", "flushed_segments"]
+    assert [name for name, _ in answer.columns] == [*names, "active_streams", "memory_bytes"]
+    assert answer.rows[0][:6] == ["t", namespace, 1, "4", "1", "0"]
+    assert alice.run(f"SHOW STATS FOR TABLE {table}").rows[0][:6] == ["t", namespace, 1, "1", "0", "0"]
+    site.root.run(f"CREATE TABLE {namespace}.s (id INT PRIMARY KEY)")
+    alice.sql(f"SHOW STATS FOR TABLE {namespace}.s").refused(403, "PERMISSION_DENIED")
+
+
+def test_information_schema_has_the_system_tables_too(site: Site, namespace: str, alice: Wire) -> None:
+    site.root.run(f"CREATE TABLE {namespace}.t (id INT PRIMARY KEY, at TIMESTAMP NOT NULL)")
+    question = "SELECT column_name, data_type, is_nullable FROM information_schema.columns "
+    question += "WHERE table_schema = "
+    assert alice.run(f"{question}'{namespace}' ORDER BY ordinal_position").rows == [
+        ["id", "INT", "NO"],
+        ["at", "TIMESTAMP", "NO"],
+    ]
+    users = site.root.run(f"{question}'system' AND table_name = 'users'").rows
+    assert ["user_id", "TEXT", "YES"] in users
+    assert {"default", namespace, "system", "information_schema"} <= {
+        row[0] for row in alice.run("SELECT schema_name FROM information_schema.schemata").rows
+    }
+    described = site.root.run("DESCRIBE system.users").rows
+    assert [row[0] for row in described] == [row[0] for row in users]
+    for sql in (f"DESCRIBE {namespace}.t", f"SHOW COLUMNS FROM {namespace}.t"):
+        assert len(site.root.run(sql).rows) == 2
+        assert "Admin privileges" in alice.sql(sql).refused(403, "PERMISSION_DENIED")
