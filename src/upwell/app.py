@@ -163,15 +163,15 @@ def opened(config: Config, *, clock: Clock, files: Files, points: Points) -> Ite
         yield Parts(config, history, committer, engine, cold, objects, partitions, authenticator, points)
 
 
-def run(config: Config) -> int:
-    """Serve until SIGTERM or SIGINT; returns the exit code."""
+def run(config: Config, *, files: Files | None = None) -> int:
+    """Serve until SIGTERM or SIGINT; returns the exit code. `files` make the calls on the file system."""
     config.refuse_unsafe()
     try:
         points = points_from_environment(os.environ)
     except ValueError as error:
         raise StartRefused(str(error)) from error
     with (
-        opened(config, clock=SystemClock(), files=OsFiles(), points=points) as parts,
+        opened(config, clock=SystemClock(), files=files or OsFiles(), points=points) as parts,
         asyncio.Runner(loop_factory=_new_loop) as runner,
     ):
         runner.run(_serve(parts))

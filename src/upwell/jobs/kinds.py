@@ -82,6 +82,8 @@ class Kinds:
         if is_due:
             submit_compaction(self.queue, table, whole=False)
         self.points.reach("flush:job-completed")
+        if not rows and job.retry_count:
+            return Done("an earlier attempt has moved all rows to Parquet")
         if not rows:
             return Done("no pending writes: nothing to move to Parquet", skipped=True)
         return Done(f"{rows} row(s) of {partitions} partition(s) are in Parquet now")

@@ -5,7 +5,10 @@ every n until a run passes without the fault, and knows that no call was left ou
 """
 
 import errno
+import json
+import os
 import threading
+from collections import Counter
 from collections.abc import Callable, Mapping
 from copy import copy
 from pathlib import Path
@@ -81,6 +84,49 @@ class FailingFiles(OsFiles):
         self.trace.append((name, path))
         self.fault.step()
         return fn()
+
+
+WRITING: frozenset[Call] = frozenset({"write", "fsync", "fsync-dir", "link", "rename", "unlink", "mkdir"})
+
+
+class SteeredFiles(OsFiles):
+    """`Files` of a server in another process, whose writing fails as a test says in a file.
+
+    The file `orders` is JSON: for each directory below `root` the first of its writing calls that fails, the
+    last one, and the error's number; the calls of a directory are counted from the order that first named it.
+    Without the file nothing fails.
+    """
+
+    def __init__(self, root: Path, orders: Path) -> None:
+        self._root = root
+        self._orders = orders
+        self._counts: Counter[str] = Counter()
+        self._lock = threading.Lock()
+
+    def _call(self, name: Call, path: Path, fn: Callable[[], T]) -> T:
+        with self._lock:
+            number = self._due(path) if name in WRITING else 0
+        if number:
+            raise OSError(number, f"{os.strerror(number)} (injected)", str(path))
+        return fn()
+
+    def _due(self, path: Path) -> int:
+        try:
+            orders: dict[str, tuple[int, int, int]] = json.loads(self._orders.read_bytes())
+        except FileNotFoundError:
+            return 0
+        for directory, (first, last, number) in orders.items():
+            if path.is_relative_to(self._root / directory):
+                self._counts[directory] += 1
+                return number if first <= self._counts[directory] <= last else 0
+        return 0
+
+
+def steer(orders: Path, faults: Mapping[str, tuple[int, int, int]]) -> None:
+    """Write the orders for a `SteeredFiles`, all at once."""
+    temp = orders.with_suffix(".new")
+    temp.write_text(json.dumps(dict(faults)))
+    temp.replace(orders)
 
 
 def each_fault(make_run: Callable[[int], bool], *, runs_max: int = RUNS_MAX) -> int:
