@@ -3,8 +3,11 @@
 Written from the reference contract, sections 3.1, 3.6, 5.5, and scenarios A6–A16 and 05.
 """
 
+from contextlib import ExitStack
+
 import pytest
 
+from upwell.testing.websocket import Socket, Watched
 from upwell.testing.wire import Site, Wire
 
 ROLES = ("user", "service", "dba", "system")
@@ -251,3 +254,50 @@ def test_reference_rows_join_with_private_ones(site: Site, namespace: str) -> No
     users[0].sql(f"UPDATE {plans} SET price = 0").refused(403, "PERMISSION_DENIED")
     users[0].sql(f"DELETE FROM {plans}").refused(403, "PERMISSION_DENIED")
     assert users[0].run(f"SELECT id FROM {plans}").rows == [["1"], ["2"], ["3"]]
+
+
+@pytest.mark.parametrize("level", LEVELS)
+def test_the_matrix_of_live_queries(site: Site, people: dict[str, Wire], namespace: str, level: str) -> None:
+    """Whoever may read a SHARED table may follow it, nobody else; and only as long as that holds."""
+    table = f"{namespace}.t"
+    site.root.run(f"CREATE SHARED TABLE {table} (id INT PRIMARY KEY) WITH (ACCESS_LEVEL = '{level.upper()}')")
+    site.root.run(f"INSERT INTO {table} VALUES (1)")
+    with ExitStack() as stack:
+        watched = {}
+        for role, wire in people.items():
+            socket = stack.enter_context(Socket(wire.port, wire.token))
+            if role in READS[level].split():
+                watched[role] = Watched(socket, f"SELECT * FROM {table}", options={}).snapshot()
+                assert watched[role].rows == {1: {"id": 1}}
+            else:
+                subscription = {"id": "s", "sql": f"SELECT * FROM {table}", "options": {}}
+                socket.say(type="subscribe", subscription=subscription)
+                error = socket.message("error")
+                assert (error["subscription_id"], error["code"]) == ("s", "UNAUTHORIZED")
+                assert "read denied" in error["message"]
+        site.root.run(f"INSERT INTO {table} VALUES (2)")
+        for each in watched.values():
+            assert each.change() == ("insert", 2)
+        site.root.run(f"ALTER TABLE {table} SET ACCESS LEVEL DBA")
+        site.root.run(f"INSERT INTO {table} VALUES (3)")
+        for role, each in watched.items():
+            if role in ("dba", "system"):
+                assert each.change() == ("insert", 3)
+            else:
+                assert each.error()[0] == "UNAUTHORIZED"
+
+
+def test_an_account_that_changes_ends_its_sockets(site: Site, namespace: str) -> None:
+    table = f"{namespace}.t"
+    site.root.run(f"CREATE TABLE {table} (id INT PRIMARY KEY) WITH (TYPE = 'USER')")
+    for statement in ("ALTER USER '{}' SET ROLE service", "DROP USER '{}'"):
+        user, wire = site.account()
+        _, other = site.account()
+        with Socket(wire.port, wire.token) as socket, Socket(other.port, other.token) as bystander:
+            Watched(socket, f"SELECT * FROM {table}", options={}).snapshot()
+            beside = Watched(bystander, f"SELECT * FROM {table}", options={}).snapshot()
+            site.root.run(statement.format(user))
+            assert socket.message("auth_error")["message"] == "the account was changed; sign in again"
+            assert socket.closed() == (1008, b"Authentication failed")
+            other.run(f"INSERT INTO {table} VALUES (1)")
+            assert beside.change() == ("insert", 1)

@@ -4,6 +4,8 @@ Law: predicate and snapshot text say the same; what changes by itself (NOW(), CU
 from here on.
 """
 
+from functools import partial
+
 from upwell.engine.catalog import DEFAULT_NAMESPACE, Catalog
 from upwell.engine.expression import Context, freeze
 from upwell.errors import (
@@ -11,7 +13,6 @@ from upwell.errors import (
     InvalidOperation,
     InvalidSql,
     NotFound,
-    PermissionDenied,
     UpwellError,
 )
 from upwell.feeds.live import LiveFeed
@@ -39,6 +40,7 @@ def bind_watch(
         predicate=freeze(query.predicate, (), context) if query.predicate is not None else None,
         where=_bound(query.where, context) if query.where is not None else None,
         view=asked.options is not None and asked.options.view,
+        require=partial(require_table, principal, Action.READ),
         untold=(after or 0, query.table.alive_from(context.now_us)),
     )
 
@@ -46,8 +48,6 @@ def bind_watch(
 def live_code(error: UpwellError) -> str:
     """Return the code of an error frame (reference contract, section 2.4)."""
     match error:
-        case PermissionDenied():
-            return "UNAUTHORIZED"
         case NotFound():
             return "NOT_FOUND"
         case InvalidSql():

@@ -152,10 +152,13 @@ class LiveSocket:
                 socket.say(AuthError(text))
                 raise _Closing(POLICY, "Authentication timeout") from error
         try:
-            socket.principal = self._authenticator.principal(authorization, self._growth.view.catalog)
+            catalog = self._growth.view.catalog
+            socket.principal = self._authenticator.principal(authorization, catalog)
         except AuthenticationFailed as error:
             socket.say(AuthError(str(error)))
             raise _Closing(POLICY, "Authentication failed") from error
+        account = catalog.users.get(socket.principal.user)
+        socket.anew_at_us = account.anew_at_us if account is not None else 0
         socket.negotiate(asked)
         socket.say(_welcome(socket))
 
@@ -314,7 +317,7 @@ class LiveSocket:
         for socket in list(self._sockets):
             if socket.principal is not None:
                 user = catalog.users.get(socket.principal.user)
-                if user is None or user.role is not socket.principal.role:
+                if user is None or (user.role, user.anew_at_us) != (socket.principal.role, socket.anew_at_us):
                     socket.say(AuthError("the account was changed; sign in again"))
                     self._begin_closing(socket, POLICY, "Authentication failed")
 

@@ -4,7 +4,7 @@ Law: a catalog never changes; a schema change is a commit of records, and the ne
 catalog. Table ids are never used twice.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from functools import cached_property
@@ -283,7 +283,7 @@ class Catalog:
                 ordered.append(rest.pop(table.id))
         return ordered
 
-    def with_records(self, records: Iterable[RecordWrite]) -> "Catalog":
+    def with_records(self, records: Sequence[RecordWrite]) -> "Catalog":
         """Return the catalog after a commit of these records."""
         namespaces, tables = dict(self.namespaces), dict(self.tables)
         users = {**self.dropped_users, **self.users}
@@ -302,7 +302,9 @@ class Catalog:
                         tables[table.namespace, table.name] = table
                 case _:
                     pass
-        return Catalog(namespaces, tables, *_by_existence(users.values()))
+        # The same mapping as long as no table changes: who follows tables sees that at a glance.
+        is_altered = any(record.kind is Kind.TABLE for record in records)
+        return Catalog(namespaces, tables if is_altered else self.tables, *_by_existence(users.values()))
 
     @staticmethod
     def _waits_for(table: Table, rest: Mapping[TableId, Table]) -> bool:

@@ -250,13 +250,13 @@ class LiveFeed:
         after = self._head
         # Set first: who joins from now on has read up to here, and is skipped by what follows.
         self._head = view.seq
-        is_altered = view.catalog is not self._catalog
+        is_altered = view.catalog.tables is not self._catalog.tables
         if is_altered:
             self._catalog = view.catalog
             for subscription in list(self._subscriptions):
                 try:
                     self._follow(subscription, view.catalog)
-                except InvalidOperation as failure:
+                except UpwellError as failure:
                     self._fail(subscription, failure)
         changes = self._changelog.tail(view, after=after)
         if changes is not None:
@@ -280,6 +280,8 @@ class LiveFeed:
         table = catalog.by_id.get(watch.table.id)
         if table is None or table.version <= watch.table.version:
             return watch
+        if watch.require is not None:
+            watch.require(table)
         return follow(watch, table, self.projection)
 
     async def _dispatch_partitions(self, view: View, after: int) -> None:

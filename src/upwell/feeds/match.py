@@ -34,7 +34,8 @@ class Watch:
 
     `where` is the same predicate as SQL, for the snapshot. With `view`, rows that enter or leave the
     filter count as inserted or deleted. Of rows with untold[0] < `_seq` < untold[1] the subscriber never
-    hears: they had expired when it asked.
+    hears: they had expired when it asked. `require` raises when the table has become one that its owner
+    may not read.
     """
 
     table: Table
@@ -44,6 +45,7 @@ class Watch:
     where: str | None = None
     view: bool = False
     untold: tuple[int, int] = (0, 0)
+    require: Callable[[Table], object] | None = None
 
     @property
     def is_told_ends(self) -> bool:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Protocol
 
-from upwell.errors import RequestRefused, SeqTrimmed, TableNotFound, UpwellError
+from upwell.errors import PermissionDenied, RequestRefused, SeqTrimmed, TableNotFound, UpwellError
 from upwell.feeds.match import Watch, judge
 from upwell.feeds.snapshot import Snapshot
 from upwell.ids import snowflake_ms
@@ -148,6 +148,8 @@ def ending_code(failure: UpwellError) -> str:
     match failure:
         case TableNotFound():
             return "NOT_FOUND"
+        case PermissionDenied():
+            return "UNAUTHORIZED"
         case SeqTrimmed():
             return "HISTORY_PRUNED"
         case RequestRefused():
