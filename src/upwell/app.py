@@ -52,6 +52,7 @@ from upwell.feeds.download import Downloads
 from upwell.feeds.failures import Failures
 from upwell.feeds.hydrate import Hydrations
 from upwell.feeds.live import LiveFeed
+from upwell.feeds.lookout import Lookouts
 from upwell.feeds.registry import Registry
 from upwell.feeds.stock import StockDownloads
 from upwell.feeds.upload import UploadLimits, Uploads
@@ -214,7 +215,10 @@ async def _serve(parts: Parts) -> None:
             growth, committer.changelog, parts.authenticator, streams_max=config.watch_streams_max
         )
         device_routes = _device_routes(parts, streams, registry, devices)
-        live = LiveSocket(feed, growth, parts.authenticator, sessions.context, config)
+        lookouts = Lookouts(feed, growth, engine.defaults.next_id)
+        live = LiveSocket(
+            feed, growth, parts.authenticator, sessions.context, lookouts, sessions.look, config
+        )
         doorkeeper = Doorkeeper(
             engine.schema, parts.authenticator, engine.sign_ins, engine.audit, publication, engine.clock
         )

@@ -4,7 +4,10 @@ Law: predicate and snapshot text say the same; what changes by itself (NOW(), CU
 from here on.
 """
 
+from collections.abc import Awaitable, Callable
 from functools import partial
+
+import pyarrow as pa
 
 from upwell.engine.catalog import DEFAULT_NAMESPACE, Catalog
 from upwell.engine.expression import Context, freeze
@@ -13,17 +16,23 @@ from upwell.errors import (
     InvalidOperation,
     InvalidSql,
     NotFound,
+    PermissionDenied,
     UpwellError,
 )
 from upwell.feeds.live import LiveFeed
+from upwell.feeds.lookout import Question
 from upwell.feeds.match import Watch
 from upwell.feeds.subscription import ending_code
 from upwell.protocol.messages import Subscription
 from upwell.session.policy import Action, Principal, require_table
+from upwell.session.system import is_stored, key_columns
 from upwell.sql.lex import tokenize
-from upwell.sql.live import parse_live_query
+from upwell.sql.live import find_system_query, parse_live_query
 from upwell.sql.render import render
 from upwell.types import format_timestamp
+
+Look = Callable[[Principal, str], Awaitable[pa.Table]]
+"""Runs a query of system tables for an administrator."""
 
 
 def bind_watch(
@@ -42,6 +51,31 @@ def bind_watch(
         view=asked.options is not None and asked.options.view,
         require=partial(require_table, principal, Action.READ),
         untold=(after or 0, query.table.alive_from(context.now_us)),
+    )
+
+
+def find_question(asked: Subscription, principal: Principal, look: Look) -> Question | None:
+    """Return what the subscription asks of a system table; None if it is about another one.
+
+    Raises `PermissionDenied`, whatever the table: only administrators follow what the server knows.
+    """
+    query = find_system_query(asked.sql)
+    if query is None:
+        return None
+    if not principal.is_admin:
+        raise PermissionDenied(
+            f"Cannot subscribe to system table '{query.namespace}.{query.name}'; it takes role dba or system"
+        )
+    text = f'SELECT * FROM "{query.namespace}"."{query.name}"'
+    if query.where is not None:
+        text += f" WHERE {query.where}"
+    return Question(
+        query.namespace,
+        query.name,
+        key_columns(query.namespace, query.name),
+        query.columns,
+        partial(look, principal, text),
+        is_stored(query.namespace, query.name),
     )
 
 

@@ -7,6 +7,7 @@ Who doesn't read its answers isn't listened to, so that they don't pile up.
 
 import asyncio
 from collections.abc import Callable
+from functools import partial
 from itertools import count
 from typing import assert_never
 
@@ -14,7 +15,7 @@ from upwell.config import Config
 from upwell.edge.allowance import Allowance
 from upwell.edge.connection import Connection, query_of
 from upwell.edge.http import header
-from upwell.edge.watch import bind_watch, live_code
+from upwell.edge.watch import Look, bind_watch, find_question, live_code
 from upwell.edge.wire import Receive, Scope, Send, find_wire
 from upwell.engine.catalog import Catalog
 from upwell.engine.expression import Context
@@ -27,6 +28,7 @@ from upwell.errors import (
 )
 from upwell.feeds.cursor import Growth
 from upwell.feeds.live import LiveFeed
+from upwell.feeds.lookout import Lookouts
 from upwell.feeds.subscription import Origin
 from upwell.protocol import messages
 from upwell.protocol.codec import (
@@ -72,12 +74,16 @@ class LiveSocket:
         growth: Growth,
         authenticator: Authenticator,
         context_for: ContextFor,
+        lookouts: Lookouts,
+        look: Look,
         config: Config,
     ) -> None:
         self._feed = feed
         self._growth = growth
         self._authenticator = authenticator
         self._context_for = context_for
+        self._look = look
+        self._lookouts = lookouts
         self._config = config
         self._sockets: dict[Connection, None] = {}
         self._numbers = count(1)
@@ -129,6 +135,7 @@ class LiveSocket:
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._watch_sockets())
             tasks.create_task(self._watch_accounts())
+            tasks.create_task(self._lookouts.run())
 
     async def close(self) -> None:
         """Close all sockets, since the server goes away, and accept no more."""
@@ -241,24 +248,23 @@ class LiveSocket:
             assert socket.principal is not None, "nothing is subscribed before the sign-in"
             self._expect_room(socket, socket.principal.user, asked.id)
             context = self._context_for(socket.principal)
-            watch = bind_watch(asked, socket.principal, self._growth.view.catalog, context, self._feed)
+            question = find_question(asked, socket.principal, self._look)
+            if question is None:
+                watch = bind_watch(asked, socket.principal, self._growth.view.catalog, context, self._feed)
             replaced = socket.subscriptions.pop(asked.id, None)
             if replaced is not None:
                 self._feed.unsubscribe(replaced)
-            socket.subscriptions[asked.id] = await self._feed.subscribe(
-                watch,
+            begin = (
+                partial(self._feed.subscribe, watch)
+                if question is None
+                else partial(self._lookouts.subscribe, question)
+            )
+            socket.subscriptions[asked.id] = await begin(
                 subscription_id=asked.id,
                 outlet=socket.wire,
                 options=asked.options,
                 protocol=socket.protocol,
-                origin=Origin(
-                    socket.principal.user,
-                    socket.id,
-                    asked.sql,
-                    asked.options,
-                    context.now_us,
-                    socket.heard_at_us,
-                ),
+                origin=_origin(socket, asked, context),
             )
         except UpwellError as error:
             socket.say(Error(asked.id, live_code(error), str(error)))
@@ -339,6 +345,13 @@ class LiveSocket:
                 await socket.send({"type": "websocket.close", "code": code, "reason": _bounded(reason)})
         except (TimeoutError, OSError):
             socket.wire.abort()
+
+
+def _origin(socket: Connection, asked: messages.Subscription, context: Context) -> Origin:
+    assert socket.principal is not None, "nothing is subscribed before the sign-in"
+    return Origin(
+        socket.principal.user, socket.id, asked.sql, asked.options, context.now_us, socket.heard_at_us
+    )
 
 
 def _welcome(socket: Connection) -> AuthSuccess:

@@ -127,8 +127,21 @@ class LiveFeed:
         ]
         for subscription in found:
             text = "The live query was ended by KILL LIVE QUERY"
-            self._fail(subscription, RequestRefused("SUBSCRIPTION_KILLED", text))
+            self.end(subscription, RequestRefused("SUBSCRIPTION_KILLED", text))
         return bool(found)
+
+    def adopt(self, subscription: Subscription) -> None:
+        """Count and list a subscription that somebody else feeds."""
+        self._subscriptions[subscription] = None
+        self._by_user[subscription.origin.user] += 1
+
+    def end(self, subscription: Subscription, failure: UpwellError) -> None:
+        """End a subscription that can't go on, and say why."""
+        if not subscription.is_ended:
+            self.unsubscribe(subscription)
+            # As text, whatever was negotiated: it is what every client reads.
+            frame = encode(Error(subscription.id, ending_code(failure), str(failure)))
+            subscription.outlet.write([frame])
 
     def projection(self, table: Table, columns: tuple[tuple[int, str], ...] | None) -> Projection:
         """Return the one projection of these columns, so that encoded changes are shared."""
@@ -163,8 +176,7 @@ class LiveFeed:
         subscription = Subscription(
             subscription_id, watch, outlet, view.seq, origin, protocol, snapshot=snapshot
         )
-        self._subscriptions[subscription] = None
-        self._by_user[origin.user] += 1
+        self.adopt(subscription)
         if snapshot is None:
             outlet.write([self._ack(subscription, _READY)])
             self._join(subscription)
@@ -184,7 +196,7 @@ class LiveFeed:
         try:
             await self._send_batch(subscription, snapshot)
         except (SeqTrimmed, InvalidOperation) as failure:
-            self._fail(subscription, failure)
+            self.end(subscription, failure)
 
     def unsubscribe(self, subscription: Subscription) -> None:
         """Send nothing more; an ended one stays ended."""
@@ -257,7 +269,7 @@ class LiveFeed:
                 try:
                     self._follow(subscription, view.catalog)
                 except UpwellError as failure:
-                    self._fail(subscription, failure)
+                    self.end(subscription, failure)
         changes = self._changelog.tail(view, after=after)
         if changes is not None:
             await self._dispatch(changes)
@@ -327,9 +339,9 @@ class LiveFeed:
             if tail is None:
                 tail = tails[place] = watch.projection.tail(kind, change, serialization)
         except QueryFailure as failure:
-            self._fail(subscription, failure)
+            self.end(subscription, failure)
         except Exception:  # noqa: BLE001 — one live query must not take the pump, and the server, with it
-            self._fail(subscription, _unexpected(subscription))
+            self.end(subscription, _unexpected(subscription))
         else:
             outbox.put(subscription, change.seq, subscription.frame(tail))
 
@@ -337,13 +349,13 @@ class LiveFeed:
         for subscription in list(self._subscriptions):
             watch = subscription.watch
             if subscription.state is State.HEAD and (watch.table.id, watch.owner) == (table, owner):
-                self._fail(subscription, failure)
+                self.end(subscription, failure)
 
     def _end_dropped(self, catalog: Catalog) -> None:
         for subscription in list(self._subscriptions):
             table = subscription.watch.table
-            if table.id not in catalog.by_id:
-                self._fail(subscription, TableNotFound(f"{table.full_name} was dropped"))
+            if table.id and table.id not in catalog.by_id:
+                self.end(subscription, TableNotFound(f"{table.full_name} was dropped"))
 
     def _join(self, subscription: Subscription) -> None:
         assert subscription.after >= self._head, "who joins has read what the pump has taken up"
@@ -369,9 +381,9 @@ class LiveFeed:
                     break
                 await self._send_page(subscription)
         except UpwellError as failure:
-            self._fail(subscription, failure)
+            self.end(subscription, failure)
         except Exception:  # noqa: BLE001 — nobody awaits this task: its client would wait for ever
-            self._fail(subscription, _unexpected(subscription))
+            self.end(subscription, _unexpected(subscription))
         finally:
             if subscription.task is asyncio.current_task():
                 subscription.task = None
@@ -415,14 +427,6 @@ class LiveFeed:
         self, view: View, table: TableId, owner: Owner, after: int, *, only_ends: bool = False
     ) -> list[Change]:
         return self._changelog.read(view, table, owner, after=after, limit=PAGE_CHANGES, only_ends=only_ends)
-
-    def _fail(self, subscription: Subscription, failure: UpwellError) -> None:
-        """End a subscription that can't go on, and say why."""
-        if not subscription.is_ended:
-            self.unsubscribe(subscription)
-            # As text, whatever was negotiated: it is what every client reads.
-            frame = encode(Error(subscription.id, ending_code(failure), str(failure)))
-            subscription.outlet.write([frame])
 
     async def _in_thread(self, call: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._threads, call)

@@ -12,6 +12,8 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TypeVar, assert_never
 
+import pyarrow as pa
+
 from upwell.clock import Clock
 from upwell.engine.catalog import DEFAULT_NAMESPACE, Role
 from upwell.engine.commit import Committer
@@ -203,6 +205,14 @@ class Sessions:
         finally:
             request.close()
         return request.outcomes
+
+    async def look(self, principal: Principal, text: str) -> pa.Table:
+        """Run a query that reads system tables; only administrators may."""
+        require_admin(principal, "live queries of system tables")
+        call = Call(principal, (), DEFAULT_NAMESPACE, partial(self.context, principal))
+        answer = await self._reader.select(call, Select(text, None))
+        assert isinstance(answer, Answer), "no point read was asked for"
+        return answer.table
 
     def context(self, principal: Principal) -> Context:
         """Return what a statement knows of its session, now."""

@@ -85,6 +85,16 @@ def is_system(namespace: str) -> bool:
     return namespace in (SYSTEM, INFORMATION)
 
 
+def key_columns(namespace: str, name: str) -> int | None:
+    """Return how many of a system table's first columns tell one row from another; None: it takes all."""
+    return _KEY_COLUMNS.get((namespace, name))
+
+
+def is_stored(namespace: str, name: str) -> bool:
+    """Whether the rows of a system table change by commits only."""
+    return (namespace, name) in _TABLES
+
+
 def made(layout: Layout, rows: Rows) -> pa.Table:
     """Return rows as the table that a query reads."""
     columns = zip(*rows, strict=True) if rows else [()] * len(layout)
@@ -167,4 +177,17 @@ _LAYOUTS: dict[tuple[str, str], Layout] = {
     LIVE: LIVE_QUERIES,
     TRANSACTIONS: _TRANSACTIONS,
     **{(SYSTEM, name): layout for name, layout in FLEET_LAYOUTS.items()},
+}
+_KEY_COLUMNS = {
+    (SYSTEM, "jobs"): 1,
+    (SYSTEM, "job_nodes"): 2,
+    (SYSTEM, "users"): 1,
+    (SYSTEM, "namespaces"): 1,
+    (SYSTEM, "tables"): 2,
+    (SYSTEM, "columns"): 4,
+    (SYSTEM, "audit_log"): 1,
+    (SYSTEM, "changes"): 1,
+    (SYSTEM, "live"): 1,
+    (SYSTEM, "transactions"): 1,
+    (SYSTEM, "sync_devices"): 2,
 }

@@ -48,25 +48,39 @@ class LiveQuery:
     where: str | None
 
 
+@dataclass(frozen=True, slots=True)
+class SystemQuery:
+    """What a subscription to a system table asks: `columns` as (column, output name), None is `*`."""
+
+    namespace: str
+    name: str
+    columns: tuple[tuple[str, str], ...] | None
+    where: str | None
+
+
+def find_system_query(sql: str) -> SystemQuery | None:
+    """Return the live query of a system table that `sql` says, None if it says something else."""
+    if not any(name in sql.lower() for name in SYSTEM_NAMESPACES):
+        return None
+    plain = _plain_query(sql)
+    if plain.table[0] not in SYSTEM_NAMESPACES:
+        return None
+    everything = [column.column for column in plain.columns] == ["*"]
+    columns = None if everything else tuple((column.column, column.name) for column in plain.columns)
+    where = None if plain.where is None else plain.where.text
+    return SystemQuery(plain.table[0], plain.table[1], columns, where)
+
+
 def parse_live_query(sql: str, catalog: Catalog, namespace: str) -> LiveQuery:
     """Return the live query that `sql` says; raise `InvalidSql` or an `SqlFailure`.
 
     The table must be qualified, so `namespace` decides nothing; it only makes the refusal helpful.
     """
-    texts = split(sql)
-    if len(texts) != 1:
-        raise InvalidSql(f"Subscription query must be exactly one SELECT statement. {_FORM}")
-    tokens = Tokens(texts[0])
-    if not tokens.sees("SELECT"):
-        raise InvalidSql(_FORM)
-    _refuse_clauses(tokens)
-    plain = _plain(tokens)
+    plain = _plain_query(sql)
     if plain.table[0] is None:
         raise InvalidSql(
             f"Query must use namespace.table format; write {namespace}.{plain.table[1]} or another namespace"
         )
-    if plain.table[0] in SYSTEM_NAMESPACES:
-        raise InvalidSql("Subscription query cannot watch system tables")
     table = catalog.get_table(plain.table[0], plain.table[1])
     scope = Scope(table, plain.alias)
     everything = [column.column for column in plain.columns] == ["*"]
@@ -88,6 +102,17 @@ def _check_literals(predicate: Node) -> None:
     for part in walk(predicate):
         if isinstance(part, Cast) and isinstance(part.item, Literal):
             coerce(part.item.value, part.column)
+
+
+def _plain_query(sql: str) -> PlainSelect:
+    texts = split(sql)
+    if len(texts) != 1:
+        raise InvalidSql(f"Subscription query must be exactly one SELECT statement. {_FORM}")
+    tokens = Tokens(texts[0])
+    if not tokens.sees("SELECT"):
+        raise InvalidSql(_FORM)
+    _refuse_clauses(tokens)
+    return _plain(tokens)
 
 
 def _plain(tokens: Tokens) -> PlainSelect:

@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 
 from upwell.clock import ManualClock
@@ -27,6 +28,8 @@ from upwell.engine.rows import Rows
 from upwell.engine.schema import Schema
 from upwell.feeds.cursor import Growth
 from upwell.feeds.live import LiveFeed
+from upwell.feeds.lookout import Lookouts
+from upwell.ids import Snowflakes
 from upwell.session.auth import LEEWAY_S, Authenticator
 from upwell.session.policy import Principal
 from upwell.storage.cold import ColdCache
@@ -125,6 +128,10 @@ class Server:
         return peer
 
 
+async def look_at_nothing(principal: Principal, text: str) -> pa.Table:
+    raise AssertionError("no test here follows a system table")
+
+
 @asynccontextmanager
 async def serving(directory: Path, config: Config) -> AsyncIterator[Server]:
     with ThreadPoolExecutor(1) as threads:
@@ -140,7 +147,10 @@ async def serving(directory: Path, config: Config) -> AsyncIterator[Server]:
             secret="a-secret-of-a-test-with-more-than-32-bytes",
             clock=clock, expiry_hours=1, device_expiry_hours=1, bcrypt_cost=4,
         )  # fmt: skip
-        socket = LiveSocket(feed, growth, authenticator, partial(context_of, clock), config)
+        lookouts = Lookouts(feed, growth, Snowflakes(clock).next)
+        socket = LiveSocket(
+            feed, growth, authenticator, partial(context_of, clock), lookouts, look_at_nothing, config
+        )
         server = Server(clock, committer, schema, authenticator, feed, socket)
         background = [asyncio.create_task(feed.run()), asyncio.create_task(socket.run())]
         try:
