@@ -26,6 +26,7 @@ from upwell.edge.allowance import RateLimit
 from upwell.edge.devices import DEVICE_PATHS, BodyLimits, DeviceEndpoints
 from upwell.edge.gate import Gate, Handler
 from upwell.edge.http import SqlEndpoint
+from upwell.edge.packet import OnePacket
 from upwell.edge.signin import DummySignin
 from upwell.edge.stream import LogStreams
 from upwell.edge.wire import RawWS
@@ -338,7 +339,7 @@ async def _listen(config: Config, gate: Gate, live: LiveSocket, streams: LogStre
             gate,
             host=config.host,
             port=config.port,
-            http="httptools",
+            http=OnePacket,
             ws=RawWS,
             ws_per_message_deflate=False,
             lifespan="off",
