@@ -56,8 +56,8 @@ def _state(site: Site, space: str) -> list[list[object]]:
         ("COPY N.t TO '/tmp/x'", INVALID_SQL, "Unsupported statement type: COPY"),
         ("CREATE EXTERNAL TABLE x STORED AS CSV LOCATION '/etc/passwd'", INVALID_SQL, "CREATE EXTERNAL"),
         ("SELECT * INTO N.x FROM N.t", INVALID_SQL, "can only read"),
-        ("INSERT INTO N.t (id, v) VALUES (5, 'x') RETURNING id", INVALID_SQL, "RETURNING is not supported"),
-        ("INSERT INTO N.t (id, v) VALUES (5, 'x') ON CONFLICT DO NOTHING", INVALID_SQL, "ON CONFLICT"),
+        ("INSERT INTO N.t (id, v) VALUES (5, 'x') RETURNING (SELECT 1)", INVALID_SQL, "no subqueries"),
+        ("INSERT INTO N.t (id, v) VALUES (5, 'x') ON CONFLICT DO SOMETHING", INVALID_SQL, "expected UPDATE"),
         # Definitions
         ("CREATE NAMESPACE system", FAILED, "reserved"),
         ("CREATE NAMESPACE INFORMATION_SCHEMA", FAILED, "reserved"),

@@ -4,7 +4,7 @@
     statement count N           a statement that changes N rows
     statement error PATTERN     a statement that fails with a message that matches PATTERN
     query                       a query; below ---- its rows in order, cells between ` | `,
-                                NULL as NULL and an empty text as (empty)
+                                NULL as NULL and an empty text as (empty); RETURNING makes a change a query
 
 Records are separated by empty lines; `#` starts a comment.
 """
@@ -127,6 +127,7 @@ def _run(client: Client, tiers: Tiers, record: Record, where: str) -> None:
         case "query":
             (result,) = client.execute(record.sql, raw=True).results
             assert shown(result) == record.rows, f"{where}\n{record.sql}"
+            tiers.changed(record.sql)
         case "statement ok":
             client.execute(record.sql)
             tiers.changed(record.sql)

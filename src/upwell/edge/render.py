@@ -33,7 +33,8 @@ def render_outcomes(outcomes: Sequence[Outcome], *, took_ms: float, each: bool =
 
 def row_count(outcomes: Sequence[Outcome]) -> int:
     """Return how many rows a rendering has to write."""
-    return sum(o.result.table.num_rows for o in outcomes if isinstance(o.result, Answer))
+    answers: int = sum(o.result.table.num_rows for o in outcomes if isinstance(o.result, Answer))
+    return answers + sum(len(o.result.rows) for o in outcomes if isinstance(o.result, PointAnswer))
 
 
 def _result(outcome: Outcome) -> StatementResult:

@@ -4,8 +4,10 @@ Law: a statement is evaluated on one state and staged as a whole; whatever is wr
 the statement before anything is applied. `Foreign` says that only the query engine can evaluate it.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from functools import lru_cache
+
+import pyarrow as pa
 
 from upwell.engine.catalog import Table
 from upwell.engine.defaults import Defaults
@@ -19,13 +21,16 @@ from upwell.engine.expression import (
     find_key,
 )
 from upwell.engine.payload import text_without
+from upwell.engine.result import result_rows
 from upwell.engine.write import Write
-from upwell.errors import InvalidSql
-from upwell.sql.statements import Delete, Insert, Scalar, Update
+from upwell.errors import ConstraintViolation, InvalidSql
+from upwell.sql.clause import excluded_name
+from upwell.sql.statements import Delete, Insert, OnConflict, Scalar, Update
+from upwell.storage.arrow import row_batch
 from upwell.types import Column, Key, Owner, Row, Value
 
-RunQuery = Callable[[str, Sequence[Value]], list[tuple[Value, ...]]]
-"""(query text with `$n`, values) → rows; runs on the View of the evaluation."""
+RunQuery = Callable[[str, Sequence[Value], pa.Table | None], pa.Table]
+"""(query text with `$n`, values, what its only table stands for) → rows, on the View of the evaluation."""
 
 
 class Foreign(Exception):
@@ -46,12 +51,32 @@ class Evaluation:
         self._write = write
         self._owner = owner
         self._values: Sequence[Value] = ()
+        self.returned: list[Row] = []
+        """The rows that came, changed or went, as RETURNING shows them."""
         self._context = context
         self._defaults = defaults
         self._run_query = run_query
 
     def insert(self, statement: Insert, values_each: Sequence[Sequence[Value]]) -> int:
-        """Stage the rows of an INSERT, once for each list of values; returns how many."""
+        """Stage the rows of an INSERT, once for each list of values; returns how many come or change."""
+        table = statement.table
+        given = set(statement.columns)
+        if statement.conflict is None:
+            rows = self._rows(statement, values_each)
+            self._insert_rows(table, rows, given)
+            self.returned += rows
+            return len(rows)
+        count = 0
+        for values in values_each:
+            rows = self._rows(statement, [values])
+            fresh, there = self._parted(table, rows, statement.conflict)
+            self._insert_rows(table, fresh, given)
+            self.returned += fresh
+            count += len(fresh) + self._settle_conflicts(table, there, statement.conflict)
+        return count
+
+    def _rows(self, statement: Insert, values_each: Sequence[Sequence[Value]]) -> list[Row]:
+        """Return the rows that an INSERT says, with defaults where it says nothing."""
         table = statement.table
         width = len(table.columns)
         named = [(index, table.binders[index]) for index in statement.columns]
@@ -70,6 +95,9 @@ class Evaluation:
                 for index, column in defaulted:
                     row[index] = self._default(column)
                 rows.append(row)
+        return rows
+
+    def _insert_rows(self, table: Table, rows: Sequence[Row], given: Container[int]) -> None:
         if any(reference.parent == table.id for reference in table.references):
             # References are judged by the end of the statement: a child may stand before its parent.
             self._write.promise(table, self._owner, [row[table.key_index] for row in rows])
@@ -79,7 +107,64 @@ class Evaluation:
             uploaded = text_without(table, row, unnamed) if table.synced and unnamed else None
             key = None if table.has_key else self._defaults.next_id()
             self._write.insert(table, self._owner, row, uploaded=uploaded, key=key)
-        return len(rows)
+
+    def _parted(
+        self, table: Table, rows: Sequence[Row], conflict: OnConflict
+    ) -> tuple[list[Row], list[tuple[Row, Row]]]:
+        """Return the rows whose key is new, and of the others (the row that is there, the one that came)."""
+        fresh: list[Row] = []
+        there: list[tuple[Row, Row]] = []
+        met: set[Value] = set()
+        for row in rows:
+            key = row[table.key_index]
+            version = None if key is None else self._write.find_live(table, self._owner, key)
+            if key is not None and key in met:
+                if conflict.assignments:
+                    raise ConstraintViolation(
+                        f"ON CONFLICT DO UPDATE would change row '{key!r}' twice; give each key once"
+                    )
+            elif version is None or version.row is None:
+                fresh.append(row)
+            else:
+                there.append((version.row, row))
+            met.add(key)
+        return fresh, there
+
+    def _settle_conflicts(self, table: Table, there: Sequence[tuple[Row, Row]], conflict: OnConflict) -> int:
+        """Update rows as DO UPDATE says; returns how many really change."""
+        if not conflict.assignments or not there:
+            return 0
+        if conflict.is_foreign:
+            settings = self._foreign_settings(table, there, conflict)
+        else:
+            settings = [self._settings(old, new, conflict) for old, new in there]
+        changed = 0
+        for (before, _), cells in zip(there, settings, strict=True):
+            if cells is None:
+                continue
+            row = list(before)
+            for (index, _), value in zip(conflict.assignments, cells, strict=True):
+                row[index] = table.binders[index](value)
+            key = _known_key(before[table.key_index])
+            changed += self._stage_update(table, key, before, row)
+        return changed
+
+    def _settings(self, old: Row, new: Row, conflict: OnConflict) -> Sequence[Value] | None:
+        row = [*old, *new]
+        if conflict.where is not None and self._value(conflict.where.node, row) is not True:
+            return None
+        return [self._value(scalar.node, row) for _, scalar in conflict.assignments]
+
+    def _foreign_settings(
+        self, table: Table, there: Sequence[tuple[Row, Row]], conflict: OnConflict
+    ) -> list[Sequence[Value] | None]:
+        if self._run_query is None:
+            raise Foreign
+        texts = [scalar.text for _, scalar in conflict.assignments]
+        condition = "TRUE" if conflict.where is None else conflict.where.text
+        text = f'SELECT {", ".join(_named([condition, *texts]))} FROM "{table.namespace}"."{table.name}"'
+        found = self._run_query(text, self._values, conflicts_table(table, there))
+        return [cells[1:] if cells[0] is True else None for cells in result_rows(found)]
 
     def update(self, statement: Update, values_each: Sequence[Sequence[Value]]) -> int:
         """Stage an UPDATE, once for each list of values; returns how many rows really change."""
@@ -100,12 +185,15 @@ class Evaluation:
         table = statement.table
         if statement.key is not None and statement.key.node is not None:
             key = self._key(table, statement.key)
-            exists = key is not None and self._write.find_live(table, self._owner, key) is not None
-            keys = [key] if exists and key is not None else []
+            found = None if key is None else self._write.find_live(table, self._owner, key)
+            keys = [] if key is None or found is None else [key]
         else:
             keys = [_known_key(row[0]) for row in self._query(_matching(table, statement.where, []))]
             if not table.has_key:
                 keys = self._write.keys_at(table, self._owner, frozenset(keys))
+        if statement.returning is not None:
+            versions = [self._write.find_live(table, self._owner, key) for key in keys]
+            self.returned += [version.row for version in versions if version is not None and version.row]
         if keys:
             self._write.delete(table, self._owner, keys)
         return len(keys)
@@ -158,6 +246,7 @@ class Evaluation:
         return changed
 
     def _stage_update(self, table: Table, key: Key, before: Row, after: Row) -> int:
+        self.returned.append(after)
         if after == before and all(type(a) is type(b) for a, b in zip(after, before, strict=True)):
             return 0
         self._write.update(table, self._owner, key, after)
@@ -172,7 +261,22 @@ class Evaluation:
     def _query(self, text: str) -> list[tuple[Value, ...]]:
         if self._run_query is None:
             raise Foreign
-        return self._run_query(text, self._values)
+        return list(result_rows(self._run_query(text, self._values, None)))
+
+
+def changed_table(table: Table, rows: Sequence[Row]) -> pa.Table:
+    """Return rows of `table` as a table to query."""
+    batch = row_batch(rows, [0] * len(rows), table.columns)
+    return pa.Table.from_batches([batch]).select(range(len(table.columns)))
+
+
+def conflicts_table(table: Table, there: Sequence[tuple[Row, Row]]) -> pa.Table:
+    """Return rows that are there, and beside them those that were to be inserted, as a table to query."""
+    found = changed_table(table, [old for old, _ in there])
+    came = changed_table(table, [new for _, new in there])
+    for column, array in zip(table.columns, came.columns, strict=True):
+        found = found.append_column(excluded_name(column), array)
+    return found
 
 
 def evaluate(node: Node | None, row: Row, values: Sequence[Value], context: Context) -> Value:

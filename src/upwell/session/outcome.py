@@ -33,7 +33,7 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class PointAnswer:
-    """The row of a read by key, or none."""
+    """The row of a read by key, or none; or the rows that a change gave back."""
 
     columns: tuple[ResultColumn, ...]
     rows: Sequence[Sequence[Value]]

@@ -1,10 +1,13 @@
-"""Answers of reads by key, which never meet the query engine."""
+"""Answers of plain columns: reads by key and RETURNING, which never meet the query engine."""
 
+from collections.abc import Sequence
+
+from upwell.engine.catalog import Table
 from upwell.engine.result import ResultColumn
 from upwell.session.outcome import PointAnswer
 from upwell.sql.statements import PointRead
 from upwell.storage.hot import Version
-from upwell.types import Column, SqlType, Value
+from upwell.types import Column, Row, SqlType, Value
 
 _SEQ, _DELETED = -1, -2
 _SYSTEM_COLUMNS = {
@@ -15,16 +18,22 @@ _SYSTEM_COLUMNS = {
 
 def point_answer(point: PointRead, version: Version | None) -> PointAnswer:
     """Return the chosen columns of a live version, or no row."""
-    columns = tuple(_column(point, index, name) for index, name in point.columns)
+    columns = tuple(_column(point.table, index, name) for index, name in point.columns)
     if version is None:
         return PointAnswer(columns, [])
     return PointAnswer(columns, [[_cell(version, index) for index, _ in point.columns]])
 
 
-def _column(point: PointRead, index: int, name: str) -> ResultColumn:
+def rows_answer(table: Table, chosen: Sequence[tuple[int, str]], rows: Sequence[Row]) -> PointAnswer:
+    """Return the chosen columns (index, output name) of rows of `table`."""
+    columns = tuple(_column(table, index, name) for index, name in chosen)
+    return PointAnswer(columns, [[row[index] for index, _ in chosen] for row in rows])
+
+
+def _column(table: Table, index: int, name: str) -> ResultColumn:
     if index < 0:
         return ResultColumn(name, *_SYSTEM_COLUMNS[index])
-    column = point.table.columns[index]
+    column = table.columns[index]
     return ResultColumn(name, column.type, _flags(column))
 
 

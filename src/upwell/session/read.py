@@ -8,7 +8,7 @@ import pyarrow as pa
 
 from upwell.engine.expression import find_key
 from upwell.engine.query import Everybody, QueryEngine, Resolve, Source
-from upwell.engine.result import refuse_not_finite, result_rows
+from upwell.engine.result import refuse_not_finite
 from upwell.engine.rows import Rows, WouldBlock
 from upwell.engine.stop import Stop
 from upwell.engine.view import View
@@ -61,15 +61,24 @@ class Reader:
         return Answer(table)
 
     def rows_of(
-        self, call: Call, view: View, write: Write, stop: Stop, text: str, values: Sequence[Value]
-    ) -> list[tuple[Value, ...]]:
-        """Return the rows of a query that `write` asks, what it has staged included, in any order."""
+        self,
+        call: Call,
+        view: View,
+        write: Write,
+        stop: Stop,
+        text: str,
+        values: Sequence[Value],
+        given: pa.Table | None,
+    ) -> pa.Table:
+        """Return the rows of a query that `write` asks, what it has staged included, in any order.
+
+        `given` is what the only table in it stands for, whose rows keep their order.
+        """
         text = render(text, values, call.context())
         refuse_deep(text)
-        resolver = self._resolver(call, view, write)
+        resolver = self._resolver(call, view, write) if given is None else lambda namespace, name: given
         tables = self.query.tables_in(text, call.namespace, resolver)
-        found = self.query.run(view, text, call.namespace, tables, resolver, stop=stop)
-        return list(result_rows(found))
+        return self.query.run(view, text, call.namespace, tables, resolver, stop=stop)
 
     def _point(self, call: Call, point: PointRead, view: View, *, may_block: bool) -> PointAnswer:
         owner = point.table.owner_for(call.principal.user)

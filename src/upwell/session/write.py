@@ -4,6 +4,7 @@ Law: a short write is evaluated and applied at once under the write lock; a long
 thread, again if somebody was faster.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -12,6 +13,7 @@ from upwell.engine.commit import Committer
 from upwell.engine.defaults import Defaults
 from upwell.engine.query import QueryEngine
 from upwell.engine.references import Children
+from upwell.engine.result import refuse_not_finite
 from upwell.engine.rows import Rows, WouldBlock
 from upwell.engine.stop import Stop
 from upwell.engine.view import View
@@ -19,16 +21,20 @@ from upwell.engine.write import Write
 from upwell.errors import Conflict
 from upwell.feeds.cursor import Growth
 from upwell.session.call import Call
-from upwell.session.dml import Evaluation, Foreign, RunQuery
-from upwell.session.outcome import Changed
+from upwell.session.dml import Evaluation, Foreign, RunQuery, changed_table
+from upwell.session.outcome import Answer, Changed, PointAnswer
+from upwell.session.point import rows_answer
 from upwell.session.policy import Action, require_table
 from upwell.session.read import Reader
 from upwell.session.threads import QueryThreads
 from upwell.session.transaction import Transaction
-from upwell.sql.statements import Delete, Insert, Update
+from upwell.sql.statements import Delete, Insert, Returning, Update
 from upwell.storage.hot import Batch, ExpectationFailed
+from upwell.types import Row
 
 Dml = Insert | Update | Delete
+Effect = Changed | PointAnswer | Answer
+"""What a change gave: how many rows, or with RETURNING those."""
 
 INLINE_ROWS_MAX = 300
 LOCK_WAIT_S_MAX = 0.002
@@ -52,18 +58,18 @@ class Writer:
     threads: QueryThreads
     reader: Reader
 
-    async def write(self, call: Call, statement: Dml) -> Changed:
+    async def write(self, call: Call, statement: Dml) -> Effect:
         require_table(call.principal, Action.WRITE, statement.table)
         if call.transaction is not None:
-            return Changed(_VERBS[type(statement)], await self._stage(call, call.transaction, statement))
+            return await self._stage(call, call.transaction, statement)
         done = None
         if not self._must_defer(call, statement):
             done = self._write_inline(call, statement)
         if done is None:
             done = await self._write_deferred(call, statement)
-        seq, count = done
+        seq, effect = done
         await self.growth.reached(seq)
-        return Changed(_VERBS[type(statement)], count)
+        return effect
 
     async def commit(self, transaction: Transaction) -> None:
         """Apply what is staged; return when it is acknowledged, raise `Conflict` if nothing was applied."""
@@ -92,8 +98,8 @@ class Writer:
 
         return await self.threads.run(apply)
 
-    async def _stage(self, call: Call, transaction: Transaction, statement: Dml) -> int:
-        """Evaluate a statement of a transaction; return how many rows it changes."""
+    async def _stage(self, call: Call, transaction: Transaction, statement: Dml) -> Effect:
+        """Evaluate a statement of a transaction."""
         transaction.require(statement.table)
         write = transaction.write
         savepoint = write.savepoint()
@@ -105,14 +111,15 @@ class Writer:
                 write.roll_back(savepoint)
         return await self.threads.run(partial(self._stage_on, call, transaction, statement))
 
-    def _stage_on(self, call: Call, transaction: Transaction, statement: Dml, stop: Stop) -> int:
+    def _stage_on(self, call: Call, transaction: Transaction, statement: Dml, stop: Stop) -> Effect:
         transaction.write.may_block = True
         run_query = partial(self.reader.rows_of, call, transaction.view, transaction.write, stop)
         return self._evaluate(call, statement, transaction.write, run_query)
 
     def _must_defer(self, call: Call, statement: Dml) -> bool:
         """Whether the statement is long or looks at other rows than those that it names."""
-        if len(call.values_each) > INLINE_ROWS_MAX:
+        is_asked = statement.returning is not None and statement.returning.columns is None
+        if is_asked or len(call.values_each) > INLINE_ROWS_MAX:
             return True
         match statement:
             case Insert(_, _, rows, query):
@@ -124,7 +131,7 @@ class Writer:
             case Delete(table):
                 return table.id in self.growth.view.catalog.children
 
-    def _write_inline(self, call: Call, statement: Dml) -> tuple[int, int] | None:
+    def _write_inline(self, call: Call, statement: Dml) -> tuple[int, Effect] | None:
         """Evaluate on the newest state and apply, all under the lock; None if that would take too long."""
         committer = self.committer
         if not committer.lock.acquire(timeout=LOCK_WAIT_S_MAX):
@@ -139,7 +146,7 @@ class Writer:
                 view_seq=None,
                 now_us=call.context().now_us,
             )
-            count = self._evaluate(call, statement, write, None)
+            effect = self._evaluate(call, statement, write, None)
             # Nothing to write is also an answer about the newest state: it waits for that one's sync.
             batch = write.batch
             seq = committer.apply(batch) if batch.rows else committer.last_seq
@@ -147,9 +154,9 @@ class Writer:
             return None
         finally:
             committer.lock.release()
-        return seq, count
+        return seq, effect
 
-    async def _write_deferred(self, call: Call, statement: Dml) -> tuple[int, int]:
+    async def _write_deferred(self, call: Call, statement: Dml) -> tuple[int, Effect]:
         committer = self.committer
         for _ in range(ATTEMPTS_MAX):
             view = await self.growth.reached(committer.last_seq)
@@ -164,7 +171,7 @@ class Writer:
         if self.committer.newest_catalog.tables.get((table.namespace, table.name)) != table:
             raise Altered
 
-    def _write_on(self, call: Call, view: View, statement: Dml, stop: Stop) -> tuple[int, int]:
+    def _write_on(self, call: Call, view: View, statement: Dml, stop: Stop) -> tuple[int, Effect]:
         write = Write(
             self.rows,
             view.hot,
@@ -174,18 +181,32 @@ class Writer:
             view_seq=view.seq,
             now_us=call.context().now_us,
         )
-        count = self._evaluate(call, statement, write, partial(self.reader.rows_of, call, view, write, stop))
+        effect = self._evaluate(call, statement, write, partial(self.reader.rows_of, call, view, write, stop))
         stop.take_effect()
         batch = write.batch
-        return (self.committer.apply(batch) if batch.rows else view.seq), count
+        return (self.committer.apply(batch) if batch.rows else view.seq), effect
 
-    def _evaluate(self, call: Call, statement: Dml, write: Write, run_query: RunQuery | None) -> int:
+    def _evaluate(self, call: Call, statement: Dml, write: Write, run_query: RunQuery | None) -> Effect:
         owner = statement.table.owner_for(call.principal.user)
         evaluation = Evaluation(write, owner, call.context(), self.defaults, run_query)
         match statement:
             case Insert():
-                return evaluation.insert(statement, call.values_each)
+                count = evaluation.insert(statement, call.values_each)
             case Update():
-                return evaluation.update(statement, call.values_each)
+                count = evaluation.update(statement, call.values_each)
             case Delete():
-                return evaluation.delete(statement, call.values_each)
+                count = evaluation.delete(statement, call.values_each)
+        if statement.returning is None:
+            return Changed(_VERBS[type(statement)], count)
+        return _given_back(call, statement.table, statement.returning, evaluation.returned, run_query)
+
+
+def _given_back(
+    call: Call, table: Table, returning: Returning, rows: Sequence[Row], run_query: RunQuery | None
+) -> PointAnswer | Answer:
+    if returning.columns is not None:
+        return rows_answer(table, returning.columns, rows)
+    assert run_query is not None, "such a statement is never run inline"
+    found = run_query(returning.text, call.values if call.rows is None else (), changed_table(table, rows))
+    refuse_not_finite(found)
+    return Answer(found)

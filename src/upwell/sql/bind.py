@@ -6,19 +6,26 @@ stand as `$n` and whose alias is the table's own name. Unknown tables and column
 
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import lru_cache
 from itertools import pairwise
 
 from upwell.engine.catalog import SYSTEM_NAMESPACE, Catalog, Table, TableKind
-from upwell.engine.expression import Call, Literal, Node, Parameter
 from upwell.engine.schema import refuse_ephemeral_parent
-from upwell.errors import InvalidOperation, InvalidSql, SystemColumnViolation
+from upwell.errors import InvalidOperation, InvalidSql
+from upwell.sql.clause import (
+    ExcludedScope,
+    bind_conflict,
+    bind_returning,
+    bind_scalar,
+    distinct,
+    own_names,
+    writable,
+)
 from upwell.sql.command import quoted
 from upwell.sql.lex import Fragment, Tokens, tokenize
 from upwell.sql.owners import name_all_owners
 from upwell.sql.parse import judge
 from upwell.sql.read import bind_read, key_scalar
-from upwell.sql.scalar import SYSTEM_COLUMNS, Scope, parameter_index, parse_condition, parse_scalar
+from upwell.sql.scalar import Scope, parse_condition
 from upwell.sql.statements import (
     AlterNamespace,
     AlterTable,
@@ -40,7 +47,9 @@ from upwell.sql.statements import (
     Insert,
     KillJob,
     KillLive,
+    OnConflict,
     RetryJob,
+    Returning,
     Rollback,
     Scalar,
     Select,
@@ -52,6 +61,7 @@ from upwell.sql.statements import (
 )
 from upwell.sql.tree import (
     AlterTableTree,
+    ConflictTree,
     CreateTableTree,
     DeleteTree,
     DescribeTree,
@@ -59,6 +69,7 @@ from upwell.sql.tree import (
     ExecuteAsTree,
     FlushTree,
     InsertTree,
+    ReturnedItem,
     SelectTree,
     StatsTree,
     TableName,
@@ -162,20 +173,32 @@ class Binder:
         if tree.columns is None:
             columns = tuple(range(len(table.columns)))
         else:
-            columns = _distinct([writable(table, name) for name in tree.columns], table)
+            columns = distinct([writable(table, name) for name in tree.columns], table)
         scope = self._scope(None)
         rows = tuple(_values(table, columns, row, at, scope) for at, row in enumerate(tree.rows))
-        return Insert(table, columns, rows, tree.query)
+        conflict = None if tree.conflict is None else self._conflict(table, tree.alias, tree.conflict)
+        return Insert(
+            table, columns, rows, tree.query, conflict, self._returning(table, tree.alias, tree.returning)
+        )
+
+    def _conflict(self, table: Table, alias: str | None, tree: ConflictTree) -> OnConflict:
+        scope = ExcludedScope(table, alias, self._parameter_types)
+        self._scopes.append(scope)
+        return bind_conflict(tree, scope)
+
+    def _returning(self, table: Table, alias: str | None, items: Sequence[ReturnedItem]) -> Returning | None:
+        return bind_returning(items, self._scope(table, alias)) if items else None
 
     def _update(self, tree: UpdateTree, table: Table) -> Update:
         scope = self._scope(table, tree.alias)
-        indexes = _distinct([writable(table, name) for name, _ in tree.assignments], table)
+        indexes = distinct([writable(table, name) for name, _ in tree.assignments], table)
         scalars = [
-            _scalar(fragment, table.columns[index], scope)
+            bind_scalar(fragment, table.columns[index], scope)
             for index, (_, fragment) in zip(indexes, tree.assignments, strict=True)
         ]
         key, where = _condition(tree.where, scope)
-        return Update(table, tuple(zip(indexes, scalars, strict=True)), key, where)
+        returning = self._returning(table, tree.alias, tree.returning)
+        return Update(table, tuple(zip(indexes, scalars, strict=True)), key, where, returning)
 
     @staticmethod
     def _flush(table: Table, users: tuple[str, ...] | None) -> FlushTable:
@@ -197,7 +220,7 @@ class Binder:
     def _delete(self, tree: DeleteTree) -> Delete:
         table = self._target(tree.table, "delete")
         key, where = _condition(tree.where, self._scope(table, tree.alias))
-        return Delete(table, key, where)
+        return Delete(table, key, where, self._returning(table, tree.alias, tree.returning))
 
     def _select(self, tree: SelectTree) -> Select:
         plain = tree.plain
@@ -292,23 +315,6 @@ class Binder:
         return found
 
 
-def writable(table: Table, name: str) -> int:
-    """Return the index of a column that DML may set."""
-    if name in SYSTEM_COLUMNS:
-        raise SystemColumnViolation(f"column '{name}' of {table.full_name} is set by the server")
-    index = table.index_of.get(name)
-    if index is None:
-        raise InvalidOperation(f"column '{name}' does not exist in {table.full_name}")
-    return index
-
-
-def _distinct(indexes: list[int], table: Table) -> tuple[int, ...]:
-    for at, index in enumerate(indexes):
-        if index in indexes[:at]:
-            raise InvalidOperation(f"column '{table.columns[index].name}' is named more than once")
-    return tuple(indexes)
-
-
 def _values(
     table: Table, columns: tuple[int, ...], row: tuple[Fragment, ...], at: int, scope: Scope
 ) -> tuple[Scalar, ...]:
@@ -317,35 +323,9 @@ def _values(
             f"INSERT INTO {table.full_name} names {len(columns)} columns, but row {at} has {len(row)} values"
         )
     return tuple(
-        _scalar(fragment, table.columns[index], scope) for index, fragment in zip(columns, row, strict=True)
+        bind_scalar(fragment, table.columns[index], scope)
+        for index, fragment in zip(columns, row, strict=True)
     )
-
-
-def _scalar(fragment: Fragment, column: Column, scope: Scope) -> Scalar:
-    if len(fragment.tokens) == 1:
-        token = fragment.tokens[0]
-        if token.kind == "parameter":
-            return parameter_scalar(parameter_index(token))
-        if token.word == "DEFAULT":
-            return Scalar("DEFAULT", _default(column))
-    node = parse_scalar(fragment, scope)
-    if node is None:
-        judge(fragment)
-    return Scalar(own_names(fragment, scope), node)
-
-
-@lru_cache(maxsize=65536)
-def parameter_scalar(index: int) -> Scalar:
-    """Return the scalar `$n` of the parameter at `index` (from 0)."""
-    return Scalar(f"${index + 1}", Parameter(index))
-
-
-def _default(column: Column) -> Node:
-    if column.default is None:
-        return Literal(None)
-    if column.default.function is not None:
-        return Call(column.default.function)
-    return Literal(column.default.value)
 
 
 def _condition(where: Fragment | None, scope: Scope) -> tuple[Scalar | None, str | None]:
@@ -364,18 +344,6 @@ def _lasting(table: Table, what: str) -> Table:
     if table.is_ephemeral:
         raise InvalidOperation(f"{what} is not supported for STREAM tables")
     return table
-
-
-def own_names(fragment: Fragment, scope: Scope) -> str:
-    """Return the fragment's text with the alias of the table replaced by the table's name."""
-    if scope.alias is None or scope.table is None:
-        return fragment.text
-    offset, done, parts = fragment.tokens[0].start, 0, []
-    for token, following in pairwise(fragment.tokens):
-        if following.word == "." and token.text.strip('"').lower() == scope.alias:
-            parts += [fragment.text[done : token.start - offset], scope.table.name]
-            done = token.end - offset
-    return "".join(parts) + fragment.text[done:]
 
 
 def _check_types(column: ColumnDefinition, target: Column | ColumnDefinition, full_name: str) -> None:

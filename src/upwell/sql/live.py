@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from upwell.engine.catalog import Catalog, Table
 from upwell.engine.expression import Cast, Literal, Node, walk
 from upwell.errors import InvalidSql
-from upwell.sql.bind import SYSTEM_NAMESPACES, own_names
+from upwell.sql.bind import SYSTEM_NAMESPACES
+from upwell.sql.clause import own_names
 from upwell.sql.lex import Tokens, split
 from upwell.sql.plain import parse_plain_select
 from upwell.sql.read import bind_projection

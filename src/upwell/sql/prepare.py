@@ -12,7 +12,8 @@ from threading import Lock
 from upwell.engine.catalog import Catalog
 from upwell.engine.expression import Parameter
 from upwell.errors import ParameterError, UpwellError
-from upwell.sql.bind import Binder, parameter_scalar
+from upwell.sql.bind import Binder
+from upwell.sql.clause import parameter_scalar
 from upwell.sql.lex import Fragment, split
 from upwell.sql.parse import judge, parse
 from upwell.sql.render import parameter_count
@@ -247,8 +248,9 @@ def query_in(tree: Tree) -> str | None:
 
 def _expressions(tree: Tree) -> list[Fragment]:
     match tree:
-        case InsertTree(rows=rows):
-            return [fragment for row in rows for fragment in row]
+        case InsertTree(rows=rows, conflict=conflict):
+            assigned = () if conflict is None else conflict.assignments
+            return [fragment for row in rows for fragment in row] + [fragment for _, fragment in assigned]
         case UpdateTree(assignments=assignments, where=where):
             return [fragment for _, fragment in assignments] + ([] if where is None else [where])
         case DeleteTree(where=where):

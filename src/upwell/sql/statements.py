@@ -125,6 +125,34 @@ class DropUser:
 
 
 @dataclass(frozen=True, slots=True)
+class Returning:
+    """What a change gives back of each row: `columns` are (index, output name), None: `text` is asked.
+
+    `text` is a query over a table of the changed rows that has the table's name.
+    """
+
+    columns: tuple[tuple[int, str], ...] | None
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class OnConflict:
+    """What becomes of a row whose key is there: nothing, or `assignments` to it if `where` is true.
+
+    Their columns are those of the row, and behind them those of the row that was to be inserted.
+    """
+
+    assignments: tuple[tuple[int, Scalar], ...]
+    where: Scalar | None
+
+    @property
+    def is_foreign(self) -> bool:
+        """Whether only the query engine can tell what to do."""
+        foreign = any(scalar.node is None for _, scalar in self.assignments)
+        return foreign or (self.where is not None and self.where.node is None)
+
+
+@dataclass(frozen=True, slots=True)
 class Insert:
     """INSERT of rows of scalars, or of the rows of `query`; `columns` are indexes into the table's."""
 
@@ -132,6 +160,8 @@ class Insert:
     columns: tuple[int, ...]
     rows: tuple[tuple[Scalar, ...], ...]
     query: str | None
+    conflict: OnConflict | None = None
+    returning: Returning | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,6 +172,7 @@ class Update:
     assignments: tuple[tuple[int, Scalar], ...]
     key: Scalar | None
     where: str | None
+    returning: Returning | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,6 +180,7 @@ class Delete:
     table: Table
     key: Scalar | None
     where: str | None
+    returning: Returning | None = None
 
 
 @dataclass(frozen=True, slots=True)

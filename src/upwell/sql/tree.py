@@ -32,6 +32,23 @@ TableName = tuple[str | None, str]
 
 
 @dataclass(frozen=True, slots=True)
+class ReturnedItem:
+    """One item of RETURNING; without `fragment` it is `*`."""
+
+    fragment: Fragment | None
+    name: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ConflictTree:
+    """ON CONFLICT [(target)] DO NOTHING, or DO UPDATE with `assignments`."""
+
+    target: tuple[str, ...] | None
+    assignments: tuple[tuple[str, Fragment], ...] = ()
+    where: Fragment | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class InsertTree:
     """INSERT of `rows`, or of the rows of `query`; no `columns`: all in their order."""
 
@@ -39,6 +56,9 @@ class InsertTree:
     columns: tuple[str, ...] | None
     rows: tuple[tuple[Fragment, ...], ...]
     query: str | None
+    conflict: ConflictTree | None = None
+    returning: tuple[ReturnedItem, ...] = ()
+    alias: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +67,7 @@ class UpdateTree:
     alias: str | None
     assignments: tuple[tuple[str, Fragment], ...]
     where: Fragment | None
+    returning: tuple[ReturnedItem, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +75,7 @@ class DeleteTree:
     table: TableName
     alias: str | None
     where: Fragment | None
+    returning: tuple[ReturnedItem, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
