@@ -24,7 +24,9 @@ def submit_compaction(queue: JobQueue, table: Table, *, whole: bool) -> Job | No
         "whole": int(whole),
     }
     key = f"compact-{table.namespace}-{table.name}"
-    return queue.submit(JobType.COMPACT, parameters, key, slot=f"compact-{table.id}")
+    # One that was asked for isn't swallowed by one that only does what is due.
+    slot = f"compact/{table.id}" + ("/whole" if whole else "")
+    return queue.submit(JobType.COMPACT, parameters, key, slot=slot)
 
 
 def watch_replaced(partitions: PartitionWriter) -> Watch:

@@ -3,18 +3,27 @@
 from dataclasses import dataclass
 from functools import partial
 
-from upwell.engine.catalog import Table
+from upwell.engine.catalog import Table, TableKind
 from upwell.engine.flush import Flush
 from upwell.errors import InvalidOperation, NotFound
 from upwell.feeds.cursor import Growth
+from upwell.jobs.compaction import submit_compaction
 from upwell.jobs.job import Job, JobType, Parameter, Status
 from upwell.jobs.queue import JobQueue
 from upwell.session.call import Call
 from upwell.session.dml import evaluate
 from upwell.session.outcome import Changed, Message
-from upwell.session.policy import require_admin, require_flush
+from upwell.session.policy import require_admin, require_compact, require_flush
 from upwell.session.threads import SlowThreads
-from upwell.sql.statements import FlushAll, FlushTable, KillJob, RetryJob, SetJobStatus
+from upwell.sql.statements import (
+    CompactAll,
+    CompactTable,
+    FlushAll,
+    FlushTable,
+    KillJob,
+    RetryJob,
+    SetJobStatus,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +61,15 @@ class Maintenance:
             case FlushAll(namespace):
                 return Message(await self._flush_all(namespace or call.namespace))
 
+    async def compact(self, call: Call, statement: CompactTable | CompactAll) -> Message:
+        """Queue compactions of all that is cold, due or not."""
+        require_compact(call.principal)
+        match statement:
+            case CompactTable(table):
+                return Message(await self._compact_table(table))
+            case CompactAll(namespace):
+                return Message(await self._compact_all(namespace or call.namespace))
+
     async def _flush_table(self, table: Table, users: tuple[str, ...] | None) -> str:
         name = table.full_name
         if not self.flusher.is_pending(self.growth.view, table, users):
@@ -63,10 +81,7 @@ class Maintenance:
 
     async def _flush_all(self, namespace: str) -> str:
         view = self.growth.view
-        if namespace not in view.catalog.namespaces:
-            raise NotFound(f"Namespace '{namespace}' does not exist; SHOW NAMESPACES lists what there is")
-        tables = sorted(view.catalog.in_namespace(namespace), key=lambda table: table.name)
-        pending = [table for table in tables if self.flusher.is_pending(view, table)]
+        pending = [table for table in self._tables(namespace) if self.flusher.is_pending(view, table)]
         if not pending:
             return f"Storage flush skipped: no pending writes in namespace '{namespace}'"
         submitted = [await self._submit(table, None) for table in pending]
@@ -80,6 +95,35 @@ class Maintenance:
             f"Storage flush started for {len(jobs)} table(s) in namespace '{namespace}'. "
             f"Job IDs: [{', '.join(jobs)}]"
         )
+
+    async def _compact_table(self, table: Table) -> str:
+        name = table.full_name
+        job = await self.slow.run(partial(submit_compaction, self.jobs, table, whole=True))
+        if job is None:
+            return f"Storage compaction skipped: a compaction is already queued or running for table '{name}'"
+        return f"Storage compaction started for table '{name}'. Job ID: {job.job_id}"
+
+    async def _compact_all(self, namespace: str) -> str:
+        tables = self._tables(namespace)
+        submitted = [
+            await self.slow.run(partial(submit_compaction, self.jobs, table, whole=True)) for table in tables
+        ]
+        jobs = [job.job_id for job in submitted if job is not None]
+        if not jobs:
+            reason = "compactions are already queued or running" if tables else "there are no tables"
+            return f"Storage compaction skipped: {reason} in namespace '{namespace}'"
+        return (
+            f"Storage compaction started for {len(jobs)} table(s) in namespace '{namespace}'. "
+            f"Job IDs: [{', '.join(jobs)}]"
+        )
+
+    def _tables(self, namespace: str) -> list[Table]:
+        """Return the tables of a namespace whose rows may be cold."""
+        catalog = self.growth.view.catalog
+        if namespace not in catalog.namespaces:
+            raise NotFound(f"Namespace '{namespace}' does not exist; SHOW NAMESPACES lists what there is")
+        lasting = [table for table in catalog.in_namespace(namespace) if table.kind is not TableKind.STREAM]
+        return sorted(lasting, key=lambda table: table.name)
 
     async def _submit(self, table: Table, users: tuple[str, ...] | None) -> Job | None:
         parameters: dict[str, Parameter] = {

@@ -12,6 +12,7 @@ from upwell.engine.catalog import Access, Role, Table, TableKind
 from upwell.errors import PermissionDenied, Unauthorized
 from upwell.sql.statements import (
     AlterNamespace,
+    CompactAll,
     CreateNamespace,
     CreateUser,
     DropNamespace,
@@ -20,7 +21,7 @@ from upwell.sql.statements import (
     KillJob,
     RetryJob,
 )
-from upwell.sql.tree import CreateTableTree, DropTableTree, FlushTree, Tree
+from upwell.sql.tree import CompactTree, CreateTableTree, DropTableTree, FlushTree, Tree
 
 _RANK = {Role.USER: 1, Role.SERVICE: 2, Role.DBA: 3, Role.SYSTEM: 4}
 
@@ -68,6 +69,8 @@ def require_statement(principal: Principal, tree: Tree) -> None:
             require_admin(principal, "job management")
         case FlushTree() | FlushAll():
             require_flush(principal)
+        case CompactTree() | CompactAll():
+            require_compact(principal)
         case _:
             pass
 
@@ -111,6 +114,11 @@ def require_alter(principal: Principal, table: Table, alteration: Alteration) ->
 def require_flush(principal: Principal) -> None:
     if _RANK[principal.role] < _RANK[Role.SERVICE]:
         raise PermissionDenied("STORAGE FLUSH needs role service, dba or system")
+
+
+def require_compact(principal: Principal) -> None:
+    if _RANK[principal.role] < _RANK[Role.SERVICE]:
+        raise PermissionDenied("STORAGE COMPACT needs role service, dba or system")
 
 
 def require_impersonation(actor: Principal, target: str, target_role: Role) -> None:

@@ -69,6 +69,8 @@ from upwell.sql.statements import (
     AlterUser,
     Begin,
     Commit,
+    CompactAll,
+    CompactTable,
     CreateNamespace,
     CreateTable,
     CreateUser,
@@ -339,6 +341,8 @@ class Sessions:
                 return await self._accounts.run(call, statement)
             case FlushTable() | FlushAll():
                 return await self._maintenance.flush(call, statement)
+            case CompactTable() | CompactAll():
+                return await self._maintenance.compact(call, statement)
             case KillJob() | RetryJob() | SetJobStatus():
                 return await self._maintenance.steer(call, statement)
             case KillLive(live_id):

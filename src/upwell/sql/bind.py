@@ -33,6 +33,8 @@ from upwell.sql.statements import (
     Begin,
     ColumnDefinition,
     Commit,
+    CompactAll,
+    CompactTable,
     CompositeReference,
     CreateNamespace,
     CreateTable,
@@ -61,6 +63,7 @@ from upwell.sql.statements import (
 )
 from upwell.sql.tree import (
     AlterTableTree,
+    CompactTree,
     ConflictTree,
     CreateTableTree,
     DeleteTree,
@@ -135,11 +138,13 @@ class Binder:
                 return self._describe(tree)
             case StatsTree(table):
                 return ShowStats(self._target(table, "count"))
+            case CompactTree(table):
+                return CompactTable(_lasting(self._target(table, "compact"), "STORAGE COMPACT"))
             case ExecuteAsTree():
                 return self._execute_as(tree)
             case AlterNamespace() | CreateNamespace() | DropNamespace() | UseNamespace() | Select():
                 return tree
-            case KillLive() | KillJob() | RetryJob() | FlushAll():
+            case KillLive() | KillJob() | RetryJob() | FlushAll() | CompactAll():
                 return tree
             case CreateUser() | AlterUser() | DropUser():
                 return tree

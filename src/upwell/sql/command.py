@@ -15,6 +15,7 @@ from upwell.sql.statements import (
     AlterNamespace,
     Begin,
     Commit,
+    CompactAll,
     CreateNamespace,
     DropNamespace,
     FlushAll,
@@ -25,7 +26,7 @@ from upwell.sql.statements import (
     Select,
     UseNamespace,
 )
-from upwell.sql.tree import DescribeTree, DropTableTree, FlushTree, StatsTree, Tree
+from upwell.sql.tree import CompactTree, DescribeTree, DropTableTree, FlushTree, StatsTree, TableName, Tree
 
 _NAMESPACE = re.compile(r"[a-z_][a-z0-9_]*")
 
@@ -72,20 +73,29 @@ def read_alter(tokens: Tokens) -> Tree:
     return parse_alter_table(tokens)
 
 
-def read_storage(tokens: Tokens) -> FlushTree | FlushAll:
+def read_storage(tokens: Tokens) -> Tree:
+    if tokens.accept("STORAGE", "COMPACT", "ALL"):
+        return CompactAll(_in_namespace(tokens))
+    if tokens.accept("STORAGE", "COMPACT", "TABLE"):
+        return CompactTree(_qualified(tokens, "STORAGE COMPACT TABLE"))
     if tokens.accept("STORAGE", "FLUSH", "ALL"):
         return FlushAll(_in_namespace(tokens))
     if not tokens.accept("STORAGE", "FLUSH", "TABLE"):
         raise unsupported(tokens)
-    namespace, name = tokens.qualified()
-    if namespace is None:
-        raise InvalidSql("STORAGE FLUSH TABLE needs a qualified name: STORAGE FLUSH TABLE namespace.table")
+    table = _qualified(tokens, "STORAGE FLUSH TABLE")
     users: list[str] | None = None
     if tokens.accept("FOR", "USER"):
         users = [tokens.string("a user's name in quotes")]
         while tokens.accept(","):
             users.append(tokens.string("a user's name in quotes"))
-    return FlushTree((namespace, name), None if users is None else tuple(users))
+    return FlushTree(table, None if users is None else tuple(users))
+
+
+def _qualified(tokens: Tokens, command: str) -> TableName:
+    namespace, name = tokens.qualified()
+    if namespace is None:
+        raise InvalidSql(f"{command} needs a qualified name: {command} namespace.table")
+    return namespace, name
 
 
 def _in_namespace(tokens: Tokens) -> str | None:

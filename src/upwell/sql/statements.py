@@ -244,6 +244,18 @@ class FlushAll:
 
 
 @dataclass(frozen=True, slots=True)
+class CompactTable:
+    table: Table
+
+
+@dataclass(frozen=True, slots=True)
+class CompactAll:
+    """STORAGE COMPACT ALL; `namespace` None: the session's."""
+
+    namespace: str | None
+
+
+@dataclass(frozen=True, slots=True)
 class KillLive:
     """KILL LIVE QUERY; `live_id` as `system.live` shows it."""
 
@@ -313,6 +325,8 @@ Statement = (
     | Select
     | FlushTable
     | FlushAll
+    | CompactTable
+    | CompactAll
     | KillLive
     | KillJob
     | RetryJob

@@ -13,6 +13,7 @@ from upwell.sql.statements import (
     AlterUser,
     Begin,
     Commit,
+    CompactAll,
     CreateNamespace,
     CreateTable,
     CreateUser,
@@ -162,6 +163,11 @@ class FlushTree:
 
 
 @dataclass(frozen=True, slots=True)
+class CompactTree:
+    table: TableName
+
+
+@dataclass(frozen=True, slots=True)
 class DescribeTree:
     """DESCRIBE; `history`: all schema versions. Not `is_open`: only administrators may ask."""
 
@@ -195,6 +201,8 @@ Tree = (
     | AlterTableTree
     | FlushTree
     | FlushAll
+    | CompactTree
+    | CompactAll
     | DescribeTree
     | StatsTree
     | ExecuteAsTree
