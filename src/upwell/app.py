@@ -211,6 +211,7 @@ async def _serve(parts: Parts) -> None:
             body_bytes_max=config.request_body_bytes_max,
             sql_bytes_max=config.sql_bytes_max,
             rate=RateLimit(config.queries_per_s_max, loop.time),
+            error_details=config.error_details,
         )
         streams = LogStreams(
             growth, committer.changelog, parts.authenticator, streams_max=config.watch_streams_max

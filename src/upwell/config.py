@@ -51,6 +51,7 @@ class Config:
     cookie_secure: bool = False  # whether browsers keep the sign-in's cookies to https
     auth_attempts_per_s_max: int = 50  # logins, refreshes and set-ups per second of one address
     queries_per_s_max: int = 100_000  # SQL requests per second of one user
+    error_details: bool = False  # whether roles user and service are told all that administrators are
     audit_retention_days: int = 90  # days that entries of the audit log stay; 0: for ever
     request_body_bytes_max: int = 10 * 1024 * 1024  # bytes of one HTTP request's body
     sql_bytes_max: int = 1024 * 1024  # bytes of one SQL text

@@ -340,3 +340,57 @@ def test_bad_namespaces_of_a_request(root: Wire) -> None:
         answer = root.sql("SELECT * FROM t", namespace=name)
         answer.refused(400, answer.json["error"]["code"])
         assert root.sql("SELECT 1", namespace=name).status in (200, 400)
+
+
+# What ordinary roles are told, and where an error points
+
+
+@pytest.mark.parametrize(
+    ("text", "code", "public"),
+    [
+        ("SELECT * FROM N.nothing", "SQL_EXECUTION_ERROR", "SQL statement failed"),
+        ("INSERT INTO N.nothing VALUES (1)", "SQL_EXECUTION_ERROR", "SQL statement failed"),
+        ("SELECT 1 / 0", "SQL_EXECUTION_ERROR", "SQL statement failed"),
+        ("SELECT nofunc(1)", "SQL_EXECUTION_ERROR", "SQL statement failed"),
+        ("CREATE TABLE N.u (id NOTHING)", "INVALID_SQL", "SQL statement is invalid or not allowed"),
+        ("FROBNICATE", "INVALID_SQL", "SQL statement is invalid or not allowed"),
+    ],
+)
+def test_ordinary_roles_get_the_public_text(
+    site: Site, namespace: str, alice: Wire, text: str, code: str, public: str
+) -> None:
+    text = text.replace("N.", f"{namespace}.")
+    assert alice.sql(text).refused(400, code) == public
+    assert site.account("service")[1].sql(text).refused(400, code) == public
+    assert public not in site.root.sql(text).refused(400, code)
+
+
+@pytest.mark.parametrize(
+    ("text", "code", "told"),
+    [
+        ("SELECT nope FROM N.t", "SQL_EXECUTION_ERROR", "No field named nope at Line: 1, Column: 8"),
+        ("SELECT id,\n  nope\nFROM N.t", "SQL_EXECUTION_ERROR", "No field named nope at Line: 2, Column: 3"),
+        ("SELECT a.nope FROM N.t a", "SQL_EXECUTION_ERROR", "No field named a.nope at Line: 1, Column: 10"),
+        ("UPDATE N.t SET v = nope", "SQL_EXECUTION_ERROR", "column 'nope' does not exist at Line: 1, Column"),
+        (
+            "UPDATE N.t SET\nnope = 1",
+            "SQL_EXECUTION_ERROR",
+            "column 'nope' does not exist at Line: 2, Column: 1",
+        ),
+        ("SELECT * FORM N.t", "INVALID_SQL", "at Line: 1, Column: 15"),
+        ("INSERT INTO N.t\nVALUE (1)", "INVALID_SQL", "found VALUE at Line: 2, Column: 1"),
+        ("INSERT INTO N.t VALUES (1, 'a'), (1, 'b')", "SQL_EXECUTION_ERROR", "Primary key violation"),
+        ("INSERT INTO N.t VALUES ('x', 'a')", "SQL_EXECUTION_ERROR", "cannot hold 'x'"),
+        ("SELECT $1", "SQL_EXECUTION_ERROR", "Parameter count mismatch"),
+    ],
+)
+def test_what_speaks_of_the_own_statement_is_told_and_points_at_the_place(
+    site: Site, namespace: str, alice: Wire, text: str, code: str, told: str
+) -> None:
+    site.root.run(f"CREATE USER TABLE {namespace}.t (id INT PRIMARY KEY, v TEXT)")
+    assert told in alice.sql(text.replace("N.", f"{namespace}.")).refused(400, code)
+
+
+def test_an_administrator_is_pointed_at_an_unknown_table(site: Site, namespace: str) -> None:
+    message = site.root.sql(f"SELECT *\nFROM {namespace}.nothing").refused(400, "SQL_EXECUTION_ERROR")
+    assert f"Table not found: {namespace}.nothing at Line: 2, Column: {7 + len(namespace)}" in message

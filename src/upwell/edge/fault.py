@@ -13,14 +13,28 @@ from upwell.errors import (
     InvalidInput,
     InvalidSql,
     PermissionDenied,
+    QueryFailure,
     RateExceeded,
     ReadOnly,
     RequestRefused,
     SqlFailure,
+    TableNotFound,
     TooLarge,
     UpwellError,
 )
 
+# Section 1.4 of the reference contract: what roles user and service are told instead.
+_PUBLIC_TEXTS = {
+    "SQL_EXECUTION_ERROR": "SQL statement failed",
+    "INVALID_SQL": "SQL statement is invalid or not allowed",
+    "INTERNAL_ERROR": "Internal error",
+}
+_ABOUT_NAMES = re.compile(
+    r"No field named|\b(?:column|field)\b.*(?:not found|does not exist)"
+    r"|primary key|duplicate|unique|already exists",
+    re.IGNORECASE,
+)
+_OF_ROWS = ("SELECT", "WITH", "VALUES", "INSERT", "UPDATE", "DELETE")
 _DIRECTORIES = re.compile(r"(?:/[^\s/]+)+/")
 
 
@@ -31,6 +45,26 @@ class Fault:
     status: int
     code: str
     message: str
+
+
+def public(fault: Fault, error: UpwellError, sql: str) -> Fault:
+    """Return what an ordinary role is told of a fault: what speaks of its own statement stays."""
+    text = _PUBLIC_TEXTS.get(fault.code)
+    if text is None or _is_public(error, sql):
+        return fault
+    return Fault(fault.status, fault.code, text)
+
+
+def _is_public(error: UpwellError, sql: str) -> bool:
+    match error:
+        case InvalidSql():
+            return sql.lstrip(" \t\r\n(")[:6].upper().startswith(_OF_ROWS)
+        case QueryFailure():
+            return _ABOUT_NAMES.search(str(error)) is not None
+        case TableNotFound() | ReadOnly() | ColdFileMissing():
+            return False
+        case _:
+            return True
 
 
 def fault_of(error: UpwellError, *, is_admin: bool) -> Fault:

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from upwell.edge.allowance import RateLimit
-from upwell.edge.fault import Fault, fault_of
+from upwell.edge.fault import Fault, fault_of, public
 from upwell.edge.render import render_outcomes, row_count
 from upwell.engine.view import Publication
 from upwell.errors import (
@@ -32,6 +32,7 @@ from upwell.session.outcome import Outcome, StatementFailed
 from upwell.session.policy import Principal
 from upwell.session.request import Asked
 from upwell.session.session import Sessions
+from upwell.sql.place import pointed
 from upwell.sql.prepare import check_parameter_count
 from upwell.types import Value
 
@@ -108,7 +109,9 @@ class SqlEndpoint:
         body_bytes_max: int,
         sql_bytes_max: int,
         rate: RateLimit,
+        error_details: bool,
     ) -> None:
+        self._error_details = error_details
         self._rate = rate
         self._sessions = sessions
         self._authenticator = authenticator
@@ -190,7 +193,10 @@ class SqlEndpoint:
         is_admin = principal is not None and principal.is_admin
         assert isinstance(failed.cause, UpwellError), "only domain errors fail a statement"
         fault = fault_of(failed.cause, is_admin=is_admin)
-        fault = Fault(fault.status, fault.code, f"Statement {failed.number} failed: {fault.message}")
+        told = pointed(fault.message, failed.sql)
+        fault = Fault(fault.status, fault.code, f"Statement {failed.number} failed: {told}")
+        if not is_admin and not self._error_details:
+            fault = public(fault, failed.cause, failed.sql)
         await respond(send, *_error_body(fault, failed.sql if is_admin else None, began))
 
 

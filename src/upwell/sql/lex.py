@@ -53,6 +53,12 @@ class Token(NamedTuple):
 END = Token("end", "the end of the statement", "", -1, -1)
 
 
+def place(sql: str, position: int) -> str:
+    """Return where a position of a text is, in the words of the query engine's parser."""
+    line_start = sql.rfind("\n", 0, position) + 1
+    return f"Line: {sql.count(chr(10), 0, position) + 1}, Column: {position - line_start + 1}"
+
+
 def tokenize(sql: str) -> list[Token]:
     """Return the tokens of `sql` without spaces and comments; raise `InvalidSql` if one has no end."""
     tokens: list[Token] = []
@@ -69,7 +75,7 @@ def tokenize(sql: str) -> list[Token]:
                 text = sql[position:end]
             elif kind == "unclosed" or text in ('"', "`"):
                 what = "string" if kind == "unclosed" else "name"
-                raise InvalidSql(f"unterminated {what} at position {position}")
+                raise InvalidSql(f"unterminated {what} at {place(sql, position)}")
             word = text.upper() if kind == "word" else text if kind == "op" else ""
             tokens.append(Token(kind, text, word, position, end))
         position = end
@@ -82,13 +88,13 @@ def _comment_end(sql: str, start: int) -> int:
         depth += 1 if edge.group() == "/*" else -1
         if depth == 0:
             return edge.end()
-    raise InvalidSql(f"unterminated comment at position {start}")
+    raise InvalidSql(f"unterminated comment at {place(sql, start)}")
 
 
 def _dollar_end(sql: str, tag: str, start: int) -> int:
     end = sql.find(tag, start + len(tag))
     if end < 0:
-        raise InvalidSql(f"unterminated string at position {start}")
+        raise InvalidSql(f"unterminated string at {place(sql, start)}")
     return end + len(tag)
 
 
@@ -185,7 +191,7 @@ class Tokens:
 
     def unexpected(self, wanted: str) -> InvalidSql:
         token = self.peek()
-        where = "" if token is END else f" at position {token.start}"
+        where = "" if token is END else f" at {place(self.sql, token.start)}"
         return InvalidSql(f"expected {wanted}, found {token.text[:60]}{where}")
 
     def name(self, what: str = "a name") -> str:

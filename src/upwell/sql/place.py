@@ -1,0 +1,34 @@
+"""Places: where in a statement the name stands that its error speaks of."""
+
+import re
+
+from upwell.errors import InvalidSql
+from upwell.sql.lex import Token, place, tokenize
+
+_UNKNOWN = re.compile(
+    r"No field named (?:[\w\"]+\.)*\"?(?P<field>\w+)\"?|[Cc]olumn '(?P<column>[^']+)' does not exist"
+    r"|Invalid function '(?P<function>[^']+)'|Table not found: (?:\w+\.)?(?P<table>\w+)"
+)
+
+
+def pointed(message: str, sql: str) -> str:
+    """Return an error's message with the line and column of the unknown name that it is about."""
+    found = _UNKNOWN.search(message)
+    if found is None:
+        return message
+    name = next(each for each in found.groups() if each is not None)
+    token = _find(name.lower(), sql)
+    if token is None:
+        return message
+    return f"{message[: found.end()]} at {place(sql, token.start)}{message[found.end() :]}"
+
+
+def _find(name: str, sql: str) -> Token | None:
+    try:
+        tokens = tokenize(sql)
+    except InvalidSql:
+        return None
+    for token in tokens:
+        if token.kind in ("word", "quoted") and token.text.strip('"').lower() == name:
+            return token
+    return None
