@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 
 import uvicorn
 import uvloop
@@ -40,12 +41,13 @@ from upwell.engine.defaults import Defaults
 from upwell.engine.expiry import Expiry
 from upwell.engine.flush import Flush
 from upwell.engine.flush_policy import FlushPace, parse_policy
-from upwell.engine.history import running, stream_id
+from upwell.engine.history import running, server_id, stream_id
 from upwell.engine.overlay import Overlay
 from upwell.engine.partition import PartitionWriter
 from upwell.engine.query import QueryEngine
 from upwell.engine.rows import Rows
 from upwell.engine.schema import Schema
+from upwell.engine.storages import StorageSchema
 from upwell.engine.trim import LogTrim
 from upwell.errors import StartRefused
 from upwell.feeds.cursor import Growth
@@ -82,9 +84,12 @@ from upwell.session.signin import SignIns
 from upwell.session.threads import QueryThreads
 from upwell.session.trust import Trust
 from upwell.sql.prepare import Preparer
+from upwell.storage.cache import KEEP_S, FileCache
 from upwell.storage.cold import ColdCache
-from upwell.storage.objects import ObjectStore
+from upwell.storage.hot import Kind
 from upwell.storage.rocks import RocksStore
+from upwell.storage.storages import Storages
+from upwell.storage.volume import Secrets
 
 log = logging.getLogger("upwell.app")
 
@@ -114,7 +119,7 @@ class Parts:
     committer: Committer
     engine: Engine
     cold: ColdCache
-    objects: ObjectStore
+    storages: Storages
     partitions: PartitionWriter
     authenticator: Authenticator
     points: Points
@@ -132,11 +137,23 @@ def opened(config: Config, *, clock: Clock, files: Files, points: Points) -> Ite
             store, points=points, durability=Durability(config.durability), pace=_flush_pace(config)
         )
         stack.callback(committer.close)
-        objects = ObjectStore(config.data_dir / "storage", files)
-        cold = ColdCache(objects, partitions_max=COLD_PARTITIONS_MAX, group_bytes_max=COLD_GROUP_BYTES_MAX)
+        storages = Storages(
+            config.data_dir / "storage",
+            files,
+            find=partial(store.find_record, Kind.STORAGE),
+            cache=FileCache(
+                config.data_dir / "cache",
+                bytes_max=config.cold_cache_bytes_max,
+                keep_s=max(KEEP_S, 2 * config.statement_timeout_s),
+                clock=clock,
+            ),
+            secrets=Secrets(os.environ, config.secrets_dir),
+            server=server_id(store),
+        )
+        cold = ColdCache(storages, partitions_max=COLD_PARTITIONS_MAX, group_bytes_max=COLD_GROUP_BYTES_MAX)
         rows = Rows(cold)
         partitions = PartitionWriter(
-            committer, objects, clock=clock, points=points, grace_s=config.cold_grace_s
+            committer, storages, clock=clock, points=points, grace_s=config.cold_grace_s
         )
         defaults = Defaults(clock, Snowflakes(clock, worker=_DEFAULT_IDS_WORKER))
         engine = Engine(
@@ -144,6 +161,7 @@ def opened(config: Config, *, clock: Clock, files: Files, points: Points) -> Ite
             rows=rows,
             query=QueryEngine(rows, Overlay(committer.changelog)),
             schema=Schema(committer, clock),
+            storages=storages,
             flush=Flush(committer, partitions, points=points),
             jobs=JobQueue(committer, clock),
             defaults=defaults,
@@ -161,8 +179,9 @@ def opened(config: Config, *, clock: Clock, files: Files, points: Points) -> Ite
             trust=Trust(config.issuers, engine.schema.provision_user, clock),
         )
         engine.schema.ensure_default_namespace()
+        StorageSchema(committer, clock).ensure_local(str(storages.root.absolute()))
         _ensure_root(engine, authenticator, config.root_password)
-        yield Parts(config, history, committer, engine, cold, objects, partitions, authenticator, points)
+        yield Parts(config, history, committer, engine, cold, storages, partitions, authenticator, points)
 
 
 def run(config: Config, *, files: Files | None = None) -> int:
@@ -290,7 +309,7 @@ def _job_loops(
     config, committer, engine = parts.config, parts.committer, parts.engine
     queue, clock = engine.jobs, engine.clock
     trim = LogTrim(committer, clock, config.log_retention_s, registry.slowest_cursor, parts.points)
-    cleanup = Cleanup(committer, parts.objects, parts.cold)
+    cleanup = Cleanup(committer, parts.storages, parts.cold)
     expiry = Expiry(committer, clock, config.stream_grace_s)
     retention = JobRetention(queue, clock, config.job_retention_s, config.job_records_max)
     compact = Compact(committer, parts.partitions, points=parts.points)

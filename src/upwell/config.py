@@ -75,6 +75,8 @@ class Config:
     stream_eviction_interval_s: float = 60.0  # seconds between two jobs that clear the disk of them
     stream_grace_s: float = 60.0  # seconds that readers who are behind can still learn of such a row's end
     device_records_interval_s: float = 30.0  # seconds between two records of where the devices are
+    secrets_dir: Path = Path("/run/secrets")  # a directory; files with secrets that storages refer to
+    cold_cache_bytes_max: int = 10 * 1024**3  # bytes of copies of files that are in object stores
     watch_streams_max: int = 10_000  # devices that wait at /sync/watch at the same time
     ws_auth_timeout_s: float = 3.0  # seconds until a new socket must have authenticated
     ws_client_timeout_s: float = 10.0  # seconds of silence until a socket is closed

@@ -20,12 +20,14 @@
     ├── TooLarge
     ├── RateExceeded          more requests per second than one may send
     ├── SeqTrimmed            a cursor below the floor of the log
+    ├── StorageFailed         a storage refuses, is cut off or isn't set up
     ├── ColdFileMissing       a manifest or segment that is named can't be read
     ├── ReadOnly              a failed sync made the server read-only
     └── StartRefused          the server can't start on this directory or with these settings
 
 Law: `str(error)` is a sentence for the person who sent the request and says what to do; it never has
-a traceback, a secret or a path of the server, except for `ColdFileMissing`, which names the file.
+a traceback, a secret or a path of the server, except for `ColdFileMissing` and
+`StorageFailed`, which name the file.
 """
 
 
@@ -128,6 +130,10 @@ class RateExceeded(UpwellError):
 
 class SeqTrimmed(UpwellError):
     pass
+
+
+class StorageFailed(UpwellError):
+    prefix = "Storage error: "
 
 
 class ColdFileMissing(UpwellError):

@@ -18,6 +18,7 @@ from upwell.errors import (
     ReadOnly,
     RequestRefused,
     SqlFailure,
+    StorageFailed,
     TableNotFound,
     TooLarge,
     UpwellError,
@@ -81,10 +82,11 @@ def fault_of(error: UpwellError, *, is_admin: bool) -> Fault:
             return Fault(400, "INVALID_SQL", message)
         case ReadOnly():
             return Fault(503, "INTERNAL_ERROR", message)
-        case ColdFileMissing():
-            return Fault(500, "INTERNAL_ERROR", message if is_admin else _DIRECTORIES.sub("", message))
         case RateExceeded():
             return Fault(429, "RATE_LIMIT_EXCEEDED", message)
+        case ColdFileMissing() | StorageFailed():
+            status = 503 if isinstance(error, StorageFailed) else 500
+            return Fault(status, "INTERNAL_ERROR", message if is_admin else _DIRECTORIES.sub("", message))
         case TooLarge():
             return Fault(413, "INVALID_INPUT", message)
         case InvalidInput():

@@ -14,7 +14,9 @@ import msgspec
 
 from upwell.errors import TableNotFound
 from upwell.ids import snowflake_floor
+from upwell.storage.definition import Storage
 from upwell.storage.hot import ExpectationFailed, HotReader, Kind, RecordWrite
+from upwell.storage.place import LOCAL
 from upwell.types import SHARED, Column, Key, Owner, Row, TableId, Value, binder, coerce, user_owner
 
 DEFAULT_NAMESPACE = "default"
@@ -106,6 +108,11 @@ class Table:
     @property
     def full_name(self) -> str:
         return f"{self.namespace}.{self.name}"
+
+    @property
+    def storage(self) -> str:
+        """Id of the storage where new segments go."""
+        return self.options.get("storage_id", LOCAL)
 
     @cached_property
     def has_key(self) -> bool:
@@ -242,6 +249,7 @@ class Catalog:
     tables: Mapping[tuple[str, str], Table]
     users: Mapping[str, User]
     dropped_users: Mapping[str, User] = field(default_factory=dict)
+    storages: Mapping[str, Storage] = field(default_factory=dict)
 
     @cached_property
     def by_identity(self) -> dict[str, User]:
@@ -287,12 +295,15 @@ class Catalog:
         """Return the catalog after a commit of these records."""
         namespaces, tables = dict(self.namespaces), dict(self.tables)
         users = {**self.dropped_users, **self.users}
+        storages = dict(self.storages)
         for record in records:
             match record.kind:
                 case Kind.NAMESPACE:
                     _put(namespaces, record.name, record.value, Namespace)
                 case Kind.USER:
                     _put(users, record.name, record.value, User)
+                case Kind.STORAGE:
+                    _put(storages, record.name, record.value, Storage)
                 case Kind.TABLE:
                     old = self.by_id.get(int(record.name))
                     if old:
@@ -304,7 +315,8 @@ class Catalog:
                     pass
         # The same mapping as long as no table changes: who follows tables sees that at a glance.
         is_altered = any(record.kind is Kind.TABLE for record in records)
-        return Catalog(namespaces, tables if is_altered else self.tables, *_by_existence(users.values()))
+        tables_now = tables if is_altered else self.tables
+        return Catalog(namespaces, tables_now, *_by_existence(users.values()), storages)
 
     @staticmethod
     def _waits_for(table: Table, rest: Mapping[TableId, Table]) -> bool:
@@ -365,6 +377,10 @@ def user_record(user: User) -> RecordWrite:
     return RecordWrite(Kind.USER, user.name, _json.encode(user))
 
 
+def storage_record(storage: Storage, *, dropped: bool = False) -> RecordWrite:
+    return RecordWrite(Kind.STORAGE, storage.id, None if dropped else _json.encode(storage))
+
+
 def namespace_record(namespace: Namespace, *, dropped: bool = False) -> RecordWrite:
     return RecordWrite(Kind.NAMESPACE, namespace.name, None if dropped else _json.encode(namespace))
 
@@ -373,11 +389,13 @@ def load_catalog(reader: HotReader) -> Catalog:
     """Read the whole catalog from its records."""
     tables = [msgspec.json.decode(value, type=Table) for _, value in reader.scan_records(Kind.TABLE)]
     users = [msgspec.json.decode(value, type=User) for _, value in reader.scan_records(Kind.USER)]
+    storages = [msgspec.json.decode(value, type=Storage) for _, value in reader.scan_records(Kind.STORAGE)]
     spaces = [msgspec.json.decode(value, type=Namespace) for _, value in reader.scan_records(Kind.NAMESPACE)]
     return Catalog(
         {space.name: space for space in spaces},
         {(table.namespace, table.name): table for table in tables},
         *_by_existence(users),
+        {storage.id: storage for storage in storages},
     )
 
 

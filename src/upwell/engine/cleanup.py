@@ -5,14 +5,16 @@ that drops a table notes it as dropped; the cleanup's last commit takes the note
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
-from upwell.engine.catalog import dropped_record
-from upwell.engine.commit import Committer
+from upwell.engine.catalog import Table, dropped_record, load_dropped
+from upwell.engine.commit import Committer, decode_manifest_record
+from upwell.engine.rows import target_of
 from upwell.errors import InvalidOperation
 from upwell.storage.cold import ColdCache, drop_partition
 from upwell.storage.hot import Batch, Kind, RecordWrite
-from upwell.storage.objects import ObjectStore, Partition
+from upwell.storage.place import Partition, Place
+from upwell.storage.storages import Storages
 from upwell.types import Owner, TableId
 
 READERS_POLL_S = 0.05
@@ -25,13 +27,13 @@ class Cleanup:
     def __init__(
         self,
         committer: Committer,
-        objects: ObjectStore,
+        storages: Storages,
         cold: ColdCache,
         pause: Callable[[float], object] = time.sleep,
     ) -> None:
         self._pause = pause
         self._committer = committer
-        self._objects = objects
+        self._storages = storages
         self._cold = cold
 
     def remove_table(self, table: TableId, *, namespace: str, name: str) -> int:
@@ -42,16 +44,27 @@ class Cleanup:
         self._wait_for_readers(table)
         newest = self._committer.newest
         prefix = f"{table:010d}/"
-        names = [record for record, _ in newest.scan_records(Kind.MANIFEST, prefix)]
-        cold = {Owner(record.removeprefix(prefix)) for record in names}
+        records = dict(newest.scan_records(Kind.MANIFEST, prefix))
+        cold = {Owner(record.removeprefix(prefix)): decode_manifest_record(value).places
+                for record, value in records.items()}  # fmt: skip
+        remains = next((each for each in load_dropped(newest) if each.id == table), None)
         # A first flush that failed left files without a record: their owners still have hot rows.
-        for owner in sorted(cold.union(newest.owners(table))):
-            drop_partition(self._objects.open(Partition(namespace, name, table, owner)))
+        for owner in sorted(cold.keys() | set(newest.owners(table))):
+            partition = Partition(namespace, name, table, owner)
+            for place in self._places(partition, cold.get(owner, ()), remains):
+                drop_partition(self._storages.open(partition, place))
         newest.forget_table(table)
         self._cold.forget_table(table)
-        gone = [RecordWrite(Kind.MANIFEST, each, None) for each in names]
+        gone = [RecordWrite(Kind.MANIFEST, each, None) for each in records]
         self._committer.apply(Batch(records=[*gone, dropped_record(table, None)]))
         return len(cold)
+
+    def _places(
+        self, partition: Partition, known: tuple[Place, ...], remains: Table | None
+    ) -> Iterable[Place]:
+        """Return where files may be: the known places, and where a flush that failed has begun to write."""
+        begun = [target_of(self._committer.newest_catalog, remains, partition.owner)] if remains else []
+        return dict.fromkeys((*(known or (partition.home,)), *begun))
 
     def _wait_for_readers(self, table: TableId) -> None:
         for _ in range(READERS_POLLS_MAX):

@@ -21,11 +21,12 @@ from upwell.errors import ReadOnly
 from upwell.ids import Seq
 from upwell.logs import fields
 from upwell.storage.hot import Batch, ExpectationFailed, HotStore, Kind, RecordWrite, RowWrite
+from upwell.storage.place import Place
 from upwell.types import Owner, TableId
 
 log = logging.getLogger("upwell.commit")
 
-_CATALOG_KINDS = frozenset({Kind.NAMESPACE, Kind.TABLE, Kind.USER})
+_CATALOG_KINDS = frozenset({Kind.NAMESPACE, Kind.TABLE, Kind.USER, Kind.STORAGE})
 
 
 class Durability(Enum):
@@ -37,11 +38,21 @@ class Durability(Enum):
 
 class ManifestInForce(msgspec.Struct, frozen=True, array_like=True):
     """The record of a partition's manifest: its number, the seq up to which rows are cold, and whether its
-    segments are due to be compacted."""
+    segments are due to be compacted.
+
+    `places` are those that may have files of the partition; the manifest is in the first. Without any, all
+    is where it lies by default.
+    """
 
     number: int
     flushed_until: int
     is_due: bool = False
+    places: tuple[Place, ...] = ()
+
+    @property
+    def place(self) -> Place | None:
+        """Where the manifest is; None: where it lies by default."""
+        return self.places[0] if self.places else None
 
 
 NO_MANIFEST = ManifestInForce(0, 0)

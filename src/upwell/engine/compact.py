@@ -27,7 +27,7 @@ from upwell.engine.payload import payload_of
 from upwell.engine.view import View
 from upwell.storage.cold import load_filter, load_superseded
 from upwell.storage.hot import Kind
-from upwell.storage.manifest import Manifest, Segment, copy_manifest, write_hidden
+from upwell.storage.manifest import Manifest, Segment, write_hidden
 from upwell.storage.merge import (
     keys_of,
     load_segment,
@@ -125,7 +125,7 @@ class Compact:
         due = is_due(manifest, synced=now.synced)
         self._partitions.switch(base, manifest, is_due=due, leaves_files=True)
         self._points.reach("compact:after-commit")
-        copy_manifest(base.files, manifest)
+        self._partitions.copy(base, manifest)
         self._points.reach("compact:after-copy")
         return Compacted(count, len(manifest.segments), _rows(base.manifest) - _rows(manifest))
 
@@ -133,7 +133,7 @@ class Compact:
         """Nothing is to be done: make up for a copy that a crash prevented, and for a flag that is wrong."""
         if decode_manifest_record(base.record).is_due:
             self._partitions.switch(base, base.manifest, is_due=False)
-        copy_manifest(base.files, base.manifest)
+        self._partitions.copy(base, base.manifest)
 
     def _write_files(
         self, base: Base, superseded: Sequence[int], groups: Sequence[Sequence[Segment]]
@@ -166,7 +166,7 @@ class Compact:
     def _merge(base: Base, group: Iterable[Segment], superseded: Sequence[int]) -> pa.Table:
         table, parts = base.table, []
         for segment in group:
-            path = base.files.path(segment.path)
+            path = base.path(segment)
             loaded = load_segment(path, table.columns, synced=table.synced, row_count=segment.row_count)
             if table.synced:
                 payload = partial(_payload, table)
@@ -190,19 +190,23 @@ class _Plan:
 
     def groups(self, *, whole: bool) -> list[list[Segment]]:
         """Return groups in the order of their seqs, none that would come out as it went in."""
-        segments = self._base.manifest.segments
+        segments, elsewhere = self._base.manifest.segments, self._base.is_elsewhere
         if whole:
-            chosen = [each for each in segments if not _is_full(each) or self._dead(each)]
+            chosen = [each for each in segments if not _is_full(each) or self._dead(each) or elsewhere(each)]
         else:
             chosen = _crowded(segments)
         groups = self._bounded(sorted(chosen, key=lambda segment: segment.min_seq))
-        return [group for group in groups if len(group) > 1 or self._dead(group[0])]
+        return [
+            group
+            for group in groups
+            if len(group) > 1 or self._dead(group[0]) or (whole and elsewhere(group[0]))
+        ]
 
     def _bounded(self, segments: Iterable[Segment]) -> list[list[Segment]]:
         groups: list[list[Segment]] = []
         rows = size_bytes = 0
         for segment in segments:
-            more_bytes = size_in_memory(self._base.files.path(segment.path))
+            more_bytes = size_in_memory(self._base.path(segment))
             if more_bytes > GROUP_BYTES_MAX:
                 continue  # it stays as it is
             rows += segment.row_count

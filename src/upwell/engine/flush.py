@@ -20,7 +20,7 @@ from upwell.engine.partition import Base, PartitionWriter
 from upwell.engine.rows import shaped
 from upwell.engine.view import View
 from upwell.storage.hot import Batch, Drop, Kind, Version
-from upwell.storage.manifest import Manifest, copy_manifest, load_manifest, write_hidden
+from upwell.storage.manifest import Manifest, write_hidden
 from upwell.storage.segments import write_segment
 from upwell.types import Owner, user_owner
 
@@ -87,11 +87,10 @@ class Flush:
             due = is_due(manifest, synced=table.synced)
             self._partitions.switch(base, manifest, is_due=due)
             self._points.reach("flush:after-commit")
-            copy_manifest(base.files, manifest)
+            self._partitions.copy(base, manifest)
         elif in_force.number:
             # An earlier flush may have ended between its commit and the copy for other readers.
-            files = self._partitions.files(table, owner)
-            copy_manifest(files, load_manifest(files, in_force.number))
+            self._partitions.copy_again(table, owner, in_force)
         self._clean_up(table, owner, [version for version in versions if version.seq <= until])
         self._points.reach("flush:after-cleanup")
         left = sum(version.seq > asked for version in versions)

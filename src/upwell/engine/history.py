@@ -31,12 +31,17 @@ def running(store: HotStore, durability: Durability) -> Iterator[None]:
 
 def stream_id(store: HotStore) -> str:
     """Return the name of the store's history; device cursors of another history mean nothing here."""
+    name = server_id(store)
+    return f"{name}-{store.epoch}" if store.epoch else name
+
+
+def server_id(store: HotStore) -> str:
+    """Return the name of the store itself, which stays the same in all epochs."""
     record = store.find_record(Kind.META, _ID)
     if record is None:
         record = uuid.uuid4().hex.encode()
         _put(store, _ID, record)
-    name = record.decode()
-    return f"{name}-{store.epoch}" if store.epoch else name
+    return record.decode()
 
 
 def _put(store: HotStore, name: str, value: bytes | None) -> None:

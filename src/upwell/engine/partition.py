@@ -19,14 +19,24 @@ from upwell.clock import Clock
 from upwell.effects import Points
 from upwell.engine.catalog import Table
 from upwell.engine.commit import Committer, ManifestInForce, decode_manifest_record, partition_name
-from upwell.engine.rows import partition_of
+from upwell.engine.rows import partition_of, target_of
 from upwell.engine.view import View
-from upwell.errors import ColdFileMissing
-from upwell.storage.cold import collect_orphans
+from upwell.errors import ColdFileMissing, StorageFailed
+from upwell.storage.cold import collect_orphans, path_of
+from upwell.storage.files import PartitionFiles
 from upwell.storage.hot import Batch, Expectation, Kind, RecordIs, RecordWrite
-from upwell.storage.manifest import Manifest, Segment, empty_manifest, load_manifest, write_manifest
-from upwell.storage.objects import ObjectStore, PartitionFiles
+from upwell.storage.manifest import (
+    Manifest,
+    Segment,
+    copy_manifest,
+    empty_manifest,
+    load_manifest,
+    remove_copy,
+    write_manifest,
+)
+from upwell.storage.place import Place
 from upwell.storage.segments import KeyFilter, SegmentStats
+from upwell.storage.storages import Storages
 from upwell.types import Key, Owner, TableId
 
 _COLLECT = "collect/"
@@ -34,13 +44,19 @@ _COLLECT = "collect/"
 
 @dataclass(frozen=True, slots=True)
 class Base:
-    """A partition as a writer found it: the record of its manifest in force, and the manifest."""
+    """A partition as a writer found it: the record of its manifest in force, and the manifest.
+
+    New files go to `files`, those of the manifest are where it says; `places` are all that have files.
+    `storage` is the record of the storage of `files`.
+    """
 
     table: Table
     owner: Owner
     record: bytes | None
     files: PartitionFiles
     manifest: Manifest
+    places: tuple[Place, ...]
+    storage: bytes | None
 
     @property
     def name(self) -> str:
@@ -52,6 +68,14 @@ class Base:
         """The number that the next segment may have: higher than that of any that ever was."""
         return max(self.files.next_number("batch"), self.manifest.last_sequence_number + 1)
 
+    def path(self, segment: Segment) -> Path:
+        """Return where a segment of the manifest can be read now."""
+        return path_of(self.files, segment)
+
+    def is_elsewhere(self, segment: Segment) -> bool:
+        """Whether a segment isn't where new ones go."""
+        return segment.place not in (None, self.files.place)
+
 
 class PartitionWriter:
     """What flush and compaction share. Thread-safe; partitions are held one by one."""
@@ -59,14 +83,14 @@ class PartitionWriter:
     def __init__(
         self,
         committer: Committer,
-        objects: ObjectStore,
+        storages: Storages,
         *,
         clock: Clock,
         points: Points,
         grace_s: float = 0.0,
     ) -> None:
         self._committer = committer
-        self._objects = objects
+        self._storages = storages
         self._clock = clock
         self._points = points
         self._grace_ms = round(grace_s * 1000)
@@ -94,21 +118,37 @@ class PartitionWriter:
                 if not self._wanted[place]:
                     del self._wanted[place], self._held[place]
 
-    def files(self, table: Table, owner: Owner) -> PartitionFiles:
-        return self._objects.open(partition_of(table, owner))
-
     def open(self, view: View, table: Table, owner: Owner) -> Base:
         """Begin a change of a partition that is held: make its directory, collect what nobody needs."""
         record = view.hot.find_record(Kind.MANIFEST, partition_name(table.id, owner))
         in_force = decode_manifest_record(record)
-        files = self.files(table, owner)
+        files = self._storages.open(partition_of(table, owner), target_of(view.catalog, table, owner))
         files.make()
-        if in_force.number:
-            manifest = load_manifest(files, in_force.number)
-        else:
-            manifest = empty_manifest(files.partition, time_ms=self.now_ms)
-        self._collect(files, manifest)
-        return Base(table, owner, record, files, manifest)
+        manifest = self.in_force(files, in_force)
+        _, _, places = self._collect(files, in_force, manifest)
+        storage = view.hot.find_record(Kind.STORAGE, files.place.storage)
+        return Base(table, owner, record, files, manifest, places, storage)
+
+    def in_force(self, files: PartitionFiles, in_force: ManifestInForce) -> Manifest:
+        """Return the manifest that a record names, with the place of each file; an empty one for none."""
+        if not in_force.number:
+            return empty_manifest(files.partition, time_ms=self.now_ms).placed(files.place)
+        there = files.at(in_force.place or files.partition.home)
+        return load_manifest(there, in_force.number).placed(there.place)
+
+    def copy_again(self, table: Table, owner: Owner, in_force: ManifestInForce) -> None:
+        """Make up for a copy of the manifest in force that a crash may have prevented."""
+        files = self._storages.open(partition_of(table, owner), in_force.place)
+        copy_manifest(files, load_manifest(files, in_force.number))
+
+    def copy(self, base: Base, manifest: Manifest) -> None:
+        """Copy the manifest in force for other readers; there is one copy, beside the manifest."""
+        files = base.files.at(manifest.place)
+        copy_manifest(files, manifest)
+        for place in base.places:
+            if place != files.place:
+                with suppress(StorageFailed):  # the copy is stale, and goes when the place can be reached
+                    remove_copy(files.at(place))
 
     def write_segment(
         self,
@@ -133,6 +173,7 @@ class PartitionWriter:
         """Write the manifest that follows on `base`, durably; it isn't in force yet."""
         number = max(base.manifest.version + 1, base.files.next_number("manifest"))
         manifest = msgspec.structs.replace(base.manifest, version=number, updated_at=self.now_ms, **changes)
+        manifest = manifest.placed(base.files.place)
         write_manifest(base.files, manifest)
         self._points.reach(f"{points}:manifest-written")
         return manifest
@@ -143,12 +184,18 @@ class PartitionWriter:
         `is_due` says that the partition is to be compacted; `leaves_files` that files of it are free now
         whose collection shall not wait for the next change.
         """
-        value = msgspec.msgpack.encode(ManifestInForce(manifest.version, manifest.flushed_until, is_due))
-        records = [RecordWrite(Kind.MANIFEST, base.name, value)]
+        home = manifest.place or base.files.place
+        places = tuple(dict.fromkeys((home, *base.places)))
+        in_force = ManifestInForce(manifest.version, manifest.flushed_until, is_due, places)
+        records = [RecordWrite(Kind.MANIFEST, base.name, msgspec.msgpack.encode(in_force))]
         if leaves_files:
             due_ms = str(self.now_ms + self._grace_ms).encode()
             records.append(RecordWrite(Kind.META, _COLLECT + base.name, due_ms))
-        expected: list[Expectation] = [RecordIs(Kind.MANIFEST, base.name, base.record)]
+        expected: list[Expectation] = [
+            RecordIs(Kind.MANIFEST, base.name, base.record),
+            # A storage can't be dropped while somebody writes there.
+            RecordIs(Kind.STORAGE, base.files.place.storage, base.storage),
+        ]
         self._committer.publication.wait(self._committer.apply(Batch(records=records, expectations=expected)))
 
     def collect_due(self) -> int:
@@ -165,39 +212,75 @@ class PartitionWriter:
     def _collect_noted(self, name: str) -> int:
         number, _, owner = name.removeprefix(_COLLECT).partition("/")
         removed: list[str] = []
+        records, expected = [RecordWrite(Kind.META, name, None)], list[Expectation]()
         is_done = True
         with self.held(TableId(int(number)), Owner(owner)):
             view = self._committer.publication.view
             table = view.catalog.by_id.get(int(number))
-            record = view.hot.find_record(Kind.MANIFEST, partition_name(TableId(int(number)), Owner(owner)))
+            manifest = partition_name(TableId(int(number)), Owner(owner))
+            record = view.hot.find_record(Kind.MANIFEST, manifest)
             in_force = decode_manifest_record(record)
             if table is not None and in_force.number:  # else the clean-up of the dropped table does it
-                files = self.files(table, Owner(owner))
-                removed, is_done = self._collect(files, load_manifest(files, in_force.number))
+                files = self._storages.open(partition_of(table, Owner(owner)), in_force.place)
+                base = self.in_force(files, in_force)
+                removed, is_done, places = self._collect(files, in_force, base)
                 self._points.reach("collect:removed")
-        if is_done:
-            self._committer.apply(Batch(records=[RecordWrite(Kind.META, name, None)]))
+                if places != in_force.places:
+                    value = msgspec.msgpack.encode(msgspec.structs.replace(in_force, places=places))
+                    records.append(RecordWrite(Kind.MANIFEST, manifest, value))
+                    expected.append(RecordIs(Kind.MANIFEST, manifest, record))
+            if is_done:
+                self._committer.apply(Batch(records=records, expectations=expected))
         return len(removed)
 
-    def _collect(self, files: PartitionFiles, base: Manifest) -> tuple[list[str], bool]:
+    def _collect(
+        self, files: PartitionFiles, in_force: ManifestInForce, base: Manifest
+    ) -> tuple[list[str], bool, tuple[Place, ...]]:
         """Remove what neither `base` nor an older manifest names that somebody needs.
 
-        Returns the names removed, and whether no older manifest is needed.
+        Returns the names removed, whether no older manifest is needed, and the places that have files.
         """
-        older = self._older_needed(files, base)
-        removed = collect_orphans(files, [base, *older])
-        removed += files.drop_links(keep={base.version, *(manifest.version for manifest in older)})
-        return removed, not older
+        known = dict.fromkeys((*in_force.places, base.place or files.place, files.place))
+        older = self._older_needed(files, list(known), base)
+        numbers = {base.version, *(manifest.version for manifest in older)}
+        removed: list[str] = []
+        left: list[Place] = []
+        for place in known:
+            there = files.at(place)
+            try:
+                removed += collect_orphans(there, [base, *older])
+                removed += there.drop_links(keep=numbers)
+                is_left = place == base.place or bool(there.names())
+            except StorageFailed:
+                # A storage that the table has left, and that can't be reached now: another time.
+                if place in (files.place, base.place):
+                    raise
+                is_left = True
+            left += [place] if is_left else []
+        return removed, not older, tuple(left)
 
-    def _older_needed(self, files: PartitionFiles, base: Manifest) -> list[Manifest]:
+    def _older_needed(self, files: PartitionFiles, places: Sequence[Place], base: Manifest) -> list[Manifest]:
         name = partition_name(files.partition.table_id, files.partition.owner)
-        records = (view.hot.find_record(Kind.MANIFEST, name) for view in self._committer.publication.views())
-        read = {decode_manifest_record(record).number for record in records} - {0, base.version}
-        needed = {number: load_manifest(files, number) for number in read}
+        views = self._committer.publication.views()
+        read = [decode_manifest_record(view.hot.find_record(Kind.MANIFEST, name)) for view in views]
+        needed = {
+            each.number: self.in_force(files, each) for each in read if each.number not in (0, base.version)
+        }
         next_ = base
-        for number in reversed(files.numbers("manifest")):
+        for number, place in self._manifests(files, places):
             # A manifest was in force until the next one came: from then its grace counts.
             if number < base.version and next_.updated_at + self._grace_ms > self.now_ms:
                 with suppress(ColdFileMissing):  # one that isn't whole never was in force
-                    next_ = needed.setdefault(number, load_manifest(files, number))
+                    if number not in needed:
+                        needed[number] = load_manifest(files.at(place), number).placed(place)
+                    next_ = needed[number]
         return list(needed.values())
+
+    @staticmethod
+    def _manifests(files: PartitionFiles, places: Sequence[Place]) -> list[tuple[int, Place]]:
+        """Return the numbers of all manifests and where they are, newest first."""
+        found: list[tuple[int, Place]] = []
+        for place in places:
+            with suppress(StorageFailed):
+                found += [(number, place) for number in files.at(place).numbers("manifest")]
+        return sorted(found, key=lambda each: each[0], reverse=True)

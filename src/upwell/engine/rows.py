@@ -10,12 +10,13 @@ from dataclasses import dataclass
 
 import msgspec
 
-from upwell.engine.catalog import Table
-from upwell.engine.commit import decode_manifest_record, partition_name
+from upwell.engine.catalog import Catalog, Table
+from upwell.engine.commit import ManifestInForce, decode_manifest_record, partition_name
 from upwell.engine.payload import payload_of
+from upwell.errors import StorageFailed
 from upwell.storage.cold import ColdCache, ColdPartition
 from upwell.storage.hot import NO_SEQ, Expectation, HotReader, Kind, RecordIs, RowIs, Version
-from upwell.storage.objects import Partition
+from upwell.storage.place import LOCAL, Partition, Place
 from upwell.types import Key, Owner
 
 
@@ -105,8 +106,9 @@ class Rows:
 
     def cold_partition(self, reader: HotReader, table: Table, owner: Owner) -> ColdPartition | None:
         """Return the partition's cold part at the manifest in force, None if nothing is cold."""
-        number = self.manifest_number(reader, table, owner)
-        return self._open(table, owner, number) if number else None
+        name = partition_name(table.id, owner)
+        in_force = decode_manifest_record(reader.find_record(Kind.MANIFEST, name))
+        return self._open(table, owner, in_force) if in_force.number else None
 
     def scan(
         self, reader: HotReader, table: Table, owner: Owner, after: Key | None = None
@@ -139,8 +141,11 @@ class Rows:
         opened = self._cold.find_open(partition_of(table, owner), number, schema=table.version)
         return opened is not None and opened.is_known_absent(key)
 
-    def _open(self, table: Table, owner: Owner, number: int) -> ColdPartition:
-        return self._cold.open(partition_of(table, owner), number, table.columns, schema=table.version)
+    def _open(self, table: Table, owner: Owner, in_force: ManifestInForce) -> ColdPartition:
+        partition = partition_of(table, owner)
+        return self._cold.open(
+            partition, in_force.place, in_force.number, table.columns, schema=table.version
+        )
 
 
 def shaped(version: Version, table: Table) -> Version:
@@ -168,6 +173,17 @@ def _narrowed(version: Version, table: Table) -> Version:
 def partition_of(table: Table, owner: Owner) -> Partition:
     """Return who the partition is to the cold tier."""
     return Partition(table.namespace, table.name, table.id, owner)
+
+
+def target_of(catalog: Catalog, table: Table, owner: Owner) -> Place:
+    """Return where new files of a partition go; raise `StorageFailed` if its storage is gone."""
+    partition = partition_of(table, owner)
+    storage = catalog.storages.get(table.storage)
+    if storage is not None:
+        return storage.place_of(partition)
+    if table.storage != LOCAL:
+        raise StorageFailed(f"storage '{table.storage}' of {table.full_name} isn't defined any more")
+    return partition.home
 
 
 def _newest_first(hot: Iterator[Version], cold: Iterator[Version]) -> Iterator[Version]:

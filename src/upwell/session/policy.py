@@ -12,10 +12,14 @@ from upwell.engine.catalog import Access, Role, Table, TableKind
 from upwell.errors import PermissionDenied, Unauthorized
 from upwell.sql.statements import (
     AlterNamespace,
+    AlterStorage,
+    CheckStorage,
     CompactAll,
     CreateNamespace,
+    CreateStorage,
     CreateUser,
     DropNamespace,
+    DropStorage,
     DropUser,
     FlushAll,
     KillJob,
@@ -67,6 +71,8 @@ def require_statement(principal: Principal, tree: Tree) -> None:
             require_admin(principal, "dropping tables")
         case KillJob() | RetryJob():
             require_admin(principal, "job management")
+        case CreateStorage() | AlterStorage() | DropStorage() | CheckStorage():
+            require_admin(principal, "storage management")
         case FlushTree() | FlushAll():
             require_flush(principal)
         case CompactTree() | CompactAll():

@@ -23,6 +23,7 @@ from upwell.engine.flush import Flush
 from upwell.engine.query import QueryEngine
 from upwell.engine.rows import Rows
 from upwell.engine.schema import Schema
+from upwell.engine.storages import StorageSchema
 from upwell.engine.values import NullCheck
 from upwell.engine.view import View
 from upwell.errors import (
@@ -58,6 +59,7 @@ from upwell.session.read import Reader
 from upwell.session.request import Asked, Request
 from upwell.session.signin import SignIns
 from upwell.session.stats import TableStats
+from upwell.session.storages import StorageDefiner
 from upwell.session.threads import QueryThreads, SlowThreads
 from upwell.session.transaction import Transaction, Transactions
 from upwell.session.write import Altered, Writer
@@ -65,17 +67,21 @@ from upwell.sql.owners import PREFIX
 from upwell.sql.prepare import Preparer, query_in
 from upwell.sql.statements import (
     AlterNamespace,
+    AlterStorage,
     AlterTable,
     AlterUser,
     Begin,
+    CheckStorage,
     Commit,
     CompactAll,
     CompactTable,
     CreateNamespace,
+    CreateStorage,
     CreateTable,
     CreateUser,
     Delete,
     DropNamespace,
+    DropStorage,
     DropTable,
     DropUser,
     ExecuteAs,
@@ -94,6 +100,7 @@ from upwell.sql.statements import (
     UseNamespace,
 )
 from upwell.storage.hot import ExpectationFailed
+from upwell.storage.storages import Storages
 from upwell.types import Value
 
 T = TypeVar("T")
@@ -112,6 +119,7 @@ class Engine:
     rows: Rows
     query: QueryEngine
     schema: Schema
+    storages: Storages
     flush: Flush
     jobs: JobQueue
     defaults: Defaults
@@ -159,6 +167,14 @@ class Sessions:
             engine.schema, authenticator, engine.audit, engine.sign_ins, growth, slow_threads, engine.clock
         )
         self._stats = TableStats(engine.rows, engine.query, feed)
+        self._storages = StorageDefiner(
+            StorageSchema(engine.committer, engine.clock),
+            engine.storages,
+            engine.audit,
+            growth,
+            slow_threads,
+            engine.clock,
+        )
         self._maintenance = Maintenance(engine.flush, engine.jobs, growth, slow_threads)
 
     async def execute(
@@ -345,6 +361,8 @@ class Sessions:
                 return await self._maintenance.compact(call, statement)
             case KillJob() | RetryJob() | SetJobStatus():
                 return await self._maintenance.steer(call, statement)
+            case CreateStorage() | AlterStorage() | DropStorage() | CheckStorage():
+                return await self._storages.run(call, statement)
             case KillLive(live_id):
                 text = kill_live(call.principal, self.feed, live_id)
                 await self.growth.reached(

@@ -163,6 +163,7 @@ _TABLES: dict[tuple[str, str], _SystemTable] = {
     (SYSTEM, "users"): _of_view(USERS, lambda view: users(view)[1]),
     (SYSTEM, "audit_log"): _of_view(AUDIT_LOG, lambda view: audit_log(view)[1]),
     (SYSTEM, "namespaces"): _of_view(tables.NAMESPACES, tables.namespaces),
+    (SYSTEM, "storages"): _of_view(tables.STORAGES, tables.storages),
     (SYSTEM, "schemas"): _of_view(tables.SCHEMAS, tables.schemas),
     (SYSTEM, "table_schemas"): _of_view(tables.SCHEMAS, tables.schemas),
     (SYSTEM, "tables"): _of_view(tables.TABLES, tables.tables),

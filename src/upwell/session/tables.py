@@ -1,4 +1,4 @@
-"""Namespaces, tables and columns as rows: what `system.*` and `information_schema` show of the catalog.
+"""The catalog as rows: namespaces, storages, tables and columns in `system.*` and `information_schema`.
 
 Law: a column keeps its ordinal for ever, so that those of dropped ones are gaps. Every schema version of a
 table is a row of `system.schemas`; exactly one of them is the latest.
@@ -56,6 +56,13 @@ INFORMATION_COLUMNS: Layout = [
     ("ordinal_position", _BIG), ("column_default", _TEXT), ("is_nullable", _TEXT), ("data_type", _TEXT),
 ]  # fmt: skip
 
+STORAGES: Layout = [
+    ("storage_id", _TEXT), ("storage_name", _TEXT), ("description", _TEXT), ("storage_type", _TEXT),
+    ("base_directory", _TEXT), ("credentials", _JSON), ("config_json", _JSON),
+    ("shared_tables_template", _TEXT), ("user_tables_template", _TEXT), ("created_at", _TIME),
+    ("updated_at", _TIME),
+]  # fmt: skip
+
 SystemLayouts = Mapping[tuple[str, str], Layout]
 """(namespace, name) of each system table → its columns."""
 
@@ -63,6 +70,18 @@ SystemLayouts = Mapping[tuple[str, str], Layout]
 def namespaces(view: View) -> Rows:
     spaces = sorted(view.catalog.namespaces.values(), key=lambda space: space.name)
     return [_namespace(view, space) for space in spaces]
+
+
+def storages(view: View) -> Rows:
+    """All storages; of their credentials only which there are."""
+    return [
+        (
+            s.id, s.name, s.description, s.type.value, s.base,
+            _json_or_none(dict.fromkeys(s.credentials, "***")),
+            _json_or_none(s.config), s.shared_template, s.user_template, s.created_at_us, s.updated_at_us,
+        )
+        for s in sorted(view.catalog.storages.values(), key=lambda storage: storage.id)
+    ]  # fmt: skip
 
 
 def schemas(view: View) -> Rows:
@@ -77,7 +96,7 @@ def schemas(view: View) -> Rows:
 def tables(view: View) -> Rows:
     return [
         (
-            table.namespace, table.name, table.kind.value, _storage(table), table.version,
+            table.namespace, table.name, table.kind.value, table.storage, table.version,
             _json(table_options(table)), None, table.updated_at_us or table.created_at_us,
             table.created_at_us,
         )
@@ -146,7 +165,7 @@ def information_columns(view: View, system: SystemLayouts) -> Rows:
 
 def table_options(table: Table) -> dict[str, str]:
     """Return the options of a table as CREATE TABLE takes them."""
-    options = {"TYPE": table.kind.value.upper(), "STORAGE_ID": _storage(table)}
+    options = {"TYPE": table.kind.value.upper(), "STORAGE_ID": table.storage}
     options |= {key.upper(): value for key, value in table.options.items()}
     if table.kind is TableKind.SHARED:
         options["ACCESS_LEVEL"] = table.access.value
@@ -179,7 +198,7 @@ def _schema(table: Table, *, is_latest: bool) -> Sequence[Value]:
         name if is_latest else f"{name}:{table.version}", table.name, table.namespace, table.kind.value,
         table.created_at_us, table.version, _json([_column(column) for column in table.columns]), None,
         table.updated_at_us or table.created_at_us, _json(table_options(table)),
-        table.access.value if table.kind is TableKind.SHARED else None, is_latest, _storage(table), False,
+        table.access.value if table.kind is TableKind.SHARED else None, is_latest, table.storage, False,
     )  # fmt: skip
 
 
@@ -195,8 +214,8 @@ def _column(column: Column) -> dict[str, object]:
     }
 
 
-def _storage(table: Table) -> str:
-    return table.options.get("storage_id", "local")
+def _json_or_none(values: Mapping[str, str]) -> str | None:
+    return msgspec.json.encode(values).decode() if values else None
 
 
 def _json(value: object) -> str:

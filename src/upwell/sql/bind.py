@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from itertools import pairwise
 
+from upwell.engine.alter import Alteration, SetOptions
 from upwell.engine.catalog import SYSTEM_NAMESPACE, Catalog, Table, TableKind
 from upwell.engine.schema import refuse_ephemeral_parent
 from upwell.errors import InvalidOperation, InvalidSql
@@ -20,6 +21,7 @@ from upwell.sql.clause import (
     own_names,
     writable,
 )
+from upwell.sql.column import Refused
 from upwell.sql.command import quoted
 from upwell.sql.lex import Fragment, Tokens, tokenize
 from upwell.sql.owners import name_all_owners
@@ -28,19 +30,23 @@ from upwell.sql.read import bind_read, key_scalar
 from upwell.sql.scalar import Scope, parse_condition
 from upwell.sql.statements import (
     AlterNamespace,
+    AlterStorage,
     AlterTable,
     AlterUser,
     Begin,
+    CheckStorage,
     ColumnDefinition,
     Commit,
     CompactAll,
     CompactTable,
     CompositeReference,
     CreateNamespace,
+    CreateStorage,
     CreateTable,
     CreateUser,
     Delete,
     DropNamespace,
+    DropStorage,
     DropTable,
     DropUser,
     ExecuteAs,
@@ -79,6 +85,7 @@ from upwell.sql.tree import (
     Tree,
     UpdateTree,
 )
+from upwell.storage.place import LOCAL
 from upwell.types import Column, SqlType, TableId
 
 SYSTEM_NAMESPACES = frozenset({SYSTEM_NAMESPACE, "information_schema", "pg_catalog", "datafusion"})
@@ -131,7 +138,7 @@ class Binder:
             case DropTableTree(table, if_exists):
                 return DropTable(*self._ddl_name(table, "drop"), if_exists)
             case AlterTableTree(table, alteration):
-                return AlterTable(*self._ddl_name(table, "alter"), alteration)
+                return AlterTable(*self._ddl_name(table, "alter"), self._altered(alteration))
             case FlushTree(table, users):
                 return self._flush(_lasting(self._target(table, "flush"), "STORAGE FLUSH"), users)
             case DescribeTree():
@@ -149,6 +156,8 @@ class Binder:
             case CreateUser() | AlterUser() | DropUser():
                 return tree
             case Begin() | Commit() | Rollback():
+                return tree
+            case CreateStorage() | AlterStorage() | DropStorage() | CheckStorage():
                 return tree
 
     def _name(self, name: TableName) -> tuple[str, str]:
@@ -244,13 +253,30 @@ class Binder:
             replace(each, parent=(each.parent[0] or namespace, each.parent[1]))
             for each in tree.table.composites
         )
-        table = replace(tree.table, namespace=namespace, columns=columns, composites=composites)
+        options = self._options(tree.table.options)
+        table = replace(
+            tree.table, namespace=namespace, columns=columns, composites=composites, options=options
+        )
         for composite in composites:
             self._check_composite(table, composite)
         for child, wanted in tree.parents:
             column = next(column for column in columns if column.name == child)
             self._check_parent(table, column, wanted)
         return table
+
+    def _altered(self, alteration: Alteration) -> Alteration:
+        if not isinstance(alteration, SetOptions):
+            return alteration
+        return SetOptions(self._options(alteration.options))
+
+    def _options(self, options: tuple[tuple[str, str], ...]) -> tuple[tuple[str, str], ...]:
+        return tuple((key, self._storage(value) if key == "storage_id" else value) for key, value in options)
+
+    def _storage(self, written: str) -> str:
+        name = written.lower()
+        if name != LOCAL and name not in self._catalog.storages:
+            raise Refused(f"Storage '{written}' does not exist; SHOW STORAGES lists what there is")
+        return name
 
     def _check_parent(self, table: CreateTable, column: ColumnDefinition, wanted: str | None) -> None:
         """A reference leads to a primary key of the same type; a table may refer to itself."""

@@ -26,6 +26,12 @@ from upwell.sql.statements import (
     Select,
     UseNamespace,
 )
+from upwell.sql.storage import (
+    read_alter_storage,
+    read_check_storage,
+    read_create_storage,
+    read_drop_storage,
+)
 from upwell.sql.tree import CompactTree, DescribeTree, DropTableTree, FlushTree, StatsTree, TableName, Tree
 
 _NAMESPACE = re.compile(r"[a-z_][a-z0-9_]*")
@@ -39,11 +45,15 @@ def read_create(tokens: Tokens) -> Tree:
             return read_create_user(tokens)
         case "TABLE" | "USER" | "SHARED" | "STREAM":
             return parse_create_table(tokens)
+        case "STORAGE":
+            return read_create_storage(tokens)
         case _:
             raise unsupported(tokens)
 
 
 def read_drop(tokens: Tokens) -> Tree:
+    if tokens.sees("DROP", "STORAGE"):
+        return read_drop_storage(tokens)
     tokens.take()
     if tokens.sees("USER") and tokens.peek(1).word != "TABLE":
         return read_drop_user(tokens)
@@ -66,6 +76,8 @@ def read_alter(tokens: Tokens) -> Tree:
         return read_alter_user(tokens)
     if tokens.peek(1).word == "NAMESPACE":
         return _alter_namespace(tokens)
+    if tokens.sees("ALTER", "STORAGE"):
+        return read_alter_storage(tokens)
     is_table = tokens.peek(1).word == "TABLE"
     is_table |= tokens.peek(1).word in ("USER", "SHARED", "STREAM") and tokens.peek(2).word == "TABLE"
     if not is_table:
@@ -78,6 +90,8 @@ def read_storage(tokens: Tokens) -> Tree:
         return CompactAll(_in_namespace(tokens))
     if tokens.accept("STORAGE", "COMPACT", "TABLE"):
         return CompactTree(_qualified(tokens, "STORAGE COMPACT TABLE"))
+    if tokens.sees("STORAGE", "CHECK"):
+        return read_check_storage(tokens)
     if tokens.accept("STORAGE", "FLUSH", "ALL"):
         return FlushAll(_in_namespace(tokens))
     if not tokens.accept("STORAGE", "FLUSH", "TABLE"):
@@ -135,6 +149,9 @@ def read_use(tokens: Tokens) -> UseNamespace:
 def read_show(tokens: Tokens) -> Tree:
     if tokens.accept("SHOW", "NAMESPACES"):
         return Select("SELECT * FROM system.namespaces ORDER BY namespace_id", None, is_open=True)
+    if tokens.accept("SHOW", "STORAGES"):
+        text = "SELECT * FROM system.storages ORDER BY storage_id <> 'local', storage_id"
+        return Select(text, None, is_open=True)
     if tokens.accept("SHOW", "TABLES"):
         chosen = ""
         if tokens.accept("IN") or tokens.accept("FROM"):

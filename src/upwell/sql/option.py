@@ -13,7 +13,7 @@ from upwell.sql.statements import ColumnDefinition
 from upwell.types import SqlType
 
 _FLUSH_POLICY = re.compile(r"(rows|interval):0*[1-9][0-9]*(,(?!\1)(rows|interval):0*[1-9][0-9]*)?")
-_CHANGEABLE = ("ACCESS_LEVEL", "FLUSH_POLICY", "DELETED_RETENTION_HOURS")
+_CHANGEABLE = ("ACCESS_LEVEL", "FLUSH_POLICY", "DELETED_RETENTION_HOURS", "STORAGE_ID")
 _TTL_S_MAX = 100 * 365 * 24 * 3600
 
 
@@ -39,11 +39,6 @@ def read_option(tokens: Tokens, draft: Draft) -> None:
     if key in draft.options:
         raise Refused(f"option {key} is given twice")
     draft.options[key] = value
-
-
-def _check_storage(value: str) -> None:
-    if value != "local":
-        raise Refused(f"Storage '{value}' does not exist")
 
 
 def _check_flush_policy(value: str) -> None:
@@ -75,7 +70,7 @@ _OPTIONS: dict[str, Callable[[str], object]] = {
     "TYPE": _any,
     "ACCESS_LEVEL": _any,
     "SYNC": flag,
-    "STORAGE_ID": _check_storage,
+    "STORAGE_ID": _any,
     "FLUSH_POLICY": _check_flush_policy,
     "DELETED_RETENTION_HOURS": _check_retention,
     "TTL_SECONDS": _check_ttl,

@@ -11,6 +11,7 @@ from upwell.engine.catalog import Access, OnDelete, Role, Table, TableKind
 from upwell.engine.direct import OrderKey
 from upwell.engine.expression import Literal, Node, Parameter
 from upwell.engine.operation import CompareOp
+from upwell.storage.definition import Storage
 from upwell.types import Default, SqlType
 
 
@@ -256,6 +257,36 @@ class CompactAll:
 
 
 @dataclass(frozen=True, slots=True)
+class CreateStorage:
+    storage: Storage
+
+
+@dataclass(frozen=True, slots=True)
+class AlterStorage:
+    """What isn't given stays; `config` and `credentials` are JSON, each as a whole."""
+
+    name: str
+    new_name: str | None
+    description: str | None
+    shared_template: str | None
+    user_template: str | None
+    config: str | None
+    credentials: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class DropStorage:
+    name: str
+    if_exists: bool
+
+
+@dataclass(frozen=True, slots=True)
+class CheckStorage:
+    name: str
+    is_extended: bool
+
+
+@dataclass(frozen=True, slots=True)
 class KillLive:
     """KILL LIVE QUERY; `live_id` as `system.live` shows it."""
 
@@ -327,6 +358,10 @@ Statement = (
     | FlushAll
     | CompactTable
     | CompactAll
+    | CreateStorage
+    | AlterStorage
+    | DropStorage
+    | CheckStorage
     | KillLive
     | KillJob
     | RetryJob

@@ -10,14 +10,18 @@ from upwell.engine.alter import Alteration
 from upwell.sql.lex import Fragment, Token
 from upwell.sql.statements import (
     AlterNamespace,
+    AlterStorage,
     AlterUser,
     Begin,
+    CheckStorage,
     Commit,
     CompactAll,
     CreateNamespace,
+    CreateStorage,
     CreateTable,
     CreateUser,
     DropNamespace,
+    DropStorage,
     DropUser,
     FlushAll,
     KillJob,
@@ -203,6 +207,10 @@ Tree = (
     | FlushAll
     | CompactTree
     | CompactAll
+    | CreateStorage
+    | AlterStorage
+    | DropStorage
+    | CheckStorage
     | DescribeTree
     | StatsTree
     | ExecuteAsTree

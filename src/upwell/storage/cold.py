@@ -10,15 +10,18 @@ import logging
 import threading
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
 from heapq import merge
 from pathlib import Path
 
 from upwell.errors import ColdFileMissing
 from upwell.logs import fields
+from upwell.storage.files import PartitionFiles
 from upwell.storage.hot import Version
 from upwell.storage.manifest import Manifest, Segment, is_lost, load_hidden, load_manifest, remove_copy
-from upwell.storage.objects import ObjectStore, Partition, PartitionFiles
+from upwell.storage.place import Partition, Place
 from upwell.storage.segments import GroupCache, KeyFilter, SegmentReader, load_keys
+from upwell.storage.storages import Storages
 from upwell.types import Column, Key, Owner, TableId
 
 log = logging.getLogger("upwell.cold")
@@ -55,14 +58,12 @@ class ColdPartition:
         return sum(segment.live_count for segment in self.manifest.segments)
 
     def check(self) -> None:
-        """Raise `ColdFileMissing`, naming it, if a segment is missing or has another size; a stat each."""
+        """Raise `ColdFileMissing`, naming it, if a segment is missing or has another size; a stat each.
+
+        What isn't on this machine is brought here.
+        """
         for segment in self.manifest.segments:
-            size_bytes = self.files.size(segment.path)
-            if size_bytes != segment.size_bytes:
-                path = self.files.path(segment.path)
-                raise ColdFileMissing(
-                    f"cold file {path} has {size_bytes} bytes, not {segment.size_bytes}: it is damaged"
-                )
+            path_of(self.files, segment)
 
     def find(self, key: Key) -> Version | None:
         """Return the key's newest version that isn't hidden, a tombstone too; None if there is none."""
@@ -97,17 +98,25 @@ class ColdPartition:
         For a listing table: a directory of its own, so that no file of another manifest is seen.
         """
         return self.files.link_dir(
-            self.manifest.version, [segment.path for segment in self.manifest.segments]
+            self.manifest.version,
+            {segment.path: self.files.at(segment.place) for segment in self.manifest.segments},
         )
 
     def _reader(self, segment: Segment) -> SegmentReader:
         reader = self._readers.get(segment.path)
         if reader is None:
-            path = self.files.path(segment.path)
-            reader = SegmentReader(path, self.columns, schema=self.schema, cache=self._groups)
+            files = self.files.at(segment.place)
+            reader = SegmentReader(
+                files.path(segment.path),
+                self.columns,
+                schema=self.schema,
+                cache=self._groups,
+                ready=partial(path_of, self.files, segment),
+            )
             if reader.row_count != segment.row_count:
                 raise ColdFileMissing(
-                    f"cold file {path} has {reader.row_count} rows, not {segment.row_count}: it is damaged"
+                    f"cold file {files.shown(segment.path)} has {reader.row_count} rows, "
+                    f"not {segment.row_count}: it is damaged"
                 )
             self._readers[segment.path] = reader
         return reader
@@ -131,23 +140,32 @@ class ColdCache:
     A partition that falls out stays usable for whoever holds it: nothing in it needs closing.
     """
 
-    def __init__(self, store: ObjectStore, *, partitions_max: int, group_bytes_max: int) -> None:
-        self._store = store
+    def __init__(self, storages: Storages, *, partitions_max: int, group_bytes_max: int) -> None:
+        self._storages = storages
         self._partitions_max = partitions_max
         self._groups = GroupCache(group_bytes_max)
         self._opened: OrderedDict[tuple[TableId, Owner, int, int], ColdPartition] = OrderedDict()
         self._lock = threading.Lock()
 
     def open(
-        self, partition: Partition, number: int, columns: Sequence[Column], *, schema: int
+        self,
+        partition: Partition,
+        place: Place | None,
+        number: int,
+        columns: Sequence[Column],
+        *,
+        schema: int,
     ) -> ColdPartition:
-        """Return the partition at manifest `number`; raise `ColdFileMissing` if it can't be read."""
+        """Return the partition at manifest `number`, which is in `place` (None: where it lies by default).
+
+        Raises `ColdFileMissing` if it can't be read.
+        """
         name = (partition.table_id, partition.owner, number, schema)
         with self._lock:
             if (opened := self._opened.get(name)) is not None:
                 self._opened.move_to_end(name)
                 return opened
-        files = self._store.open(partition)
+        files = self._storages.open(partition, place)
         manifest = load_manifest(files, number)
         opened = ColdPartition(files, manifest, columns, schema=schema, groups=self._groups)
         with self._lock:
@@ -172,21 +190,30 @@ class ColdCache:
         return len(self._opened)
 
 
+def path_of(files: PartitionFiles, segment: Segment) -> Path:
+    """Return where a segment can be read now; raise `ColdFileMissing` if it isn't there in its size.
+
+    `files` are those of its partition in any place.
+    """
+    return files.at(segment.place).whole(segment.path, segment.size_bytes)
+
+
 def load_filter(files: PartitionFiles, segment: Segment, columns: Sequence[Column]) -> KeyFilter:
     """Return a segment's key filter; one that is lost is made of the segment again, and kept."""
-    path = files.path(segment.filter)
+    there = files.at(segment.place)
+    shown = there.shown(segment.filter)
     try:
-        return KeyFilter.decode(files.read(segment.filter))
+        return KeyFilter.decode(there.read(segment.filter))
     except ValueError as error:
-        reason = f"cold file {path} is damaged: {error}"
+        reason = f"cold file {shown} is damaged: {error}"
     except ColdFileMissing as error:
         if not is_lost(error):
             raise
         reason = str(error)
-    keys = [key for key, _ in load_keys(files.path(segment.path), columns, row_count=segment.row_count)]
+    keys = [key for key, _ in load_keys(path_of(files, segment), columns, row_count=segment.row_count)]
     key_filter = KeyFilter.build(keys)
-    files.replace(segment.filter, key_filter.encode())
-    log.warning("A key filter was lost and is made again", extra=fields(file=str(path), reason=reason))
+    there.replace(segment.filter, key_filter.encode())
+    log.warning("A key filter was lost and is made again", extra=fields(file=shown, reason=reason))
     return key_filter
 
 
@@ -197,7 +224,7 @@ def load_superseded(files: PartitionFiles, manifest: Manifest, columns: Sequence
     hidden, and a deleted one has its tombstone there as long as an older version is.
     """
     try:
-        return sorted({seq for entry in manifest.hidden for seq in load_hidden(files, entry)})
+        return sorted({seq for entry in manifest.hidden for seq in load_hidden(files.at(entry.place), entry)})
     except ColdFileMissing as error:
         if not is_lost(error):
             raise
@@ -208,7 +235,7 @@ def load_superseded(files: PartitionFiles, manifest: Manifest, columns: Sequence
     newest: dict[Key, int] = {}
     superseded: list[int] = []
     for segment in manifest.segments:
-        for key, seq in load_keys(files.path(segment.path), columns, row_count=segment.row_count):
+        for key, seq in load_keys(path_of(files, segment), columns, row_count=segment.row_count):
             older = newest.get(key)
             if older is not None:
                 superseded.append(min(older, seq))
@@ -217,15 +244,14 @@ def load_superseded(files: PartitionFiles, manifest: Manifest, columns: Sequence
 
 
 def collect_orphans(files: PartitionFiles, manifests: Iterable[Manifest]) -> list[str]:
-    """Remove this table's files that none of `manifests` names, and return the names removed.
+    """Remove this table's files here that none of `manifests` names, and return the names removed.
 
     `manifests` are the one in force and those that a View still reads; with none, all goes. Of the
     numbered manifest files only theirs stay. Never while a flush or compaction of the partition runs.
     """
     needed: set[str] = set()
     for manifest in manifests:
-        needed.update(manifest.names())
-        needed.add(files.partition.manifest_name(manifest.version))
+        needed.update(manifest.names_at(files.place))
     orphans = [name for name in files.names() if name not in needed]
     for name in orphans:
         files.remove(name)

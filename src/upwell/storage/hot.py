@@ -30,6 +30,7 @@ class Kind(Enum):
     NAMESPACE = "namespace"
     TABLE = "table"
     USER = "user"
+    STORAGE = "storage"
     MANIFEST = "manifest"
     RECEIPT = "receipt"
     SOURCE = "source"

@@ -6,6 +6,9 @@ a record in the hot store; `manifest.json` is only a copy for people and outside
 A manifest is JSON in the shape of the contract (section 6.5), extended by `table_number`, `flushed_until`
 and `hidden`, and per segment `filter` and `live_count`. A hidden set is a sorted JSON array of `_seq`s:
 rows of the segments that have them are superseded and don't count.
+
+`storage` and `directory` say where a file is: a partition's files lie in several places after its table was
+given another storage. An entry without them is beside its manifest.
 """
 
 import logging
@@ -17,7 +20,8 @@ import msgspec
 
 from upwell.errors import ColdFileMissing
 from upwell.logs import fields
-from upwell.storage.objects import MANIFEST_COPY, Partition, PartitionFiles
+from upwell.storage.files import PartitionFiles
+from upwell.storage.place import MANIFEST_COPY, Partition, Place
 from upwell.types import owner_user
 
 log = logging.getLogger("upwell.cold")
@@ -51,6 +55,13 @@ class Segment(msgspec.Struct, frozen=True, kw_only=True):
     column_stats: dict[str, ColumnStats]
     schema_version: int
     status: Literal["committed"] = "committed"
+    storage: str = ""
+    directory: str = ""
+
+    @property
+    def place(self) -> Place | None:
+        """Where the file and its filter are; None: beside the manifest."""
+        return Place(self.storage, self.directory) if self.storage else None
 
 
 class Hidden(msgspec.Struct, frozen=True, gc=False):
@@ -58,6 +69,13 @@ class Hidden(msgspec.Struct, frozen=True, gc=False):
 
     path: str
     count: int
+    storage: str = ""
+    directory: str = ""
+
+    @property
+    def place(self) -> Place | None:
+        """Where the file is; None: beside the manifest."""
+        return Place(self.storage, self.directory) if self.storage else None
 
 
 class Attachments(msgspec.Struct, frozen=True, gc=False):
@@ -65,6 +83,15 @@ class Attachments(msgspec.Struct, frozen=True, gc=False):
 
     subfolder: int = 1
     count: int = 0
+
+
+Entry = TypeVar("Entry", Segment, Hidden)
+
+
+def _placed(entry: Entry, place: Place) -> Entry:
+    if entry.storage:
+        return entry
+    return msgspec.structs.replace(entry, storage=place.storage, directory=place.directory)
 
 
 class Manifest(msgspec.Struct, frozen=True, kw_only=True):
@@ -82,11 +109,32 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     last_sequence_number: int = -1
     files: Attachments = Attachments()
     vector_indexes: dict[str, object] = {}
+    storage: str = ""
+    directory: str = ""
 
-    def names(self) -> list[str]:
-        """Return the files that this manifest needs, itself not included."""
-        segments = [name for segment in self.segments for name in (segment.path, segment.filter)]
-        return segments + [hidden.path for hidden in self.hidden]
+    @property
+    def place(self) -> Place | None:
+        """Where the manifest itself is; None: where it was found."""
+        return Place(self.storage, self.directory) if self.storage else None
+
+    def names_at(self, place: Place) -> list[str]:
+        """Return the files in `place` that this manifest needs, itself included."""
+        own = self.place or place
+        found = [f"manifest-{self.table_number}-{self.version}.json"] if own == place else []
+        for segment in self.segments:
+            if (segment.place or own) == place:
+                found += [segment.path, segment.filter]
+        return found + [each.path for each in self.hidden if (each.place or own) == place]
+
+    def placed(self, place: Place) -> "Manifest":
+        """Return the manifest as it lies in `place`; so does each of its entries that doesn't say other."""
+        return msgspec.structs.replace(
+            self,
+            storage=place.storage,
+            directory=place.directory,
+            segments=tuple(_placed(entry, place) for entry in self.segments),
+            hidden=tuple(_placed(entry, place) for entry in self.hidden),
+        )
 
 
 def empty_manifest(partition: Partition, *, time_ms: int) -> Manifest:
@@ -147,7 +195,7 @@ def load_manifest(files: PartitionFiles, number: int) -> Manifest:
     expected = (files.partition.table_id, owner_user(files.partition.owner), number)
     if (manifest.table_number, manifest.user_id, manifest.version) != expected:
         raise ColdFileMissing(
-            f"cold file {files.path(name)} is the manifest of another table, user or number"
+            f"cold file {files.shown(name)} is the manifest of another table, user or number"
         )
     return manifest
 
@@ -179,7 +227,9 @@ def load_hidden(files: PartitionFiles, hidden: Hidden) -> list[int]:
     """Return the superseded `_seq`s, sorted; raise `ColdFileMissing` if the file is missing or damaged."""
     seqs = _decode(files, hidden.path, list[int])
     if len(seqs) != hidden.count:
-        raise ColdFileMissing(f"cold file {files.path(hidden.path)} has {len(seqs)} seqs, not {hidden.count}")
+        raise ColdFileMissing(
+            f"cold file {files.shown(hidden.path)} has {len(seqs)} seqs, not {hidden.count}"
+        )
     return seqs
 
 
@@ -187,4 +237,4 @@ def _decode(files: PartitionFiles, name: str, shape: type[T]) -> T:
     try:
         return msgspec.json.decode(files.read(name), type=shape)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise ColdFileMissing(f"cold file {files.path(name)} is damaged: {error}") from error
+        raise ColdFileMissing(f"cold file {files.shown(name)} is damaged: {error}") from error

@@ -1,257 +1,216 @@
-"""The cold tier's files: where a partition lies, what its files are called, and their durable life.
+"""Objects: the only door to obstore. A bucket, or the part of it below a prefix, holds a storage's files.
 
-    <data dir>/storage/{namespace}/{table}            a shared partition
-    <data dir>/storage/{namespace}/{table}/{user}     a user's partition
-        batch-<table id>-<n>.parquet, batch-<table id>-<n>.filter      a segment and its key filter
-        hidden-<table id>-<n>.json, manifest-<table id>-<n>.json       immutable, created once
-        manifest.json                                                  a copy for people, replaced
-        .links/<table id>-<n>/                                         hard links to one manifest's segments
-
-Law: no name from outside can leave its own directory. Names are percent-encoded to lower-case letters,
-digits, `_` and `-`: never `.` or `/`, so that a name is neither a way up nor the name of a file, and never
-an upper-case letter, because some file systems fold case. Different names have different directories.
-Files hold the numeric table id: a table that is dropped and created again never meets old files.
+Law: a put that returned is stored whole, and `put_new` never replaces an object: servers that ignore this
+condition are found out by `prove`, and not used. What obstore says may quote credentials: it is never passed
+on, only its kind, its status and the code of the server's answer.
 """
 
 import hashlib
-import os
 import re
-import shutil
-import threading
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
-from upwell.effects import Files, is_temp, temp_beside
-from upwell.errors import ColdFileMissing
-from upwell.types import Owner, TableId, owner_user
+import obstore
+from obstore.exceptions import AlreadyExistsError, BaseError, PreconditionError
+from obstore.store import AzureStore, GCSStore, ObjectStore, S3Store
 
-LINKS = ".links"
-MANIFEST_COPY = "manifest.json"
-NAME_BYTES_MAX = 200
+from upwell.errors import StorageFailed
+from upwell.storage.definition import Storage, StorageType
 
-_PLAIN = frozenset(b"abcdefghijklmnopqrstuvwxyz0123456789_-")
-_PREFIX_BYTES = 100
-_NAME = re.compile(
-    r"(?P<kind>batch|hidden|manifest)-(?P<table>[0-9]+)-(?P<number>[0-9]+)\.(?:parquet|filter|json)"
-)
-_TEMP = re.compile(r"\.(?P<name>.+)\.[0-9]+-[0-9]+\.tmp")
+CHUNK_BYTES = 1024 * 1024
+CONNECT_S = 5
+TIMEOUT_S = 60
+RETRIES_MAX = 3
+PROBE = "upwell-probe"
 
-
-def encode_name(name: str) -> str:
-    """Return `name` as one directory name, different for different names, at most 200 bytes long.
-
-    `%` alone is the empty name; a name too long becomes its beginning, `%%` and its SHA-256.
-    """
-    raw = name.encode("utf-8", "surrogatepass")
-    encoded = "".join(chr(byte) if byte in _PLAIN else f"%{byte:02x}" for byte in raw) or "%"
-    if len(encoded) <= NAME_BYTES_MAX:
-        return encoded
-    return f"{encoded[:_PREFIX_BYTES]}%%{hashlib.sha256(raw).hexdigest()}"
+_STATUS = re.compile(r"status code: (\d{3})")
+_CODE = re.compile(r"<Code>([A-Za-z0-9]{1,60})</Code>")
+_MD5 = re.compile(r'"?([0-9a-f]{32})"?')
+_HINTS = {
+    "NoSuchBucket": "the bucket doesn't exist",
+    "403": "access is denied; check the credentials and what they may do",
+    "401": "the credentials aren't accepted",
+    "503": "the server is overloaded or down",
+}
 
 
-def partition_dir(namespace: str, table: str, owner: Owner) -> str:
-    """Return the partition's directory, relative to the root of the cold tier."""
-    names = [namespace, table]
-    if (user := owner_user(owner)) is not None:
-        names.append(user)
-    return "/".join(encode_name(name) for name in names)
+class Bucket:
+    """The objects of one storage, by key: a path below the storage's root. Thread-safe."""
 
+    def __init__(self, storage: Storage, secrets: Mapping[str, str]) -> None:
+        self._id = storage.id
+        self._base = storage.base
+        with self._asking("open", ""):
+            self._store = _open(storage, secrets)
 
-@dataclass(frozen=True, slots=True)
-class Partition:
-    """The rows of one table and owner: who they are, and so where they lie."""
+    def shown(self, key: str) -> str:
+        """Return what a message calls an object."""
+        return f"{self._base}/{key}"
 
-    namespace: str
-    table: str
-    table_id: TableId
-    owner: Owner
+    def put_new(self, key: str, content: bytes | Path) -> None:
+        """Create an object of the bytes, or of a file's; raise `FileExistsError` if there is another.
 
-    @property
-    def path(self) -> str:
-        """The directory, relative to the root."""
-        return partition_dir(self.namespace, self.table, self.owner)
-
-    def segment_name(self, number: int) -> str:
-        return f"batch-{self.table_id}-{number}.parquet"
-
-    def filter_name(self, number: int) -> str:
-        return f"batch-{self.table_id}-{number}.filter"
-
-    def hidden_name(self, number: int) -> str:
-        return f"hidden-{self.table_id}-{number}.json"
-
-    def manifest_name(self, number: int) -> str:
-        return f"manifest-{self.table_id}-{number}.json"
-
-    def is_file(self, name: str) -> bool:
-        """Return whether `name` is a file of this very table."""
-        match = _NAME.fullmatch(name)
-        return match is not None and int(match["table"]) == self.table_id
-
-
-class PartitionFiles:
-    """The files of one partition. Flush, compaction and collection of a partition exclude each other."""
-
-    def __init__(self, root: Path, partition: Partition, files: Files, links_lock: threading.Lock) -> None:
-        self.partition = partition
-        self.directory = root / partition.path
-        self._files = files
-        self._links_lock = links_lock
-
-    def path(self, name: str) -> Path:
-        """Return the path of a file of this partition; refuse every other name."""
-        if name != MANIFEST_COPY and not self.partition.is_file(name):
-            raise ColdFileMissing(f"{name!r} is no file of table {self.partition.table_id}")
-        return self.directory / name
-
-    def make(self) -> None:
-        """Create the directory, durably; an existing one is fine."""
-        self._files.make_dirs(self.directory)
-
-    def names(self) -> list[str]:
-        """Return this table's files in the directory, sorted; none if there is no directory."""
+        One with the very same content is a put of ours whose answer was lost.
+        """
         try:
-            return [name for name in self._files.list(self.directory) if self.partition.is_file(name)]
-        except FileNotFoundError:
-            return []
+            with self._asking("write", key):
+                answer = obstore.put(self._store, key, content, mode="create", use_multipart=False)
+        except FileExistsError:
+            if self._has(key, content):
+                return
+            raise
+        self._verify(key, content, answer.get("e_tag"))
 
-    def numbers(self, kind: str) -> list[int]:
-        """Return the numbers of the `batch`, `hidden` or `manifest` files in the directory, ascending."""
-        matches = (_NAME.fullmatch(name) for name in self.names())
-        return sorted({int(match["number"]) for match in matches if match and match["kind"] == kind})
+    def put(self, key: str, content: bytes) -> None:
+        """Create or replace an object."""
+        with self._asking("write", key):
+            answer = obstore.put(self._store, key, content, use_multipart=False)
+        self._verify(key, content, answer.get("e_tag"))
 
-    def next_number(self, kind: str) -> int:
-        """Return a number that no `batch`, `hidden` or `manifest` file in the directory has reached."""
-        return 1 + max(self.numbers(kind), default=-1)
+    def get(self, key: str) -> bytes:
+        """Return the content; raise `FileNotFoundError` if there is none."""
+        with self._asking("read", key):
+            return bytes(obstore.get(self._store, key).bytes())
 
-    def read(self, name: str) -> bytes:
-        """Return the content; raise `ColdFileMissing` if the file is not there or can't be read."""
-        with self._named(name) as path:
-            return self._files.read(path)
+    def fetch(self, key: str, path: Path) -> None:
+        """Write the content to a local file; raise `FileNotFoundError` if there is none."""
+        with path.open("wb") as file:
+            for chunk in self._chunks(key):
+                file.write(chunk)
 
-    def size(self, name: str) -> int:
-        """Return the size in bytes; raise `ColdFileMissing` if the file is not there."""
-        with self._named(name) as path:
-            return self._files.size(path)
+    def names(self, directory: str) -> list[str]:
+        """Return the names of the objects directly in a directory, sorted; none if there is none."""
+        with self._asking("list", directory):
+            found = obstore.list_with_delimiter(self._store, directory or None)
+        return sorted(each["path"].rpartition("/")[2] for each in found["objects"])
 
-    def write_new(self, name: str, data: bytes) -> None:
-        """Create the file, durably; raise `FileExistsError` if there is one of this name."""
-        self._files.write_new(self.path(name), data)
-
-    def replace(self, name: str, data: bytes) -> None:
-        """Put `data` at `name`, durably and at once."""
-        self._files.replace(self.path(name), data)
-
-    def temp(self, name: str) -> Path:
-        """Return a path beside `name` to write to, before `publish` gives the file its name."""
-        return temp_beside(self.path(name))
-
-    def publish(self, temp: Path, name: str) -> None:
-        """Sync the written `temp` and name it, durably; raise `FileExistsError` if the name is taken."""
-        self._files.publish(temp, self.path(name))
-
-    def remove(self, name: str) -> None:
-        """Remove the file, durably; one that is gone already is fine."""
+    def delete(self, key: str) -> None:
+        """Delete an object; one that is gone already is fine."""
         try:
-            self._files.remove(self.path(name))
+            with self._asking("delete", key):
+                obstore.delete(self._store, key)
         except FileNotFoundError:
             return
 
-    def remove_empty(self) -> None:
-        """Remove the directory, and a user partition's table directory, if nothing is left in them."""
-        levels = 1 if owner_user(self.partition.owner) is None else 2
-        for directory in [self.directory / LINKS, self.directory, self.directory.parent][: 1 + levels]:
-            with suppress(OSError):  # not empty, or gone already
-                directory.rmdir()
+    def prove(self, server: str) -> None:
+        """Put it to the test: does it refuse to create what is there?
 
-    def remove_temps(self) -> list[str]:
-        """Remove what crashed attempts left half-written, and return the names; nobody may be writing."""
-        try:
-            entries = sorted(os.listdir(self.directory))
-        except FileNotFoundError:
-            return []
-        temps = [name for name in entries if is_temp(name) and self._is_ours(name)]
-        for name in temps:
-            self._files.remove(self.directory / name)
-        return temps
-
-    def link_dir(self, number: int, names: Iterable[str]) -> Path:
-        """Return a directory with hard links to exactly these files (symbolic ones if it can't be).
-
-        It appears at once and whole; one of this number that is whole already is used again.
+        Raises `StorageFailed` if not: two writers could then replace each other's files unnoticed.
         """
-        expected = sorted(names)
-        final = self.directory / LINKS / f"{self.partition.table_id}-{number}"
-        with self._links_lock:
-            if _listed(final) != expected:
-                shutil.rmtree(final, ignore_errors=True)
-                self._make_links(final, expected)
-        return final
-
-    def drop_links(self, keep: Iterable[int]) -> list[str]:
-        """Remove this table's link directories but those of the manifest numbers in `keep`; return names."""
-        prefix = f"{self.partition.table_id}-"
-        kept = {f"{prefix}{number}" for number in keep}
-        links = self.directory / LINKS
-        with self._links_lock:
-            names = [name for name in _listed(links) or [] if name.lstrip(".").startswith(prefix)]
-            dropped = [name for name in names if name not in kept]
-            for name in dropped:
-                shutil.rmtree(links / name, ignore_errors=True)
-        return dropped
-
-    def _make_links(self, final: Path, names: Iterable[str]) -> None:
-        building = temp_beside(final)
-        building.mkdir(parents=True)
+        key = f"{PROBE}-{server}"
         try:
-            for name in names:
-                _link(self.path(name), building / name)
-            building.rename(final)
+            self.put_new(key, b"first")
+        except FileExistsError:  # of a test that was cut short
+            self.delete(key)
+            self.put_new(key, b"first")
+        try:
+            self.put_new(key, b"second")
+        except FileExistsError:
+            return
         finally:
-            shutil.rmtree(building, ignore_errors=True)
+            self.delete(key)
+        raise StorageFailed(
+            f"storage '{self._id}': the server replaces an object although it was told to create it only "
+            "(it ignores If-None-Match); use a server that honours it"
+        )
+
+    def _verify(self, key: str, content: bytes | Path, tag: str | None) -> None:
+        """Raise unless the object is stored whole: its tag is the content's MD5, or the size fits."""
+        found = _MD5.fullmatch(tag or "")
+        if found is not None and found[1] == _digest("md5", _content_chunks(content)):
+            return
+        with self._asking("check", key):
+            size_bytes = obstore.head(self._store, key)["size"]
+        expected = content.stat().st_size if isinstance(content, Path) else len(content)
+        if size_bytes != expected:
+            self.delete(key)
+            raise StorageFailed(
+                f"storage '{self._id}': {self.shown(key)} was cut off on its way: {size_bytes} of {expected} "
+                "bytes arrived"
+            )
+
+    def _has(self, key: str, content: bytes | Path) -> bool:
+        try:
+            return _digest("sha256", self._chunks(key)) == _digest("sha256", _content_chunks(content))
+        except FileNotFoundError:
+            return False
+
+    def _chunks(self, key: str) -> Iterator[Any]:
+        with self._asking("read", key):
+            yield from obstore.get(self._store, key).stream(min_chunk_size=CHUNK_BYTES)
 
     @contextmanager
-    def _named(self, name: str) -> Iterator[Path]:
-        path = self.path(name)
+    def _asking(self, verb: str, key: str) -> Iterator[None]:
+        """Translate what obstore raises, without a word of its own."""
         try:
-            yield path
+            yield
+        except (AlreadyExistsError, PreconditionError):
+            raise FileExistsError(f"{self.shown(key)} is there already") from None
         except FileNotFoundError as error:
-            raise ColdFileMissing(f"cold file {path} is missing; bring it back from a backup") from error
-        except OSError as error:
-            raise ColdFileMissing(f"cold file {path} can't be read: {error.strerror}") from error
+            if "NoSuchBucket" in str(error):
+                raise StorageFailed(self._failure(verb, key, error)) from None
+            raise FileNotFoundError(f"{self.shown(key)} is missing") from None
+        except (BaseError, PermissionError, TimeoutError, ValueError) as error:
+            raise StorageFailed(self._failure(verb, key, error)) from None
 
-    def _is_ours(self, temp: str) -> bool:
-        match = _TEMP.fullmatch(temp)
-        return match is not None and (match["name"] == MANIFEST_COPY or self.partition.is_file(match["name"]))
-
-
-class ObjectStore:
-    """The cold tier's root on the local file system."""
-
-    def __init__(self, root: Path, files: Files) -> None:
-        self.root = root
-        self._files = files
-        self._links_lock = threading.Lock()
-
-    def open(self, partition: Partition) -> PartitionFiles:
-        """Return the files of a partition; creates nothing."""
-        return PartitionFiles(self.root, partition, self._files, self._links_lock)
-
-
-def _listed(directory: Path) -> list[str] | None:
-    try:
-        return sorted(os.listdir(directory))
-    except FileNotFoundError:
-        return None
+    def _failure(self, verb: str, key: str, error: Exception) -> str:
+        text = str(error)
+        status, code = _STATUS.search(text), _CODE.search(text)
+        answer = " ".join(found[1] for found in (status, code) if found)
+        hint = _HINTS.get(code[1] if code else "") or _HINTS.get(status[1] if status else "")
+        if answer:
+            cause = f"the server answers {answer}" + (f": {hint}" if hint else "")
+        elif "timed out" in text or "Timeout" in text:
+            cause = "the server doesn't answer in time"
+        elif "Connect" in text:
+            cause = "can't connect to the server"
+        else:
+            cause = f"the request failed ({type(error).__name__})"
+        return f"storage '{self._id}': can't {verb} {self.shown(key)}: {cause}"
 
 
-def _link(source: Path, target: Path) -> None:
-    try:
-        os.link(source, target)
-    except FileNotFoundError as error:
-        raise ColdFileMissing(f"cold file {source} is missing; bring it back from a backup") from error
-    except OSError:
-        # Some file systems know no hard links; a copy would double the tier.
-        target.symlink_to(source.absolute())
+def _digest(name: str, chunks: Iterator[Any]) -> str:
+    digest = hashlib.new(name, usedforsecurity=False)
+    for chunk in chunks:
+        digest.update(chunk)
+    return digest.hexdigest()
+
+
+def _content_chunks(content: bytes | Path) -> Iterator[bytes]:
+    if isinstance(content, bytes):
+        yield content
+        return
+    with content.open("rb") as file:
+        while chunk := file.read(CHUNK_BYTES):
+            yield chunk
+
+
+def _open(storage: Storage, secrets: Mapping[str, str]) -> ObjectStore:
+    bucket, _, prefix = storage.base.removeprefix(storage.type.scheme).partition("/")
+    config, retries = storage.config, int(storage.config.get("retries_max", RETRIES_MAX))
+    client: Any = {
+        "connect_timeout": f"{CONNECT_S}s",
+        "timeout": f"{config.get('timeout_s', TIMEOUT_S)}s",
+        "allow_http": config.get("allow_http") == "true",
+    }
+    retry: Any = {"max_retries": retries, "retry_timeout": timedelta(seconds=TIMEOUT_S)}
+    options: dict[str, Any] = {"prefix": prefix or None, "client_options": client, "retry_config": retry}
+    options |= secrets
+    open_type: Callable[..., ObjectStore]
+    match storage.type:
+        case StorageType.S3:
+            open_type = S3Store
+            options["virtual_hosted_style_request"] = config.get("virtual_hosted_style") == "true"
+            options |= {name: config[name] for name in ("endpoint", "region") if name in config}
+        case StorageType.GCS:
+            open_type = GCSStore
+        case StorageType.AZURE:
+            open_type = AzureStore
+            options["account_name"] = config["account_name"]
+            options |= {name: config[name] for name in ("endpoint",) if name in config}
+        case StorageType.FILESYSTEM:
+            raise AssertionError("a directory is no bucket")
+    return open_type(bucket, **options)

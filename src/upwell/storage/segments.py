@@ -15,7 +15,7 @@ import struct
 import threading
 from bisect import bisect_left
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
@@ -28,7 +28,7 @@ from upwell.errors import ColdFileMissing
 from upwell.storage import arrow
 from upwell.storage.hot import Version
 from upwell.storage.manifest import ColumnStats, Scalar, Segment
-from upwell.storage.objects import Partition
+from upwell.storage.place import Partition
 from upwell.types import Column, Key, Owner, SqlType, Value, coerce, owner_user
 
 VERSION, OWNER, UPLOADED = "_version", "_owner", "_uploaded"
@@ -247,14 +247,25 @@ class KeyFilter:
 class SegmentReader:
     """Reads one segment in the shape of `columns`, up to the last one that it has.
 
-    Keeps its footer, but no open file. Thread-safe.
+    Keeps its footer, but no open file. Thread-safe. `ready` is called before the file is opened: it may
+    have to bring it here.
     """
 
-    def __init__(self, path: Path, columns: Sequence[Column], *, schema: int, cache: GroupCache) -> None:
+    def __init__(
+        self,
+        path: Path,
+        columns: Sequence[Column],
+        *,
+        schema: int,
+        cache: GroupCache,
+        ready: Callable[[], object] = bool,
+    ) -> None:
         self.path = path
+        self._ready = ready
         self._schema = schema
         self._cache = cache
         self._key_at = arrow.key_index(columns)
+        ready()
         with reading(path):
             self._metadata = pq.read_metadata(path)
         names = self._metadata.schema.names
@@ -298,6 +309,7 @@ class SegmentReader:
         return batch
 
     def _read(self, index: int) -> pa.RecordBatch:
+        self._ready()
         with (
             reading(self.path),
             pq.ParquetFile(self.path, metadata=self._metadata, page_checksum_verification=True) as file,

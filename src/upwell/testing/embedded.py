@@ -7,6 +7,7 @@ store, with effects that the test chooses.
 import asyncio
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
@@ -26,6 +27,7 @@ from upwell.engine.references import Children
 from upwell.engine.result import result_rows
 from upwell.engine.rows import Rows
 from upwell.engine.schema import Schema
+from upwell.engine.storages import StorageSchema
 from upwell.engine.trim import LogTrim
 from upwell.engine.view import View
 from upwell.engine.write import Write
@@ -47,8 +49,8 @@ from upwell.sql.prepare import Preparer
 from upwell.storage.cold import ColdCache
 from upwell.storage.hot import HotStore, Kind
 from upwell.storage.memory import MemoryStore
-from upwell.storage.objects import ObjectStore
 from upwell.storage.rocks import RocksStore, WalSync
+from upwell.storage.storages import Storages
 from upwell.testing import cold
 from upwell.testing.wait import wait_until
 from upwell.types import Owner, Value
@@ -107,19 +109,21 @@ class Embedded:
         hot = self.directory / "hot"
         self.store: HotStore = self._given or RocksStore(hot, clock=self.clock, wal_sync=self._wal_sync)
         self.committer = Committer(self.store, points=self.points, durability=self._durability)
-        self.objects = ObjectStore(self.cold_root, self.files)
-        self.cold = ColdCache(self.objects, partitions_max=1000, group_bytes_max=1 << 24)
+        self.storages = Storages(
+            self.cold_root, self.files, find=partial(self.store.find_record, Kind.STORAGE), server="test"
+        )
+        self.cold = ColdCache(self.storages, partitions_max=1000, group_bytes_max=1 << 24)
         self.rows_by_key = Rows(self.cold)
         self.overlay = Overlay(self.committer.changelog)
         self.query = QueryEngine(self.rows_by_key, self.overlay)
         self.schema = Schema(self.committer, self.clock)
         self.partitions = PartitionWriter(
-            self.committer, self.objects, clock=self.clock, points=self.points, grace_s=self.grace_s
+            self.committer, self.storages, clock=self.clock, points=self.points, grace_s=self.grace_s
         )
         self.flusher = Flush(self.committer, self.partitions, points=self.points)
         self.compactor = Compact(self.committer, self.partitions, points=self.points)
         self.jobs = JobQueue(self.committer, self.clock)
-        self.cleanup = Cleanup(self.committer, self.objects, self.cold)
+        self.cleanup = Cleanup(self.committer, self.storages, self.cold)
         self.registry = Registry(self.committer, self.clock)
         self.trim = LogTrim(
             self.committer, self.clock, RETENTION_S, self.registry.slowest_cursor, self.points
@@ -144,6 +148,7 @@ class Embedded:
             rows=self.rows_by_key,
             query=self.query,
             schema=self.schema,
+            storages=self.storages,
             flush=self.flusher,
             jobs=self.jobs,
             defaults=defaults,
@@ -152,6 +157,7 @@ class Embedded:
             sign_ins=SignIns(self.committer, self.clock),
         )
         self.schema.ensure_default_namespace()
+        StorageSchema(self.committer, self.clock).ensure_local(str(self.cold_root))
         self.threads = ThreadPoolExecutor(4, "test-query")
         self.runner = asyncio.Runner()
         self.growth = Growth(self.committer.publication, self.runner.get_loop())

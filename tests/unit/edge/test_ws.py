@@ -35,7 +35,7 @@ from upwell.session.policy import Principal
 from upwell.storage.cold import ColdCache
 from upwell.storage.hot import Batch, Kind, RecordWrite, RowWrite
 from upwell.storage.memory import MemoryStore
-from upwell.storage.objects import ObjectStore
+from upwell.storage.storages import Storages
 from upwell.types import Column, Op, SqlType, TableId
 
 WAIT_S = 20.0
@@ -141,7 +141,7 @@ async def serving(directory: Path, config: Config) -> AsyncIterator[Server]:
         schema.ensure_default_namespace()
         committer.publication.wait(committer.last_seq)
         growth = Growth(committer.publication, asyncio.get_running_loop())
-        rows = Rows(ColdCache(ObjectStore(directory, OsFiles()), partitions_max=1, group_bytes_max=1 << 20))
+        rows = Rows(ColdCache(Storages(directory, OsFiles()), partitions_max=1, group_bytes_max=1 << 20))
         feed = LiveFeed(committer.changelog, growth, QueryEngine(rows, Overlay()), threads)
         authenticator = Authenticator(
             secret="a-secret-of-a-test-with-more-than-32-bytes",

@@ -50,7 +50,7 @@ from upwell.protocol.messages import (
 from upwell.storage.cold import ColdCache
 from upwell.storage.hot import Change
 from upwell.storage.memory import MemoryStore
-from upwell.storage.objects import ObjectStore
+from upwell.storage.storages import Storages
 from upwell.types import SHARED, Column, Default, Owner, Row, SqlType, TableId
 
 ANN, BEN = Owner("u:ann"), Owner("u:ben")
@@ -80,7 +80,7 @@ class Rig:
         self.store = MemoryStore(clock=self.clock)
         self.committer = Committer(self.store, points=NoPoints())
         self.committer.changelog = Changelog(floor=self.store.last_seq, tail_changes_max=tail_changes_max)
-        objects = ObjectStore(directory, OsFiles())
+        objects = Storages(directory, OsFiles())
         self.rows = Rows(ColdCache(objects, partitions_max=10, group_bytes_max=1 << 20))
         self.query = QueryEngine(self.rows, Overlay())
         self.flush = Flush(self.committer, objects, self.rows, clock=self.clock, points=NoPoints())

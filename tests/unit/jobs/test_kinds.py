@@ -69,7 +69,7 @@ def test_a_cleanup_waits_for_those_who_still_read_the_table(db: Embedded) -> Non
     view, table = db.view, db.table("app.ours")
     db.run("DROP TABLE app.ours")
     waited: list[float] = []
-    cleanup = Cleanup(db.committer, db.objects, db.cold, pause=waited.append)
+    cleanup = Cleanup(db.committer, db.storages, db.cold, pause=waited.append)
     with pytest.raises(InvalidOperation, match="a query still reads the dropped table"):
         cleanup.remove_table(table.id, namespace="app", name="ours")
     assert len(waited) == READERS_POLLS_MAX

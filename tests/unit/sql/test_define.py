@@ -104,7 +104,6 @@ REFUSED = [
     ("(a INT PRIMARY KEY, FOREIGN KEY (x) REFERENCES notes)", "'x' is not a column"),
     ("(a JSON PRIMARY KEY)", "PRIMARY KEY column 'a' cannot be JSON"),
     ("(a INT PRIMARY KEY) WITH (COLOUR='red')", "Unknown table option 'COLOUR'"),
-    ("(a INT PRIMARY KEY) WITH (STORAGE_ID='s3')", "Storage 's3' does not exist"),
     ("(a INT PRIMARY KEY) WITH (FLUSH_POLICY='rows:0')", "FLUSH_POLICY must be"),
     ("(a INT PRIMARY KEY) WITH (FLUSH_POLICY='rows:1,rows:2')", "FLUSH_POLICY must be"),
     ("(a INT PRIMARY KEY) WITH (TTL_SECONDS=5)", "TTL_SECONDS is only supported for STREAM tables"),

@@ -7,6 +7,7 @@ import pytest
 
 from upwell.effects import OsFiles
 from upwell.errors import ColdFileMissing
+from upwell.storage.files import PartitionFiles
 from upwell.storage.manifest import (
     ColumnStats,
     Hidden,
@@ -20,7 +21,8 @@ from upwell.storage.manifest import (
     write_hidden,
     write_manifest,
 )
-from upwell.storage.objects import ObjectStore, Partition, PartitionFiles
+from upwell.storage.place import Partition
+from upwell.storage.storages import Storages
 from upwell.types import Owner, TableId, user_owner
 
 ALICE = user_owner("alice")
@@ -52,7 +54,7 @@ MANIFEST = Manifest(
 
 
 def open_files(root: Path, *, table_id: int = 7, owner: Owner = ALICE) -> PartitionFiles:
-    files = ObjectStore(root, OsFiles()).open(Partition("app", "todo", TableId(table_id), owner))
+    files = Storages(root, OsFiles()).open(Partition("app", "todo", TableId(table_id), owner))
     files.make()
     return files
 
@@ -97,15 +99,24 @@ def test_the_copy_has_the_contract_s_shape(files: PartitionFiles) -> None:
                 },
                 "schema_version": 3,
                 "status": "committed",
+                "storage": "",
+                "directory": "",
             }
         ],
-        "hidden": [{"path": "hidden-7-0.json", "count": 2}],
+        "hidden": [{"path": "hidden-7-0.json", "count": 2, "storage": "", "directory": ""}],
         "flushed_until": 2**62 + 1,
         "last_sequence_number": 0,
         "files": {"subfolder": 1, "count": 0},
         "vector_indexes": {},
+        "storage": "",
+        "directory": "",
     }
-    assert MANIFEST.names() == ["batch-7-0.parquet", "batch-7-0.filter", "hidden-7-0.json"]
+    assert MANIFEST.names_at(files.place) == [
+        "manifest-7-3.json",
+        "batch-7-0.parquet",
+        "batch-7-0.filter",
+        "hidden-7-0.json",
+    ]
 
 
 def test_the_copy_of_a_dropped_table_goes_but_not_its_successor_s(tmp_path: Path) -> None:

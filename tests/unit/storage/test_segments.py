@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from upwell.errors import ColdFileMissing
 from upwell.storage.hot import Version
 from upwell.storage.manifest import ColumnStats, Segment
-from upwell.storage.objects import Partition
+from upwell.storage.place import Partition
 from upwell.storage.segments import (
     SYSTEM_NAMES,
     GroupCache,

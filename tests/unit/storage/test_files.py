@@ -9,7 +9,9 @@ from hypothesis import strategies as st
 
 from upwell.effects import OsFiles
 from upwell.errors import ColdFileMissing
-from upwell.storage.objects import ObjectStore, Partition, PartitionFiles, encode_name, partition_dir
+from upwell.storage.files import PartitionFiles
+from upwell.storage.place import Partition, encode_name, partition_dir
+from upwell.storage.storages import Storages
 from upwell.types import SHARED, TableId, user_owner
 
 HARMLESS = re.compile(r"[a-z0-9_%-]+")
@@ -17,7 +19,7 @@ HARMLESS = re.compile(r"[a-z0-9_%-]+")
 
 def files_in(root: Path, table_id: int = 7, user: str | None = "alice") -> PartitionFiles:
     owner = SHARED if user is None else user_owner(user)
-    files = ObjectStore(root, OsFiles()).open(Partition("app", "todo", TableId(table_id), owner))
+    files = Storages(root, OsFiles()).open(Partition("app", "todo", TableId(table_id), owner))
     files.make()
     return files
 
@@ -80,7 +82,7 @@ def test_a_table_of_the_same_name_sees_only_its_own_files(tmp_path: Path) -> Non
 
 
 def test_names_of_a_directory_that_is_not_there(tmp_path: Path) -> None:
-    files = ObjectStore(tmp_path, OsFiles()).open(Partition("app", "t", TableId(1), SHARED))
+    files = Storages(tmp_path, OsFiles()).open(Partition("app", "t", TableId(1), SHARED))
     assert (files.names(), files.next_number("batch"), files.remove_temps()) == ([], 0, [])
 
 
@@ -124,16 +126,19 @@ def test_a_link_directory_has_exactly_the_named_files_and_is_made_once(tmp_path:
     names = [f"batch-7-{number}.parquet" for number in range(3)]
     for name in names:
         files.write_new(name, name.encode())
-    links = files.link_dir(5, names[:2])
+    links = files.link_dir(5, dict.fromkeys(names[:2], files))
     assert links == files.directory / ".links" / "7-5"
     assert {path.name: path.stat().st_ino for path in links.iterdir()} == {
         name: files.path(name).stat().st_ino for name in names[:2]
     }
     made_ns = links.stat().st_ctime_ns
-    assert files.link_dir(5, names[:2]) == links
+    assert files.link_dir(5, dict.fromkeys(names[:2], files)) == links
     assert links.stat().st_ctime_ns == made_ns
     (links / names[0]).unlink()
-    assert sorted(path.name for path in files.link_dir(5, names[:2]).iterdir()) == names[:2]
+    assert (
+        sorted(path.name for path in files.link_dir(5, dict.fromkeys(names[:2], files)).iterdir())
+        == names[:2]
+    )
     assert files.names() == names
 
 
@@ -141,8 +146,8 @@ def test_link_directories_are_dropped_but_for_the_numbers_kept(tmp_path: Path) -
     files, other = files_in(tmp_path, 7), files_in(tmp_path, 77)
     files.write_new("batch-7-0.parquet", b"")
     for number in (1, 2, 3):
-        files.link_dir(number, ["batch-7-0.parquet"])
-    other.link_dir(1, [])
+        files.link_dir(number, {"batch-7-0.parquet": files})
+    other.link_dir(1, {})
     assert files.drop_links(keep=[3]) == ["7-1", "7-2"]
     assert sorted(path.name for path in (files.directory / ".links").iterdir()) == ["7-3", "77-1"]
     assert files.read("batch-7-0.parquet") == b""
@@ -151,5 +156,5 @@ def test_link_directories_are_dropped_but_for_the_numbers_kept(tmp_path: Path) -
 def test_linking_a_missing_file_names_it_and_leaves_nothing(tmp_path: Path) -> None:
     files = files_in(tmp_path)
     with pytest.raises(ColdFileMissing, match=r"batch-7-0\.parquet is missing"):
-        files.link_dir(1, ["batch-7-0.parquet"])
+        files.link_dir(1, {"batch-7-0.parquet": files})
     assert list((files.directory / ".links").iterdir()) == []

@@ -1,0 +1,127 @@
+"""Storages: CREATE, ALTER, DROP and CHECK of storages, with their rights and messages."""
+
+import asyncio
+import json
+from dataclasses import dataclass, replace
+from functools import partial
+
+from upwell.clock import Clock
+from upwell.engine.storages import StorageSchema
+from upwell.errors import NotFound
+from upwell.feeds.cursor import Growth
+from upwell.session.audit import AuditLog
+from upwell.session.call import Call
+from upwell.session.outcome import Answer, Message
+from upwell.session.policy import require_admin
+from upwell.session.system import made
+from upwell.session.threads import SlowThreads
+from upwell.sql.statements import AlterStorage, CheckStorage, CreateStorage, DropStorage
+from upwell.storage.definition import Storage, checked, read_settings
+from upwell.storage.storages import Storages
+from upwell.types import SqlType
+
+AREA = "storage management"
+CLEANUP_POLL_S = 0.1
+CLEANUP_POLLS_MAX = 100
+"""How often DROP STORAGE looks whether the tables that were dropped before it have been cleaned up."""
+
+StorageStatement = CreateStorage | AlterStorage | DropStorage | CheckStorage
+
+_LAYOUT = [
+    ("storage_id", SqlType.TEXT), ("status", SqlType.TEXT), ("readable", SqlType.BOOLEAN),
+    ("writable", SqlType.BOOLEAN), ("listable", SqlType.BOOLEAN), ("deletable", SqlType.BOOLEAN),
+    ("latency_ms", SqlType.BIGINT), ("total_bytes", SqlType.BIGINT), ("used_bytes", SqlType.BIGINT),
+    ("error", SqlType.TEXT), ("tested_at", SqlType.TIMESTAMP),
+]  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class StorageDefiner:
+    """Runs statements about storages; what asks a storage itself runs in a thread."""
+
+    schema: StorageSchema
+    storages: Storages
+    audit: AuditLog
+    growth: Growth
+    slow: SlowThreads
+    clock: Clock
+
+    async def run(self, call: Call, statement: StorageStatement) -> Message | Answer:
+        """Run a statement; return when what it did is durable and visible."""
+        require_admin(call.principal, AREA)
+        match statement:
+            case CreateStorage(storage):
+                return await self._create(call, storage)
+            case AlterStorage():
+                return await self._alter(call, statement)
+            case DropStorage(name, if_exists):
+                return await self._drop(call, name, if_exists=if_exists)
+            case CheckStorage(name, is_extended):
+                return await self._check(name, is_extended=is_extended)
+
+    async def _create(self, call: Call, storage: Storage) -> Message:
+        self.schema.require_new(storage.id)
+        await self.slow.run(partial(self.storages.create, storage))
+        self.schema.create(storage)
+        return await self._done(
+            call, "CREATE_STORAGE", storage.id, f"Storage '{storage.id}' created successfully"
+        )
+
+    async def _alter(self, call: Call, statement: AlterStorage) -> Message:
+        name, change = statement.name, partial(_altered, statement)
+        altered = change(self.schema.get(name))
+        if statement.config is not None or statement.credentials is not None:
+            await self.slow.run(partial(self.storages.create, altered))
+        self.schema.alter(name, change)
+        return await self._done(call, "ALTER_STORAGE", name, f"Storage '{name}' altered successfully")
+
+    async def _drop(self, call: Call, name: str, *, if_exists: bool) -> Message:
+        for _ in range(CLEANUP_POLLS_MAX):
+            if not await self.slow.run(partial(self.schema.is_being_cleaned, name)):
+                break
+            await asyncio.sleep(CLEANUP_POLL_S)
+        if await self.slow.run(partial(self.schema.drop, name, if_exists=if_exists)) is None:
+            return await self._done(call, None, name, f"Storage '{name}' does not exist (skipped)")
+        return await self._done(call, "DROP_STORAGE", name, f"Storage '{name}' dropped successfully")
+
+    async def _check(self, name: str, *, is_extended: bool) -> Answer:
+        storage = self.growth.view.catalog.storages.get(name)
+        if storage is None:
+            raise NotFound(f"Storage '{name}' not found; SHOW STORAGES lists what there is")
+        began_us = self.clock.now_us()
+        found = await self.slow.run(partial(self.storages.check, storage, count_bytes=is_extended))
+        ended_us = self.clock.now_us()
+        row = (
+            name, found.status, found.readable, found.writable, found.listable, found.deletable,
+            (ended_us - began_us) // 1000, found.total_bytes, found.used_bytes, found.error, ended_us,
+        )  # fmt: skip
+        return Answer(made(_LAYOUT, [row]))
+
+    async def _done(self, call: Call, action: str | None, target: str, text: str) -> Message:
+        """Answer when all is durable and visible, the entry of the audit log too."""
+        if action is not None:
+            self.audit.append(call.principal.user, action, target)
+        # Nothing to do is an answer about the newest state, too.
+        await self.growth.reached(self.schema.committer.last_seq)
+        return Message(text)
+
+
+def _altered(statement: AlterStorage, storage: Storage) -> Storage:
+    """Return the definition with what the statement gives; CONFIG and CREDENTIALS each replace the whole."""
+    written = statement.config or json.dumps(dict(storage.config))
+    config, credentials = read_settings(storage.type, written, statement.credentials)
+    return checked(
+        replace(
+            storage,
+            name=_given(statement.new_name, storage.name),
+            description=storage.description if statement.description is None else statement.description,
+            shared_template=_given(statement.shared_template, storage.shared_template),
+            user_template=_given(statement.user_template, storage.user_template),
+            config=config,
+            credentials=credentials or storage.credentials,
+        )
+    )
+
+
+def _given(new: str | None, old: str) -> str:
+    return old if new is None else new

@@ -1,0 +1,247 @@
+"""Definitions of storages: what CREATE STORAGE says, checked once, and the directories that follow from it.
+
+Law: two partitions never share a directory of a storage by its template, and no template leaves the
+storage's root: each part of its path has at most one placeholder, and every name is encoded. A definition
+never holds a secret, only where the server finds it: `env:NAME` or `file:NAME`.
+"""
+
+import hashlib
+import json
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+
+from upwell.errors import InvalidOperation
+from upwell.storage.place import LOCAL, Partition, Place, encode_name
+from upwell.types import owner_user
+
+SHARED_TEMPLATE = "{namespace}/{tableName}"
+USER_TEMPLATE = "{namespace}/{tableName}/{userId}"
+ID_CHARS_MAX = 64
+TEXT_CHARS_MAX = 1_024
+LITERAL_CHARS_MAX = 40
+
+_ID = re.compile(r"[a-z0-9_][a-z0-9_-]*")
+_PLACEHOLDER = re.compile(r"\{([A-Za-z_]+)\}")
+_LITERAL = re.compile(r"[A-Za-z0-9_=.-]*")
+_NAMES = {
+    **dict.fromkeys(("namespace", "namespace_id", "namespaceId"), "namespace"),
+    **dict.fromkeys(("tableName", "table_name", "table"), "table"),
+    **dict.fromkeys(("userId", "user_id", "user"), "user"),
+    "shard": "shard",
+}
+_REFERENCE = re.compile(r"(?:env:[A-Za-z_][A-Za-z0-9_]*|file:[^\0]+)")
+# Names that other programs use for the same thing.
+_SAME = {"access_key": "access_key_id", "secret_key": "secret_access_key"}
+
+
+class StorageType(Enum):
+    FILESYSTEM = "filesystem"
+    S3 = "s3"
+    GCS = "gcs"
+    AZURE = "azure"
+
+    @property
+    def scheme(self) -> str:
+        """What its base directory begins with."""
+        return {StorageType.FILESYSTEM: "/", StorageType.S3: "s3://", StorageType.GCS: "gs://",
+                StorageType.AZURE: "az://"}[self]  # fmt: skip
+
+
+_CREDENTIALS = {
+    StorageType.FILESYSTEM: (),
+    StorageType.S3: ("access_key_id", "secret_access_key", "session_token"),
+    StorageType.GCS: ("service_account_key",),
+    StorageType.AZURE: ("account_key",),
+}
+_SETTINGS = {
+    StorageType.FILESYSTEM: (),
+    StorageType.S3: ("endpoint", "region", "allow_http", "virtual_hosted_style", "timeout_s", "retries_max"),
+    StorageType.GCS: ("timeout_s", "retries_max"),
+    StorageType.AZURE: ("account_name", "endpoint", "allow_http", "timeout_s", "retries_max"),
+}
+
+
+@dataclass(frozen=True)
+class Storage:
+    """A storage as the catalog has it. `base` is an absolute directory, or `s3://bucket/prefix`.
+
+    `credentials` are references: the key's name → `env:NAME` or `file:NAME`.
+    """
+
+    id: str
+    type: StorageType
+    name: str
+    base: str
+    description: str | None = None
+    shared_template: str = SHARED_TEMPLATE
+    user_template: str = USER_TEMPLATE
+    config: Mapping[str, str] = field(default_factory=dict)
+    credentials: Mapping[str, str] = field(default_factory=dict)
+    created_at_us: int = 0
+    updated_at_us: int = 0
+
+    @property
+    def is_remote(self) -> bool:
+        return self.type is not StorageType.FILESYSTEM
+
+    def place_of(self, partition: Partition) -> Place:
+        """Return where new files of a partition go."""
+        is_user = owner_user(partition.owner) is not None
+        return Place(self.id, _directory(self.user_template if is_user else self.shared_template, partition))
+
+
+def local_storage(base: str, *, time_us: int) -> Storage:
+    """Return the storage that is always there."""
+    return Storage(LOCAL, StorageType.FILESYSTEM, "Local", base, created_at_us=time_us, updated_at_us=time_us)
+
+
+def checked_id(written: str) -> str:
+    """Return a storage's id, folded to lower case; raise `InvalidOperation` if it can't be one."""
+    name = written.lower()
+    if not _ID.fullmatch(name) or len(name) > ID_CHARS_MAX:
+        raise InvalidOperation(
+            f"storage id '{written[:60]}' may only have letters, digits, _ and -, {ID_CHARS_MAX} at most"
+        )
+    return name
+
+
+def checked(storage: Storage) -> Storage:
+    """Return the definition if it makes sense; raise `InvalidOperation` if it doesn't."""
+    for what, text in (("NAME", storage.name), ("DESCRIPTION", storage.description or "-")):
+        if not text.strip() or len(text) > TEXT_CHARS_MAX:
+            raise InvalidOperation(f"{what} of a storage has 1 to {TEXT_CHARS_MAX} characters")
+    _check_base(storage)
+    check_template(storage.shared_template, is_user=False)
+    check_template(storage.user_template, is_user=True)
+    return storage
+
+
+def check_template(template: str, *, is_user: bool) -> None:
+    """Raise `InvalidOperation` unless the template gives each partition a directory of its own."""
+    what = "USER_TABLES_TEMPLATE" if is_user else "SHARED_TABLES_TEMPLATE"
+    found: list[str] = []
+    for part in template.split("/"):
+        names = _PLACEHOLDER.findall(part)
+        rest = _PLACEHOLDER.sub("", part)
+        if not part or part.startswith(".") or not _LITERAL.fullmatch(rest) or len(rest) > LITERAL_CHARS_MAX:
+            raise InvalidOperation(
+                f"{what} is a relative path like '{USER_TEMPLATE if is_user else SHARED_TEMPLATE}': parts of "
+                f"letters, digits, _ = . - and placeholders, none empty, none that begins with a dot"
+            )
+        unknown = [name for name in names if name not in _NAMES]
+        if unknown:
+            raise InvalidOperation(
+                f"{what} has an unknown placeholder {{{unknown[0]}}}; there are "
+                "{namespace}, {tableName}, {userId} and {shard}"
+            )
+        if len(names) > 1:
+            raise InvalidOperation(f"{what} has two placeholders in one part of the path; put a / between")
+        found += [_NAMES[name] for name in names]
+    for needed in ("namespace", "tableName", "userId") if is_user else ("namespace", "tableName"):
+        if _NAMES[needed] not in found:
+            raise InvalidOperation(f"{what} must contain {{{needed}}}: two tables or users would share files")
+    if not is_user and {"user", "shard"}.intersection(found):
+        raise InvalidOperation(f"{what} can't have {{userId}} or {{shard}}: a SHARED table has no user")
+
+
+def read_settings(
+    storage_type: StorageType, config: str | None, credentials: str | None, region: str | None = None
+) -> tuple[dict[str, str], dict[str, str]]:
+    """Return settings and references to secrets from the JSON of CONFIG and CREDENTIALS.
+
+    Keys of either stand in both. Raises `InvalidOperation`, which never repeats a value.
+    """
+    settings = {} if region is None else {"region": region}
+    references: dict[str, str] = {}
+    for what, text in (("CONFIG", config), ("CREDENTIALS", credentials)):
+        for written, value in _json_object(what, text).items():
+            key = _SAME.get(written, written)
+            if key in _CREDENTIALS[storage_type]:
+                references[key] = _reference(key, value)
+            elif key in _SETTINGS[storage_type] and what == "CONFIG":
+                settings[key] = _setting(key, value)
+            elif not (key == "type" and value == storage_type.value):
+                known = _CREDENTIALS[storage_type] + (_SETTINGS[storage_type] if what == "CONFIG" else ())
+                raise InvalidOperation(
+                    f"{what} of a {storage_type.value} storage has no key '{written[:60]}'; "
+                    f"it has {', '.join(known) or 'none'}"
+                )
+    if (
+        storage_type is StorageType.S3
+        and len({"access_key_id", "secret_access_key"} & references.keys()) == 1
+    ):
+        raise InvalidOperation("CREDENTIALS need both access_key_id and secret_access_key, or neither")
+    if storage_type is StorageType.AZURE and "account_name" not in settings:
+        raise InvalidOperation("CONFIG of an azure storage needs account_name")
+    return settings, references
+
+
+def _check_base(storage: Storage) -> None:
+    base, scheme = storage.base, storage.type.scheme
+    rest = base.removeprefix(scheme)
+    if not base.startswith(scheme) or not rest:
+        like = "an absolute directory like /mnt/x" if scheme == "/" else f"a URL like {scheme}bucket/prefix"
+        raise InvalidOperation(f"PATH of a {storage.type.value} storage is {like}")
+    if "\0" in base or any(part in ("", ".", "..") for part in rest.split("/")):
+        raise InvalidOperation("PATH of a storage has no empty parts, no '.' and no '..'")
+
+
+def _directory(template: str, partition: Partition) -> str:
+    user = owner_user(partition.owner)
+    names = {"namespace": partition.namespace, "table": partition.table, "user": user or ""}
+
+    def filled(match: re.Match[str]) -> str:
+        name = _NAMES[match[1]]
+        if name == "shard":
+            return hashlib.sha256((user or "").encode("utf-8", "surrogatepass")).hexdigest()[:2]
+        return encode_name(names[name])
+
+    return _PLACEHOLDER.sub(filled, template)
+
+
+def _json_object(what: str, text: str | None) -> dict[str, object]:
+    if text is None:
+        return {}
+    try:
+        found = json.loads(text)
+    except ValueError:
+        found = None
+    if not isinstance(found, dict):
+        raise InvalidOperation(f"{what} must be a JSON object in quotes")
+    return found
+
+
+def _reference(key: str, value: object) -> str:
+    if not isinstance(value, str) or not _REFERENCE.fullmatch(value):
+        raise InvalidOperation(
+            f"{key} must say where the secret is, not what it is: 'env:NAME' for a variable of the server's "
+            "environment, 'file:NAME' for a file of its secrets_dir"
+        )
+    return value
+
+
+def _setting(key: str, value: object) -> str:
+    text = str(value).lower() if isinstance(value, bool) else str(value)
+    check, want = _CHECKS[key]
+    if isinstance(value, (dict, list)) or not check(text):
+        raise InvalidOperation(f"{key} in CONFIG must be {want}")
+    return text
+
+
+def _is_number(text: str) -> bool:
+    return text.isascii() and text.isdigit() and len(text) <= 4
+
+
+_FLAG: tuple[Callable[[str], object], str] = (("true", "false").__contains__, "true or false")
+_URL = re.compile(r"https?://[A-Za-z0-9.:\[\]_-]+(?:/[A-Za-z0-9._~/-]*)?")
+_CHECKS: dict[str, tuple[Callable[[str], object], str]] = {
+    "endpoint": (_URL.fullmatch, "a URL without user and password, like 'https://s3.example.com'"),
+    "region": (re.compile(r"[A-Za-z0-9-]{1,64}").fullmatch, "a region's name"),
+    "account_name": (re.compile(r"[a-z0-9]{1,64}").fullmatch, "the name of the storage account"),
+    "allow_http": _FLAG,
+    "virtual_hosted_style": _FLAG,
+    "timeout_s": (lambda text: _is_number(text) and int(text) > 0, "a whole number of seconds above 0"),
+    "retries_max": (_is_number, "a whole number"),
+}

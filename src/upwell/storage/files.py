@@ -1,0 +1,218 @@
+"""The files of one partition in one place, and their durable life.
+
+Law: a call that returned is durable; a file has its name only when it is whole. Only files of the partition's
+own table have a path here.
+"""
+
+import os
+import re
+import shutil
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from upwell.effects import Files, is_temp, temp_beside
+from upwell.errors import ColdFileMissing
+from upwell.storage.place import MANIFEST_COPY, Partition, Place
+from upwell.types import owner_user
+
+LINKS = ".links"
+
+_TEMP = re.compile(r"\.(?P<name>.+)\.[0-9]+-[0-9]+\.tmp")
+
+OpenAt = Callable[[Partition, Place], "PartitionFiles"]
+
+
+class PartitionFiles:
+    """The files of one partition in one place: a directory of the local file system.
+
+    Flush, compaction and collection of a partition exclude each other. `open_at` opens another place, `ready`
+    raises if nothing should be written here.
+    """
+
+    keeps_links = True
+    """Whether a hard link is as good as the file: it stays where it is until it is removed."""
+
+    def __init__(
+        self,
+        directory: Path,
+        partition: Partition,
+        place: Place,
+        files: Files,
+        links_lock: threading.Lock,
+        open_at: OpenAt,
+        ready: Callable[[], object] = bool,
+    ) -> None:
+        self.partition = partition
+        self.place = place
+        self.directory = directory
+        self._files = files
+        self._links_lock = links_lock
+        self._open_at = open_at
+        self._ready = ready
+
+    def at(self, place: Place | None) -> "PartitionFiles":
+        """Return the partition's files in another place; None is this one."""
+        return self if place is None or place == self.place else self._open_at(self.partition, place)
+
+    def shown(self, name: str) -> str:
+        """Return what a message calls the file."""
+        return str(self.path(name))
+
+    def path(self, name: str) -> Path:
+        """Return the path of a file of this partition; refuse every other name."""
+        if name != MANIFEST_COPY and not self.partition.is_file(name):
+            raise ColdFileMissing(f"{name!r} is no file of table {self.partition.table_id}")
+        return self.directory / name
+
+    def make(self) -> None:
+        """Create the directory, durably; an existing one is fine. Comes before anything is written."""
+        self._ready()
+        self._files.make_dirs(self.directory)
+
+    def names(self) -> list[str]:
+        """Return this table's files in the directory, sorted; none if there is no directory."""
+        try:
+            return [name for name in self._files.list(self.directory) if self.partition.is_file(name)]
+        except FileNotFoundError:
+            return []
+
+    def numbers(self, kind: str) -> list[int]:
+        """Return the numbers of the `batch`, `hidden` or `manifest` files in the directory, ascending."""
+        found = {self.partition.number_of(name, kind) for name in self.names()}
+        return sorted(number for number in found if number is not None)
+
+    def next_number(self, kind: str) -> int:
+        """Return a number that no `batch`, `hidden` or `manifest` file in the directory has reached."""
+        return 1 + max(self.numbers(kind), default=-1)
+
+    def read(self, name: str) -> bytes:
+        """Return the content; raise `ColdFileMissing` if the file is not there or can't be read."""
+        with self._named(name) as path:
+            return self._files.read(path)
+
+    def size(self, name: str) -> int:
+        """Return the size in bytes; raise `ColdFileMissing` if the file is not there."""
+        with self._named(name) as path:
+            return self._files.size(path)
+
+    def whole(self, name: str, size_bytes: int) -> Path:
+        """Return where the file can be read now; raise `ColdFileMissing` if it isn't there in this size."""
+        found = self.size(name)
+        if found != size_bytes:
+            raise ColdFileMissing(
+                f"cold file {self.shown(name)} has {found} bytes, not {size_bytes}: it is damaged"
+            )
+        return self.path(name)
+
+    def write_new(self, name: str, data: bytes) -> None:
+        """Create the file, durably; raise `FileExistsError` if there is one of this name."""
+        self._files.write_new(self.path(name), data)
+
+    def replace(self, name: str, data: bytes) -> None:
+        """Put `data` at `name`, durably and at once."""
+        self._files.replace(self.path(name), data)
+
+    def temp(self, name: str) -> Path:
+        """Return a path beside `name` to write to, before `publish` gives the file its name."""
+        return temp_beside(self.path(name))
+
+    def publish(self, temp: Path, name: str) -> None:
+        """Sync the written `temp` and name it, durably; raise `FileExistsError` if the name is taken."""
+        self._files.publish(temp, self.path(name))
+
+    def remove(self, name: str) -> None:
+        """Remove the file, durably; one that is gone already is fine."""
+        try:
+            self._files.remove(self.path(name))
+        except FileNotFoundError:
+            return
+
+    def remove_empty(self) -> None:
+        """Remove the directory, and a user partition's table directory, if nothing is left in them."""
+        levels = 1 if owner_user(self.partition.owner) is None else 2
+        for directory in [self.directory / LINKS, self.directory, self.directory.parent][: 1 + levels]:
+            with suppress(OSError):  # not empty, or gone already
+                directory.rmdir()
+
+    def remove_temps(self) -> list[str]:
+        """Remove what crashed attempts left half-written, and return the names; nobody may be writing."""
+        try:
+            entries = sorted(os.listdir(self.directory))
+        except FileNotFoundError:
+            return []
+        temps = [name for name in entries if is_temp(name) and self._is_ours(name)]
+        for name in temps:
+            self._files.remove(self.directory / name)
+        return temps
+
+    def link_dir(self, number: int, sources: Mapping[str, "PartitionFiles"]) -> Path:
+        """Return a directory with hard links to exactly these files (symbolic ones if it can't be).
+
+        `sources` says for each name where the file is. The directory appears at once and whole; one of this
+        number that is whole already is used again.
+        """
+        expected = sorted(sources)
+        final = self.directory / LINKS / f"{self.partition.table_id}-{number}"
+        with self._links_lock:
+            if _listed(final) != expected:
+                shutil.rmtree(final, ignore_errors=True)
+                self._make_links(final, sources)
+        return final
+
+    def drop_links(self, keep: Iterable[int]) -> list[str]:
+        """Remove this table's link directories but those of the manifest numbers in `keep`; return names."""
+        prefix = f"{self.partition.table_id}-"
+        kept = {f"{prefix}{number}" for number in keep}
+        links = self.directory / LINKS
+        with self._links_lock:
+            names = [name for name in _listed(links) or [] if name.lstrip(".").startswith(prefix)]
+            dropped = [name for name in names if name not in kept]
+            for name in dropped:
+                shutil.rmtree(links / name, ignore_errors=True)
+        return dropped
+
+    def _make_links(self, final: Path, sources: Mapping[str, "PartitionFiles"]) -> None:
+        building = temp_beside(final)
+        building.mkdir(parents=True)
+        try:
+            for name, files in sources.items():
+                _link(files.path(name), building / name, hard=files.keeps_links)
+            building.rename(final)
+        finally:
+            shutil.rmtree(building, ignore_errors=True)
+
+    @contextmanager
+    def _named(self, name: str) -> Iterator[Path]:
+        path = self.path(name)
+        try:
+            yield path
+        except FileNotFoundError as error:
+            raise ColdFileMissing(f"cold file {path} is missing; bring it back from a backup") from error
+        except OSError as error:
+            raise ColdFileMissing(f"cold file {path} can't be read: {error.strerror}") from error
+
+    def _is_ours(self, temp: str) -> bool:
+        match = _TEMP.fullmatch(temp)
+        return match is not None and (match["name"] == MANIFEST_COPY or self.partition.is_file(match["name"]))
+
+
+def _listed(directory: Path) -> list[str] | None:
+    try:
+        return sorted(os.listdir(directory))
+    except FileNotFoundError:
+        return None
+
+
+def _link(source: Path, target: Path, *, hard: bool) -> None:
+    if not hard:
+        target.symlink_to(source.absolute())
+        return
+    try:
+        os.link(source, target)
+    except FileNotFoundError as error:
+        raise ColdFileMissing(f"cold file {source} is missing; bring it back from a backup") from error
+    except OSError:
+        # Some file systems know no hard links; a copy would double the tier.
+        target.symlink_to(source.absolute())

@@ -1,0 +1,120 @@
+"""The files of one partition in a bucket, with copies of those in use on this machine.
+
+Law: the bucket has the truth, and a file is there before anything can name it. Files are immutable, so a copy
+of the right size is the file; only `manifest.json` is replaced, and it is never read from a copy.
+"""
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from upwell.effects import Files, temp_beside
+from upwell.errors import ColdFileMissing
+from upwell.storage.cache import FileCache
+from upwell.storage.files import OpenAt, PartitionFiles
+from upwell.storage.objects import Bucket
+from upwell.storage.place import MANIFEST_COPY, Partition, Place
+
+
+class RemoteFiles(PartitionFiles):
+    """Files in a bucket; `directory` is where their copies are."""
+
+    keeps_links = False
+
+    def __init__(
+        self,
+        directory: Path,
+        partition: Partition,
+        place: Place,
+        files: Files,
+        links_lock: threading.Lock,
+        open_at: OpenAt,
+        ready: Callable[[], object],
+        bucket: Bucket,
+        cache: FileCache,
+    ) -> None:
+        super().__init__(directory, partition, place, files, links_lock, open_at, ready)
+        self._bucket = bucket
+        self._cache = cache
+
+    def shown(self, name: str) -> str:
+        return self._bucket.shown(self._key(name))
+
+    def names(self) -> list[str]:
+        return [name for name in self._bucket.names(self.place.directory) if self.partition.is_file(name)]
+
+    def read(self, name: str) -> bytes:
+        if name == MANIFEST_COPY:
+            with self._naming(name):
+                return self._bucket.get(self._key(name))
+        return self._files.read(self._copy(name))
+
+    def size(self, name: str) -> int:
+        return self._files.size(self._copy(name))
+
+    def whole(self, name: str, size_bytes: int) -> Path:
+        path = self._copy(name)
+        if self._files.size(path) != size_bytes:
+            self._forget(name)
+            path = self._copy(name)
+            if (found := self._files.size(path)) != size_bytes:
+                self._forget(name)
+                raise ColdFileMissing(
+                    f"cold file {self.shown(name)} has {found} bytes, not {size_bytes}: it is damaged"
+                )
+        return path
+
+    def write_new(self, name: str, data: bytes) -> None:
+        self._bucket.put_new(self._key(name), data)
+
+    def replace(self, name: str, data: bytes) -> None:
+        self._forget(name)
+        self._bucket.put(self._key(name), data)
+
+    def publish(self, temp: Path, name: str) -> None:
+        self._bucket.put_new(self._key(name), temp)
+        self._forget(name)
+        self._keep(temp, self.path(name))
+
+    def remove(self, name: str) -> None:
+        # First the copy: its name may be given again as soon as the file is gone.
+        self._forget(name)
+        self._bucket.delete(self._key(name))
+
+    def _key(self, name: str) -> str:
+        return f"{self.place.directory}/{self.path(name).name}"
+
+    def _copy(self, name: str) -> Path:
+        """Return the path of a copy, which is fetched if there is none."""
+        path = self.path(name)
+        with suppress(FileNotFoundError):
+            self._cache.use(path)
+            return path
+        self._files.make_dirs(self.directory)
+        temp = temp_beside(path)
+        try:
+            with self._naming(name):
+                self._bucket.fetch(self._key(name), temp)
+            self._keep(temp, path)
+        finally:
+            temp.unlink(missing_ok=True)
+        return path
+
+    @contextmanager
+    def _naming(self, name: str) -> Iterator[None]:
+        try:
+            yield
+        except FileNotFoundError:
+            missing = f"cold file {self.shown(name)} is missing; bring it back from a backup"
+            raise ColdFileMissing(missing) from None
+
+    def _keep(self, temp: Path, path: Path) -> None:
+        with suppress(FileExistsError):  # somebody else was faster: the files are the same
+            self._files.publish(temp, path)
+        self._cache.use(path)
+
+    def _forget(self, name: str) -> None:
+        path = self.path(name)
+        path.unlink(missing_ok=True)
+        self._cache.forget(path)

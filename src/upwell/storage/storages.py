@@ -1,0 +1,196 @@
+"""The storages that are open: from a definition to the files of a partition in one of its places.
+
+Law: what a storage is, its record in force says: it is asked for on each opening, and a storage whose record
+changed is opened anew. A storage belongs to one server, which a marker at its root names; before a file of a
+process is written there, the marker has been read and the server's promises have been put to the test.
+"""
+
+import shutil
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+import msgspec
+
+from upwell.effects import Files
+from upwell.errors import InvalidOperation, StorageFailed, UpwellError
+from upwell.storage.cache import FileCache
+from upwell.storage.definition import Storage
+from upwell.storage.files import PartitionFiles
+from upwell.storage.objects import Bucket
+from upwell.storage.place import LOCAL, Partition, Place
+from upwell.storage.remote import RemoteFiles
+from upwell.storage.volume import Checked, Directory, Secrets, Volume, cause_of, tried
+
+MARKER = "upwell-storage.json"
+PROBE = "upwell-check"
+
+Find = Callable[[str], bytes | None]
+"""A storage's id → its record, None if there is none."""
+
+
+@dataclass(slots=True)
+class _Opened:
+    record: bytes
+    storage: Storage
+    volume: Volume
+    is_ready: bool = False
+
+
+class Storages:
+    """Opens storages and the files in them. Thread-safe.
+
+    `root` is that of the storage `local`; `server` names the server in the markers of the others.
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        files: Files,
+        *,
+        find: Find = lambda storage: None,
+        cache: FileCache | None = None,
+        secrets: Secrets | None = None,
+        server: str = "server",
+    ) -> None:
+        self.root = root
+        self._files = files
+        self._find = find
+        self._cache = cache or FileCache(root.parent / "cache", bytes_max=1 << 30)
+        self._secrets = secrets or Secrets()
+        self._server = server
+        self._links_lock = threading.Lock()
+        self._lock = threading.Lock()
+        self._opened: dict[str, _Opened] = {}
+
+    def open(self, partition: Partition, place: Place | None = None) -> PartitionFiles:
+        """Return the files of a partition in a place (None: where it lies by default); creates nothing.
+
+        Raises `StorageFailed` if the place is of a storage that isn't defined.
+        """
+        place = place or partition.home
+        open_local = partial(self._open_files, partition, place)
+        if place.storage == LOCAL:
+            return open_local(self.root)
+        opened = self._open(place.storage)
+        ready = partial(self._require, opened)
+        if isinstance(opened.volume, Directory):
+            return open_local(opened.volume.root, ready)
+        assert isinstance(opened.volume, Bucket), "a volume is a directory or a bucket"
+        return RemoteFiles(
+            self._cache.root / place.storage / place.directory,
+            partition,
+            place,
+            self._files,
+            self._links_lock,
+            self.open,
+            ready,
+            opened.volume,
+            self._cache,
+        )
+
+    def create(self, storage: Storage) -> None:
+        """Make a storage ready for use: reach it, put it to the test, mark it as this server's.
+
+        Raises `InvalidOperation`, which names the cause, if it can't be used.
+        """
+        try:
+            volume = self._volume(storage)
+            if isinstance(volume, Directory):
+                self._refuse_inside(storage, volume.root)
+                self._files.make_dirs(volume.root)
+            else:
+                volume.prove(self._server)
+            self._mark(storage, volume)
+        except StorageFailed as error:
+            raise InvalidOperation(error.args[0]) from error
+        except OSError as error:
+            cause = error.strerror or str(error)
+            raise InvalidOperation(f"storage '{storage.id}': can't use {storage.base}: {cause}") from error
+
+    def check(self, storage: Storage, *, count_bytes: bool) -> Checked:
+        """Try each ability with a file of its own; what fails is in the answer."""
+        try:
+            volume = self._volume(storage)
+            if storage.id == LOCAL:
+                self._files.make_dirs(self.root)
+            else:
+                self._read_marker(storage, volume)
+        except (OSError, UpwellError) as error:
+            return Checked(error=cause_of(error))
+        found = tried(volume, f"{PROBE}-{self._server}")
+        if count_bytes and isinstance(volume, Directory):
+            usage = shutil.disk_usage(volume.root)
+            return replace(found, total_bytes=usage.total, used_bytes=usage.used)
+        return found
+
+    def _open_files(
+        self, partition: Partition, place: Place, root: Path, ready: Callable[[], object] = bool
+    ) -> PartitionFiles:
+        directory = root / place.directory
+        return PartitionFiles(directory, partition, place, self._files, self._links_lock, self.open, ready)
+
+    def _open(self, name: str) -> _Opened:
+        record = self._find(name)
+        if record is None:
+            raise StorageFailed(f"storage '{name}' isn't defined any more; CREATE STORAGE defines it")
+        with self._lock:
+            opened = self._opened.get(name)
+        if opened is None or opened.record != record:
+            storage = msgspec.json.decode(record, type=Storage)
+            opened = _Opened(record, storage, self._volume(storage))
+            with self._lock:
+                self._opened[name] = opened
+        return opened
+
+    def _volume(self, storage: Storage) -> Directory | Bucket:
+        if storage.is_remote:
+            return Bucket(storage, self._secrets.resolve(storage))
+        return Directory(self.root if storage.id == LOCAL else Path(storage.base), self._files)
+
+    def _require(self, opened: _Opened) -> None:
+        """Raise `StorageFailed` unless the storage is there, ours, and keeps its promises."""
+        storage, volume = opened.storage, opened.volume
+        if isinstance(volume, Bucket):
+            if opened.is_ready:
+                return
+            volume.prove(self._server)
+        try:
+            self._read_marker(storage, volume)
+        except (OSError, InvalidOperation) as error:
+            raise StorageFailed(cause_of(error)) from error
+        opened.is_ready = True
+
+    def _read_marker(self, storage: Storage, volume: Volume) -> None:
+        """Raise `StorageFailed` if there is no marker: the disk isn't mounted, or the bucket is a new one."""
+        try:
+            found = volume.get(MARKER)
+        except FileNotFoundError as error:
+            raise StorageFailed(
+                f"storage '{storage.id}': {storage.base}/{MARKER} is missing; is the right disk mounted, "
+                "is it the right bucket?"
+            ) from error
+        if found != self._marker():
+            raise InvalidOperation(
+                f"storage '{storage.id}': {storage.base} belongs to another server (see {MARKER} there), and "
+                "two would remove each other's files; choose another directory or prefix"
+            )
+
+    def _mark(self, storage: Storage, volume: Volume) -> None:
+        with suppress(FileExistsError):
+            volume.put_new(MARKER, self._marker())
+        self._read_marker(storage, volume)
+
+    def _marker(self) -> bytes:
+        return msgspec.json.encode({"server": self._server, "format": 1})
+
+    def _refuse_inside(self, storage: Storage, base: Path) -> None:
+        data = self.root.parent.resolve()
+        place = base.resolve()
+        if place.is_relative_to(data) or data.is_relative_to(place):
+            raise InvalidOperation(
+                f"storage '{storage.id}': {base} and the server's data directory are inside each other"
+            )
