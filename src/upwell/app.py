@@ -163,7 +163,7 @@ def opened(config: Config, *, clock: Clock, files: Files, points: Points) -> Ite
             schema=Schema(committer, clock),
             storages=storages,
             flush=Flush(committer, partitions, points=points),
-            jobs=JobQueue(committer, clock),
+            jobs=JobQueue(committer, clock, points=points),
             defaults=defaults,
             clock=clock,
             audit=AuditLog(committer, clock, defaults.next_id, retention_days=config.audit_retention_days),
@@ -309,7 +309,7 @@ def _job_loops(
     config, committer, engine = parts.config, parts.committer, parts.engine
     queue, clock = engine.jobs, engine.clock
     trim = LogTrim(committer, clock, config.log_retention_s, registry.slowest_cursor, parts.points)
-    cleanup = Cleanup(committer, parts.storages, parts.cold)
+    cleanup = Cleanup(committer, parts.storages, parts.cold, points=parts.points)
     expiry = Expiry(committer, clock, config.stream_grace_s)
     retention = JobRetention(queue, clock, config.job_retention_s, config.job_records_max)
     compact = Compact(committer, parts.partitions, points=parts.points)

@@ -45,7 +45,14 @@ POINTS: frozenset[str] = frozenset(
         "compact:after-commit",
         "compact:after-copy",
         "compact:job-completed",
+        "cleanup:begin",
+        "cleanup:partition-removed",
+        "cleanup:rows-removed",
         "collect:removed",
+        "job:queued",
+        "job:started",
+        "job:worked",
+        "job:ended",
         "trim:after-slice",
     }
 )

@@ -7,6 +7,7 @@ that drops a table notes it as dropped; the cleanup's last commit takes the note
 import time
 from collections.abc import Callable, Iterable
 
+from upwell.effects import NoPoints, Points
 from upwell.engine.catalog import Table, dropped_record, load_dropped
 from upwell.engine.commit import Committer, decode_manifest_record
 from upwell.engine.rows import target_of
@@ -30,7 +31,9 @@ class Cleanup:
         storages: Storages,
         cold: ColdCache,
         pause: Callable[[float], object] = time.sleep,
+        points: Points | None = None,
     ) -> None:
+        self._points = points or NoPoints()
         self._pause = pause
         self._committer = committer
         self._storages = storages
@@ -42,6 +45,7 @@ class Cleanup:
         Raises `InvalidOperation` if somebody still reads a View that has the table; try again later.
         """
         self._wait_for_readers(table)
+        self._points.reach("cleanup:begin")
         newest = self._committer.newest
         prefix = f"{table:010d}/"
         records = dict(newest.scan_records(Kind.MANIFEST, prefix))
@@ -53,8 +57,10 @@ class Cleanup:
             partition = Partition(namespace, name, table, owner)
             for place in self._places(partition, cold.get(owner, ()), remains):
                 drop_partition(self._storages.open(partition, place))
+            self._points.reach("cleanup:partition-removed")
         newest.forget_table(table)
         self._cold.forget_table(table)
+        self._points.reach("cleanup:rows-removed")
         gone = [RecordWrite(Kind.MANIFEST, each, None) for each in records]
         self._committer.apply(Batch(records=[*gone, dropped_record(table, None)]))
         return len(cold)

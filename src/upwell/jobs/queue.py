@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from upwell.clock import Clock
+from upwell.effects import NoPoints, Points
 from upwell.engine.catalog import Table, load_dropped
 from upwell.engine.commit import Committer
 from upwell.engine.stop import Stop
@@ -58,7 +59,14 @@ class _Finished:
 class JobQueue:
     """Creates jobs and moves them; what is open is also kept in memory. Thread-safe."""
 
-    def __init__(self, committer: Committer, clock: Clock, make_id: Callable[[str], str] = job_id) -> None:
+    def __init__(
+        self,
+        committer: Committer,
+        clock: Clock,
+        make_id: Callable[[str], str] = job_id,
+        points: Points | None = None,
+    ) -> None:
+        self.points = points or NoPoints()
         self._committer = committer
         self._clock = clock
         self._make_id = make_id
@@ -133,6 +141,7 @@ class JobQueue:
             job, seq = self._apply(None, job.moved(Status.QUEUED, None, now))
         # Not under the lock: the event loop asks for the next job, and must not wait for a sync.
         self._committer.publication.wait(seq)
+        self.points.reach("job:queued")
         self.wake()
         return job
 

@@ -92,8 +92,11 @@ class JobRunner:
             self._queue.end_work(job)
 
     def _finish(self, job: Job, stop: Stop) -> None:
+        points = self._queue.points
+        points.reach("job:started")
         try:
             done = self._work(job, stop)
+            points.reach("job:worked")
         except ReadOnly:
             raise
         except Stopped:
@@ -108,6 +111,7 @@ class JobRunner:
         else:
             log.info("Job finished", extra=fields(job_id=job.job_id, message=done.message))
             (self._queue.skip if done.skipped else self._queue.complete)(job, done.message)
+            points.reach("job:ended")
 
 
 def cause_of(error: Exception) -> str:
