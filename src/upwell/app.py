@@ -219,7 +219,7 @@ async def _serve(parts: Parts) -> None:
         growth = Growth(publication, loop)
         registry = Registry(committer, engine.clock)
         stack.callback(registry.close)
-        feed = LiveFeed(committer.changelog, growth, engine.query, threads)
+        feed = LiveFeed(committer.changelog, growth, engine.query, threads, lag_s_max=config.ws_lag_s_max)
         preparer = Preparer(shapes=config.shape_cache)
         sessions = Sessions(engine, growth, preparer, parts.authenticator, queries, slow, registry, feed)
         sql = SqlEndpoint(

@@ -83,6 +83,7 @@ class Config:
     ws_messages_per_s_max: int = 10_000  # messages per second of one socket; what exceeds it isn't read
     ws_subscriptions_max: int = 100  # live queries of one socket
     ws_subscriptions_per_user_max: int = 10_000  # live queries of one user, on all sockets together
+    ws_lag_s_max: float = 600.0  # seconds that a live query may be behind until it is ended
     ws_lag_bytes_max: int = 256 * 1024  # bytes that wait for a slow socket
     cold_grace_s: float = 2.0  # seconds that a replaced Parquet file stays for readers from outside
     drain_s: float = 5.0  # seconds that requests under way get to finish at the end
@@ -164,6 +165,7 @@ _BOUNDS = {
     "ws_messages_per_s_max": (1, _COUNT_MAX),
     "ws_subscriptions_max": (1, _COUNT_MAX),
     "ws_subscriptions_per_user_max": (1, _COUNT_MAX),
+    "ws_lag_s_max": (0.1, _SECONDS_MAX),
     "ws_lag_bytes_max": (1, _BYTES_MAX),
     "cold_grace_s": (0, _SECONDS_MAX),
     "drain_s": (0, _SECONDS_MAX),

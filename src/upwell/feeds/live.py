@@ -29,20 +29,19 @@ from upwell.errors import (
     TableNotFound,
     UpwellError,
 )
+from upwell.feeds.behind import LAG_S_MAX, PAGE_CHANGES, Behind
 from upwell.feeds.cursor import Growth
 from upwell.feeds.delta import Projection
 from upwell.feeds.follow import follow
 from upwell.feeds.match import Index, Watch, judge
 from upwell.feeds.snapshot import Page, Snapshot, read_batch
 from upwell.feeds.subscription import (
-    Deltas,
     Listing,
     Origin,
     Outbox,
     Outlet,
     State,
     Subscription,
-    deltas,
     ending_code,
     listing,
 )
@@ -64,8 +63,6 @@ log = logging.getLogger("upwell.live")
 
 T = TypeVar("T")
 
-PAGE_CHANGES = 500
-TAIL_CHANGES_MAX = 2_000
 SLICE_STEPS = 1_000
 SLICE_BYTES_MAX = 4 << 20
 _READY = BatchControl(0, False, "ready", None)
@@ -78,11 +75,20 @@ _Tails = dict[tuple[Projection, str, Serialization], Tail]
 class LiveFeed:
     """All subscriptions of one event loop. Use it from that loop only; `threads` run reads of files."""
 
-    def __init__(self, changelog: Changelog, growth: Growth, query: QueryEngine, threads: Executor) -> None:
+    def __init__(
+        self,
+        changelog: Changelog,
+        growth: Growth,
+        query: QueryEngine,
+        threads: Executor,
+        *,
+        lag_s_max: float = LAG_S_MAX,
+    ) -> None:
         self._changelog = changelog
         self._growth = growth
         self._query = query
         self._threads = threads
+        self._behind = Behind(changelog, growth, threads, self._followed, lag_s_max=lag_s_max)
         self._head: int = growth.view.seq
         self._catalog: Catalog = growth.view.catalog
         self._index: Index[Subscription] = Index()
@@ -301,7 +307,9 @@ class LiveFeed:
         for table, owner in self._index.partitions():
             cursor = after
             while cursor < view.seq:
-                read = partial(self._read_log, view, TableId(table), Owner(owner), cursor)
+                read = partial(
+                    self._changelog.read, view, TableId(table), Owner(owner), after=cursor, limit=PAGE_CHANGES
+                )
                 try:
                     changes = await self._in_thread(read)
                 except SeqTrimmed as failure:
@@ -374,12 +382,8 @@ class LiveFeed:
 
     async def _catch_up(self, subscription: Subscription) -> None:
         try:
-            while subscription.state is State.BEHIND:
-                await subscription.outlet.drained()
-                if self._send_tail(subscription):
-                    self._join(subscription)
-                    break
-                await self._send_page(subscription)
+            if await self._behind.catch_up(subscription):
+                self._join(subscription)
         except UpwellError as failure:
             self.end(subscription, failure)
         except Exception:  # noqa: BLE001 — nobody awaits this task: its client would wait for ever
@@ -387,46 +391,6 @@ class LiveFeed:
         finally:
             if subscription.task is asyncio.current_task():
                 subscription.task = None
-
-    def _send_tail(self, subscription: Subscription) -> bool:
-        """Send the rest from memory if it is short; tell whether the subscription is at the head now."""
-        view = self._growth.view
-        self._follow(subscription, view.catalog)
-        changes = self._changelog.tail(view, after=subscription.after)
-        if subscription.state is not State.BEHIND or changes is None or len(changes) > TAIL_CHANGES_MAX:
-            return False
-        watch = subscription.watch
-        table, owner = watch.table.id, watch.owner
-        own = [change for change in changes if change.table == table and change.owner == owner]
-        return self._send_deltas(subscription, deltas(subscription, watch, own, until=view.seq))
-
-    async def _send_page(self, subscription: Subscription) -> None:
-        found = await self._in_thread(partial(self._read_page, subscription))
-        if subscription.state is State.BEHIND:
-            self._send_deltas(subscription, found)
-
-    def _send_deltas(self, subscription: Subscription, found: Deltas) -> bool:
-        if found.frames:
-            subscription.outlet.write(found.frames)
-            subscription.sent_changes += len(found.frames)
-            subscription.sent_seq = found.after
-        subscription.after = found.after
-        if subscription.after >= subscription.missed_until:
-            subscription.missed = {}
-        return found.is_whole
-
-    def _read_page(self, subscription: Subscription) -> Deltas:
-        view = self._growth.view
-        watch = self._followed(subscription.watch, view.catalog)
-        only_ends = subscription.after < subscription.missed_until
-        changes = self._read_log(view, watch.table.id, watch.owner, subscription.after, only_ends=only_ends)
-        is_last = len(changes) < PAGE_CHANGES
-        return deltas(subscription, watch, changes, until=view.seq if is_last else changes[-1].seq)
-
-    def _read_log(
-        self, view: View, table: TableId, owner: Owner, after: int, *, only_ends: bool = False
-    ) -> list[Change]:
-        return self._changelog.read(view, table, owner, after=after, limit=PAGE_CHANGES, only_ends=only_ends)
 
     async def _in_thread(self, call: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._threads, call)

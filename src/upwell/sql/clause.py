@@ -41,10 +41,8 @@ def bind_conflict(tree: ConflictTree, scope: Scope) -> OnConflict:
     """Return what to do about a row whose key is there."""
     table = scope.table
     assert table is not None, "a conflict has a table"
-    if not table.has_key or (table.is_ephemeral and tree.assignments):
-        raise InvalidOperation(
-            f"{table.full_name}: ON CONFLICT needs a primary key, and DO UPDATE rows that can change"
-        )
+    if not table.has_key:
+        raise InvalidOperation(f"ON CONFLICT needs a primary key, and {table.full_name} has none")
     fragments = [fragment for _, fragment in tree.assignments] + ([] if tree.where is None else [tree.where])
     if any(token.word == "SELECT" for fragment in fragments for token in fragment.tokens):
         raise InvalidSql("ON CONFLICT … DO UPDATE has no subqueries; SELECT before, in the same transaction")

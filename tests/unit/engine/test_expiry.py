@@ -113,6 +113,20 @@ def test_a_key_may_come_again_when_its_row_is_over(db: Embedded, clock: ManualCl
     assert [change.seq for change in entries(db)] == [second.seq], "the one that was replaced ended with that"
 
 
+def test_a_row_that_is_written_again_lives_from_then_on(db: Embedded, clock: ManualClock) -> None:
+    """How presence is renewed: the row has a new `_seq`, and its life begins anew."""
+    upsert = "INSERT INTO app.typing VALUES (1, $1) ON CONFLICT (id) DO UPDATE SET who = EXCLUDED.who"
+    assert db.change(upsert, ["a"], user="ann") == 1
+    clock.advance(TTL_S - 1)
+    assert db.change(upsert, ["b"], user="ann") == 1
+    clock.advance(TTL_S - 1)
+    assert (seen(db), db.expiry.run(), seen(db)) == ([1], 1, [1])
+    assert [change.op for change in entries(db)] == ["UPDATE"]
+    clock.advance(2)
+    assert (seen(db), db.expiry.run(), stored(db)) == ([], 1, [])
+    assert [(end.op, end.before) for end in entries(db)] == [("EXPIRE", [1, "b"])]
+
+
 def test_delete_leaves_no_tombstone_and_of_what_is_over_nothing(db: Embedded, clock: ManualClock) -> None:
     typed(db, 1, 2, 3)
     assert db.change("DELETE FROM app.typing WHERE id = 2", user="ann") == 1
@@ -141,6 +155,7 @@ def test_rows_without_a_key(db: Embedded, clock: ManualClock) -> None:
 def test_what_lasting_tables_have_is_refused(db: Embedded) -> None:
     for sql, what in (
         ("UPDATE app.typing SET who = 'x'", "UPDATE is not supported for STREAM tables"),
+        ("STORAGE COMPACT TABLE app.typing", "STORAGE COMPACT is not supported for STREAM tables"),
         ("STORAGE FLUSH TABLE app.typing", "STORAGE FLUSH is not supported for STREAM tables"),
         ("CREATE TABLE app.x (id INT PRIMARY KEY, t INT REFERENCES app.typing)", "cannot reference STREAM"),
         ("CREATE TABLE app.x (id INT PRIMARY KEY, t INT REFERENCES app.clicks)", "cannot reference STREAM"),

@@ -22,6 +22,7 @@ from upwell.engine.commit import Committer
 from upwell.engine.expression import Arithmetic, ColumnRef, Compare, Literal, Node
 from upwell.engine.flush import Flush
 from upwell.engine.overlay import Overlay
+from upwell.engine.partition import PartitionWriter
 from upwell.engine.query import QueryEngine, Source
 from upwell.engine.result import result_rows
 from upwell.engine.rows import Rows
@@ -75,7 +76,9 @@ FILTERS: dict[str, tuple[Node, str] | None] = {"all": None, "kind": KIND_A, "sma
 class Rig:
     """An engine on a memory store, one USER table, and the feed."""
 
-    def __init__(self, directory: Path, threads: ThreadPoolExecutor, tail_changes_max: int) -> None:
+    def __init__(
+        self, directory: Path, threads: ThreadPoolExecutor, tail_changes_max: int, lag_s_max: float
+    ) -> None:
         self.clock = ManualClock()
         self.store = MemoryStore(clock=self.clock)
         self.committer = Committer(self.store, points=NoPoints())
@@ -83,7 +86,10 @@ class Rig:
         objects = Storages(directory, OsFiles())
         self.rows = Rows(ColdCache(objects, partitions_max=10, group_bytes_max=1 << 20))
         self.query = QueryEngine(self.rows, Overlay())
-        self.flush = Flush(self.committer, objects, self.rows, clock=self.clock, points=NoPoints())
+        partitions = PartitionWriter(
+            self.committer, objects, clock=self.clock, points=NoPoints(), grace_s=60.0
+        )
+        self.flush = Flush(self.committer, partitions, points=NoPoints())
         self.schema = Schema(self.committer, self.clock)
         self.schema.ensure_default_namespace()
         seq, self.table = self.schema.create_table(ITEMS, if_not_exists=False)
@@ -91,7 +97,7 @@ class Rig:
         self.committer.publication.wait(seq)
         self.threads = threads
         self.growth = Growth(self.committer.publication, asyncio.get_running_loop())
-        self.feed = LiveFeed(self.committer.changelog, self.growth, self.query, threads)
+        self.feed = LiveFeed(self.committer.changelog, self.growth, self.query, threads, lag_s_max=lag_s_max)
 
     def write(self, *steps: Callable[[Write], None]) -> int:
         """Commit some steps at once; returns the seq of the commit."""
@@ -152,9 +158,11 @@ class Rig:
 
 
 @asynccontextmanager
-async def running(directory: Path, *, tail_changes_max: int = 8_192) -> AsyncIterator[Rig]:
+async def running(
+    directory: Path, *, tail_changes_max: int = 8_192, lag_s_max: float = 600.0
+) -> AsyncIterator[Rig]:
     with ThreadPoolExecutor(2) as threads:
-        rig = Rig(directory, threads, tail_changes_max)
+        rig = Rig(directory, threads, tail_changes_max, lag_s_max)
         pump = asyncio.create_task(rig.feed.run())
         try:
             yield rig
@@ -845,3 +853,41 @@ async def test_a_snapshot_goes_on_across_a_new_column(rig: Rig) -> None:
     }
     assert [whole(row)[3:] for row in reader.rows()[-2:]] == [["m"], ["m"]]
     assert reader.errors() == []
+
+
+async def test_who_lags_for_too_long_is_told_the_cursor_and_can_resume(tmp_path: Path) -> None:
+    async with running(tmp_path, lag_s_max=0.05) as rig:
+        slow, beside = Reader(), Reader()
+        await subscribe(rig, slow, rig.watch(), SubscriptionOptions())
+        await subscribe(rig, beside, rig.watch(), SubscriptionOptions())
+        seen = rig.insert(ANN, [1, "a", 1])
+        for reader in (slow, beside):
+            await reader.until_seq(seen)
+        slow.is_stalled = True
+        for key in (2, 3):
+            last = rig.insert(ANN, [key, "a", 1])
+            rig.clock.advance(60)
+        await beside.until_seq(last)
+        await slow.until(lambda: slow.errors() != [])
+        [error] = slow.errors()
+        assert error.code == "LAG_LIMIT_EXCEEDED"
+        cursor = int(error.message.rpartition(" ")[2])
+        assert seen <= cursor < last
+        assert [key for _, key, _ in slow.events()] == [1]
+        assert [each.state for each in rig.feed.subscriptions()] == ["head"], "nothing of it is left"
+        again = Reader()
+        await subscribe(rig, again, rig.watch(), SubscriptionOptions(from_seq=cursor))
+        assert [row["id"] for row in again.rows()] == ["2", "3"]
+
+
+async def test_who_stalls_while_nothing_happens_is_left_alone(tmp_path: Path) -> None:
+    async with running(tmp_path, lag_s_max=0.05) as rig:
+        slow = Reader()
+        await subscribe(rig, slow, rig.watch(), SubscriptionOptions())
+        slow.is_stalled = True
+        missed = rig.insert(ANN, [1, "a", 1])
+        await rig.growth.reached(missed)
+        await asyncio.sleep(0.2)
+        assert slow.errors() == []
+        slow.release()
+        await slow.until_seq(missed)
