@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from upwell.edge.allowance import RateLimit
+from upwell.edge.export import Format, StreamCut, find_format, send_stream
 from upwell.edge.fault import Fault, fault_of, public
 from upwell.edge.render import render_outcomes, row_count
 from upwell.engine.view import Publication
@@ -26,6 +27,7 @@ from upwell.errors import (
     TooLarge,
     UpwellError,
 )
+from upwell.logs import fields
 from upwell.protocol.messages import ErrorBody, SqlRequest, SqlResponse, SqlStatement
 from upwell.session.auth import Authenticator
 from upwell.session.outcome import Outcome, StatementFailed
@@ -130,6 +132,10 @@ class SqlEndpoint:
             if not self._rate.take(principal.user):
                 raise RateExceeded("Too many queries per second. Please slow down.")
             body = await read_body(scope, receive, bytes_max=self._body_bytes_max)
+            form = find_format(header(scope, b"accept"))
+            if form is not None:
+                await self._stream(principal, self._parsed(body), form, receive, send)
+                return
             answer = await self._answer(principal, body, began)
         except StatementFailed as failed:
             await self._refuse(send, principal, failed, began)
@@ -137,6 +143,23 @@ class SqlEndpoint:
             await respond(send, *_error_body(fault_of(error, is_admin=False), None, began))
         else:
             await respond(send, 200, answer)
+
+    async def _stream(
+        self, principal: Principal, request: SqlRequest, form: Format, receive: Receive, send: Send
+    ) -> None:
+        if request.sql is None or request.statements is not None or request.rows is not None:
+            raise InvalidInput(f"{form.media_type} is for one query in `sql`; ask for application/json")
+        params = _params(request.params or [])
+        streamed = await self._sessions.stream(
+            principal, self._bounded(request.sql), params, request.namespace_id
+        )
+        try:
+            await send_stream(streamed, form, self._sessions.threads, receive, send)
+        except UpwellError as error:
+            raise StatementFailed(1, request.sql, error) from error
+        except StreamCut as cut:
+            # Without its end the answer is no answer: the server closes the connection.
+            log.warning("A stream of rows was cut", extra=fields(user=principal.user, reason=str(cut)))
 
     async def _answer(self, principal: Principal, body: bytes, began: float) -> bytes:
         request = self._parsed(body)

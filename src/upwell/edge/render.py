@@ -5,15 +5,17 @@ batch's DML comes summed at the end (section 1.4), but where statements were sen
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import msgspec
 import pyarrow as pa
 
 from upwell.engine.result import ResultColumn, column_cells, result_columns
 from upwell.protocol.messages import FieldSchema, SqlResponse, StatementResult
-from upwell.session.outcome import Answer, Changed, Message, Outcome, PointAnswer
+from upwell.session.outcome import Answer, Changed, Message, Outcome, PointAnswer, Streamed
 from upwell.types import SqlType, to_json
 
+SLICE_ROWS = 1_000
 _VERBS = ("Inserted", "Updated", "Deleted")
 _encoder = msgspec.json.Encoder()
 
@@ -46,8 +48,10 @@ def _result(outcome: Outcome) -> StatementResult:
         case PointAnswer(columns, rows):
             cells = [[to_json(v, c.type) for v, c in zip(row, columns, strict=True)] for row in rows]
             return _rows_result(columns, cells, outcome.as_user)
+        case Streamed():
+            raise AssertionError("a stream is no part of a JSON document")
         case Answer(table):
-            return _rows_result(result_columns(table.schema), _json_rows(table), outcome.as_user)
+            return _table_result(table, outcome.as_user)
 
 
 def _sums(outcomes: Sequence[Outcome]) -> list[StatementResult]:
@@ -67,18 +71,33 @@ def _changed(verb: str, count: int) -> str:
 
 
 def _rows_result(columns: Sequence[ResultColumn], rows: list[list[object]], as_user: str) -> StatementResult:
-    schema = [FieldSchema(c.name, c.type.value, index, c.flags) for index, c in enumerate(columns)]
-    return StatementResult(schema=schema, rows=rows, row_count=len(rows), as_user=as_user)
+    return StatementResult(schema=_schema(columns), rows=rows, row_count=len(rows), as_user=as_user)
 
 
-def _json_rows(table: pa.Table) -> list[list[object]]:
+def _table_result(table: pa.Table, as_user: str) -> StatementResult:
+    columns = result_columns(table.schema)
+    if table.num_rows <= SLICE_ROWS:
+        return _rows_result(columns, _json_rows(columns, table), as_user)
+    # Slice by slice: the values of all rows at once would need ten times the memory of their text.
+    slices = range(0, table.num_rows, SLICE_ROWS)
+    texts = [_encoder.encode(_json_rows(columns, table.slice(at, SLICE_ROWS)))[1:-1] for at in slices]
+    rows: Any = msgspec.Raw(b"[" + b",".join(texts) + b"]")
+    return StatementResult(schema=_schema(columns), rows=rows, row_count=table.num_rows, as_user=as_user)
+
+
+def _schema(columns: Sequence[ResultColumn]) -> list[FieldSchema]:
+    return [FieldSchema(c.name, c.type.value, index, c.flags) for index, c in enumerate(columns)]
+
+
+def _json_rows(columns: Sequence[ResultColumn], table: pa.Table) -> list[list[object]]:
     if table.num_columns == 0:
         return [[] for _ in range(table.num_rows)]
-    columns = zip(result_columns(table.schema), table.columns, strict=True)
-    return list(map(list, zip(*(_json_cells(column, array) for column, array in columns), strict=True)))
+    cells = (json_cells(column, array) for column, array in zip(columns, table.columns, strict=True))
+    return list(map(list, zip(*cells, strict=True)))
 
 
-def _json_cells(column: ResultColumn, array: pa.ChunkedArray) -> Sequence[object]:
+def json_cells(column: ResultColumn, array: pa.ChunkedArray) -> Sequence[object]:
+    """Return the cells of one column as JSON shows them."""
     if column.type is SqlType.BIGINT:
         texts: Sequence[object] = array.cast(pa.string()).to_pylist()
         return texts

@@ -5,13 +5,13 @@ a change names the `_seq` of the version that it replaces, which binary search f
 """
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from itertools import pairwise
-from operator import attrgetter
+from itertools import islice, pairwise
 
 import pyarrow as pa
+import pyarrow.compute as compute
 
 from upwell.engine.catalog import Table
 from upwell.storage.arrow import SEQ, row_batch, table_schema
@@ -20,6 +20,7 @@ from upwell.storage.hot import Change, Version
 CHUNKS_MAX = 10
 CHUNK_ROWS_MIN = 256
 """A batch of fewer rows is merged with what comes after it."""
+SCAN_ROWS = 8_192
 PARTITION_BYTES = 4_096
 """About what a partition costs besides its rows: empty ones must not pile up either."""
 
@@ -116,16 +117,24 @@ class HotRows:
         return PARTITION_BYTES + sum(chunk.size_bytes for chunk in self.chunks) + 40 * len(self.superseded)
 
 
-def first_rows(
-    live: list[Version], superseded: Sequence[int], table: Table, *, seq: int, flushed_until: int
-) -> HotRows:
-    """Return the rows of a scan of the store, which come by primary key."""
-    is_ordered = all(a.seq < b.seq for a, b in pairwise(live))
+def scanned(live: Iterator[Version], table: Table) -> tuple[Chunk, ...]:
+    """Return the rows of a scan of the store, which come by primary key.
+
+    They are converted piece by piece: as Python's values all of them would need ten times the memory.
+    """
+    batches = []
+    is_ordered, last = True, 0
+    while piece := list(islice(live, SCAN_ROWS)):
+        seqs = [version.seq for version in piece]
+        is_ordered = is_ordered and last < seqs[0] and all(a < b for a, b in pairwise(seqs))
+        last = seqs[-1]
+        batches.append(row_batch([version.row or [] for version in piece], seqs, table.columns))
+    if not batches:
+        return ()
+    batch = batches[0] if len(batches) == 1 else pa.concat_batches(batches)
     if not is_ordered:
-        live.sort(key=attrgetter("seq"))
-    batch = row_batch([each.row or [] for each in live], [each.seq for each in live], table.columns)
-    chunks = (Chunk(batch, None, len(live), is_ordered),) if live else ()
-    return HotRows(seq, flushed_until, table, chunks, tuple(superseded))
+        batch = batch.take(compute.array_sort_indices(batch.column(SEQ)))
+    return (Chunk(batch, None, len(batch), is_ordered),)
 
 
 def advanced(rows: HotRows, changes: Sequence[Change], table: Table, seq: int) -> HotRows:

@@ -9,15 +9,16 @@ A row that was superseded is found by its `_seq` and marked; batches merge geome
 
 import threading
 from collections import OrderedDict
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from upwell.engine.catalog import Table
 from upwell.engine.changelog import Changelog
 from upwell.engine.commit import decode_manifest_record, partition_name
-from upwell.engine.hot_rows import HotRows, advanced, first_rows
+from upwell.engine.hot_rows import HotRows, advanced, scanned
 from upwell.engine.rows import shaped
 from upwell.engine.view import View
-from upwell.storage.hot import Change, HotReader, Kind, partition_floor
+from upwell.storage.hot import Change, HotReader, Kind, Version, partition_floor
 from upwell.types import Owner
 
 BYTES_KEPT_MAX = 256 * 1024 * 1024
@@ -124,11 +125,14 @@ def _flushed_until(view: View, table: Table, owner: Owner) -> int:
 
 
 def _scan(reader: HotReader, table: Table, owner: Owner, seq: int, flushed_until: int) -> HotRows:
-    live = []
     superseded: list[int] = []
-    for version in reader.scan_rows(table.id, owner):
-        if version.seq > flushed_until:
-            superseded.extend(version.supersedes)
-            if version.row is not None:
-                live.append(shaped(version, table))
-    return first_rows(live, superseded, table, seq=seq, flushed_until=flushed_until)
+
+    def live() -> Iterator[Version]:
+        for version in reader.scan_rows(table.id, owner):
+            if version.seq > flushed_until:
+                superseded.extend(version.supersedes)
+                if version.row is not None:
+                    yield shaped(version, table)
+
+    chunks = scanned(live(), table)
+    return HotRows(seq, flushed_until, table, chunks, tuple(superseded))

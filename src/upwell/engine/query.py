@@ -9,7 +9,7 @@ number; `hidden` sets are anti-joins against a few integers, never literals.
 
 import re
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import reduce
 from operator import or_
@@ -35,6 +35,7 @@ from datafusion.functions import when
 from upwell.engine.catalog import Table
 from upwell.engine.hot_rows import HotRows
 from upwell.engine.overlay import Overlay
+from upwell.engine.refusal import CATALOG, QUERY_BYTES_MAX, translated
 from upwell.engine.rows import Rows
 from upwell.engine.stage import Staged
 from upwell.engine.stop import Stop
@@ -45,45 +46,14 @@ from upwell.storage.cold import ColdPartition
 from upwell.storage.manifest import Segment
 from upwell.types import Column, Owner, coerce, owner_user
 
-CATALOG = "upwell"
 OWNER = "_owner"
 COLD_PLANS_MAX = 256
-RESULT_BYTES_MAX = 256 * 1024 * 1024
-QUERY_BYTES_MAX = 1024 * 1024 * 1024
+RESULT_BYTES_MAX = 64 * 1024 * 1024
+"""What is larger is no answer in one piece, but a stream."""
 NAMES_KEPT_MAX = 2_048
 NAMES_KEPT_TEXT_CHARS_MAX = 16_384
 # Possessive and from a word's begin: a literal of a megabyte costs one pass, not one for each letter.
 _BEFORE_A_DOT = re.compile(r"\b(\w++)\"?\s*+\.")
-_SYNTAX = re.compile(
-    r"(?:Parser|Tokenizer)Error\(|RecursionLimitExceeded|\b(?:DDL|DML|Statement) not supported"
-)
-# What the engine says about itself is of no use to who asked.
-_CLEARER = [
-    (re.compile(r"^.*\ncaused by\n", re.DOTALL), ""),
-    (re.compile(r"\n*This issue was likely caused by a bug .*", re.DOTALL), ""),
-    (
-        re.compile(
-            r"\b(?:DataFusion|Arrow|Execution|External|SQL|Schema|Internal|Compute|Parquet) error: "
-            r"|Error during planning: "
-        ),
-        "",
-    ),
-    (re.compile(r"\b(?:Parser|Tokenizer)Error\(\"(.*)\"\)", re.DOTALL), r"\1"),
-    (re.compile(rf"\btable '{CATALOG}\.([^']*)' not found"), r"table '\1' not found"),
-    (re.compile(r".*RecursionLimitExceeded.*", re.DOTALL), "the statement nests deeper than 50 levels"),
-    (
-        re.compile(r"\b(?:DDL|DML|Statement) not supported: .*"),
-        "a query can only read; SELECT … INTO can't run",
-    ),
-    (
-        re.compile(r".*Resources exhausted: .*", re.DOTALL),
-        f"the query needs more than {QUERY_BYTES_MAX >> 20} MiB of memory; narrow it with WHERE",
-    ),
-    (
-        re.compile(r".*Null byte .* not allowed in name"),
-        "a column's name has a NUL character; name it with AS",
-    ),
-]
 _OWNER_FIELD = pa.field(OWNER, pa.string(), nullable=False)
 _ONLY_QUERIES = SQLOptions().with_allow_ddl(False).with_allow_dml(False).with_allow_statements(False)
 
@@ -148,7 +118,7 @@ class QueryEngine:
         try:
             context.sql_with_options(text, _ONLY_QUERIES)
         except BaseException as error:
-            raise scout.failure or _translated(error) from error
+            raise scout.failure or translated(error) from error
         if scout.failure:
             raise scout.failure
         names = list(scout.seen)
@@ -163,10 +133,10 @@ class QueryEngine:
         try:
             _context("public").sql_with_options(text, _ONLY_QUERIES)
         except BaseException as error:
-            translated = _translated(error)
-            if isinstance(translated, InvalidSql):
-                raise translated from error
-            if not isinstance(translated, QueryFailure):
+            refusal = translated(error)
+            if isinstance(refusal, InvalidSql):
+                raise refusal from error
+            if not isinstance(refusal, QueryFailure):
                 raise
 
     def run(
@@ -184,6 +154,29 @@ class QueryEngine:
         Raises `Stopped` between two batches after a request to stop, `QueryFailure` above
         `RESULT_BYTES_MAX`.
         """
+        frame = self._frame(view, text, namespace, tables, resolve)
+        try:
+            batches = _collected(frame, stop or Stop())
+            schema = batches[0].schema if batches else frame.schema()
+        except UpwellError:
+            raise
+        except BaseException as error:
+            raise translated(error) from error
+        return pa.Table.from_batches(batches, schema=schema)
+
+    def stream(
+        self, view: View, text: str, namespace: str, tables: list[tuple[str, str]], resolve: Resolve
+    ) -> tuple[pa.Schema, Iterator[pa.RecordBatch]]:
+        """Plan a query and return the schema and the batches of its result, made as they are asked for.
+
+        Each batch may be asked for in another thread, which blocks.
+        """
+        frame = self._frame(view, text, namespace, tables, resolve)
+        return frame.schema(), _flowing(frame, view)
+
+    def _frame(
+        self, view: View, text: str, namespace: str, tables: list[tuple[str, str]], resolve: Resolve
+    ) -> DataFrame:
         context = _context(namespace)
         catalog = FusionCatalog.memory_catalog()
         context.register_catalog_provider(CATALOG, catalog)
@@ -196,14 +189,9 @@ class QueryEngine:
                 source = resolve(space, name)
                 schemas[space].register_table(name, self._fusion_table(context, view, source))
         try:
-            frame = context.sql_with_options(text, _ONLY_QUERIES)
-            batches = _collected(frame, stop or Stop())
-            schema = batches[0].schema if batches else frame.schema()
-        except UpwellError:
-            raise
+            return context.sql_with_options(text, _ONLY_QUERIES)
         except BaseException as error:
-            raise _translated(error) from error
-        return pa.Table.from_batches(batches, schema=schema)
+            raise translated(error) from error
 
     def find_hot_only(self, view: View, source: Source, *, changes_max: int | None) -> HotRows | None:
         """Return the hot rows of a source if it has no cold ones, else None.
@@ -348,9 +336,21 @@ def _collected(frame: DataFrame, stop: Stop) -> list[pa.RecordBatch]:
         size_bytes += batches[-1].nbytes
         if size_bytes > RESULT_BYTES_MAX:
             raise QueryFailure(
-                f"the result is larger than {RESULT_BYTES_MAX >> 20} MiB; narrow it with WHERE or LIMIT"
+                f"the result is larger than {RESULT_BYTES_MAX >> 20} MiB; narrow it with WHERE or LIMIT, or "
+                "ask for a stream by the header Accept: application/vnd.apache.arrow.stream, "
+                "application/x-ndjson or text/csv"
             )
     return batches
+
+
+def _flowing(frame: DataFrame, view: View) -> Iterator[pa.RecordBatch]:
+    try:
+        for batch in frame.execute_stream():
+            yield batch.to_pyarrow()
+    except BaseException as error:
+        raise translated(error) from error
+    finally:
+        del view  # held until here: the files that it names stay as long
 
 
 def _context(namespace: str) -> SessionContext:
@@ -410,17 +410,3 @@ def _with(context: SessionContext, frame: DataFrame, staged: Staged, source: Sou
 def _mentioned_namespaces(text: str, default: str) -> set[str]:
     """Return every word in front of a dot, and the default: a superset of the namespaces in `text`."""
     return {default, *(word.lower() for word in _BEFORE_A_DOT.findall(text))}
-
-
-def _translated(error: BaseException) -> BaseException:
-    """Return the domain error for a failure of the engine, and what isn't one as it is."""
-    if type(error).__name__ == "PanicException":  # no Exception, and importable from nowhere
-        return QueryFailure("the query engine could not handle this query; write it another way")
-    if not isinstance(error, Exception):
-        return error
-    text = str(error)
-    is_syntax = _SYNTAX.search(text) is not None
-    for pattern, replacement in _CLEARER:
-        text = pattern.sub(replacement, text)
-    text = " ".join(text.split())
-    return InvalidSql(text) if is_syntax else QueryFailure(text)

@@ -25,6 +25,9 @@ class Call:
     rows: Sequence[Sequence[Value]] | None = None
     """Runs an INSERT, UPDATE or DELETE once for each of these lists of values; `values` count for nothing."""
 
+    streams: bool = False
+    """A query's rows are wanted as a stream."""
+
     @property
     def values_each(self) -> Sequence[Sequence[Value]]:
         """The lists of values to run the statement with."""

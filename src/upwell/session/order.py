@@ -59,6 +59,24 @@ def ordered(
         return run(text)
 
 
+def text_in_order(
+    text: str,
+    sources: Sequence["Source | Everybody | pa.Table"],
+    *,
+    rows_unordered: Callable[[Source], int],
+) -> str:
+    """Return the text of a query whose rows come by primary key where that can be said in the text."""
+    source = sources[0] if len(sources) == 1 else None
+    tokens = tokenize(text)
+    words = {token.word for token in tokens}
+    if not isinstance(source, Source) or "ORDER" in words or words & _FORMING:
+        return text
+    unordered = rows_unordered(source)
+    if unordered == 0 or (unordered > ORDERED_ROWS_MAX and words.isdisjoint(_CLAUSES)):
+        return text
+    return _with_order(text, tokens, source) or text
+
+
 def _by_key(table: pa.Table) -> pa.Table:
     keys = [index for index, column in enumerate(result_columns(table.schema)) if "pk" in column.flags]
     if len(keys) != 1 or not 1 < table.num_rows <= ORDERED_ROWS_MAX:

@@ -1,6 +1,6 @@
 """Outcomes: what a statement gave, before any wire has a say in how it looks."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import pyarrow as pa
@@ -32,6 +32,14 @@ class Answer:
 
 
 @dataclass(frozen=True, slots=True)
+class Streamed:
+    """The rows of a query that are made as they are asked for, in any thread that may block."""
+
+    schema: pa.Schema
+    batches: Iterator[pa.RecordBatch]
+
+
+@dataclass(frozen=True, slots=True)
 class PointAnswer:
     """The row of a read by key, or none; or the rows that a change gave back."""
 
@@ -39,11 +47,14 @@ class PointAnswer:
     rows: Sequence[Sequence[Value]]
 
 
+Result = Message | Changed | Answer | PointAnswer | Streamed
+
+
 @dataclass(frozen=True, slots=True)
 class Outcome:
     """What one statement gave, and as whom it ran."""
 
-    result: Message | Changed | Answer | PointAnswer
+    result: Result
     as_user: str
 
 

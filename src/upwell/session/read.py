@@ -13,6 +13,7 @@ from upwell.engine.rows import Rows, WouldBlock
 from upwell.engine.stop import Stop
 from upwell.engine.view import View
 from upwell.engine.write import Write
+from upwell.errors import QueryFailure
 from upwell.feeds.cursor import Growth
 from upwell.feeds.live import LiveFeed
 from upwell.feeds.registry import Registry
@@ -20,8 +21,8 @@ from upwell.session.call import Call
 from upwell.session.depth import refuse_deep
 from upwell.session.direct import find_direct
 from upwell.session.dml import evaluate
-from upwell.session.order import ordered
-from upwell.session.outcome import Answer, PointAnswer
+from upwell.session.order import ordered, text_in_order
+from upwell.session.outcome import Answer, PointAnswer, Streamed
 from upwell.session.point import point_answer
 from upwell.session.policy import Action, require_table
 from upwell.session.source import resolve
@@ -44,8 +45,10 @@ class Reader:
     feed: LiveFeed
     transactions: Transactions
 
-    async def select(self, call: Call, statement: Select) -> Answer | PointAnswer:
+    async def select(self, call: Call, statement: Select) -> Answer | PointAnswer | Streamed:
         view = self.growth.view if call.transaction is None else call.transaction.view
+        if call.streams:
+            return await self.threads.run(lambda stop: self._stream(call, view, statement))
         if statement.point is not None and statement.point.key.node is not None:
             require_table(call.principal, Action.READ, statement.point.table)
             try:
@@ -109,18 +112,34 @@ class Reader:
         found = self._direct(call, statement, view, inline=False)
         if found is not None:
             return found
-        text = render(statement.text, call.values, call.context())
-        refuse_deep(text)
-        write = None if call.transaction is None else call.transaction.write
-        resolver = self._resolver(call, view, write, is_open=statement.is_open, others=statement.others)
-        tables = self.query.tables_in(text, call.namespace, resolver)
-        sources: Sequence[Source | Everybody | pa.Table] = [resolver(*name) for name in tables]
+        text, resolver, tables, sources = self._named(call, view, statement)
         return ordered(
             text,
             sources,
             lambda final: self.query.run(view, final, call.namespace, tables, resolver, stop=stop),
             rows_unordered=partial(self.query.rows_unordered, view),
         )
+
+    def _stream(self, call: Call, view: View, statement: Select) -> Streamed:
+        text, resolver, tables, sources = self._named(call, view, statement)
+        in_order = text_in_order(text, sources, rows_unordered=partial(self.query.rows_unordered, view))
+        try:
+            return Streamed(*self.query.stream(view, in_order, call.namespace, tables, resolver))
+        except QueryFailure:
+            if in_order == text:
+                raise
+            return Streamed(*self.query.stream(view, text, call.namespace, tables, resolver))
+
+    def _named(
+        self, call: Call, view: View, statement: Select
+    ) -> tuple[str, Resolve, list[tuple[str, str]], Sequence[Source | Everybody | pa.Table]]:
+        """Return a query's text for the engine, and what the names in it stand for."""
+        text = render(statement.text, call.values, call.context())
+        refuse_deep(text)
+        write = None if call.transaction is None else call.transaction.write
+        resolver = self._resolver(call, view, write, is_open=statement.is_open, others=statement.others)
+        tables = self.query.tables_in(text, call.namespace, resolver)
+        return text, resolver, tables, [resolver(*name) for name in tables]
 
     def _resolver(
         self,

@@ -19,11 +19,15 @@ from upwell.types import Value
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """One statement: its text and the values of `$1`, `$2`, …; or `rows`, to run it once for each."""
+    """One statement: its text and the values of `$1`, `$2`, …; or `rows`, to run it once for each.
+
+    With `streams` it has to be a query, whose rows are given as a stream.
+    """
 
     sql: str
     params: Sequence[Value] = ()
     rows: Sequence[Sequence[Value]] | None = None
+    streams: bool = False
 
 
 class Request:

@@ -48,7 +48,7 @@ from upwell.session.call import Call
 from upwell.session.definition import Definer
 from upwell.session.live import kill_live
 from upwell.session.maintenance import Maintenance
-from upwell.session.outcome import Answer, Changed, Message, Outcome, PointAnswer, StatementFailed
+from upwell.session.outcome import Answer, Message, Outcome, Result, StatementFailed, Streamed
 from upwell.session.policy import (
     Principal,
     require_admin,
@@ -186,6 +186,15 @@ class Sessions:
             raise RequestRefused("PARAMS_WITH_BATCH", "parameters go with one statement, not with several")
         return await self.run(principal, [Asked(text, params) for text in texts], namespace)
 
+    async def stream(
+        self, principal: Principal, sql: str, params: Sequence[Value], namespace: str | None
+    ) -> Streamed:
+        """Run one query and return its rows as a stream; raise `StatementFailed` if it is none, or fails."""
+        text = await self._read(sql, partial(self._single, sql))
+        (outcome,) = await self.run(principal, [Asked(text, params, streams=True)], namespace)
+        assert isinstance(outcome.result, Streamed), "a query was asked to stream"
+        return outcome.result
+
     async def run_each(
         self, principal: Principal, asked: Sequence[Asked], namespace: str | None, *, atomic: bool
     ) -> list[Outcome]:
@@ -316,7 +325,11 @@ class Sessions:
             case _:
                 pass
         context = partial(self.context, principal)
-        call = Call(principal, values, request.namespace, context, request.transaction, asked.rows)
+        if asked.streams and not isinstance(statement, Select):
+            raise InvalidInput("only a query gives a stream; ask for the rest by Accept: application/json")
+        call = Call(
+            principal, values, request.namespace, context, request.transaction, asked.rows, asked.streams
+        )
         if request.transaction is not None:
             result = await self._run_staged(request.transaction, call, statement)
         else:
@@ -325,9 +338,7 @@ class Sessions:
         await self.growth.reached(noted)
         return Outcome(result, principal.user)
 
-    async def _run_staged(
-        self, transaction: Transaction, call: Call, statement: Statement
-    ) -> Message | Changed | Answer | PointAnswer:
+    async def _run_staged(self, transaction: Transaction, call: Call, statement: Statement) -> Result:
         if not isinstance(statement, (Select, Insert, Update, Delete)):
             raise InvalidOperation(
                 "a transaction takes SELECT, INSERT, UPDATE and DELETE; run what else there is outside of it"
@@ -337,7 +348,7 @@ class Sessions:
         transaction.end_statement()
         return result
 
-    async def _dispatch(self, call: Call, statement: Statement) -> Message | Changed | Answer | PointAnswer:
+    async def _dispatch(self, call: Call, statement: Statement) -> Result:
         match statement:
             case Select():
                 noted = self._note_reading(call.principal, statement.others)
