@@ -1,4 +1,4 @@
-"""The command line: `upwell serve`, `sql`, `devices`, `simulate`, `demo`.
+"""The command line: `upwell serve`, `sql`, `cold-sql`, `devices`, `simulate`, `demo`.
 
 Law: what the user can mend is said in one sentence on stderr with exit code 2; a traceback is a bug.
 """
@@ -38,6 +38,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     _add_serve(commands.add_parser("serve", help="run the server"))
     _add_sql(commands.add_parser("sql", help="run SQL, or start an interactive session"))
+    _add_cold_sql(commands.add_parser("cold-sql", help="print the DuckDB query over a table's files"))
     _add_config(commands.add_parser("config", help="what settings are in force"))
     _add_devices(commands.add_parser("devices", help="what an app's devices need on the server"))
     _add_simulate(
@@ -75,6 +76,16 @@ def _add_sql(sql: argparse.ArgumentParser) -> None:
     sql.add_argument("--as", dest="as_user", metavar="USER", help="run each statement as this user")
     sql.add_argument("--json", action="store_true", help="print the server's answer as JSON")
     sql.set_defaults(command=_sql)
+
+
+def _add_cold_sql(cold: argparse.ArgumentParser) -> None:
+    cold.add_argument("table", help="namespace.table")
+    cold.add_argument("--user", help="only this user's rows of a USER table")
+    cold.add_argument(
+        "--data-dir", type=Path, default=os.environ.get("UPWELL_DATA_DIR", "upwell-data"),
+        help="where the data lives, or any directory that has the table's files (default: ./upwell-data)",
+    )  # fmt: skip
+    cold.set_defaults(command=_cold_sql)
 
 
 def _add_config(config: argparse.ArgumentParser) -> None:
@@ -159,6 +170,15 @@ def _show_config(options: argparse.Namespace) -> int:
         print(f"\n[auth.issuers.{issuer.name}]  # {origins['issuers']}")
         for name, value in shown_issuer(issuer).items():
             print(f"{name} = {value}")
+    return 0
+
+
+def _cold_sql(options: argparse.Namespace) -> int:
+    try:
+        from upwell.cli.cold import cold_sql
+    except ModuleNotFoundError as error:
+        raise StartRefused(f"{NEEDS_SERVER} ({error.name} is missing)") from error
+    print(cold_sql(Path(options.data_dir), options.table.lower(), options.user))
     return 0
 
 

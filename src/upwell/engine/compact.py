@@ -17,6 +17,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
+import msgspec
 import pyarrow as pa
 
 from upwell.effects import Points
@@ -27,7 +28,7 @@ from upwell.engine.payload import payload_of
 from upwell.engine.view import View
 from upwell.storage.cold import load_filter, load_superseded
 from upwell.storage.hot import Kind
-from upwell.storage.manifest import Manifest, Segment, write_hidden
+from upwell.storage.manifest import Manifest, Segment, file_columns, write_hidden
 from upwell.storage.merge import (
     keys_of,
     load_segment,
@@ -130,10 +131,14 @@ class Compact:
         return Compacted(count, len(manifest.segments), _rows(base.manifest) - _rows(manifest))
 
     def _settle(self, base: Base) -> None:
-        """Nothing is to be done: make up for a copy that a crash prevented, and for a flag that is wrong."""
+        """Nothing is to be done: make up for a copy that a crash prevented, and for a flag that is wrong.
+
+        The copy tells what the columns are called now; the manifest itself never changes.
+        """
         if decode_manifest_record(base.record).is_due:
             self._partitions.switch(base, base.manifest, is_due=False)
-        self._partitions.copy(base, base.manifest)
+        columns = file_columns(base.table.columns)
+        self._partitions.copy(base, msgspec.structs.replace(base.manifest, columns=columns))
 
     def _write_files(
         self, base: Base, superseded: Sequence[int], groups: Sequence[Sequence[Segment]]

@@ -30,6 +30,7 @@ from upwell.storage.manifest import (
     Segment,
     copy_manifest,
     empty_manifest,
+    file_columns,
     load_manifest,
     remove_copy,
     write_manifest,
@@ -172,7 +173,13 @@ class PartitionWriter:
     def write_manifest(self, base: Base, points: str, **changes: object) -> Manifest:
         """Write the manifest that follows on `base`, durably; it isn't in force yet."""
         number = max(base.manifest.version + 1, base.files.next_number("manifest"))
-        manifest = msgspec.structs.replace(base.manifest, version=number, updated_at=self.now_ms, **changes)
+        manifest = msgspec.structs.replace(
+            base.manifest,
+            version=number,
+            updated_at=self.now_ms,
+            columns=file_columns(base.table.columns),
+            **changes,
+        )
         manifest = manifest.placed(base.files.place)
         write_manifest(base.files, manifest)
         self._points.reach(f"{points}:manifest-written")

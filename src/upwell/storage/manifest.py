@@ -3,16 +3,16 @@
 Law: a manifest, a segment and a hidden set never change once they have their name. The number in force is
 a record in the hot store; `manifest.json` is only a copy for people and outside readers.
 
-A manifest is JSON in the shape of the contract (section 6.5), extended by `table_number`, `flushed_until`
-and `hidden`, and per segment `filter` and `live_count`. A hidden set is a sorted JSON array of `_seq`s:
-rows of the segments that have them are superseded and don't count.
+A manifest is JSON in the shape of the contract (section 6.5), extended by `table_number`, `flushed_until`,
+`columns` and `hidden`, and per segment `filter` and `live_count`. A hidden set is a sorted JSON array:
+rows of the segments that have these `_seq`s are superseded and don't count.
 
 `storage` and `directory` say where a file is: a partition's files lie in several places after its table was
 given another storage. An entry without them is beside its manifest.
 """
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from typing import Literal, TypeVar
 
@@ -20,9 +20,10 @@ import msgspec
 
 from upwell.errors import ColdFileMissing
 from upwell.logs import fields
+from upwell.storage.arrow import physical_name
 from upwell.storage.files import PartitionFiles
 from upwell.storage.place import MANIFEST_COPY, Partition, Place
-from upwell.types import owner_user
+from upwell.types import Column, coerce, owner_user, to_json
 
 log = logging.getLogger("upwell.cold")
 
@@ -62,6 +63,22 @@ class Segment(msgspec.Struct, frozen=True, kw_only=True):
     def place(self) -> Place | None:
         """Where the file and its filter are; None: beside the manifest."""
         return Place(self.storage, self.directory) if self.storage else None
+
+
+class FileColumn(msgspec.Struct, frozen=True, gc=False):
+    """What a column is called and where it is: `path` is its name in the files, for ever.
+
+    Segments of a schema version below `added` don't have it: their rows read `initial` there (as the SQL
+    wire writes it), which is fixed as well. `name` and `type` are those of the manifest's time.
+    """
+
+    id: int
+    name: str
+    path: str
+    type: str
+    primary_key: bool
+    added: int
+    initial: object = None
 
 
 class Hidden(msgspec.Struct, frozen=True, gc=False):
@@ -111,6 +128,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     vector_indexes: dict[str, object] = {}
     storage: str = ""
     directory: str = ""
+    columns: tuple[FileColumn, ...] = ()
 
     @property
     def place(self) -> Place | None:
@@ -135,6 +153,22 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
             segments=tuple(_placed(entry, place) for entry in self.segments),
             hidden=tuple(_placed(entry, place) for entry in self.hidden),
         )
+
+
+def file_columns(columns: Sequence[Column]) -> tuple[FileColumn, ...]:
+    """Return what a manifest tells readers of the files about a table's columns."""
+    return tuple(
+        FileColumn(
+            column.id,
+            column.name,
+            physical_name(column),
+            column.type.name,
+            column.primary_key,
+            column.added,
+            to_json(coerce(column.initial, column), column.type),
+        )
+        for column in columns
+    )
 
 
 def empty_manifest(partition: Partition, *, time_ms: int) -> Manifest:

@@ -108,6 +108,7 @@ def test_the_copy_has_the_contract_s_shape(files: PartitionFiles) -> None:
         "last_sequence_number": 0,
         "files": {"subfolder": 1, "count": 0},
         "vector_indexes": {},
+        "columns": [],
         "storage": "",
         "directory": "",
     }

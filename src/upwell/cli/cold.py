@@ -1,0 +1,124 @@
+"""`upwell cold-sql`: the DuckDB query over exactly the files that a table's manifests name.
+
+Law: it needs no server. What it prints gives the newest version of each owner's key, without deleted rows,
+under the names of today: what SELECT gives, if everything is flushed.
+"""
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path, PurePosixPath
+
+import msgspec
+
+from upwell.errors import StartRefused
+from upwell.storage.files import LINKS
+from upwell.storage.manifest import FileColumn, Manifest, Segment
+from upwell.storage.place import MANIFEST_COPY
+
+_TYPES = {
+    "BOOLEAN": "BOOLEAN", "SMALLINT": "SMALLINT", "INT": "INTEGER", "BIGINT": "BIGINT", "DOUBLE": "DOUBLE",
+    "TEXT": "VARCHAR", "TIMESTAMP": "TIMESTAMP", "UUID": "VARCHAR", "JSON": "VARCHAR", "BYTES": "BLOB",
+}  # fmt: skip
+
+
+def cold_sql(root: Path, table: str, user: str | None) -> str:
+    """Return the query over the files of `table` (of one user) somewhere below `root`.
+
+    Raises `StartRefused` if there is no manifest of it, or one can't be read.
+    """
+    found = [(path, manifest) for path, manifest in _manifests(root) if manifest.table_id == table]
+    newest = max((manifest.table_number for _, manifest in found), default=0)
+    chosen = [
+        (path, manifest)
+        for path, manifest in found
+        if manifest.table_number == newest and user in (None, manifest.user_id)
+    ]
+    if not chosen:
+        whose = f" of user {user}" if user is not None else ""
+        raise StartRefused(
+            f"no {MANIFEST_COPY} of {table}{whose} below {root}; STORAGE FLUSH TABLE {table} makes it cold"
+        )
+    columns = max((manifest for _, manifest in chosen), key=lambda manifest: manifest.updated_at).columns
+    is_user = any(manifest.user_id is not None for _, manifest in chosen)
+    files = {
+        str(_file(path.absolute(), manifest, segment)): segment.schema_version
+        for path, manifest in chosen
+        for segment in manifest.segments
+    }
+    return _query(files, columns, is_user=is_user)
+
+
+def _manifests(root: Path) -> Iterable[tuple[Path, Manifest]]:
+    for path in sorted(root.rglob(MANIFEST_COPY)):
+        if LINKS not in path.parts:
+            try:
+                yield path, msgspec.json.decode(path.read_bytes(), type=Manifest)
+            except (OSError, msgspec.DecodeError) as error:
+                raise StartRefused(f"manifest {path} can't be read: {error}") from error
+
+
+def _file(path: Path, manifest: Manifest, segment: Segment) -> Path:
+    """Return where a segment is: beside its manifest, or elsewhere in the same storage."""
+    if segment.place in (None, manifest.place):
+        return path.parent / segment.path
+    if segment.storage == manifest.storage and path.parent.match(manifest.directory):
+        root = path.parents[len(PurePosixPath(manifest.directory).parts)]
+        return root / segment.directory / segment.path
+    raise StartRefused(
+        f"{segment.path} of {manifest.table_id} is in the storage '{segment.storage}'; "
+        f"STORAGE COMPACT TABLE {manifest.table_id} brings it to the others"
+    )
+
+
+def _query(files: dict[str, int], columns: Sequence[FileColumn], *, is_user: bool) -> str:
+    owner = ['"_owner"'] if is_user else []
+    if not files:
+        nothing = [f"CAST(NULL AS {_TYPES[column.type]}) AS {_name(column.name)}" for column in columns]
+        return "SELECT " + ", ".join(nothing) + "\nWHERE FALSE;"
+    key = next(column for column in columns if column.primary_key)
+    shown = ",\n       ".join([*owner, *(_shown(column, files) for column in columns)])
+    listed = ",\n                          ".join(_text(path) for path in files)
+    partition = ", ".join([*owner, _name(key.path)])
+    order = ", ".join([*owner, _name(key.name)])
+    return f"""SELECT {shown}
+FROM (
+    SELECT *, row_number() OVER (PARTITION BY {partition} ORDER BY "_seq" DESC) AS "_newest"
+    FROM read_parquet([{listed}],
+                      union_by_name = true, filename = "_file", hive_partitioning = false)
+)
+WHERE "_newest" = 1 AND NOT "_deleted"
+ORDER BY {order};"""
+
+
+def _shown(column: FileColumn, files: dict[str, int]) -> str:
+    """Return a column by today's name; files that are older than it have what it began with."""
+    older = [path for path, version in files.items() if version < column.added]
+    began = f"CAST({_literal(column)} AS {_TYPES[column.type]})"
+    name = _name(column.name)
+    if len(older) == len(files):
+        return f"{began} AS {name}"
+    stored = f"CAST({_name(column.path)} AS {_TYPES[column.type]})"
+    if not older or column.initial is None:
+        return f"{stored} AS {name}"
+    listed = ", ".join(map(_text, older))
+    return f'CASE WHEN "_file" IN ({listed}) THEN {began} ELSE {stored} END AS {name}'
+
+
+def _literal(column: FileColumn) -> str:
+    value = column.initial
+    match value:
+        case None:
+            return "NULL"
+        case list():
+            return f"from_hex('{bytes(value).hex()}')"
+        case int() if column.type == "TIMESTAMP":
+            return f"make_timestamp({value})"
+        case _:
+            return _text(str(value))
+
+
+def _name(name: str) -> str:
+    return '"' + name.replace('"', '""') + '"'
+
+
+def _text(text: str) -> str:
+    return "'" + text.replace("'", "''") + "'"
