@@ -22,11 +22,12 @@ import uvloop
 
 from upwell.clock import Clock, SystemClock
 from upwell.config import Config
-from upwell.edge.accounts import Accounts
+from upwell.edge.accounts import PATHS, Accounts
 from upwell.edge.allowance import RateLimit
 from upwell.edge.devices import DEVICE_PATHS, BodyLimits, DeviceEndpoints
 from upwell.edge.gate import Gate, Handler
-from upwell.edge.http import SqlEndpoint
+from upwell.edge.http import SQL_PATH, SqlEndpoint
+from upwell.edge.metrics import Metrics, Traffic, counters, gauges
 from upwell.edge.packet import OnePacket
 from upwell.edge.signin import DummySignin
 from upwell.edge.stream import LogStreams
@@ -243,11 +244,20 @@ async def _serve(parts: Parts) -> None:
         doorkeeper = Doorkeeper(
             engine.schema, parts.authenticator, engine.sign_ins, engine.audit, publication, engine.clock
         )
+        traffic = Traffic([SQL_PATH, *DEVICE_PATHS, *PATHS])
+        metrics = Metrics(traffic, gauges(committer, feed, live), counters(committer), config)
         accounts = Accounts(
-            doorkeeper, parts.authenticator, publication, slow, config, loop.time
+            doorkeeper, parts.authenticator, publication, slow, config, loop.time, [metrics.route()]
         ).application()
         runner, schedule = _job_loops(parts, registry, jobs, looks)
-        gate = Gate({("POST", "/v1/api/sql"): sql}, device_routes, live, accounts)
+        gate = Gate(
+            {("POST", SQL_PATH): sql},
+            device_routes,
+            live,
+            accounts,
+            traffic,
+            slow_request_s=config.slow_request_s,
+        )
         # If one of these fails unexpectedly, the group ends the server rather than go on without it.
         async with asyncio.TaskGroup() as group:
             tasks = [

@@ -41,13 +41,14 @@ class Config:
     jwt_expiry_hours: int = 24  # hours that an access token is accepted
     device_token_expiry_hours: int = 24 * 30  # hours that a device's token is accepted
     durability: str = "group"  # "group": acknowledge after the sync to disk; "async": before
+    slow_request_s: float = 1.0  # seconds from which on a request is logged as slow
     log_level: str = "info"  # the lowest level that is logged: debug, info, warning, error
     schema_version: int = 1  # number of the app's schema, told to devices that ask
     shape_cache: bool = True  # whether prepared statements are kept for the next of their shape
     bcrypt_cost: int = 10  # binary logarithm of the rounds of a password's hash
     enforce_password_complexity: bool = False  # whether weak passwords are refused in SQL too
     allow_remote_setup: bool = False  # whether other machines may do the first set-up
-    allow_remote_health: bool = False  # whether other machines may ask /health; /livez answers everybody
+    allow_remote_health: bool = False  # whether other machines may ask /health and /metrics
     cookie_secure: bool = False  # whether browsers keep the sign-in's cookies to https
     auth_attempts_per_s_max: int = 50  # logins, refreshes and set-ups per second of one address
     queries_per_s_max: int = 100_000  # SQL requests per second of one user
@@ -140,6 +141,7 @@ _BOUNDS = {
     "queries_per_s_max": (1, _COUNT_MAX),
     "audit_retention_days": (0, 36_500),
     "request_body_bytes_max": (1, _BYTES_MAX),
+    "slow_request_s": (0, _SECONDS_MAX),
     "sql_bytes_max": (1, _BYTES_MAX),
     "statement_timeout_s": (0.001, _SECONDS_MAX),
     "upload_changes_max": (1, _COUNT_MAX),

@@ -4,7 +4,7 @@ These are not the hot routes: a password check costs tens of milliseconds anyway
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from contextvars import copy_context
 from datetime import UTC, datetime
@@ -19,8 +19,9 @@ from starlette.routing import Route
 from upwell.config import Config
 from upwell.edge.allowance import RateLimit
 from upwell.edge.fault import fault_of
-from upwell.edge.health import Health
+from upwell.edge.health import HEALTH_PATHS, Health
 from upwell.edge.json import answer, read_struct
+from upwell.edge.openapi import ROUTE as OPENAPI
 from upwell.edge.page import PATH, live_page
 from upwell.edge.peer import address, is_local
 from upwell.engine.catalog import Role, User
@@ -42,6 +43,9 @@ from upwell.session.accounts import ROOT, Doorkeeper
 from upwell.session.auth import Authenticator, Login
 from upwell.session.password import find_missing, find_weakness
 
+AUTH = "/v1/api/auth"
+PATHS = (*HEALTH_PATHS, *(f"{AUTH}/{name}" for name in
+         ("status", "setup", "login", "refresh", "logout", "me", "device")))  # fmt: skip
 ACCESS_COOKIE = "kalamdb_auth"
 REFRESH_COOKIE = "kalamdb_refresh"
 DEVICE_CHARS_MAX = 256
@@ -60,7 +64,9 @@ class Accounts:
         slow: Executor,
         config: Config,
         now_s: Callable[[], float],
+        more: Sequence[Route] = (),
     ) -> None:
+        self._more = more
         self._doorkeeper = doorkeeper
         self._authenticator = authenticator
         self._publication = publication
@@ -80,6 +86,8 @@ class Accounts:
                 Route("/v1/api/auth/me", self.me, methods=["GET"]),
                 Route("/v1/api/auth/device", self.device, methods=["POST"]),
                 Route(PATH, live_page, methods=["GET"]),
+                OPENAPI,
+                *self._more,
             ],
             exception_handlers={404: _not_found, 405: _not_allowed, UpwellError: _failed},
         )

@@ -6,13 +6,16 @@ one. A hot path that is asked with another method gets 405.
 
 import logging
 import re
+import time
 import uuid
 from collections.abc import Awaitable, Callable, Mapping
 from itertools import count, repeat
 
 from upwell.edge.http import Receive, Scope, Send, header, respond
+from upwell.edge.metrics import Traffic
 from upwell.edge.peer import address
 from upwell.logs import Origin, begin_request, fields
+from upwell.protocol.sync import WATCH_PATH
 
 log = logging.getLogger("upwell.edge")
 
@@ -36,7 +39,12 @@ class Gate:
         any_method: Mapping[str, Handler],
         live: Handler,
         rest: Handler,
+        traffic: Traffic,
+        *,
+        slow_request_s: float,
     ) -> None:
+        self._traffic = traffic
+        self._slow_request_s = slow_request_s
         self._hot = hot
         self._hot_paths = frozenset(path for _, path in hot)
         self._any_method = any_method
@@ -59,12 +67,26 @@ class Gate:
         if handler is None:
             handler = _wrong_method if path in self._hot_paths else self._rest
         watched = _Watched(send, request)
+        began = time.perf_counter()
         try:
             await handler(scope, receive, watched)
         except Exception:
             log.exception("Request failed unexpectedly", extra=fields(method=scope["method"], path=path))
-            if not watched.started:
-                await respond(send, 500, _INTERNAL)
+            if not watched.status:
+                await respond(watched, 500, _INTERNAL)
+        finally:
+            self._note(scope["method"], path, watched.status, time.perf_counter() - began)
+
+    def _note(self, method: str, path: str, status: int, seconds: float) -> None:
+        self._traffic.note(path, status, seconds)
+        is_slow = seconds > self._slow_request_s and path != WATCH_PATH  # which lasts on purpose
+        if is_slow or log.isEnabledFor(logging.DEBUG):
+            found = fields(method=method, path=path, status=status, ms=round(seconds * 1000, 3))
+            log.log(
+                logging.INFO if is_slow else logging.DEBUG,
+                "Slow request" if is_slow else "Request served",
+                extra=found,
+            )
 
 
 async def _wrong_method(scope: Scope, receive: Receive, send: Send) -> None:
@@ -72,16 +94,16 @@ async def _wrong_method(scope: Scope, receive: Receive, send: Send) -> None:
 
 
 class _Watched:
-    """Remembers whether an answer has begun, and puts the request's id into it."""
+    """Remembers the status of an answer that has begun, and puts the request's id into it."""
 
     def __init__(self, send: Send, request: str) -> None:
         self._send = send
         self._request = request
-        self.started = False
+        self.status = 0
 
     async def __call__(self, message: Scope) -> None:
-        if not self.started:
-            self.started = True
+        if not self.status:
+            self.status = message["status"]
             message["headers"] = [*message.get("headers", ()), (REQUEST_ID, self._request.encode())]
         await self._send(message)
 

@@ -14,6 +14,7 @@ from upwell.edge.peer import is_local
 from upwell.engine.view import Publication
 from upwell.protocol.messages import AuthFault, ClusterHealth, ClusterNode, HealthResponse
 
+HEALTH_PATHS = ("/health", "/v1/api/healthcheck", "/v1/api/cluster/health", "/livez", "/readyz")
 CLUSTER_ID = "upwell"
 NODE_ID = 1
 

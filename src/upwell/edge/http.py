@@ -45,6 +45,7 @@ Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 T = TypeVar("T")
 
+SQL_PATH = "/v1/api/sql"
 RENDER_INLINE_ROWS_MAX = 1_000
 BODY_S_MAX = 30
 _JSON_HEADERS = [(b"content-type", b"application/json")]

@@ -130,6 +130,11 @@ class LiveSocket:
         name, epoch_s = f"c{next(self._numbers)}", self._authenticator.now_s
         return Connection(name, wire, send, allowance, query_of(scope), loop_s, epoch_s)
 
+    @property
+    def count(self) -> int:
+        """How many sockets are open."""
+        return len(self._sockets)
+
     async def run(self) -> None:
         """Close sockets that are silent or whose token or account isn't what it was; until cancelled."""
         async with asyncio.TaskGroup() as tasks:

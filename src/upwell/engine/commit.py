@@ -94,6 +94,8 @@ class Committer:
         self.changelog = Changelog(floor=seq)
         self.publication = Publication(View(seq, reader, self._catalog))
         self._work = threading.Event()
+        self.commits = self.changes = self.syncs = 0
+        """How many there were since the start; `syncs` are those of the log that made commits durable."""
         self._closing = False
         self._syncer = threading.Thread(target=self._run_syncer, name="upwell-wal-sync", daemon=True)
         self._syncer.start()
@@ -129,6 +131,8 @@ class Committer:
             except ReadOnly:
                 self._work.set()  # the syncer meets it too, and tells all who wait
                 raise
+            self.commits += 1
+            self.changes += len(applied.changes)
             self.changelog.append(applied.changes)
             self.pending.note(applied.changes)
             self._note_records(batch)
@@ -240,6 +244,7 @@ class Committer:
                 seq, reader = self._store.snapshot()
                 catalog = self._catalog
             self._store.sync()
+            self.syncs += 1
             self._points.reach("commit:after-sync")
             if self._durability is Durability.GROUP and seq > self.publication.view.seq:
                 self.publication.publish(View(seq, reader, catalog))

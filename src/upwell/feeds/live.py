@@ -120,6 +120,11 @@ class LiveFeed:
         """Return what there is, for `system.live`; any thread may call it."""
         return [listing(subscription) for subscription in list(self._subscriptions)]
 
+    @property
+    def total(self) -> int:
+        """How many subscriptions there are."""
+        return len(self._subscriptions)
+
     def count(self, user: str) -> int:
         """Return how many subscriptions a user has, on all sockets together."""
         return self._by_user[user]
