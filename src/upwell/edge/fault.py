@@ -36,6 +36,10 @@ _ABOUT_NAMES = re.compile(
     re.IGNORECASE,
 )
 _OF_ROWS = ("SELECT", "WITH", "VALUES", "INSERT", "UPDATE", "DELETE")
+_SECRETS = re.compile(
+    r"(\b(?:PASSWORD|CONFIG|CREDENTIALS)\s*=?\s*)(?:[eE]?'(?:[^']|'')*+'?|(\$\w*\$).*?(?:\2|$))",
+    re.IGNORECASE | re.DOTALL,
+)
 _DIRECTORIES = re.compile(r"(?:/[^\s/]+)+/")
 
 
@@ -62,10 +66,15 @@ def _is_public(error: UpwellError, sql: str) -> bool:
             return sql.lstrip(" \t\r\n(")[:6].upper().startswith(_OF_ROWS)
         case QueryFailure():
             return _ABOUT_NAMES.search(str(error)) is not None
-        case TableNotFound() | ReadOnly() | ColdFileMissing():
+        case TableNotFound() | ReadOnly() | ColdFileMissing() | StorageFailed():
             return False
         case _:
             return True
+
+
+def masked(sql: str) -> str:
+    """Return a statement without what follows PASSWORD, CONFIG and CREDENTIALS: it may be a secret."""
+    return _SECRETS.sub(r"\1'***'", sql)
 
 
 def fault_of(error: UpwellError, *, is_admin: bool) -> Fault:

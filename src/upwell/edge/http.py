@@ -16,7 +16,7 @@ import msgspec
 
 from upwell.edge.allowance import RateLimit
 from upwell.edge.export import Format, StreamCut, find_format, send_stream
-from upwell.edge.fault import Fault, fault_of, public
+from upwell.edge.fault import Fault, fault_of, masked, public
 from upwell.edge.render import render_outcomes, row_count
 from upwell.engine.view import Publication
 from upwell.errors import (
@@ -221,7 +221,7 @@ class SqlEndpoint:
         fault = Fault(fault.status, fault.code, f"Statement {failed.number} failed: {told}")
         if not is_admin and not self._error_details:
             fault = public(fault, failed.cause, failed.sql)
-        await respond(send, *_error_body(fault, failed.sql if is_admin else None, began))
+        await respond(send, *_error_body(fault, masked(failed.sql) if is_admin else None, began))
 
 
 def _params(params: list[Any]) -> list[Value]:

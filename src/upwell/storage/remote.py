@@ -16,6 +16,8 @@ from upwell.storage.files import OpenAt, PartitionFiles
 from upwell.storage.objects import Bucket
 from upwell.storage.place import MANIFEST_COPY, Partition, Place
 
+ARRIVING = ".arriving"
+
 
 class RemoteFiles(PartitionFiles):
     """Files in a bucket; `directory` is where their copies are."""
@@ -91,8 +93,11 @@ class RemoteFiles(PartitionFiles):
         with suppress(FileNotFoundError):
             self._cache.use(path)
             return path
-        self._files.make_dirs(self.directory)
-        temp = temp_beside(path)
+        # Not beside the copy: who writes the partition removes what is half-written there.
+        arriving = self._cache.root / ARRIVING
+        for directory in (self.directory, arriving):
+            self._files.make_dirs(directory)
+        temp = temp_beside(arriving / name)
         try:
             with self._naming(name):
                 self._bucket.fetch(self._key(name), temp)

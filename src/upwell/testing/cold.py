@@ -3,11 +3,14 @@
 Law: what it reads is exactly what the manifests name, resolved to the newest `_seq` of each primary key,
 without tombstones; so it agrees with the server only if the files alone hold the truth. pyarrow is loaded
 on first use.
+
+`roots` says where the storages of a table that was moved are: a storage's id → its directory. Without it all
+files lie beside their manifest.
 """
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +19,8 @@ MANIFEST = "manifest.json"
 SUSPECT_SUFFIXES = frozenset({".parquet", ".filter", ".tmp"})
 
 Row = dict[str, Any]
+
+NOWHERE: Mapping[str, Path] = {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +32,7 @@ class Segment:
     min_seq: int
     max_seq: int
     size_bytes: int
+    directory: Path
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,21 +48,26 @@ class Partition:
     user_id: str | None
     version: int
     segments: tuple[Segment, ...]
-    hidden: tuple[str, ...]
-    filters: tuple[str, ...]
+    hidden: tuple[Path, ...]
+    filters: tuple[Path, ...]
 
     def files(self) -> list[Path]:
         """Return the Parquet files."""
-        return [self.directory / segment.path for segment in self.segments]
+        return [segment.directory / segment.path for segment in self.segments]
 
     def companions(self) -> list[Path]:
         """Return the files of `hidden` and `filters`."""
-        return [self.directory / name for name in (*self.hidden, *self.filters)]
+        return [*self.hidden, *self.filters]
 
 
-def load_partition(directory: Path) -> Partition:
+def load_partition(directory: Path, roots: Mapping[str, Path] = NOWHERE) -> Partition:
     """Read the manifest of `directory`; raise `OSError`, `ValueError` or `KeyError` if it isn't whole."""
     manifest = json.loads((directory / MANIFEST).read_bytes())
+
+    def place(entry: Mapping[str, str]) -> Path:
+        root = roots.get(entry.get("storage", ""))
+        return directory if root is None else root / entry["directory"]
+
     return Partition(
         directory=directory,
         table_id=manifest["table_id"],
@@ -69,23 +80,28 @@ def load_partition(directory: Path) -> Partition:
                 min_seq=int(segment["min_seq"]),
                 max_seq=int(segment["max_seq"]),
                 size_bytes=int(segment["size_bytes"]),
+                directory=place(segment),
             )
             for segment in manifest["segments"]
         ),
-        hidden=tuple(hidden["path"] for hidden in manifest.get("hidden", ())),
-        filters=tuple(segment["filter"] for segment in manifest["segments"] if segment.get("filter")),
+        hidden=tuple(place(hidden) / hidden["path"] for hidden in manifest.get("hidden", ())),
+        filters=tuple(place(each) / each["filter"] for each in manifest["segments"] if each.get("filter")),
     )
 
 
-def partitions(root: Path, *, table_id: str | None = None) -> list[Partition]:
+def partitions(
+    root: Path, *, table_id: str | None = None, roots: Mapping[str, Path] = NOWHERE
+) -> list[Partition]:
     """Return all partitions below `root`, of one table if named, in order of their directories."""
-    found = [load_partition(path.parent) for path in sorted(root.rglob(MANIFEST))]
+    found = [load_partition(path.parent, roots) for path in sorted(root.rglob(MANIFEST))]
     return [partition for partition in found if table_id in (None, partition.table_id)]
 
 
-def find_partition(root: Path, table_id: str, user_id: str | None = None) -> Partition | None:
+def find_partition(
+    root: Path, table_id: str, user_id: str | None = None, *, roots: Mapping[str, Path] = NOWHERE
+) -> Partition | None:
     """Return the partition of this table and owner, None if there is none; two of them are an error."""
-    found = [p for p in partitions(root, table_id=table_id) if p.user_id == user_id]
+    found = [p for p in partitions(root, table_id=table_id, roots=roots) if p.user_id == user_id]
     assert len(found) <= 1, f"{table_id} of {user_id} is in several places: {[p.directory for p in found]}"
     return found[0] if found else None
 
@@ -126,9 +142,7 @@ def resolve(found: Iterable[Row], pk: str | Sequence[str], *, system: bool = Fal
 def audit_hidden(partition: Partition, pk: str | Sequence[str]) -> list[str]:
     """Compare the two ways to find the visible rows, newest `_seq` and hidden sets; return the problems."""
     found = list(versions(partition))
-    hidden = {
-        int(seq) for name in partition.hidden for seq in json.loads((partition.directory / name).read_bytes())
-    }
+    hidden = {int(seq) for path in partition.hidden for seq in json.loads(path.read_bytes())}
     by_newest = {row["_seq"] for row in resolve(found, pk, system=True)}
     by_hidden = {row["_seq"] for row in found if not row["_deleted"]} - hidden
     doubled = [
@@ -138,8 +152,9 @@ def audit_hidden(partition: Partition, pk: str | Sequence[str]) -> list[str]:
     return sorted(doubled) + sorted(lost)
 
 
-def audit(root: Path) -> list[str]:
-    """Compare the files below `root` with the manifests and with themselves; return the problems.
+def audit(root: Path, roots: Mapping[str, Path] = NOWHERE) -> list[str]:
+    """Compare the files below `root` and all `roots` with the manifests and with themselves; return the
+    problems.
 
     Checked: manifests whole; every named file there, named once, of the named size, row count, smallest and
     largest `_seq`; no Parquet, filter or temporary file that no manifest names (more links of a named one are
@@ -147,9 +162,10 @@ def audit(root: Path) -> list[str]:
     """
     problems: list[str] = []
     named: list[Path] = []
-    for path in sorted(root.rglob(MANIFEST)):
+    directories = dict.fromkeys((root, *roots.values()))
+    for path in sorted(path for each in directories for path in each.rglob(MANIFEST)):
         try:
-            partition = load_partition(path.parent)
+            partition = load_partition(path.parent, roots)
         except (ValueError, KeyError, TypeError) as error:
             problems.append(f"{path}: not a whole manifest: {error!r}")
             continue
@@ -157,9 +173,9 @@ def audit(root: Path) -> list[str]:
         missing = [path for path in partition.companions() if not path.is_file()]
         problems += [f"{path}: missing, but the manifest names it" for path in missing]
         for segment in partition.segments:
-            problems += _audit_segment(partition.directory / segment.path, segment)
+            problems += _audit_segment(segment.directory / segment.path, segment)
     problems += [f"{path}: named {count} times" for path, count in Counter(named).items() if count > 1]
-    return problems + _orphans(root, named)
+    return problems + [each for directory in directories for each in _orphans(directory, named)]
 
 
 def _audit_segment(path: Path, segment: Segment) -> Iterator[str]:
