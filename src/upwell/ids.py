@@ -67,10 +67,15 @@ class Snowflakes:
         return self._last
 
     def next(self) -> int:
+        return self.take(1)
+
+    def take(self, count: int) -> int:
+        """Return the first of `count` numbers that follow each other."""
         with self._lock:
             floor = snowflake_floor(self._clock.now_us() // 1000) | self._worker
-            self._last = max(self._last + 1, floor)
-            return self._last
+            first = max(self._last + 1, floor)
+            self._last = first + count - 1
+            return first
 
 
 def uuid7(clock: Clock, random_bytes: RandomBytes = os.urandom) -> str:

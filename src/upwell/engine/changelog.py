@@ -120,5 +120,9 @@ def _seq(change: Change) -> Seq:
 
 
 def _size_bytes(change: Change) -> int:
-    values = [*(change.before or ()), *(change.after or ()), change.uploaded]
-    return CHANGE_BYTES + sum(len(value) for value in values if isinstance(value, (str, bytes)))
+    size = CHANGE_BYTES if change.uploaded is None else CHANGE_BYTES + len(change.uploaded)
+    for row in (change.before, change.after):
+        for value in row or ():
+            if type(value) is str or type(value) is bytes:
+                size += len(value)
+    return size

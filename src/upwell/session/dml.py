@@ -4,8 +4,9 @@ Law: a statement is evaluated on one state and staged as a whole; whatever is wr
 the statement before anything is applied. `Foreign` says that only the query engine can evaluate it.
 """
 
-from collections.abc import Callable, Container, Sequence
+from collections.abc import Container, Sequence
 from functools import lru_cache
+from typing import Protocol
 
 import pyarrow as pa
 
@@ -25,12 +26,24 @@ from upwell.engine.result import result_rows
 from upwell.engine.write import Write
 from upwell.errors import ConstraintViolation, InvalidSql
 from upwell.sql.clause import excluded_name
-from upwell.sql.statements import Delete, Insert, OnConflict, Scalar, Update
+from upwell.sql.statements import Delete, DirectRead, Insert, OnConflict, Scalar, Update
 from upwell.storage.arrow import row_batch
 from upwell.types import Column, Key, Owner, Row, Value
 
-RunQuery = Callable[[str, Sequence[Value], pa.Table | None], pa.Table]
-"""(query text with `$n`, values, what its only table stands for) → rows, on the View of the evaluation."""
+
+class Inquiry(Protocol):
+    """What an evaluation may ask about the state it is done on, what it has staged included."""
+
+    def rows(self, text: str, values: Sequence[Value], given: pa.Table | None) -> pa.Table:
+        """Return the rows of a query text with `$n`; `given` is what the only table in it stands for.
+
+        Raises `Foreign` where the query engine may not be used.
+        """
+        ...
+
+    def find_keys(self, read: DirectRead, values: Sequence[Value]) -> list[Key] | None:
+        """Return the keys of the rows that meet a condition; None if only a query can tell."""
+        ...
 
 
 class Foreign(Exception):
@@ -38,7 +51,7 @@ class Foreign(Exception):
 
 
 class Evaluation:
-    """Stages one statement for `owner`; `run_query` is None where the query engine may not be used."""
+    """Stages one statement for `owner`."""
 
     def __init__(
         self,
@@ -46,7 +59,7 @@ class Evaluation:
         owner: Owner,
         context: Context,
         defaults: Defaults,
-        run_query: RunQuery | None,
+        inquiry: Inquiry,
     ) -> None:
         self._write = write
         self._owner = owner
@@ -55,7 +68,7 @@ class Evaluation:
         """The rows that came, changed or went, as RETURNING shows them."""
         self._context = context
         self._defaults = defaults
-        self._run_query = run_query
+        self._inquiry = inquiry
 
     def insert(self, statement: Insert, values_each: Sequence[Sequence[Value]]) -> int:
         """Stage the rows of an INSERT, once for each list of values; returns how many come or change."""
@@ -158,23 +171,24 @@ class Evaluation:
     def _foreign_settings(
         self, table: Table, there: Sequence[tuple[Row, Row]], conflict: OnConflict
     ) -> list[Sequence[Value] | None]:
-        if self._run_query is None:
-            raise Foreign
         texts = [scalar.text for _, scalar in conflict.assignments]
         condition = "TRUE" if conflict.where is None else conflict.where.text
         text = f'SELECT {", ".join(_named([condition, *texts]))} FROM "{table.namespace}"."{table.name}"'
-        found = self._run_query(text, self._values, conflicts_table(table, there))
+        found = self._inquiry.rows(text, self._values, conflicts_table(table, there))
         return [cells[1:] if cells[0] is True else None for cells in result_rows(found)]
 
     def update(self, statement: Update, values_each: Sequence[Sequence[Value]]) -> int:
         """Stage an UPDATE, once for each list of values; returns how many rows really change."""
         changed = 0
-        by_key = statement.key is not None and all(each.node is not None for _, each in statement.assignments)
+        is_foreign = any(scalar.node is None for _, scalar in statement.assignments)
         for self._values in values_each:
-            if statement.key is not None and by_key:
-                changed += self._update_by_key(statement, statement.key)
-            else:
+            if is_foreign or (statement.key is None and statement.matching is None):
                 changed += self._update_by_query(statement)
+            elif statement.key is None:
+                changed += sum(self._update_at(statement, key) for key in self._matching_keys(statement))
+            else:
+                key = self._key(statement.table, statement.key)
+                changed += 0 if key is None else self._update_at(statement, key)
         return changed
 
     def delete(self, statement: Delete, values_each: Sequence[Sequence[Value]]) -> int:
@@ -188,7 +202,7 @@ class Evaluation:
             found = None if key is None else self._write.find_live(table, self._owner, key)
             keys = [] if key is None or found is None else [key]
         else:
-            keys = [_known_key(row[0]) for row in self._query(_matching(table, statement.where, []))]
+            keys = self._matching_keys(statement)
             if not table.has_key:
                 keys = self._write.keys_at(table, self._owner, frozenset(keys))
         if statement.returning is not None:
@@ -212,20 +226,33 @@ class Evaluation:
         return [self._inserted_row(scalars) for scalars in statement.rows]
 
     def _inserted_row(self, scalars: Sequence[Scalar]) -> Sequence[Value]:
-        if any(scalar.node is None for scalar in scalars):
-            return self._query("SELECT " + ", ".join(_named([scalar.text for scalar in scalars])))[0]
-        return [self._value(scalar.node, []) for scalar in scalars]
+        cells: list[Value] = []
+        for scalar in scalars:
+            node = scalar.node
+            if type(node) is Parameter:  # what most are
+                cells.append(self._values[node.index])
+            elif node is None:
+                return self._query("SELECT " + ", ".join(_named([scalar.text for scalar in scalars])))[0]
+            else:
+                cells.append(self._value(node, []))
+        return cells
 
-    def _update_by_key(self, statement: Update, key_scalar: Scalar) -> int:
-        table = statement.table
-        key = self._key(table, key_scalar)
-        version = self._write.find_live(table, self._owner, key) if key is not None else None
-        if key is None or version is None or version.row is None:
+    def _matching_keys(self, statement: Update | Delete) -> list[Key]:
+        if statement.matching is not None:
+            keys = self._inquiry.find_keys(statement.matching, self._values)
+            if keys is not None:
+                return keys
+        rows = self._query(_matching(statement.table, statement.where, []))
+        return [_known_key(row[0]) for row in rows]
+
+    def _update_at(self, statement: Update, key: Key) -> int:
+        version = self._write.find_live(statement.table, self._owner, key)
+        if version is None or version.row is None:
             return 0
         row = list(version.row)
         for index, scalar in statement.assignments:
-            row[index] = table.binders[index](self._value(scalar.node, version.row))
-        return self._stage_update(table, key, version.row, row)
+            row[index] = statement.table.binders[index](self._value(scalar.node, version.row))
+        return self._stage_update(statement.table, key, version.row, row)
 
     def _update_by_query(self, statement: Update) -> int:
         table = statement.table
@@ -259,9 +286,7 @@ class Evaluation:
         return evaluate(node, row, self._values, self._context)
 
     def _query(self, text: str) -> list[tuple[Value, ...]]:
-        if self._run_query is None:
-            raise Foreign
-        return list(result_rows(self._run_query(text, self._values, None)))
+        return list(result_rows(self._inquiry.rows(text, self._values, None)))
 
 
 def changed_table(table: Table, rows: Sequence[Row]) -> pa.Table:

@@ -29,8 +29,9 @@ from upwell.session.source import resolve
 from upwell.session.threads import QueryThreads
 from upwell.session.transaction import Transactions
 from upwell.sql.render import render
-from upwell.sql.statements import PointRead, Select
-from upwell.types import Value
+from upwell.sql.statements import DirectRead, PointRead, Select
+from upwell.storage.arrow import cells
+from upwell.types import Key, Value
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +83,25 @@ class Reader:
         resolver = self._resolver(call, view, write) if given is None else lambda namespace, name: given
         tables = self.query.tables_in(text, call.namespace, resolver)
         return self.query.run(view, text, call.namespace, tables, resolver, stop=stop)
+
+    def find_keys(
+        self,
+        call: Call,
+        view: View,
+        write: Write,
+        read: DirectRead,
+        values: Sequence[Value],
+        *,
+        inline: bool,
+    ) -> list[Key] | None:
+        """Return the keys that a write asks for, None if only a query can tell them."""
+        table, owner = read.table, read.table.owner_for(call.principal.user)
+        if table.is_ephemeral or write.staged_in(table, owner) is not None:
+            return None
+        found = find_direct(read, values, Source(table, owner), view, self.query, inline=inline)
+        if found is None:
+            return None
+        return [key for key in cells(found.column(0), table.columns[table.key_index].type) if key is not None]
 
     def _point(self, call: Call, point: PointRead, view: View, *, may_block: bool) -> PointAnswer:
         owner = point.table.owner_for(call.principal.user)

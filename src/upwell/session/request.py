@@ -14,6 +14,7 @@ from upwell.session.outcome import Changed, Message, Outcome
 from upwell.session.policy import Principal
 from upwell.session.transaction import Transaction, Transactions
 from upwell.session.write import Writer
+from upwell.sql.shape import Lifted
 from upwell.types import Value
 
 
@@ -28,6 +29,8 @@ class Asked:
     params: Sequence[Value] = ()
     rows: Sequence[Sequence[Value]] | None = None
     streams: bool = False
+    lifted: Lifted | None = None
+    """Its shape, if that is known by now."""
 
 
 class Request:
@@ -46,6 +49,8 @@ class Request:
         self.namespace = namespace
         self.transaction: Transaction | None = None
         self.outcomes: list[Outcome] = []
+        self.may_join = True
+        """Whether statements that are alike may run as one; they mean the same as one by one."""
         self._owner = f"sql-req-{number}"
         self._transactions = transactions
         self._writer = writer

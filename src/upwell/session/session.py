@@ -5,7 +5,7 @@ reached its commit, and so does an error that may rest on somebody else's unpubl
 """
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Executor
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -30,7 +30,6 @@ from upwell.errors import (
     Conflict,
     InvalidInput,
     InvalidOperation,
-    InvalidSql,
     PermissionDenied,
     ReadOnly,
     RequestRefused,
@@ -53,18 +52,18 @@ from upwell.session.policy import (
     Principal,
     require_admin,
     require_impersonation,
-    require_statement,
 )
 from upwell.session.read import Reader
 from upwell.session.request import Asked, Request
 from upwell.session.signin import SignIns
 from upwell.session.stats import TableStats
 from upwell.session.storages import StorageDefiner
+from upwell.session.text import Texts
 from upwell.session.threads import QueryThreads, SlowThreads
 from upwell.session.transaction import Transaction, Transactions
 from upwell.session.write import Altered, Writer
 from upwell.sql.owners import PREFIX
-from upwell.sql.prepare import Preparer, query_in
+from upwell.sql.prepare import Preparer
 from upwell.sql.statements import (
     AlterNamespace,
     AlterStorage,
@@ -146,7 +145,7 @@ class Sessions:
         self.growth = growth
         self.threads = threads
         self.feed = feed
-        self._preparer = preparer
+        self._texts = Texts(preparer, engine.query, threads)
         slow_threads = SlowThreads(slow)
         self.transactions = Transactions(engine.rows, engine.query, engine.clock)
         self._reader = Reader(engine.rows, engine.query, growth, threads, registry, feed, self.transactions)
@@ -181,16 +180,17 @@ class Sessions:
         self, principal: Principal, sql: str, params: Sequence[Value], namespace: str | None
     ) -> list[Outcome]:
         """Run the statements of a text in order; raise `StatementFailed` at the first that fails."""
-        texts = await self._read(sql, partial(self._statements, sql))
+        texts = await self._texts.split(sql)
         if params and len(texts) > 1:
             raise RequestRefused("PARAMS_WITH_BATCH", "parameters go with one statement, not with several")
-        return await self.run(principal, [Asked(text, params) for text in texts], namespace)
+        asked = [Asked(text, params, lifted=lifted) for text, lifted in texts]
+        return await self.run(principal, asked, namespace)
 
     async def stream(
         self, principal: Principal, sql: str, params: Sequence[Value], namespace: str | None
     ) -> Streamed:
         """Run one query and return its rows as a stream; raise `StatementFailed` if it is none, or fails."""
-        text = await self._read(sql, partial(self._single, sql))
+        text = await self._texts.single(sql)
         (outcome,) = await self.run(principal, [Asked(text, params, streams=True)], namespace)
         assert isinstance(outcome.result, Streamed), "a query was asked to stream"
         return outcome.result
@@ -199,9 +199,7 @@ class Sessions:
         self, principal: Principal, asked: Sequence[Asked], namespace: str | None, *, atomic: bool
     ) -> list[Outcome]:
         """Run statements that come one by one, each with its own values; see `run`."""
-        single = [
-            replace(one, sql=await self._read(one.sql, partial(self._single, one.sql))) for one in asked
-        ]
+        single = [replace(one, sql=await self._texts.single(one.sql)) for one in asked]
         return await self.run(principal, single, namespace, atomic=atomic)
 
     async def run(
@@ -209,7 +207,7 @@ class Sessions:
     ) -> list[Outcome]:
         """Run statements in order, `atomic` all or none; raise `StatementFailed` at the first that fails."""
         if len(asked) > 1:
-            await self._read("".join(one.sql for one in asked), partial(self._check, principal, asked))
+            await self._texts.check(principal, asked)
         request = Request(
             principal,
             (namespace or DEFAULT_NAMESPACE).lower(),
@@ -221,12 +219,10 @@ class Sessions:
         try:
             if atomic:
                 request.open(is_explicit=False)
-            for number, one in enumerate(asked, 1):
-                try:
-                    request.outcomes.append(await self._run(request, one))
-                except UpwellError as error:
-                    raise StatementFailed(number, one.sql, await self._settled(error)) from error
-                if request.transaction is not None and number % STATEMENTS_A_TURN == 0:
+            done = 0
+            while done < len(asked):
+                done += await self._run_next(request, asked, done)
+                if request.transaction is not None and done % STATEMENTS_A_TURN == 0:
                     await asyncio.sleep(0)
             await request.finish()
         finally:
@@ -253,41 +249,6 @@ class Sessions:
             next_ulid=partial(ulid, clock),
         )
 
-    def _statements(self, sql: str) -> list[str]:
-        try:
-            return self._preparer.statements(sql)
-        except InvalidSql as error:
-            raise RequestRefused("BATCH_PARSE_ERROR", f"Failed to parse SQL batch: {error}") from error
-
-    def _single(self, sql: str) -> str:
-        texts = self._statements(sql)
-        if len(texts) != 1:
-            found = "none" if not texts else "several"
-            raise InvalidInput(f"each text is one statement, and this has {found}: {sql[:60]}")
-        return texts[0]
-
-    def _check(self, principal: Principal, asked: Sequence[Asked]) -> None:
-        """Refuse several statements as a whole for one that is none, or that the role may not issue."""
-        for number, one in enumerate(asked, 1):
-            try:
-                tree = self._preparer.check(one.sql)
-                if tree is not None:
-                    query = query_in(tree)
-                    if query is not None:
-                        self.engine.query.refuse_bad_grammar(query)
-                    require_statement(principal, tree)
-                    self._preparer.note_checked(one.sql)
-            except InvalidSql as error:
-                raise RequestRefused("BATCH_PARSE_ERROR", f"Failed to parse SQL batch: {error}") from error
-            except UpwellError as error:
-                raise StatementFailed(number, one.sql, error) from error
-
-    async def _read(self, text: str, call: Callable[[], T]) -> T:
-        """Run what reads `text`; a long one takes long, and the event loop serves others too."""
-        if len(text) <= INLINE_CHARS_MAX:
-            return call()
-        return await self.threads.run(lambda stop: call())
-
     async def _settled(self, error: UpwellError) -> UpwellError:
         """Return the error when what it may rest on is durable, `ReadOnly` if that never will be."""
         try:
@@ -295,6 +256,37 @@ class Sessions:
         except ReadOnly as failure:
             return failure
         return error
+
+    async def _run_next(self, request: Request, asked: Sequence[Asked], done: int) -> int:
+        """Run the statement after those that are done, or a run of inserts at once; return how many."""
+        transaction = request.transaction
+        if transaction is not None and request.may_join:
+            alike = self._texts.alike(asked, done, transaction.view.catalog, request.namespace)
+            outcome = None if alike is None else await self._run_alike(request, transaction, *alike)
+            if alike is not None and outcome is not None:
+                request.outcomes.append(outcome)
+                return len(alike[1])
+        try:
+            request.outcomes.append(await self._run(request, asked[done]))
+        except UpwellError as error:
+            raise StatementFailed(done + 1, asked[done].sql, await self._settled(error)) from error
+        return 1
+
+    async def _run_alike(
+        self, request: Request, transaction: Transaction, statement: Insert, rows: Sequence[Sequence[Value]]
+    ) -> Outcome | None:
+        """Run inserts that differ in their values only; None, with nothing staged, if one of them fails."""
+        principal = request.principal
+        context = partial(self.context, principal)
+        call = Call(principal, (), request.namespace, context, transaction, rows)
+        savepoint = transaction.write.savepoint()
+        try:
+            return Outcome(await self._run_staged(transaction, call, statement), principal.user)
+        except UpwellError:
+            # One by one they show which of them fails.
+            transaction.write.roll_back(savepoint)
+            request.may_join = False
+            return None
 
     async def _run(self, request: Request, asked: Asked) -> Outcome:
         for _ in range(ATTEMPTS_MAX):
@@ -305,10 +297,7 @@ class Sessions:
 
     async def _run_bound(self, request: Request, asked: Asked) -> Outcome:
         view, principal = request.view, request.principal
-        prepare = partial(
-            self._preparer.prepare, asked.sql, view.catalog, request.namespace, asked.params, asked.rows
-        )
-        statement, values = await self._read(asked.sql, prepare)
+        statement, values = await self._texts.prepare(asked, view.catalog, request.namespace)
         noted = 0
         match statement:
             case UseNamespace(name):

@@ -21,7 +21,8 @@ from upwell.engine.write import Write
 from upwell.errors import Conflict
 from upwell.feeds.cursor import Growth
 from upwell.session.call import Call
-from upwell.session.dml import Evaluation, Foreign, RunQuery, changed_table
+from upwell.session.dml import Evaluation, Foreign, Inquiry, changed_table
+from upwell.session.inquiry import InlineInquiry, ThreadInquiry
 from upwell.session.outcome import Answer, Changed, PointAnswer
 from upwell.session.point import rows_answer
 from upwell.session.policy import Action, require_table
@@ -106,15 +107,16 @@ class Writer:
         if not self._must_defer(call, statement):
             write.may_block = False
             try:
-                return self._evaluate(call, statement, write, None)
+                inquiry = InlineInquiry(self.reader, call, transaction.view, write)
+                return self._evaluate(call, statement, write, inquiry)
             except (WouldBlock, Foreign):
                 write.roll_back(savepoint)
         return await self.threads.run(partial(self._stage_on, call, transaction, statement))
 
     def _stage_on(self, call: Call, transaction: Transaction, statement: Dml, stop: Stop) -> Effect:
         transaction.write.may_block = True
-        run_query = partial(self.reader.rows_of, call, transaction.view, transaction.write, stop)
-        return self._evaluate(call, statement, transaction.write, run_query)
+        inquiry = ThreadInquiry(self.reader, call, transaction.view, transaction.write, stop)
+        return self._evaluate(call, statement, transaction.write, inquiry)
 
     def _must_defer(self, call: Call, statement: Dml) -> bool:
         """Whether the statement is long or looks at other rows than those that it names."""
@@ -146,9 +148,12 @@ class Writer:
                 view_seq=None,
                 now_us=call.context().now_us,
             )
-            effect = self._evaluate(call, statement, write, None)
+            # While we hold the lock and all is published, the View is the newest state too.
+            view = self.growth.view if self.growth.view.seq == committer.last_seq else None
+            effect = self._evaluate(call, statement, write, InlineInquiry(self.reader, call, view, write))
             # Nothing to write is also an answer about the newest state: it waits for that one's sync.
             batch = write.batch
+            batch.is_newest = True
             seq = committer.apply(batch) if batch.rows else committer.last_seq
         except (WouldBlock, Foreign, ExpectationFailed):
             return None
@@ -181,14 +186,14 @@ class Writer:
             view_seq=view.seq,
             now_us=call.context().now_us,
         )
-        effect = self._evaluate(call, statement, write, partial(self.reader.rows_of, call, view, write, stop))
+        effect = self._evaluate(call, statement, write, ThreadInquiry(self.reader, call, view, write, stop))
         stop.take_effect()
         batch = write.batch
         return (self.committer.apply(batch) if batch.rows else view.seq), effect
 
-    def _evaluate(self, call: Call, statement: Dml, write: Write, run_query: RunQuery | None) -> Effect:
+    def _evaluate(self, call: Call, statement: Dml, write: Write, inquiry: Inquiry) -> Effect:
         owner = statement.table.owner_for(call.principal.user)
-        evaluation = Evaluation(write, owner, call.context(), self.defaults, run_query)
+        evaluation = Evaluation(write, owner, call.context(), self.defaults, inquiry)
         match statement:
             case Insert():
                 count = evaluation.insert(statement, call.values_each)
@@ -198,15 +203,15 @@ class Writer:
                 count = evaluation.delete(statement, call.values_each)
         if statement.returning is None:
             return Changed(_VERBS[type(statement)], count)
-        return _given_back(call, statement.table, statement.returning, evaluation.returned, run_query)
+        return _given_back(call, statement.table, statement.returning, evaluation.returned, inquiry)
 
 
 def _given_back(
-    call: Call, table: Table, returning: Returning, rows: Sequence[Row], run_query: RunQuery | None
+    call: Call, table: Table, returning: Returning, rows: Sequence[Row], inquiry: Inquiry
 ) -> PointAnswer | Answer:
     if returning.columns is not None:
         return rows_answer(table, returning.columns, rows)
-    assert run_query is not None, "such a statement is never run inline"
-    found = run_query(returning.text, call.values if call.rows is None else (), changed_table(table, rows))
+    values = call.values if call.rows is None else ()
+    found = inquiry.rows(returning.text, values, changed_table(table, rows))
     refuse_not_finite(found)
     return Answer(found)

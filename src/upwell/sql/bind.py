@@ -10,6 +10,7 @@ from itertools import pairwise
 
 from upwell.engine.alter import Alteration, SetOptions
 from upwell.engine.catalog import SYSTEM_NAMESPACE, Catalog, Table, TableKind
+from upwell.engine.expression import And
 from upwell.engine.schema import refuse_ephemeral_parent
 from upwell.errors import InvalidOperation, InvalidSql
 from upwell.sql.clause import (
@@ -26,7 +27,7 @@ from upwell.sql.command import quoted
 from upwell.sql.lex import Fragment, Tokens, tokenize
 from upwell.sql.owners import name_all_owners
 from upwell.sql.parse import judge
-from upwell.sql.read import bind_read, key_scalar
+from upwell.sql.read import bind_read, key_scalar, keys_read
 from upwell.sql.scalar import Scope, parse_condition
 from upwell.sql.statements import (
     AlterNamespace,
@@ -45,6 +46,7 @@ from upwell.sql.statements import (
     CreateTable,
     CreateUser,
     Delete,
+    DirectRead,
     DropNamespace,
     DropStorage,
     DropTable,
@@ -210,9 +212,9 @@ class Binder:
             bind_scalar(fragment, table.columns[index], scope)
             for index, (_, fragment) in zip(indexes, tree.assignments, strict=True)
         ]
-        key, where = _condition(tree.where, scope)
+        key, where, matching = _condition(tree.where, scope)
         returning = self._returning(table, tree.alias, tree.returning)
-        return Update(table, tuple(zip(indexes, scalars, strict=True)), key, where, returning)
+        return Update(table, tuple(zip(indexes, scalars, strict=True)), key, where, returning, matching)
 
     @staticmethod
     def _flush(table: Table, users: tuple[str, ...] | None) -> FlushTable:
@@ -233,8 +235,9 @@ class Binder:
 
     def _delete(self, tree: DeleteTree) -> Delete:
         table = self._target(tree.table, "delete")
-        key, where = _condition(tree.where, self._scope(table, tree.alias))
-        return Delete(table, key, where, self._returning(table, tree.alias, tree.returning))
+        key, where, matching = _condition(tree.where, self._scope(table, tree.alias))
+        returning = self._returning(table, tree.alias, tree.returning)
+        return Delete(table, key, where, returning, matching)
 
     def _select(self, tree: SelectTree) -> Select:
         plain = tree.plain
@@ -359,15 +362,16 @@ def _values(
     )
 
 
-def _condition(where: Fragment | None, scope: Scope) -> tuple[Scalar | None, str | None]:
-    """Return the key, if `where` is exactly primary key = scalar, and the text of `where`."""
-    if where is None:
-        return None, None
+def _condition(where: Fragment | None, scope: Scope) -> tuple[Scalar | None, str | None, DirectRead | None]:
+    """Return the key, if `where` is exactly primary key = scalar, the text, and a read of the keys."""
     assert scope.table is not None, "a WHERE has a table"
+    if where is None:
+        return None, None, keys_read(And(()), scope.table)
     condition = parse_condition(where, scope)
     if condition is None:
         judge(where)
-    return key_scalar(condition, where, scope.table), own_names(where, scope)
+    key = key_scalar(condition, where, scope.table)
+    return key, own_names(where, scope), None if key is not None else keys_read(condition, scope.table)
 
 
 def _lasting(table: Table, what: str) -> Table:

@@ -18,7 +18,7 @@ from upwell.sql.lex import Fragment, split
 from upwell.sql.parse import judge, parse
 from upwell.sql.render import parameter_count
 from upwell.sql.scalar import Scope, parse_scalar
-from upwell.sql.shape import lift, numbered
+from upwell.sql.shape import Lifted, lift, lift_all, numbered
 from upwell.sql.statements import Delete, Insert, Scalar, Select, Statement, Update
 from upwell.sql.tree import DeleteTree, ExecuteAsTree, InsertTree, SelectTree, Tree, UpdateTree
 from upwell.types import SqlType, Value
@@ -80,23 +80,26 @@ class Preparer:
         self._cache: _Cache | None = None
         self._checked: dict[str, None] = {}
 
-    def statements(self, sql: str) -> list[str]:
-        """Return the texts of the statements in `sql`, none if there is nothing but comments.
+    def statements(self, sql: str) -> list[tuple[str, Lifted | None]]:
+        """Return text and shape of the statements in `sql`, none if there is nothing but comments.
 
         Their names are looked up by `prepare`, when the statements before have run.
         """
         sql = sql.strip()
         if sql.find(";") in (-1, len(sql) - 1) and not sql.startswith(("--", "/*")):
             sql = sql.removesuffix(";")
-            return [sql] if sql else []
-        return split(sql)
+            return [(sql, self._lift(sql))] if sql else []
+        lifted = lift_all(sql) if self._shapes else None
+        return [(text, None) for text in split(sql)] if lifted is None else lifted
 
-    def check(self, sql: str) -> Tree | None:
+    def _lift(self, sql: str) -> Lifted | None:
+        return lift(sql) if self._shapes else None
+
+    def check(self, sql: str, lifted: Lifted | None) -> Tree | None:
         """Return the tree of a statement, None if its shape was checked; raise `InvalidSql` if it is none.
 
         Whether the query in it is one, is for the query engine to say; `note_checked` tells that all is well.
         """
-        lifted = lift(sql) if self._shapes else None
         if lifted is not None and lifted[0] in self._checked:
             return None
         tree = parse(sql)
@@ -105,10 +108,9 @@ class Preparer:
                 judge(fragment)
         return tree
 
-    def note_checked(self, sql: str) -> None:
+    def note_checked(self, lifted: Lifted | None) -> None:
         """Remember a shape that `check` and the query engine accepted; its statements are for every role."""
-        lifted = lift(sql) if self._shapes and len(sql) <= CACHED_TEXT_CHARS_MAX else None
-        if lifted is not None:
+        if lifted is not None and len(lifted[0]) <= CACHED_TEXT_CHARS_MAX:
             if len(self._checked) >= self._entries_max:
                 self._checked.clear()
             self._checked[lifted[0]] = None
@@ -120,8 +122,9 @@ class Preparer:
         namespace: str,
         params: Sequence[Value] = (),
         rows: Sequence[Sequence[Value]] | None = None,
+        lifted: Lifted | None = None,
     ) -> tuple[Statement, Sequence[Value]]:
-        """Return the Statement of one statement's text and the values of its `$n`.
+        """Return the Statement of one statement's text and the values of its `$n`; `lifted` is its shape.
 
         With `rows` it is an INSERT, UPDATE or DELETE that takes as many values as each of them has.
 
@@ -134,7 +137,7 @@ class Preparer:
         if rows is not None:
             return self._of_rows(catalog, sql, namespace, rows), ()
         if self._shapes and not params:
-            lifted = lift(sql)
+            lifted = lifted or lift(sql)
             if lifted is not None:
                 shape, values = lifted
                 found = cache.entries.get((shape, namespace))
@@ -143,6 +146,25 @@ class Preparer:
                 if isinstance(found, Prepared):
                     return found.statement, values
         return self._written(cache, sql, namespace, params).statement, params
+
+    def prepare_insert(self, lifted: Lifted, catalog: Catalog, namespace: str) -> Insert | None:
+        """Return an INSERT of rows that its shape was seen to be; None for what takes more than its values.
+
+        That are queries, clauses, and references among its own rows.
+        """
+        cache = self._cache
+        shape, values = lifted
+        if cache is None or cache.catalog is not catalog:
+            return None
+        found = cache.entries.get((shape, namespace))
+        if found is _BY_TYPES:
+            found = cache.entries.get((shape, namespace, tuple(map(type, values))))
+        match found:
+            case Prepared(Insert(table, query=None, conflict=None, returning=None) as statement):
+                is_own = any(reference.parent == table.id for reference in table.references)
+                return None if is_own else statement
+            case _:
+                return None
 
     @staticmethod
     def _of_rows(catalog: Catalog, sql: str, namespace: str, rows: Sequence[Sequence[Value]]) -> Statement:

@@ -33,7 +33,7 @@ def bind_read(plain: PlainSelect, scope: Scope) -> tuple[PointRead | None, Direc
         key = key_scalar(condition, plain.where, scope.table)
         if key is not None:
             return PointRead(scope.table, key, columns), None
-    where = () if plain.where is None else _comparisons(condition)
+    where = () if plain.where is None else comparisons(condition)
     order = _order(plain, columns, scope)
     names = [name for _, name in columns]
     if where is None or order is None or len(set(names)) < len(names):
@@ -56,11 +56,20 @@ def bind_projection(columns: Sequence[Projection], scope: Scope) -> tuple[tuple[
     return tuple(found)
 
 
-def _comparisons(condition: Node | None) -> _Where | None:
+def keys_read(condition: Node | None, table: Table) -> DirectRead | None:
+    """Return the read of the keys of the rows that meet `condition`; None: only a query can tell them."""
+    where = comparisons(condition)
+    if where is None or not table.has_key:
+        return None
+    columns = ((table.key_index, table.columns[table.key_index].name),)
+    return DirectRead(table, columns, None, where, (), None, None)
+
+
+def comparisons(condition: Node | None) -> _Where | None:
     """Return the comparisons whose conjunction `condition` is, None if it is anything else."""
     match condition:
         case And(items):
-            parts = [_comparisons(item) for item in items]
+            parts = [comparisons(item) for item in items]
             return None if None in parts else tuple(each for part in parts if part for each in part)
         case Compare(op, ColumnRef(index), (Literal() | Parameter()) as value):
             return ((index, op, value),)

@@ -5,6 +5,7 @@ of (comments, quoted names, parameters, casts, escapes, brackets) has no shape a
 """
 
 import re
+from collections.abc import Sequence
 from itertools import count
 
 from upwell.types import Value
@@ -23,7 +24,11 @@ _UNSURE = re.compile(r"""["'$`\[\]{};:@#\\/-](?:(?<=-)-|(?<=/)\*|(?<![/-]))""")
 _INT64_DIGITS_SURE = 18
 
 
-def lift(sql: str) -> tuple[str, list[Value]] | None:
+Lifted = tuple[str, list[Value]]
+"""A shape and its literals."""
+
+
+def lift(sql: str) -> Lifted | None:
     """Return `sql` with `?` for each literal, and the literals; None if it has no certain shape.
 
     Lifted are integers that surely fit 64 bits, decimals and plain strings; TRUE, FALSE and NULL stay.
@@ -36,8 +41,39 @@ def lift(sql: str) -> tuple[str, list[Value]] | None:
     shape = "?".join(parts[::2])
     if shape.count("?") != len(texts) or _UNSURE.search(shape) is not None:
         return None
+    return _lifted(shape, texts)
+
+
+def lift_all(sql: str) -> list[tuple[str, Lifted | None]] | None:
+    """Return text and shape of each statement of `sql`, found by one scan; None if that isn't certain."""
+    parts = _LITERAL.split(sql)
+    literals = parts[1::2]
+    whole = "?".join(parts[::2])
+    if whole.count("?") != len(literals) or _UNSURE.search(whole.replace(";", " ")) is not None:
+        return None
+    found: list[tuple[str, Lifted | None]] = []
+    done = 0
+    for piece in whole.split(";"):
+        own = literals[done : done + piece.count("?")]
+        done += len(own)
+        shape = piece.strip()
+        if shape.count("(") != shape.count(")"):
+            return None  # a semicolon in parentheses ends nothing
+        if shape:
+            found.append((_written(shape, own), _lifted(shape, own)))
+    return found
+
+
+def _written(shape: str, literals: Sequence[str]) -> str:
+    head, *rest = shape.split("?")
+    return head + "".join(literal + text for literal, text in zip(literals, rest, strict=True))
+
+
+def _lifted(shape: str, literals: Sequence[str]) -> Lifted | None:
+    if _STARTS.match(shape) is None:
+        return None
     try:
-        return shape, [text[1:-1].replace("''", "'") if text[0] == "'" else _number(text) for text in texts]
+        return shape, [_value(text) for text in literals]
     except ValueError:
         return None
 
@@ -47,6 +83,10 @@ def numbered(shape: str) -> str:
     numbers = count(1)
     head, *rest = shape.split("?")
     return head + "".join(f"${next(numbers)}{part}" for part in rest)
+
+
+def _value(text: str) -> Value:
+    return text[1:-1].replace("''", "'") if text[0] == "'" else _number(text)
 
 
 def _number(text: str) -> int | float:

@@ -167,13 +167,17 @@ class Insert:
 
 @dataclass(frozen=True, slots=True)
 class Update:
-    """UPDATE; `key` is set when WHERE is exactly `primary key = scalar`."""
+    """UPDATE; `key` is set when WHERE is exactly `primary key = scalar`.
+
+    `matching` may find the keys that meet `where` without a planner.
+    """
 
     table: Table
     assignments: tuple[tuple[int, Scalar], ...]
     key: Scalar | None
     where: str | None
     returning: Returning | None = None
+    matching: "DirectRead | None" = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,6 +186,7 @@ class Delete:
     key: Scalar | None
     where: str | None
     returning: Returning | None = None
+    matching: "DirectRead | None" = None
 
 
 @dataclass(frozen=True, slots=True)

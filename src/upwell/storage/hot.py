@@ -179,6 +179,8 @@ class Batch:
     expectations: list[Expectation] = field(default_factory=list)
     drops: list[Drop] = field(default_factory=list)
     trims: list[Trim] = field(default_factory=list)
+    is_newest: bool = False
+    """Evaluated on the newest state while holding the write lock: all that it relies on is true."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -126,6 +126,8 @@ def _owner(escaped: bytes) -> Owner:
 
 def key_bytes(key: Key) -> bytes:
     """Return a primary key's bytes: a type byte (1 to 5), then bytes that sort as the values do."""
+    if type(key) is int:  # what most keys are
+        return b"\x02" + _NUMBER.pack(key + _INT64_OFFSET)
     match key:
         case bool():
             return b"\x01\x01" if key else b"\x01\x00"

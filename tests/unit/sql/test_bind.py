@@ -17,6 +17,7 @@ from upwell.engine.expression import (
     Node,
     Parameter,
 )
+from upwell.engine.operation import CompareOp
 from upwell.errors import InvalidInput, UpwellError
 from upwell.sql.bind import Binder
 from upwell.sql.parse import parse
@@ -109,7 +110,14 @@ def test_update_by_predicate(catalog: Catalog, notes: Table) -> None:
         ((4, Scalar("TRUE", Literal(True))), (1, Scalar("CASE WHEN done THEN 'a' END", None))),
         None,
         "id = 1 AND stars > 2",
+        matching=keys_of(notes, (0, "=", Literal(1)), (2, ">", Literal(2))),
     )
+
+
+def keys_of(table: Table, *where: tuple[int, CompareOp, Literal | Parameter]) -> DirectRead:
+    """The read of the keys of the rows that meet some comparisons."""
+    key = ((table.key_index, table.columns[table.key_index].name),)
+    return DirectRead(table, key, None, where, (), None, None)
 
 
 @pytest.mark.parametrize(
@@ -127,12 +135,20 @@ def test_delete_by_key(where: str, text: str, node: Node, catalog: Catalog, note
     assert statement == Delete(notes, Scalar(text, node), where)
 
 
-@pytest.mark.parametrize(
-    "where", ["id = stars", "id > 5", "id = 5 OR TRUE", "stars = 5", "id IN (5)", "id = (SELECT 1)"]
-)
+@pytest.mark.parametrize("where", ["id = stars", "id = 5 OR TRUE", "id IN (5)", "id = (SELECT 1)"])
 def test_delete_by_predicate(where: str, catalog: Catalog, notes: Table) -> None:
     assert bound(f"DELETE FROM notes WHERE {where}", catalog) == Delete(notes, None, where)
-    assert bound("DELETE FROM notes", catalog) == Delete(notes, None, None)
+
+
+def test_delete_by_plain_predicate(catalog: Catalog, notes: Table) -> None:
+    for where, parts in (
+        ("id > 5", [(0, ">", Literal(5))]),
+        ("5 <= stars AND title = $1", [(2, ">=", Literal(5)), (1, "=", Parameter(0))]),
+    ):
+        matching = keys_of(notes, *parts)  # type: ignore[arg-type]
+        statement = bound(f"DELETE FROM notes WHERE {where}", catalog, (str,))
+        assert statement == Delete(notes, None, where, matching=matching)
+    assert bound("DELETE FROM notes", catalog) == Delete(notes, None, None, matching=keys_of(notes))
 
 
 def test_a_parameter_compared_with_a_key_of_another_type_is_cast(catalog: Catalog) -> None:

@@ -28,10 +28,11 @@ from upwell.engine.expression import (
     is_constant,
 )
 from upwell.errors import InvalidSql, ParameterError, TableNotFound, UpwellError
-from upwell.sql.lex import tokenize
+from upwell.sql.lex import split, tokenize
 from upwell.sql.prepare import Preparer
 from upwell.sql.render import render
 from upwell.sql.scalar import number_value
+from upwell.sql.shape import lift, lift_all
 from upwell.sql.statements import Insert, Select, Statement
 from upwell.sql.tree import UpdateTree
 from upwell.types import Column, SqlType, TableId, Value
@@ -286,7 +287,10 @@ def test_a_parameter_of_512_kib_passes() -> None:
     ],
 )
 def test_statements(sql: str, texts: list[str]) -> None:
-    assert Preparer().statements(sql) == texts
+    for shapes in (True, False):
+        found = Preparer(shapes=shapes).statements(sql)
+        assert [text for text, _ in found] == texts
+        assert {lifted for _, lifted in found if not shapes} <= {None}
 
 
 @pytest.mark.parametrize("shapes", [True, False])
@@ -295,12 +299,28 @@ def test_a_statement_is_checked_without_its_names(shapes: bool) -> None:
     sound = "UPDATE nowhere SET a = lower(b) || '1' WHERE c = 2"
     for bad in ("SELEC 2", "INSERT INTO notes VALUES (1 +)", "DELETE FROM notes WHERE id = = 1"):
         with pytest.raises(InvalidSql):
-            preparer.check(bad)
-    assert isinstance(preparer.check(sound), UpdateTree)
-    preparer.note_checked(sound)
-    assert (preparer.check(sound.replace("2", "3")) is None) is shapes
+            preparer.check(bad, lift(bad))
+    lifted = lift(sound) if shapes else None
+    assert isinstance(preparer.check(sound, lifted), UpdateTree)
+    preparer.note_checked(lifted)
+    other = sound.replace("2", "3")
+    assert (preparer.check(other, lift(other) if shapes else None) is None) is shapes
 
 
 def test_prepared_rows_count() -> None:
     sql = "INSERT INTO notes (id) VALUES (1),(2)"
     assert rows_of(Preparer().prepare(sql, CATALOG, "app")[0]) == 2
+
+
+@settings(max_examples=150, deadline=None, derandomize=True)
+@given(
+    st.lists(
+        st.one_of(STATEMENTS, st.sampled_from(["BEGIN", "COMMIT", "", " ", "SELECT (1;2)", "x'"])), max_size=5
+    )
+)
+def test_a_batch_lifted_by_one_scan_is_the_batch_split_and_lifted(texts: list[str]) -> None:
+    sql = " ; ".join(texts)
+    found = lift_all(sql)
+    if found is not None:
+        assert [text for text, _ in found] == split(sql)
+        assert [lifted for _, lifted in found] == [lift(text) for text, _ in found]
