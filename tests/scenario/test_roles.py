@@ -154,7 +154,7 @@ SYSTEM_READS = (
     "SELECT * FROM N.t JOIN system.users ON TRUE",
     "SELECT * FROM N.t, LATERAL (SELECT * FROM system.users) AS x",
     "SELECT * FROM system.jobs",
-    "SELECT * FROM system.namespaces",
+    "SELECT * FROM system.schemas",
     "SELECT * FROM system.tables",
     "INSERT INTO N.t SELECT 1, user_id FROM system.users",
     "INSERT INTO N.t VALUES (1, (SELECT MAX(user_id) FROM system.users))",

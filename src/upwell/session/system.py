@@ -3,7 +3,8 @@
 Law: they are computed from one View for one principal (but where the devices are and what live queries run,
 which is newer than any View); only administrators read them, except for `system.changes`, `system.live` and
 the tables of `session/fleet.py` (where everybody sees their own log, live queries and devices),
-`information_schema`, and what SHOW and DESCRIBE ask.
+`system.namespaces` (the first thing that a stock command line asks), `information_schema`, and what SHOW and
+DESCRIBE ask.
 """
 
 from collections.abc import Callable, Sequence
@@ -60,7 +61,7 @@ def system_table(
     found = _TABLES.get((namespace, name))
     if found is None:
         raise TableNotFound(f"{namespace}.{name}")
-    if namespace == SYSTEM and not found.is_own and not is_open:
+    if namespace == SYSTEM and not found.is_own and not is_open and name != "namespaces":
         require_admin(principal, f"system.{name}")
     return made(found.layout, found.rows(view, principal))
 
