@@ -2,21 +2,26 @@
 
 A value is one of `None, bool, int, float, str, bytes`:
 
-    BOOLEAN bool · SMALLINT, INT, BIGINT int · DOUBLE float · TEXT str · JSON str (the JSON text)
-    TIMESTAMP int, microseconds since 1970-01-01T00:00:00Z · UUID str, dashed lower case · BYTES bytes
+    BOOLEAN bool · SMALLINT, INT, BIGINT int · FLOAT (32 bits), DOUBLE float · TEXT str
+    DECIMAL(p, s) str with exactly s decimals · JSON str (the JSON text) · UUID str, dashed lower case
+    TIMESTAMP, DATETIME int, microseconds since 1970-01-01T00:00:00Z · DATE int, days since then
+    TIME int, microseconds of the day · BYTES bytes
 
 Law: what `coerce` returns is exactly what its column may hold; everything else raises `InvalidValue`.
-On the wire (`to_json`): 64-bit integers are strings, TIMESTAMP is a number of microseconds, JSON is a
+On the wire (`to_json`): 64-bit integers are strings, moments, dates and times numbers as above, JSON a
 string with the JSON text, BYTES an array of numbers (reference contract, section 1.5).
 """
 
 import json
 import math
 import re
+import struct
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, time, timedelta
+from decimal import ROUND_HALF_UP, Decimal, DecimalException
+from decimal import Context as Precision
 from enum import Enum
 from typing import NewType
 
@@ -30,6 +35,7 @@ Owner = NewType("Owner", str)
 """Whose rows: `u:<user>` for a user, `s:` for everybody. A user named `s:` owns `u:s:` and nothing else."""
 
 SHARED = Owner("s:")
+_DECIMAL_CHARS_MAX = 200
 _INTEGER = re.compile(r"[+-]?[0-9]{1,40}")
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
@@ -52,9 +58,14 @@ class SqlType(Enum):
     SMALLINT = "SmallInt"
     INT = "Int"
     BIGINT = "BigInt"
+    FLOAT = "Float"
     DOUBLE = "Double"
+    DECIMAL = "Decimal"
     TEXT = "Text"
     TIMESTAMP = "Timestamp"
+    DATETIME = "DateTime"
+    DATE = "Date"
+    TIME = "Time"
     UUID = "Uuid"
     JSON = "Json"
     BYTES = "Bytes"
@@ -64,20 +75,30 @@ TIMESTAMP_MIN = -62_135_596_800_000_000
 TIMESTAMP_MAX = 253_402_300_799_999_999
 """Microseconds of 0001-01-01 and of the end of 9999-12-31: what ISO 8601 text with four digits can say."""
 
+DAY_US = 86_400_000_000
+DECIMAL_DIGITS_MAX = 38
 INTEGER_BITS = {SqlType.SMALLINT: 16, SqlType.INT: 32, SqlType.BIGINT: 64}
 
 
 _WIDENINGS = {
-    SqlType.SMALLINT: {SqlType.INT, SqlType.BIGINT, SqlType.DOUBLE},
+    SqlType.SMALLINT: {SqlType.INT, SqlType.BIGINT, SqlType.FLOAT, SqlType.DOUBLE},
     SqlType.INT: {SqlType.BIGINT, SqlType.DOUBLE},
+    SqlType.FLOAT: {SqlType.DOUBLE},
     SqlType.UUID: {SqlType.TEXT},
     SqlType.JSON: {SqlType.TEXT},
 }
+_WHOLE_DIGITS = {SqlType.SMALLINT: 5, SqlType.INT: 10, SqlType.BIGINT: 19}
 
 
-def widens(narrow: SqlType, wide: SqlType) -> bool:
-    """Whether every value of one type is one of the other, exactly."""
-    return wide in _WIDENINGS.get(narrow, ())
+class WrittenFloat(float):
+    """A number literal with decimals or too many digits: a double, and the text that says it exactly."""
+
+    text: str
+
+    def __new__(cls, text: str) -> "WrittenFloat":
+        number = super().__new__(cls, text)
+        number.text = text
+        return number
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +110,7 @@ class Default:
 
 
 _DEFAULT_HOLDERS = {
-    "NOW": frozenset({SqlType.TIMESTAMP}),
+    "NOW": frozenset({SqlType.TIMESTAMP, SqlType.DATETIME}),
     "SNOWFLAKE_ID": frozenset({SqlType.BIGINT, SqlType.TEXT}),
     "UUID_V7": frozenset({SqlType.UUID, SqlType.TEXT}),
     "ULID": frozenset({SqlType.TEXT}),
@@ -104,6 +125,7 @@ class Column:
     `added` is the schema version that brought it, 0 for a column of the table's begin; a row written
     before that reads `initial` there: the literal that was the DEFAULT then, for ever. `retyped` and
     `dropped` are the versions that widened its type last and that took it away, 0 if none did.
+    `precision` and `scale` are a DECIMAL's.
     """
 
     id: int
@@ -117,16 +139,31 @@ class Column:
     initial: bool | int | float | str | None = None
     retyped: int = 0
     dropped: int = 0
+    precision: int = 0
+    scale: int = 0
+
+
+def widens(narrow: Column, wide: Column) -> bool:
+    """Whether every value of one column's type is one of the other's, exactly."""
+    if wide.type is SqlType.DECIMAL:
+        whole = _WHOLE_DIGITS.get(narrow.type, narrow.precision - narrow.scale)
+        is_number = narrow.type is SqlType.DECIMAL or narrow.type in _WHOLE_DIGITS
+        return is_number and whole <= wide.precision - wide.scale and narrow.scale <= wide.scale
+    return wide.type in _WIDENINGS.get(narrow.type, ())
 
 
 def type_text(column: Column) -> str:
     """Return a column's type as SQL writes it."""
+    if column.type is SqlType.DECIMAL:
+        return f"DECIMAL({column.precision},{column.scale})"
     return column.type.name
 
 
-def wire_type(column: Column) -> str:
-    """Return a column's type as `data_type` shows it."""
-    return column.type.value
+def wire_type(sql_type: SqlType, precision: int = 0, scale: int = 0) -> str | dict[str, int | dict[str, int]]:
+    """Return a type as `data_type` shows it."""
+    if sql_type is SqlType.DECIMAL:
+        return {"Decimal": {"precision": precision, "scale": scale}}
+    return str(sql_type.value)
 
 
 class Op(Enum):
@@ -150,7 +187,8 @@ def coerce(value: Value, column: Column) -> Value:
 
 def binder(column: Column) -> Callable[[Value], Value]:
     """Return `coerce` for one column, with everything looked up that doesn't depend on the value."""
-    convert = _COERCIONS[column.type]
+    is_decimal = column.type is SqlType.DECIMAL
+    convert = _decimal(column.precision, column.scale) if is_decimal else _COERCIONS[column.type]
 
     def bind(value: Value) -> Value:
         if value is None:
@@ -159,7 +197,7 @@ def binder(column: Column) -> Callable[[Value], Value]:
             return convert(value)
         except (ValueError, TypeError, OverflowError) as error:
             raise InvalidValue(
-                f"column '{column.name}' ({column.type.name}) cannot hold {_shown(value)}: {error}"
+                f"column '{column.name}' ({type_text(column)}) cannot hold {_shown(value)}: {error}"
             ) from error
 
     return bind
@@ -258,6 +296,32 @@ def _double(value: Value) -> float:
     return number
 
 
+def _float(value: Value) -> float:
+    number: float = struct.unpack("<f", struct.pack("<f", _double(value)))[0]
+    return number
+
+
+def _decimal(precision: int, scale: int) -> Callable[[Value], str]:
+    quantum = Decimal(1).scaleb(-scale)
+    exact = Precision(prec=2 * _DECIMAL_CHARS_MAX)
+
+    def convert(value: Value) -> str:
+        if value is None or isinstance(value, (bool, bytes)):
+            raise ValueError("not a number")
+        text = value.text if isinstance(value, WrittenFloat) else str(value).strip()
+        if len(text) > _DECIMAL_CHARS_MAX:
+            raise ValueError("too many digits")
+        try:
+            number = Decimal(text).quantize(quantum, ROUND_HALF_UP, exact)
+            if number.is_nan() or number.copy_abs().scaleb(scale, exact) >= 10**precision:
+                raise ValueError(f"more than {precision - scale} digits before the point")
+        except DecimalException as error:
+            raise ValueError("not a decimal number that fits") from error
+        return format(number if number else number.copy_abs(), "f")
+
+    return convert
+
+
 def _text(value: Value) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
@@ -279,6 +343,45 @@ def _timestamp(value: Value) -> int:
     if not TIMESTAMP_MIN <= number <= TIMESTAMP_MAX:
         raise ValueError("timestamps lie in the years 1 to 9999")
     return number
+
+
+def _date(value: Value) -> int:
+    if isinstance(value, bool) or not isinstance(value, (int, str)):
+        raise ValueError("not a date")
+    if isinstance(value, str):
+        try:
+            return (date.fromisoformat(value.strip()) - _EPOCH.date()).days
+        except ValueError:
+            return _timestamp(value) // DAY_US
+    if not TIMESTAMP_MIN <= value * DAY_US <= TIMESTAMP_MAX:
+        raise ValueError("dates lie in the years 1 to 9999")
+    return value
+
+
+def _time(value: Value) -> int:
+    if isinstance(value, bool) or not isinstance(value, (int, str)):
+        raise ValueError("not a time of day")
+    if isinstance(value, str):
+        try:
+            found = time.fromisoformat(value.strip())
+        except ValueError as error:
+            raise ValueError("not a time of day in ISO 8601") from error
+        if found.tzinfo is not None:
+            raise ValueError("a time of day has no zone")
+        return ((found.hour * 60 + found.minute) * 60 + found.second) * 1_000_000 + found.microsecond
+    if not 0 <= value < DAY_US:
+        raise ValueError("a day has 86,400,000,000 microseconds")
+    return value
+
+
+def format_date(days: int) -> str:
+    """Return days since 1970-01-01 as ISO 8601."""
+    return (_EPOCH.date() + timedelta(days=days)).isoformat()
+
+
+def format_time(time_us: int) -> str:
+    """Return microseconds of the day as ISO 8601 with six decimals."""
+    return (_EPOCH + time_us * _MICROSECOND).time().isoformat(timespec="microseconds")
 
 
 def _uuid(value: Value) -> str:
@@ -321,9 +424,13 @@ _COERCIONS: dict[SqlType, Callable[[Value], Value]] = {
     SqlType.SMALLINT: _integer(16),
     SqlType.INT: _integer(32),
     SqlType.BIGINT: _integer(64),
+    SqlType.FLOAT: _float,
     SqlType.DOUBLE: _double,
     SqlType.TEXT: _text,
     SqlType.TIMESTAMP: _timestamp,
+    SqlType.DATETIME: _timestamp,
+    SqlType.DATE: _date,
+    SqlType.TIME: _time,
     SqlType.UUID: _uuid,
     SqlType.JSON: _json,
     SqlType.BYTES: _bytes,

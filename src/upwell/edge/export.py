@@ -22,6 +22,7 @@ from upwell.errors import QueryFailure, UpwellError
 from upwell.protocol.messages import FieldSchema
 from upwell.session.outcome import Streamed
 from upwell.session.threads import QueryThreads
+from upwell.types import wire_type
 
 PIECE_BYTES = 256 * 1024
 SLICE_ROWS = 1_000
@@ -185,7 +186,7 @@ async def send_stream(
 def _headers(form: Format, schema: pa.Schema) -> list[tuple[bytes, bytes]]:
     headers = [(b"content-type", form.media_type.encode())]
     columns = [
-        FieldSchema(column.name, column.type.value, index, column.flags)
+        FieldSchema(column.name, wire_type(column.type, column.precision, column.scale), index, column.flags)
         for index, column in enumerate(result_columns(schema))
     ]
     text = _encoder.encode(columns).decode()

@@ -13,7 +13,7 @@ import pyarrow as pa
 from upwell.engine.result import ResultColumn, column_cells, result_columns
 from upwell.protocol.messages import FieldSchema, SqlResponse, StatementResult
 from upwell.session.outcome import Answer, Changed, Message, Outcome, PointAnswer, Streamed
-from upwell.types import SqlType, to_json
+from upwell.types import SqlType, to_json, wire_type
 
 SLICE_ROWS = 1_000
 _VERBS = ("Inserted", "Updated", "Deleted")
@@ -86,7 +86,10 @@ def _table_result(table: pa.Table, as_user: str) -> StatementResult:
 
 
 def _schema(columns: Sequence[ResultColumn]) -> list[FieldSchema]:
-    return [FieldSchema(c.name, c.type.value, index, c.flags) for index, c in enumerate(columns)]
+    return [
+        FieldSchema(c.name, wire_type(c.type, c.precision, c.scale), index, c.flags)
+        for index, c in enumerate(columns)
+    ]
 
 
 def _json_rows(columns: Sequence[ResultColumn], table: pa.Table) -> list[list[object]]:

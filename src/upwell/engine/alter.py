@@ -12,7 +12,7 @@ from upwell.engine.catalog import Access, OnDelete, Reference, Table, TableKind
 from upwell.errors import AlreadyExists, InvalidOperation, SystemColumnViolation
 from upwell.storage.arrow import DELETED, SEQ, physical_name
 from upwell.storage.segments import SYSTEM_NAMES
-from upwell.types import Column, Default, SqlType, fitted, widens
+from upwell.types import Column, Default, SqlType, fitted, type_text, widens
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +42,12 @@ class ModifyColumn:
     name: str
     type: SqlType
     nullable: bool | None = None
+    precision: int = 0
+    scale: int = 0
+
+    def applied(self, column: Column) -> Column:
+        """Return the column with the type alone."""
+        return replace(column, type=self.type, precision=self.precision, scale=self.scale)
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,13 +84,13 @@ def title(alteration: Alteration) -> str:
     """Return the operation as messages show it."""
     match alteration:
         case AddColumn(column):
-            return f"ADD COLUMN {column.name} {column.type.name}"
+            return f"ADD COLUMN {column.name} {type_text(column)}"
         case DropColumn(name):
             return f"DROP COLUMN {name}"
         case RenameColumn(name, to):
             return f"RENAME COLUMN {name} TO {to}"
         case ModifyColumn(name, sql_type):
-            return f"MODIFY COLUMN {name} {sql_type.name}"
+            return f"MODIFY COLUMN {name} {type_text(alteration.applied(Column(0, name, sql_type)))}"
         case SetNullable(name, nullable):
             return f"ALTER COLUMN {name} {'DROP' if nullable else 'SET'} NOT NULL"
         case SetDefault(name, None):
@@ -130,9 +136,9 @@ def altered(
             return _dropped(table, _column(table, name, "drop"), children)
         case RenameColumn(name, to):
             return _renamed(table, _column(table, name, "rename"), to)
-        case ModifyColumn(name, sql_type, nullable):
+        case ModifyColumn(name, _, nullable):
             column = _column(table, name, "modify")
-            return _modified(table, _retyped(table, column, sql_type, children), nullable)
+            return _modified(table, _retyped(table, column, alteration.applied(column), children), nullable)
         case SetNullable(name, nullable):
             return _modified(table, _column(table, name, "modify"), nullable)
         case SetDefault(name, default):
@@ -230,21 +236,21 @@ def _renamed(table: Table, column: Column, name: str) -> Table | None:
 
 
 def _retyped(
-    table: Table, column: Column, sql_type: SqlType, children: Sequence[tuple[Table, Reference]]
+    table: Table, column: Column, wider: Column, children: Sequence[tuple[Table, Reference]]
 ) -> Column:
-    if column.type is sql_type:
+    if column == wider:
         return column
-    if not widens(column.type, sql_type):
+    if not widens(column, wider):
         raise InvalidOperation(
-            f"column '{column.name}' cannot become {sql_type.name}: a type can only be widened, and not "
-            f"every {column.type.name} is a {sql_type.name}; ADD a column and UPDATE it instead"
+            f"column '{column.name}' cannot become {type_text(wider)}: a type can only be widened, and not "
+            f"every {type_text(column)} is a {type_text(wider)}; ADD a column and UPDATE it instead"
         )
     if column.primary_key:
         raise InvalidOperation(f"column '{column.name}' is the PRIMARY KEY and keeps its type")
-    if table.synced and sql_type is SqlType.TEXT:
-        _refuse_synced(table, f"devices write '{column.name}' as {column.type.name}")
+    if wider.type is SqlType.TEXT or SqlType.DECIMAL in (column.type, wider.type):
+        _refuse_synced(table, f"devices write '{column.name}' as {type_text(column)}")
     _refuse_referring(table, table.index_of[column.name], "modify", children)
-    return replace(column, type=sql_type, retyped=table.version + 1)
+    return replace(wider, retyped=table.version + 1)
 
 
 def _modified(table: Table, column: Column, nullable: bool | None) -> Table | None:

@@ -139,6 +139,8 @@ def _by_order(found: pa.Table, table: Table, order: Sequence[OrderKey]) -> pa.Ar
     # The primary key comes last, so that equal rows have an order as well.
     for each in (*order, OrderKey(table.key_index, descending=False, nulls_first=False)):
         column = found.column(_position(table, each.column))
+        if _type(table, each.column) is SqlType.FLOAT:
+            return None
         if _type(table, each.column) is SqlType.DOUBLE and _has_minus_zero(column):
             return None
         columns.append(column)

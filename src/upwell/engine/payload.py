@@ -1,7 +1,7 @@
 """Payloads: rows as devices write and read them, one JSON object a row.
 
     BOOLEAN 0 or 1 · integers numbers · DOUBLE number · TEXT, JSON, UUID (dashed) strings
-    TIMESTAMP ISO 8601 text in UTC · BYTES base64
+    TIMESTAMP, DATETIME ISO 8601 text in UTC · DATE, TIME ISO 8601 text · DECIMAL text · BYTES base64
 
 Law: a payload comes back as it was uploaded. Where the columns alone would not give it back (seconds
 instead of a timestamp, a missing or unknown key), its text is kept beside the row, and a change by SQL
@@ -27,13 +27,14 @@ from msgspec import Raw
 from upwell.engine.catalog import Table
 from upwell.errors import InvalidValue
 from upwell.storage.hot import Version
-from upwell.types import Column, Row, SqlType, Value, coerce, format_timestamp
+from upwell.types import Column, Row, SqlType, Value, coerce, format_date, format_time, format_timestamp
 
 SECONDS_MAX = 100_000_000_000
 MILLISECONDS_MAX = 100_000_000_000_000
 _BASE64_UUID_CHARS = 24
 _DOUBLE_CHARS_SAFE = 16
-_CONVERTED = (SqlType.BOOLEAN, SqlType.TIMESTAMP, SqlType.BYTES)
+_MOMENTS = (SqlType.TIMESTAMP, SqlType.DATETIME)
+_CONVERTED = (SqlType.BOOLEAN, *_MOMENTS, SqlType.DATE, SqlType.TIME, SqlType.BYTES)
 
 # Of a moment as text: separator, seconds, fraction and zone, as far as they are there.
 _MOMENT = re.compile(
@@ -202,8 +203,12 @@ def _to_device(value: object, column: Column) -> object:
             return value
         case bool():
             return int(value)
-        case int() if column.type is SqlType.TIMESTAMP:
+        case int() if column.type in _MOMENTS:
             return format_timestamp(value)
+        case int() if column.type is SqlType.DATE:
+            return format_date(value)
+        case int() if column.type is SqlType.TIME:
+            return format_time(value)
         case bytes():
             return base64.b64encode(value).decode()
         case _:
@@ -218,9 +223,9 @@ def _in_form(value: Value, column: Column, old: Raw | None) -> object:
             return value
         case SqlType.SMALLINT | SqlType.INT | SqlType.BIGINT, int(), str():
             return str(value)
-        case SqlType.TIMESTAMP, int(), int() | float() if not isinstance(was, bool):
+        case SqlType.TIMESTAMP | SqlType.DATETIME, int(), int() | float() if not isinstance(was, bool):
             return _timestamp_like(value, was, column)
-        case SqlType.TIMESTAMP, int(), str() if form := _MOMENT.fullmatch(was):
+        case SqlType.TIMESTAMP | SqlType.DATETIME, int(), str() if form := _MOMENT.fullmatch(was):
             return _moment_like(value, form)
         case SqlType.UUID, str(), str() if len(was) == _BASE64_UUID_CHARS:
             return base64.b64encode(uuid.UUID(value).bytes).decode()
@@ -272,7 +277,9 @@ def _from_device(value: object, column: Column) -> Value:
         raise InvalidValue(f"column '{column.name}' ({column.type.name}) cannot hold a JSON {_kind(value)}")
     assert value is None or isinstance(value, (bool, int, float, str))
     match column.type:
-        case SqlType.TIMESTAMP if isinstance(value, (int, float)) and not isinstance(value, bool):
+        case SqlType.TIMESTAMP | SqlType.DATETIME if isinstance(value, (int, float)) and not isinstance(
+            value, bool
+        ):
             return coerce(int(value * _timestamp_unit_us(value)), column)
         case SqlType.BYTES if isinstance(value, str):
             return _from_base64(value, column)

@@ -41,7 +41,15 @@ from upwell.engine.stage import Staged
 from upwell.engine.stop import Stop
 from upwell.engine.view import View
 from upwell.errors import InvalidSql, QueryFailure, UpwellError
-from upwell.storage.arrow import DELETED, SEQ, array, physical_name, record_batch, scan_schema, table_schema
+from upwell.storage.arrow import (
+    DELETED,
+    SEQ,
+    column_array,
+    physical_name,
+    record_batch,
+    scan_schema,
+    table_schema,
+)
 from upwell.storage.cold import ColdPartition
 from upwell.storage.manifest import Segment
 from upwell.types import Column, Owner, coerce, owner_user
@@ -388,7 +396,7 @@ def _cold_column(column: Column, field: pa.Field, segments: Sequence[Segment]) -
         return stored.alias(column.name)
     # Flushes of a partition take ranges of seqs that don't overlap, so that a row's seq tells its segment.
     is_older = [col(SEQ).between(literal(each.min_seq), literal(each.max_seq)) for each in older]
-    first = literal(array([coerce(column.initial, column)], column.type)[0])
+    first = literal(column_array([coerce(column.initial, column)], column)[0])
     filled = when(reduce(or_, is_older), first).otherwise(stored)
     metadata = {name.decode(): value.decode() for name, value in (field.metadata or {}).items()}
     return filled.alias(column.name, metadata)

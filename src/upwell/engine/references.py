@@ -13,6 +13,13 @@ from upwell.errors import TableNotFound
 from upwell.storage.arrow import cells
 from upwell.types import Key, Owner, SqlType
 
+_AS_ARROW = {
+    SqlType.TIMESTAMP: "arrow_cast({}, 'Timestamp(Microsecond, None)')",
+    SqlType.DATETIME: "arrow_cast({}, 'Timestamp(Microsecond, Some(\"UTC\"))')",
+    SqlType.TIME: "arrow_cast({}, 'Time64(Microsecond)')",
+    SqlType.DATE: "arrow_cast(arrow_cast({}, 'Int32'), 'Date32')",
+}
+
 
 class Children:
     """Finds live children in one View. Keys that are known in advance are looked up together."""
@@ -63,8 +70,9 @@ class Children:
 
 
 def _literal(key: Key, sql_type: SqlType) -> str:
-    if sql_type is SqlType.TIMESTAMP:
-        return f"arrow_cast({key!r}, 'Timestamp(Microsecond, None)')"
+    as_arrow = _AS_ARROW.get(sql_type)
+    if as_arrow is not None:
+        return as_arrow.format(key)
     match key:
         case bool() | int() | float():
             return repr(key)

@@ -25,6 +25,9 @@ class ResultColumn:
     name: str
     type: SqlType
     flags: tuple[str, ...] = ()
+    precision: int = 0
+    scale: int = 0
+    """Of a DECIMAL."""
 
 
 def result_columns(schema: pa.Schema) -> list[ResultColumn]:
@@ -65,9 +68,13 @@ def _column(field: pa.Field) -> ResultColumn:
     declared = metadata.get(TYPE_METADATA)
     flags = metadata.get(FLAGS_METADATA, b"").decode()
     sql_type = SqlType(declared.decode()) if declared else _nearest(field.type)
-    if declared and not _fits(sql_type, field.type):
-        return ResultColumn(field.name, _nearest(field.type))
-    return ResultColumn(field.name, sql_type, tuple(flags.split(",")) if flags else ())
+    is_declared = declared is not None and _fits(sql_type, field.type)
+    sql_type = sql_type if is_declared else _nearest(field.type)
+    precision, scale = 0, 0
+    if sql_type is SqlType.DECIMAL:
+        precision, scale = field.type.precision, field.type.scale
+    is_flagged = bool(flags) and (is_declared or declared is None)
+    return ResultColumn(field.name, sql_type, tuple(flags.split(",")) if is_flagged else (), precision, scale)
 
 
 def _fits(sql_type: SqlType, arrow_type: pa.DataType) -> bool:
@@ -87,8 +94,14 @@ def _nearest(arrow_type: pa.DataType) -> SqlType:
         (is_a.is_int8, SqlType.SMALLINT),
         (is_a.is_uint8, SqlType.SMALLINT),
         (is_a.is_integer, SqlType.INT),
+        (is_a.is_float32, SqlType.FLOAT),
+        (is_a.is_float16, SqlType.FLOAT),
         (is_a.is_floating, SqlType.DOUBLE),
+        (is_a.is_decimal, SqlType.DECIMAL),
+        (lambda kind: is_a.is_timestamp(kind) and kind.tz is not None, SqlType.DATETIME),
         (is_a.is_timestamp, SqlType.TIMESTAMP),
+        (is_a.is_date, SqlType.DATE),
+        (is_a.is_time, SqlType.TIME),
         (is_a.is_binary, SqlType.BYTES),
         (is_a.is_large_binary, SqlType.BYTES),
         (is_a.is_binary_view, SqlType.BYTES),
@@ -99,8 +112,14 @@ def _nearest(arrow_type: pa.DataType) -> SqlType:
 def _plain(array: pa.ChunkedArray) -> pa.ChunkedArray:
     """Return the array in a type whose Python values are ours."""
     kind = array.type
-    if pa.types.is_timestamp(kind) and (kind.unit != "us" or kind.tz):
-        return array.cast(pa.timestamp("us"), safe=False)
+    if pa.types.is_timestamp(kind) and kind.unit != "us":
+        return array.cast(pa.timestamp("us", kind.tz), safe=False)
+    if pa.types.is_time(kind) and kind != pa.time64("us"):
+        return array.cast(pa.time64("us"), safe=False)
+    if pa.types.is_date64(kind):
+        return array.cast(pa.date32())
+    if pa.types.is_float16(kind):
+        return array.cast(pa.float32())
     if _nearest(kind) is SqlType.TEXT and not pa.types.is_string(kind):
         if not pa.types.is_nested(kind) and not pa.types.is_interval(kind):
             return array.cast(pa.string())

@@ -12,7 +12,7 @@ from upwell.engine.expression import DELETED, SEQ
 from upwell.protocol.codec import Tail, change_tail
 from upwell.protocol.messages import ChangeType, FieldSchema, Serialization, WireRow
 from upwell.storage.hot import Change
-from upwell.types import Column, Row, SqlType, Value, to_json
+from upwell.types import Column, Row, SqlType, Value, to_json, wire_type
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +23,8 @@ class Output:
     name: str
     type: SqlType
     flags: tuple[str, ...] = ()
+    precision: int = 0
+    scale: int = 0
 
 
 _SEQ_OUTPUT = Output(SEQ, "_seq", SqlType.BIGINT, ("nn",))
@@ -58,7 +60,9 @@ class Projection:
     def schema(self) -> list[FieldSchema]:
         """Return the columns as `subscription_ack` tells them."""
         return [
-            FieldSchema(output.name, output.type.value, index, output.flags)
+            FieldSchema(
+                output.name, wire_type(output.type, output.precision, output.scale), index, output.flags
+            )
             for index, output in enumerate(self.outputs)
         ]
 
@@ -113,7 +117,7 @@ def _output(table: Table, index: int, name: str) -> Output:
     if index == DELETED:
         return Output(DELETED, name, SqlType.BOOLEAN, ("nn",))
     column = table.columns[index]
-    return Output(index, name, column.type, _flags(column))
+    return Output(index, name, column.type, _flags(column), column.precision, column.scale)
 
 
 def _flags(column: Column) -> tuple[str, ...]:

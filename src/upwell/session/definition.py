@@ -144,7 +144,7 @@ def _create_table(statement: CreateTable, principal: Principal, schema: Schema, 
         namespace=statement.namespace,
         name=statement.name,
         kind=kind,
-        columns=tuple(_column(number, column) for number, column in enumerate(statement.columns, 1)),
+        columns=tuple(column.column(number) for number, column in enumerate(statement.columns, 1)),
         synced=statement.synced,
         references=tuple(_references(statement, catalog)),
         access=statement.access,
@@ -155,12 +155,6 @@ def _create_table(statement: CreateTable, principal: Principal, schema: Schema, 
         return Defined(f"Table {existing.full_name} already exists", None)
     text = f"CREATE TABLE via Raft consensus: {kind.value} table {table.full_name} created successfully"
     return Defined(text, seq)
-
-
-def _column(number: int, column: ColumnDefinition) -> Column:
-    return Column(
-        number, column.name, column.type, column.nullable, column.primary_key, column.default, column.name
-    )
 
 
 def _references(statement: CreateTable, catalog: Catalog) -> list[Reference]:

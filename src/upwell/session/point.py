@@ -34,7 +34,7 @@ def _column(table: Table, index: int, name: str) -> ResultColumn:
     if index < 0:
         return ResultColumn(name, *_SYSTEM_COLUMNS[index])
     column = table.columns[index]
-    return ResultColumn(name, column.type, _flags(column))
+    return ResultColumn(name, column.type, _flags(column), column.precision, column.scale)
 
 
 def _flags(column: Column) -> tuple[str, ...]:

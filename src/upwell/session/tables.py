@@ -207,7 +207,7 @@ def _column(column: Column) -> dict[str, object]:
         "column_id": column.id,
         "column_name": column.name,
         "ordinal_position": column.id,
-        "data_type": wire_type(column),
+        "data_type": wire_type(column.type, column.precision, column.scale),
         "is_nullable": column.nullable,
         "is_primary_key": column.primary_key,
         "default_value": default_text(column),

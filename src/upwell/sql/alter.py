@@ -5,6 +5,7 @@ what to use instead.
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 
 from upwell.engine.alter import (
     AddColumn,
@@ -22,7 +23,6 @@ from upwell.sql.column import Draft, Refused, read_column, read_default, read_na
 from upwell.sql.lex import Tokens
 from upwell.sql.option import access_of, read_property
 from upwell.sql.tree import AlterTableTree
-from upwell.types import Column
 
 
 class _Refused(InvalidSql):
@@ -74,9 +74,7 @@ def _add(tokens: Tokens) -> AddColumn:
             f"DEFAULT of column '{column.name}' must be a literal or NOW(), which existing rows show too; "
             "add the column without it, UPDATE the rows and SET DEFAULT"
         )
-    return AddColumn(
-        Column(0, column.name, column.type, column.nullable, default=column.default), if_not_exists
-    )
+    return AddColumn(replace(column.column(0), physical=""), if_not_exists)
 
 
 def _drop(tokens: Tokens) -> DropColumn:
@@ -103,15 +101,15 @@ def _modify(tokens: Tokens) -> ModifyColumn:
 
 
 def _typed(tokens: Tokens, name: str) -> ModifyColumn:
-    sql_type, is_serial = read_type(tokens, name)
-    if is_serial:
+    declared = read_type(tokens, name)
+    if declared.is_serial:
         raise Refused(f"column '{name}' cannot become a serial; SET DEFAULT SNOWFLAKE_ID() instead")
     nullable = None
     if tokens.accept("NOT", "NULL"):
         nullable = False
     elif tokens.accept("NULL"):
         nullable = True
-    return ModifyColumn(name, sql_type, nullable)
+    return ModifyColumn(name, declared.type, nullable, declared.precision, declared.scale)
 
 
 def _alter(tokens: Tokens) -> Alteration:

@@ -17,7 +17,7 @@ from upwell.sql.parse import judge
 from upwell.sql.scalar import SYSTEM_COLUMNS, Scope, parameter_index, parse_condition, parse_scalar
 from upwell.sql.statements import OnConflict, Returning, Scalar
 from upwell.sql.tree import ConflictTree, ReturnedItem
-from upwell.types import Column, SqlType
+from upwell.types import Column, SqlType, WrittenFloat
 
 EXCLUDED = "excluded"
 
@@ -123,6 +123,14 @@ def distinct(indexes: list[int], table: Table) -> tuple[int, ...]:
     return tuple(indexes)
 
 
+def _written(fragment: Fragment) -> WrittenFloat | None:
+    """Return a fragment that is nothing but a number, with all its digits."""
+    *sign, token = fragment.tokens
+    if token.kind != "number" or [each.word for each in sign] not in ([], ["-"]):
+        return None
+    return WrittenFloat("-" * len(sign) + token.text)
+
+
 def bind_scalar(fragment: Fragment, column: Column, scope: Scope) -> Scalar:
     """Return the value of `column` that `fragment` says."""
     if len(fragment.tokens) == 1:
@@ -131,6 +139,8 @@ def bind_scalar(fragment: Fragment, column: Column, scope: Scope) -> Scalar:
             return parameter_scalar(parameter_index(token))
         if token.word == "DEFAULT":
             return Scalar("DEFAULT", _default(column))
+    if column.type is SqlType.DECIMAL and (number := _written(fragment)) is not None:
+        return Scalar(fragment.text, Literal(number))
     node = parse_scalar(fragment, scope)
     if node is None:
         judge(fragment)

@@ -10,34 +10,37 @@ from dataclasses import dataclass, field, replace
 from upwell.engine.catalog import OnDelete
 from upwell.errors import InvalidSql, InvalidValue
 from upwell.sql.lex import Tokens, string_value
-from upwell.sql.scalar import CONTEXT_FUNCTIONS, SYSTEM_COLUMNS, number_value
+from upwell.sql.scalar import CONTEXT_FUNCTIONS, SYSTEM_COLUMNS, negative, number_value
 from upwell.sql.statements import ColumnDefinition, CompositeReference
 from upwell.sql.tree import TableName
-from upwell.types import Column, Default, SqlType, fitted
+from upwell.types import DECIMAL_DIGITS_MAX, Default, SqlType, fitted
 
 _TYPES = {
     **dict.fromkeys(("BOOLEAN", "BOOL"), SqlType.BOOLEAN),
-    **dict.fromkeys(("SMALLINT", "INT2"), SqlType.SMALLINT),
+    **dict.fromkeys(("SMALLINT", "INT2", "SMALLSERIAL", "SERIAL2"), SqlType.SMALLINT),
     **dict.fromkeys(("INT", "INTEGER", "INT4"), SqlType.INT),
-    **dict.fromkeys(("BIGINT", "INT8", "SERIAL", "BIGSERIAL"), SqlType.BIGINT),
+    **dict.fromkeys(("BIGINT", "INT8", "SERIAL", "SERIAL4", "BIGSERIAL", "SERIAL8"), SqlType.BIGINT),
+    **dict.fromkeys(("SIGNED", "UNSIGNED"), SqlType.BIGINT),
+    **dict.fromkeys(("FLOAT", "REAL", "FLOAT4"), SqlType.FLOAT),
     **dict.fromkeys(("DOUBLE", "FLOAT8"), SqlType.DOUBLE),
-    **dict.fromkeys(("TEXT", "VARCHAR", "CHAR", "STRING"), SqlType.TEXT),
+    **dict.fromkeys(("DECIMAL", "NUMERIC"), SqlType.DECIMAL),
+    **dict.fromkeys(("TEXT", "VARCHAR", "CHAR", "CHARACTER", "STRING"), SqlType.TEXT),
     **dict.fromkeys(("JSON", "JSONB"), SqlType.JSON),
-    **dict.fromkeys(("BYTES", "BYTEA", "BLOB"), SqlType.BYTES),
+    **dict.fromkeys(("BYTES", "BYTEA", "BLOB", "BINARY", "VARBINARY"), SqlType.BYTES),
+    **dict.fromkeys(("DATETIME", "TIMESTAMPTZ"), SqlType.DATETIME),
     "TIMESTAMP": SqlType.TIMESTAMP,
+    "DATE": SqlType.DATE,
+    "TIME": SqlType.TIME,
     "UUID": SqlType.UUID,
 }
-_INSTEAD = {
-    **dict.fromkeys(("FLOAT", "REAL", "FLOAT4"), "DOUBLE"),
-    **dict.fromkeys(("DECIMAL", "NUMERIC"), "BIGINT in the smallest unit, TEXT or DOUBLE"),
-    **dict.fromkeys(("DATE", "DATETIME", "TIMESTAMPTZ"), "TIMESTAMP"),
-    **dict.fromkeys(("TIME", "INTERVAL"), "BIGINT of microseconds, or TEXT"),
-    **dict.fromkeys(("BINARY", "VARBINARY", "FILE"), "BYTES"),
-    **dict.fromkeys(("SMALLSERIAL", "SIGNED", "UNSIGNED"), "BIGINT"),
-    "EMBEDDING": "JSON",
-}
-_SERIAL = frozenset({"SERIAL", "BIGSERIAL"})
-_WITH_LENGTH = frozenset({"VARCHAR", "CHAR", "TIMESTAMP"})
+_NOT_YET = frozenset({"FILE", "EMBEDDING"})
+_SERIAL = frozenset({"SMALLSERIAL", "SERIAL2", "SERIAL", "SERIAL4", "BIGSERIAL", "SERIAL8"})
+_WITH_LENGTH = frozenset(
+    {"VARCHAR", "CHAR", "CHARACTER", "TEXT", "STRING", "BINARY", "VARBINARY", "TIMESTAMP", "DATETIME", "TIME"}
+    | {"TIMESTAMPTZ"}
+)
+_PRECISION, _SCALE = 38, 10
+"""Of a DECIMAL that doesn't say."""
 _SNOWFLAKE = Default("SNOWFLAKE_ID")
 NAME = re.compile(r"[a-z0-9_]+")
 
@@ -64,10 +67,12 @@ def read_column(tokens: Tokens, draft: Draft) -> None:
     name = read_name(tokens)
     if any(column.name == name for column in draft.columns):
         raise Refused(f"Duplicate column name '{name}'. Column names are case-insensitive.")
-    sql_type, serial = read_type(tokens, name)
+    declared = read_type(tokens, name)
     column = ColumnDefinition(
-        name, sql_type, True, False, _SNOWFLAKE if serial else None, None, OnDelete.RESTRICT
+        name, declared.type, True, False, None, None, OnDelete.RESTRICT, declared.precision, declared.scale
     )
+    if declared.is_serial:
+        column = replace(column, default=fit(column, _SNOWFLAKE))
     while not tokens.at_end and not tokens.sees(",") and not tokens.sees(")"):
         column = _constraint(tokens, draft, column)
     if column.primary_key:
@@ -85,22 +90,57 @@ def read_name(tokens: Tokens) -> str:
     return name
 
 
-def read_type(tokens: Tokens, column: str) -> tuple[SqlType, bool]:
-    """Return the type, and whether it is one that numbers its rows."""
+@dataclass(frozen=True, slots=True)
+class DeclaredType:
+    """A type as it was written; `precision` and `scale` are a DECIMAL's."""
+
+    type: SqlType
+    is_serial: bool = False
+    precision: int = 0
+    scale: int = 0
+
+
+def read_type(tokens: Tokens, column: str) -> DeclaredType:
+    """Read a type, with what follows its name."""
     word = tokens.name(f"the type of column '{column}'").upper()
     found = _TYPES.get(word)
+    if word in _NOT_YET:
+        raise Refused(f"type {word} of column '{column}' is not supported yet")
     if found is None:
-        instead = _INSTEAD.get(word, ", ".join(SqlType.__members__))
-        raise Refused(f"type {word[:60]} of column '{column}' is not supported; use {instead}")
+        known = ", ".join(SqlType.__members__)
+        raise Refused(f"type {word[:60]} of column '{column}' is not supported; use {known}")
+    if found is SqlType.DECIMAL:
+        return _decimal(tokens, column)
     if word == "DOUBLE":
         tokens.accept("PRECISION")
-    if word in _WITH_LENGTH and tokens.accept("("):
-        if tokens.take().kind != "number":
-            raise Refused(f"the length of column '{column}' must be a number")
-        tokens.expect(")")
-    if word == "TIMESTAMP" and (tokens.accept("WITH") or tokens.accept("WITHOUT")):
+    if word == "CHARACTER":
+        tokens.accept("VARYING")
+    if word in _WITH_LENGTH and tokens.sees("("):
+        _lengths(tokens, column)
+    if word in ("TIMESTAMP", "TIME") and (tokens.accept("WITHOUT") or tokens.sees("WITH", "TIME")):
+        if word == "TIME" and tokens.sees("WITH"):
+            raise Refused(f"TIME WITH TIME ZONE of column '{column}' is not supported; use TIME or DATETIME")
+        found = SqlType.DATETIME if tokens.accept("WITH") else found
         tokens.expect("TIME", "ZONE")
-    return found, word in _SERIAL
+    return DeclaredType(found, word in _SERIAL)
+
+
+def _decimal(tokens: Tokens, column: str) -> DeclaredType:
+    numbers = _lengths(tokens, column) if tokens.sees("(") else [_PRECISION, _SCALE]
+    precision, scale = (numbers[0], 0) if len(numbers) == 1 else numbers
+    if not 1 <= precision <= DECIMAL_DIGITS_MAX or scale > precision:
+        raise Refused(
+            f"DECIMAL({precision},{scale}) of column '{column}' needs 1 to {DECIMAL_DIGITS_MAX} digits, "
+            "and no more of them behind the point"
+        )
+    return DeclaredType(SqlType.DECIMAL, False, precision, scale)
+
+
+def _lengths(tokens: Tokens, column: str) -> list[int]:
+    numbers = tokens.listed(tokens.take)
+    if len(numbers) > 2 or not all(each.kind == "number" and each.text.isdigit() for each in numbers):
+        raise Refused(f"the length of column '{column}' must be a number")
+    return [int(each.text) for each in numbers]
 
 
 def _constraint(tokens: Tokens, draft: Draft, column: ColumnDefinition) -> ColumnDefinition:
@@ -145,17 +185,17 @@ def read_default(tokens: Tokens, column: str) -> Default | None:
         if tokens.accept("("):
             tokens.expect(")")
         return Default(CONTEXT_FUNCTIONS[token.word][0])
-    negative = token.word == "-"
-    if negative:
+    is_negative = token.word == "-"
+    if is_negative:
         token = tokens.take()
     if token.kind == "number":
         number = number_value(token.text)
-        return Default(None, -number if negative else number)
-    if token.kind in ("string", "escaped", "dollar") and not negative:
+        return Default(None, negative(number) if is_negative else number)
+    if token.kind in ("string", "escaped", "dollar") and not is_negative:
         return Default(None, string_value(token))
-    if token.word in ("TRUE", "FALSE") and not negative:
+    if token.word in ("TRUE", "FALSE") and not is_negative:
         return Default(None, token.word == "TRUE")
-    if token.word == "NULL" and not negative:
+    if token.word == "NULL" and not is_negative:
         return None
     raise Refused(
         f"DEFAULT of column '{column}' must be a literal, NOW(), CURRENT_TIMESTAMP, "
@@ -166,7 +206,7 @@ def read_default(tokens: Tokens, column: str) -> Default | None:
 def fit(column: ColumnDefinition, default: Default) -> Default:
     """Return `default` as the column holds it; raise `Refused` if it can't."""
     try:
-        return fitted(default, Column(0, column.name, column.type))
+        return fitted(default, column.column(0))
     except InvalidValue as error:
         raise Refused(error.args[0]) from error
 

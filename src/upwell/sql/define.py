@@ -95,7 +95,7 @@ def _columns(draft: Draft, kind: TableKind | None) -> tuple[ColumnDefinition, ..
 def _completed(column: ColumnDefinition, draft: Draft) -> ColumnDefinition:
     if column.name in draft.keys:
         column = replace(column, primary_key=True, nullable=False)
-        if column.type in (SqlType.JSON, SqlType.BYTES):
+        if column.type in (SqlType.JSON, SqlType.BYTES, SqlType.FLOAT, SqlType.DECIMAL):
             raise Refused(f"PRIMARY KEY column '{column.name}' cannot be {column.type.name}")
     if column.name in draft.parents:
         (namespace, name), _, on_delete = draft.parents[column.name]

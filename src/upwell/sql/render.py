@@ -12,7 +12,7 @@ from upwell.engine.expression import GENERATORS, Context
 from upwell.errors import InvalidSql, ParameterError
 from upwell.sql.lex import END, Token, tokenize
 from upwell.sql.scalar import BARE_FUNCTIONS, CONTEXT_FUNCTIONS, parameter_index
-from upwell.types import Value
+from upwell.types import Value, WrittenFloat
 
 _CANDIDATE = re.compile(r"\$[0-9]|current_(?:user|role)|snowflake_id|uuid_v7|ulid", re.IGNORECASE)
 _PER_ROW = frozenset({"SNOWFLAKE_ID", "UUID_V7", "ULID"})
@@ -29,6 +29,8 @@ def literal(value: Value) -> str:
             return "TRUE" if value else "FALSE"
         case int():
             return str(value) if value >= 0 else f"({value})"
+        case WrittenFloat():
+            return f"({value.text})" if value.text.startswith("-") else value.text
         case float():
             if not math.isfinite(value):
                 return f"CAST('{value!r}' AS DOUBLE)"

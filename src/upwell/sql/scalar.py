@@ -45,7 +45,7 @@ from upwell.sql.typed import (
     pure_call,
     typed_literal,
 )
-from upwell.types import SqlType
+from upwell.types import SqlType, WrittenFloat
 
 SYSTEM_COLUMNS = {"_seq": SEQ, "_deleted": DELETED}
 CONTEXT_FUNCTIONS = {
@@ -153,7 +153,12 @@ def parameter_index(token: Token) -> int:
 
 def number_value(text: str) -> int | float:
     """Return an unsigned number literal as the query engine reads it; an integer may exceed 64 bits."""
-    return int(text) if text.isdigit() and len(text) <= _INTEGER_DIGITS_MAX else float(text)
+    return int(text) if text.isdigit() and len(text) <= _INTEGER_DIGITS_MAX else WrittenFloat(text)
+
+
+def negative(number: int | float) -> int | float:
+    """Return a number literal behind a minus sign."""
+    return WrittenFloat("-" + number.text) if isinstance(number, WrittenFloat) else -number
 
 
 class _Grammar:
@@ -270,7 +275,7 @@ class _Grammar:
         if not self.tokens.accept("-"):
             return self._primary()
         if self.tokens.peek().kind == "number":
-            return typed_literal(-number_value(self.tokens.take().text))
+            return typed_literal(negative(number_value(self.tokens.take().text)))
         inner = self._primary()
         return Typed(Negate(inner.node), numeric(inner))
 

@@ -8,7 +8,7 @@ import re
 from collections.abc import Sequence
 from itertools import count
 
-from upwell.types import Value
+from upwell.types import Value, WrittenFloat
 
 _STARTS = re.compile(r"(?:INSERT|UPDATE|DELETE|SELECT)\b", re.IGNORECASE)
 # Both patterns open with a set of characters, by which a search skips all else, and look back at what
@@ -95,7 +95,7 @@ def _number(text: str) -> int | float:
         if len(digits) > _INT64_DIGITS_SURE:
             raise ValueError("may not fit 64 bits")
         return int(text)
-    number = float(text)
+    number = WrittenFloat(text)
     if number in (float("inf"), float("-inf")):
         raise ValueError("beyond a double")
     return number

@@ -12,7 +12,7 @@ from upwell.engine.direct import OrderKey
 from upwell.engine.expression import Literal, Node, Parameter
 from upwell.engine.operation import CompareOp
 from upwell.storage.definition import Storage
-from upwell.types import Default, SqlType
+from upwell.types import Column, Default, SqlType
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +33,23 @@ class ColumnDefinition:
     references: tuple[str, str] | None
     """Namespace and name of the parent table."""
     on_delete: OnDelete
+    precision: int = 0
+    scale: int = 0
+    """Of a DECIMAL."""
+
+    def column(self, number: int) -> Column:
+        """Return the column of a table that begins with it."""
+        return Column(
+            number,
+            self.name,
+            self.type,
+            self.nullable,
+            self.primary_key,
+            self.default,
+            self.name,
+            precision=self.precision,
+            scale=self.scale,
+        )
 
 
 @dataclass(frozen=True, slots=True)

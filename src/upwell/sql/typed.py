@@ -19,16 +19,18 @@ from upwell.engine.expression import (
 )
 from upwell.engine.operation import INT64_MAX, INT64_MIN, ArithmeticOp, CompareOp
 from upwell.errors import InvalidValue
-from upwell.types import Column, SqlType, Value, coerce
+from upwell.types import Column, SqlType, Value, WrittenFloat, coerce
 
-NUMBERS = frozenset({SqlType.SMALLINT, SqlType.INT, SqlType.BIGINT, SqlType.DOUBLE})
+NUMBERS = frozenset({SqlType.SMALLINT, SqlType.INT, SqlType.BIGINT, SqlType.FLOAT, SqlType.DOUBLE})
+_MOMENTS = frozenset({SqlType.TIMESTAMP, SqlType.DATETIME})
 TEXTS = frozenset({SqlType.TEXT, SqlType.JSON})
-_PRINTED = TEXTS | NUMBERS - {SqlType.DOUBLE}
-_ADAPTING = frozenset({SqlType.TIMESTAMP, SqlType.UUID}) | NUMBERS
+_PRINTED = TEXTS | NUMBERS - {SqlType.DOUBLE, SqlType.FLOAT}
+_ADAPTING = frozenset({SqlType.UUID, SqlType.DATE, SqlType.TIME}) | _MOMENTS | NUMBERS
 KIND_OF: dict[type, SqlType | None] = {
     bool: SqlType.BOOLEAN,
     int: SqlType.BIGINT,
     float: SqlType.DOUBLE,
+    WrittenFloat: SqlType.DOUBLE,
     str: SqlType.TEXT,
     bytes: SqlType.BYTES,
     type(None): None,
@@ -81,6 +83,8 @@ def numeric(typed: Typed) -> SqlType | None:
 
 def calculate(op: ArithmeticOp, left: Typed, right: Typed) -> Typed:
     kinds = (numeric(left), numeric(right))
+    if SqlType.FLOAT in kinds:
+        raise Foreign  # of 32 bits, which Python doesn't compute with
     kind = None if None in kinds else SqlType.DOUBLE if SqlType.DOUBLE in kinds else SqlType.BIGINT
     return Typed(ArithmeticNode(op, left.node, right.node), kind)
 
@@ -100,6 +104,10 @@ def compare(op: CompareOp, left: Typed, right: Typed) -> Typed:
 def meet(left: Typed, right: Typed) -> tuple[Node, Node]:
     """Return both sides so that they compare: text that is constant becomes the other side's type."""
     a, b = left.kind, right.kind
+    if SqlType.DECIMAL in (a, b):
+        raise Foreign  # held as text
+    if {a, b} == _MOMENTS:
+        return left.node, right.node
     if a is None or b is None or a == b or {a, b} <= NUMBERS or {a, b} <= TEXTS:
         return left.node, right.node
     if {a, b} == {SqlType.TEXT, SqlType.UUID} and not (is_constant(left.node) or is_constant(right.node)):

@@ -1,7 +1,8 @@
 """Rows as Arrow, and Arrow as rows: the one place that knows which Arrow type a SQL type has.
 
-    BOOLEAN bool · SMALLINT int16 · INT int32 · BIGINT int64 · DOUBLE float64 · BYTES binary
-    TEXT, JSON, UUID utf8 · TIMESTAMP timestamp[us] without zone (UTC)
+    BOOLEAN bool · SMALLINT int16 · INT int32 · BIGINT int64 · FLOAT float32 · DOUBLE float64 · BYTES binary
+    TEXT, JSON, UUID utf8 · TIMESTAMP timestamp[us] without zone (UTC) · DATETIME timestamp[us, UTC]
+    DATE date32 · TIME time64[us] · DECIMAL(p, s) decimal128(p, s)
 
 Law: `values(record_batch(versions, columns), columns)` gives the rows back exactly. Each field carries
 its wire type and flags as metadata, so that a result of any plan still knows them.
@@ -10,6 +11,7 @@ says the flag `nn`.
 """
 
 from collections.abc import Iterable, Sequence
+from decimal import Decimal
 from functools import lru_cache
 from typing import Any
 
@@ -29,18 +31,38 @@ _ARROW_TYPES = {
     SqlType.SMALLINT: pa.int16(),
     SqlType.INT: pa.int32(),
     SqlType.BIGINT: pa.int64(),
+    SqlType.FLOAT: pa.float32(),
     SqlType.DOUBLE: pa.float64(),
     SqlType.TEXT: pa.string(),
     SqlType.TIMESTAMP: pa.timestamp("us"),
+    SqlType.DATETIME: pa.timestamp("us", "UTC"),
+    SqlType.DATE: pa.date32(),
+    SqlType.TIME: pa.time64("us"),
     SqlType.UUID: pa.string(),
     SqlType.JSON: pa.string(),
     SqlType.BYTES: pa.binary(),
 }
 
 
+_INTEGERS = {
+    SqlType.TIMESTAMP: pa.int64(),
+    SqlType.DATETIME: pa.int64(),
+    SqlType.TIME: pa.int64(),
+    SqlType.DATE: pa.int32(),
+}
+"""Whose values are integers here, and something else to Arrow."""
+
+
 def arrow_type(sql_type: SqlType) -> pa.DataType:
-    """Return the Arrow type that holds values of `sql_type`."""
+    """Return the Arrow type that holds values of `sql_type`, which isn't DECIMAL."""
     return _ARROW_TYPES[sql_type]
+
+
+def column_type(column: Column) -> pa.DataType:
+    """Return the Arrow type that holds the column's values."""
+    if column.type is SqlType.DECIMAL:
+        return pa.decimal128(column.precision, column.scale)
+    return _ARROW_TYPES[column.type]
 
 
 def physical_name(column: Column) -> str:
@@ -116,22 +138,38 @@ def declared_arrays(versions: Sequence[Version], columns: Sequence[Column]) -> l
 
 def _column_arrays(rows: Sequence[Row], columns: Sequence[Column]) -> list[pa.Array]:
     by_column: Iterable[Sequence[Value]] = zip(*rows, strict=True) if rows else [()] * len(columns)
-    return [array(cells, column.type) for cells, column in zip(by_column, columns, strict=True)]
+    return [column_array(cells, column) for cells, column in zip(by_column, columns, strict=True)]
+
+
+def column_array(cells: Sequence[Value], column: Column) -> pa.Array:
+    """Return values of a column as Arrow."""
+    if column.type is SqlType.DECIMAL:
+        numbers = [None if text is None else Decimal(str(text)) for text in cells]
+        return pa.array(numbers, column_type(column))
+    return array(cells, column.type)
 
 
 def array(cells: Sequence[Value], sql_type: SqlType) -> pa.Array:
-    """Return the values of one column as Arrow."""
-    if sql_type is SqlType.TIMESTAMP:
-        return pa.array(cells, pa.int64()).view(pa.timestamp("us"))
+    """Return values of a type, which isn't DECIMAL, as Arrow."""
+    integers = _INTEGERS.get(sql_type)
+    if integers is not None:
+        return pa.array(cells, integers).view(arrow_type(sql_type))
     return pa.array(cells, arrow_type(sql_type))
 
 
 def cells(column: Any, sql_type: SqlType) -> list[Value]:
-    """Return an Arrow array's (or chunked array's) values as Python's; timestamps as microseconds."""
-    if sql_type is SqlType.TIMESTAMP:
-        column = column.cast(pa.int64())
-    values: list[Value] = column.to_pylist()
+    """Return an Arrow array's (or chunked array's) values as Python's; moments as integers."""
+    if sql_type is SqlType.DECIMAL:
+        return [None if number is None else format(number, "f") for number in column.to_pylist()]
+    integers = _INTEGERS.get(sql_type)
+    values: list[Value] = column.to_pylist() if integers is None else column.cast(integers).to_pylist()
     return values
+
+
+def plain_keys(keys: pa.Array, sql_type: SqlType) -> pa.Array:
+    """Return an array whose elements are the keys as Python has them."""
+    integers = _INTEGERS.get(sql_type)
+    return keys if integers is None else keys.view(integers)
 
 
 def values(batch: pa.RecordBatch | pa.Table, columns: Sequence[Column]) -> list[Row]:
@@ -146,7 +184,7 @@ def _declared_field(column: Column, *, physical: bool) -> pa.Field:
         flags += ["pk", "uq"]
     return pa.field(
         physical_name(column) if physical else column.name,
-        arrow_type(column.type),
+        column_type(column),
         metadata=_metadata(column.type, flags, column.id if physical else None),
     )
 

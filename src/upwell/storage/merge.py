@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from upwell.errors import ColdFileMissing
-from upwell.storage.arrow import DELETED, SEQ, array, arrow_type, cells, key_index, physical_name
+from upwell.storage.arrow import DELETED, SEQ, cells, column_array, column_type, key_index, physical_name
 from upwell.storage.segments import (
     ROW_GROUP_ROWS,
     UPLOADED,
@@ -136,8 +136,8 @@ def write_rows(path: Path, rows: pa.Table, columns: Sequence[Column]) -> Segment
 def _column(table: pa.Table, column: Column) -> pa.ChunkedArray | pa.Array:
     """Return a file's column in today's type, or what a newer column began with."""
     if physical_name(column) in table.column_names:
-        return table.column(physical_name(column)).cast(arrow_type(column.type))
-    return pa.repeat(array([coerce(column.initial, column)], column.type)[0], table.num_rows)
+        return table.column(physical_name(column)).cast(column_type(column))
+    return pa.repeat(column_array([coerce(column.initial, column)], column)[0], table.num_rows)
 
 
 def _key_name(columns: Sequence[Column]) -> str:

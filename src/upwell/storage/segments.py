@@ -52,9 +52,13 @@ _SCALARS = {
     SqlType.SMALLINT: "Int16",
     SqlType.INT: "Int32",
     SqlType.BIGINT: "Int64",
+    SqlType.FLOAT: "Float32",
     SqlType.DOUBLE: "Float64",
     SqlType.TEXT: "Utf8",
     SqlType.TIMESTAMP: "TimestampMicrosecond",
+    SqlType.DATETIME: "TimestampMicrosecond",
+    SqlType.DATE: "Date32",
+    SqlType.TIME: "Time64Microsecond",
     SqlType.UUID: "Utf8",
     SqlType.JSON: "Utf8",
 }
@@ -158,7 +162,7 @@ def load_keys(path: Path, columns: Sequence[Column], *, row_count: int) -> list[
         table = file.read(columns=[name, arrow.SEQ], use_threads=False)
     if table.num_rows != row_count:
         raise ColdFileMissing(f"cold file {path} has {table.num_rows} rows, not {row_count}: it is damaged")
-    keys: list[Any] = arrow.cells(table.column(name).cast(arrow.arrow_type(column.type)), column.type)
+    keys: list[Any] = arrow.cells(table.column(name).cast(arrow.column_type(column)), column.type)
     return list(zip(keys, table.column(arrow.SEQ).to_pylist(), strict=True))
 
 
@@ -326,8 +330,7 @@ class SegmentReader:
     def _span(self, batch: pa.RecordBatch, key: Key) -> tuple[int, int]:
         """Return where the key's row begins and ends; both where it would be, if there is none."""
         keys = batch.column(self._key_at)
-        if self._columns[self._key_at].type is SqlType.TIMESTAMP:
-            keys = keys.view(pa.int64())
+        keys = arrow.plain_keys(keys, self._columns[self._key_at].type)
         start = bisect_left(range(len(keys)), key, key=lambda index: keys[index].as_py())
         return start, start + (start < len(keys) and keys[start].as_py() == key)
 
@@ -384,8 +387,8 @@ def _group_batch(
 def _shaped(found: pa.Array | None, column: Column, row_count: int) -> pa.Array:
     """Return a file's column in today's type, or the constant that a newer column began with."""
     if found is None:
-        return arrow.array([coerce(column.initial, column)] * row_count, column.type)
-    return found.cast(arrow.arrow_type(column.type))
+        return arrow.column_array([coerce(column.initial, column)] * row_count, column)
+    return found.cast(arrow.column_type(column))
 
 
 def _bounds(metadata: pq.FileMetaData, column: Column) -> list[Bounds | None]:
@@ -396,7 +399,7 @@ def _bounds(metadata: pq.FileMetaData, column: Column) -> list[Bounds | None]:
 
 
 def _group_bounds(statistics: Any, sql_type: SqlType) -> Bounds | None:
-    if statistics is None or not statistics.has_min_max:
+    if statistics is None or not statistics.has_min_max or sql_type is SqlType.DECIMAL:
         return None
     low, high = statistics.min_raw, statistics.max_raw
     if sql_type in (SqlType.TEXT, SqlType.UUID, SqlType.JSON):
@@ -425,7 +428,7 @@ def _scalar(value: Value, sql_type: SqlType) -> Scalar | None:
     if isinstance(value, bytes) or (isinstance(value, str) and len(value.encode()) > STATS_BYTES_MAX):
         return None
     assert value is not None, "bounds are values"
-    as_text = sql_type in (SqlType.BIGINT, SqlType.TIMESTAMP)
+    as_text = sql_type in (SqlType.BIGINT, SqlType.TIMESTAMP, SqlType.DATETIME, SqlType.TIME)
     return {_SCALARS[sql_type]: str(value) if as_text else value}
 
 

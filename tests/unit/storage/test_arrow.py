@@ -5,7 +5,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from upwell.storage.arrow import array, arrow_type, cells, record_batch, table_schema, values
+from upwell.storage.arrow import (
+    arrow_type,
+    cells,
+    column_array,
+    column_type,
+    record_batch,
+    table_schema,
+    values,
+)
 from upwell.storage.hot import Version
 from upwell.types import Column, Row, SqlType, Value
 
@@ -18,13 +26,25 @@ VALUES: dict[SqlType, st.SearchStrategy[Value]] = {
     SqlType.BIGINT: INT64,
     SqlType.DOUBLE: st.floats(allow_nan=False, allow_infinity=False),
     SqlType.TEXT: TEXT,
+    SqlType.FLOAT: st.floats(allow_nan=False, allow_infinity=False, width=32),
+    SqlType.DECIMAL: st.integers(1 - 10**36, 10**36 - 1).map("{}.25".format),
     SqlType.TIMESTAMP: INT64,
+    SqlType.DATETIME: INT64,
+    SqlType.DATE: st.integers(-719_162, 2_932_896),
+    SqlType.TIME: st.integers(0, 86_399_999_999),
     SqlType.UUID: st.uuids().map(str),
     SqlType.JSON: TEXT,
     SqlType.BYTES: st.binary(),
 }
 COLUMNS = [
-    Column(index + 1, f"c_{sql_type.name.lower()}", sql_type, primary_key=sql_type is SqlType.BIGINT)
+    Column(
+        index + 1,
+        f"c_{sql_type.name.lower()}",
+        sql_type,
+        primary_key=sql_type is SqlType.BIGINT,
+        precision=38 if sql_type is SqlType.DECIMAL else 0,
+        scale=2 if sql_type is SqlType.DECIMAL else 0,
+    )
     for index, sql_type in enumerate(SqlType)
 ]
 ROWS = st.lists(
@@ -51,10 +71,11 @@ def test_rows_survive_the_way_through_a_batch(rows: list[Row]) -> None:
 
 @given(st.data(), st.sampled_from(SqlType))
 def test_values_of_every_type_survive(data: st.DataObject, sql_type: SqlType) -> None:
-    column = data.draw(st.lists(st.none() | VALUES[sql_type]))
-    converted = array(column, sql_type)
-    assert converted.type == arrow_type(sql_type)
-    assert cells(converted, sql_type) == column
+    found = data.draw(st.lists(st.none() | VALUES[sql_type]))
+    column = COLUMNS[list(SqlType).index(sql_type)]
+    converted = column_array(found, column)
+    assert converted.type == column_type(column)
+    assert cells(converted, sql_type) == found
 
 
 @pytest.mark.parametrize(
@@ -64,9 +85,13 @@ def test_values_of_every_type_survive(data: st.DataObject, sql_type: SqlType) ->
         (SqlType.SMALLINT, pa.int16()),
         (SqlType.INT, pa.int32()),
         (SqlType.BIGINT, pa.int64()),
+        (SqlType.FLOAT, pa.float32()),
         (SqlType.DOUBLE, pa.float64()),
         (SqlType.TEXT, pa.string()),
         (SqlType.TIMESTAMP, pa.timestamp("us")),
+        (SqlType.DATETIME, pa.timestamp("us", "UTC")),
+        (SqlType.DATE, pa.date32()),
+        (SqlType.TIME, pa.time64("us")),
         (SqlType.UUID, pa.string()),
         (SqlType.JSON, pa.string()),
         (SqlType.BYTES, pa.binary()),
