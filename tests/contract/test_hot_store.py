@@ -259,6 +259,12 @@ def test_a_write_lands_only_on_the_version_that_it_expects(store: HotStore) -> N
     assert logged(store, NOTES, ANN) == ["a"] * 4
 
 
+def test_the_seq_of_a_row_is_read_without_the_row(store: HotStore) -> None:
+    seq = write(store, put("a", 1)).changes[0].seq
+    assert store.find_seq(NOTES, ANN, "a") == seq
+    assert (store.find_seq(NOTES, ANN, "b"), store.find_seq(TASKS, ANN, "a")) == (NO_SEQ, NO_SEQ)
+
+
 def test_a_batch_that_writes_a_key_twice_is_a_mistake(store: HotStore) -> None:
     with pytest.raises(AssertionError, match="each key once"):
         write(store, put("a"), put("a"))

@@ -70,16 +70,10 @@ class Kinds:
             owners = self.committer.pending.due_owners(table.id, self.clock.now_us())
         else:
             owners = self.flush.pending(view, table, job.texts("users"))
-        rows = partitions = 0
-        is_due = False
-        for owner in owners:
-            stop.check()
-            until = None if is_scheduled else job.asked_seq
-            flushed = self.flush.flush_partition(table, owner, until=until)
-            rows += flushed.rows
-            partitions += bool(flushed.rows)
-            is_due |= flushed.is_due
-        if is_due:
+        until = None if is_scheduled else job.asked_seq
+        done = list(self.flush.flush_partitions(table, owners, until=until, stop=stop))
+        rows, partitions = sum(each.rows for each in done), sum(each.rows > 0 for each in done)
+        if any(each.is_due for each in done):
             submit_compaction(self.queue, table, whole=False)
         self.points.reach("flush:job-completed")
         if not rows and job.retry_count:

@@ -200,6 +200,10 @@ class HotReader(Protocol):
 
     def find_row(self, table: TableId, owner: Owner, key: Key) -> Version | None: ...
 
+    def find_seq(self, table: TableId, owner: Owner, key: Key) -> int:
+        """Return the `_seq` of the key's hot version without reading more of it; NO_SEQ if there is none."""
+        ...
+
     def scan_rows(self, table: TableId, owner: Owner, after: Key | None = None) -> Iterator[Version]:
         """Yield versions, tombstones too, in primary-key order, keys above `after`."""
         ...
@@ -326,8 +330,7 @@ def _holds(expectation: Expectation, reader: HotReader) -> bool:
         case RecordIs(kind, name, value):
             return reader.find_record(kind, name) == value
         case RowIs(table, owner, key, seq):
-            version = reader.find_row(table, owner, key)
-            return (version.seq if version else NO_SEQ) == seq
+            return reader.find_seq(table, owner, key) == seq
         case NoChangeAfter(table, owner, after):
             is_whole = after >= partition_floor(reader, table, owner).seq
             return is_whole and not reader.read_log(table, owner, after, None, 1)

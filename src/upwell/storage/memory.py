@@ -17,6 +17,7 @@ from upwell.clock import Clock
 from upwell.effects import Files, OsFiles
 from upwell.ids import EPOCH_SHIFT, Seq, Snowflakes
 from upwell.storage.hot import (
+    NO_SEQ,
     Applied,
     Batch,
     Change,
@@ -26,7 +27,7 @@ from upwell.storage.hot import (
     Trim,
     Version,
 )
-from upwell.storage.order import Allotted, allot, due_drops, newest_trims, verify, version
+from upwell.storage.order import Allotted, allot, newest_trims, verify, version
 from upwell.types import Key, Owner, TableId, owner_user
 
 CHECKPOINT_FILE = "memory.msgpack"
@@ -73,6 +74,10 @@ class MemoryReader:
 
     def find_row(self, table: TableId, owner: Owner, key: Key) -> Version | None:
         return self._state.rows.get((table, owner), {}).get(key)
+
+    def find_seq(self, table: TableId, owner: Owner, key: Key) -> int:
+        found = self.find_row(table, owner, key)
+        return NO_SEQ if found is None else found.seq
 
     def scan_rows(self, table: TableId, owner: Owner, after: Key | None = None) -> Iterator[Version]:
         found = sorted(self._state.rows.get((table, owner), {}).items(), key=itemgetter(0))
@@ -165,7 +170,9 @@ class MemoryStore(MemoryReader):
         with self._lock:
             verify(batch, self)
             allotted = allot(batch, self._seqs, self._counter_before_next)
-            drops = due_drops(batch, self)
+            drops = [
+                each for each in batch.drops if self.find_seq(each.table, each.owner, each.key) == each.seq
+            ]
             self._unshare()
             self._trim(batch.trims)
             for drop in drops:

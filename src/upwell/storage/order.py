@@ -10,10 +10,8 @@ from itertools import count
 
 from upwell.ids import Seq, Snowflakes
 from upwell.storage.hot import (
-    NO_SEQ,
     Batch,
     Change,
-    Drop,
     Expectation,
     ExpectationFailed,
     HotReader,
@@ -25,7 +23,7 @@ from upwell.storage.hot import (
     Version,
     unmet,
 )
-from upwell.types import Key, Owner, TableId, owner_user
+from upwell.types import Owner, owner_user
 
 NO_COUNTER = 0
 
@@ -48,7 +46,7 @@ def verify(batch: Batch, reader: HotReader) -> None:
     if failed is not None:
         raise ExpectationFailed(_told(failed))
     for write in batch.rows:
-        if _hot_seq(reader, write.table, write.owner, write.key) != write.expect:
+        if reader.find_seq(write.table, write.owner, write.key) != write.expect:
             raise ExpectationFailed(f"a row of table {write.table} is no longer at seq {write.expect}")
 
 
@@ -62,15 +60,6 @@ def allot(batch: Batch, seqs: Snowflakes, counter_of: Callable[[Owner], int]) ->
         counter = _next_counter(write.owner, counters, counter_of)
         changes.append(_change(write, seq, counter, last=len(changes) + 1 == len(batch.rows)))
     return Allotted(seq, changes, counters)
-
-
-def due_drops(batch: Batch, reader: HotReader) -> list[Drop]:
-    """Return the drops whose row did not move on; done before the batch's rows, they undo none of these."""
-    return [
-        drop
-        for drop in batch.drops
-        if _hot_seq(reader, drop.table, drop.owner, drop.key) == drop.seq != NO_SEQ
-    ]
 
 
 def newest_trims(trims: Iterable[Trim]) -> dict[Owner, int]:
@@ -113,11 +102,6 @@ def _next_counter(owner: Owner, counters: dict[Owner, int], counter_of: Callable
     counter = (counters[owner] if owner in counters else counter_of(owner)) + 1
     counters[owner] = counter
     return counter
-
-
-def _hot_seq(reader: HotReader, table: TableId, owner: Owner, key: Key) -> int:
-    found = reader.find_row(table, owner, key)
-    return found.seq if found is not None else NO_SEQ
 
 
 def _keys_are_distinct(batch: Batch) -> bool:

@@ -8,6 +8,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 from weakref import WeakSet
 
 import msgspec
@@ -18,9 +19,9 @@ from upwell.effects import Files, NoPoints, OsFiles, Points
 from upwell.errors import ReadOnly, StartRefused
 from upwell.ids import EPOCH_SHIFT, Seq, Snowflakes
 from upwell.storage import rocks_keys
-from upwell.storage.hot import Applied, Batch, HotReader, Kind, Trim
-from upwell.storage.order import Allotted, allot, due_drops, newest_trims, verify, version
-from upwell.storage.rocks_read import Moment, RocksReader
+from upwell.storage.hot import Applied, Batch, Drop, HotReader, Kind, Trim
+from upwell.storage.order import Allotted, allot, newest_trims, verify, version
+from upwell.storage.rocks_read import Moment, RocksReader, decode_head
 from upwell.types import Owner, TableId, owner_user
 
 FORMAT_VERSION = 1
@@ -193,8 +194,7 @@ class RocksStore(RocksReader):
 
     def _bytes(self, batch: Batch, allotted: Allotted) -> WriteBatch:
         out = WriteBatch(raw_mode=True)
-        for drop in due_drops(batch, self):
-            out.delete(rocks_keys.row(drop.table, drop.owner, drop.key))
+        self._drop(out, batch.drops)
         self._trim(out, batch.trims)
         for write, change in zip(batch.rows, allotted.changes, strict=True):
             row = rocks_keys.row(write.table, write.owner, write.key)
@@ -218,6 +218,14 @@ class RocksStore(RocksReader):
             out.put(rocks_keys.counter(owner), rocks_keys.number_bytes(counter))
         out.put(rocks_keys.META_HIGH_WATER, rocks_keys.number_bytes(allotted.seq))
         return out
+
+    def _drop(self, out: WriteBatch, drops: Sequence[Drop]) -> None:
+        """Delete the rows that did not move on; all are looked up by one call."""
+        rows: list[Any] = [rocks_keys.row(drop.table, drop.owner, drop.key) for drop in drops]
+        values: Any = self._open_db().get(rows) if rows else []
+        for row, drop, value in zip(rows, drops, values, strict=True):
+            if value is not None and decode_head(value).seq == drop.seq:
+                out.delete(row)
 
     def _trim(self, out: WriteBatch, trims: Sequence[Trim]) -> None:
         for trim in trims:

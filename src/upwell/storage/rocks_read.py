@@ -5,16 +5,25 @@ Law: one read sees one moment, however long its caller takes to consume it.
 
 from bisect import bisect_right
 from collections.abc import Iterator
-from typing import Protocol
+from typing import Any, Protocol
 
 import msgspec
 
 from upwell.storage import rocks_keys
-from upwell.storage.hot import Change, Kind, Version
+from upwell.storage.hot import NO_SEQ, Change, Kind, Version
 from upwell.types import Key, Owner, TableId, owner_user
 
 SEQ_MAX = (1 << 63) - 1
 
+
+class _Head(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """How a `Version` begins; what follows is skipped."""
+
+    key: Any
+    seq: int
+
+
+decode_head = msgspec.msgpack.Decoder(_Head).decode
 decode_version = msgspec.msgpack.Decoder(Version).decode
 decode_change = msgspec.msgpack.Decoder(Change).decode
 
@@ -52,6 +61,10 @@ class RocksReader:
     def find_row(self, table: TableId, owner: Owner, key: Key) -> Version | None:
         value = self._get(rocks_keys.row(table, owner, key))
         return None if value is None else decode_version(value)
+
+    def find_seq(self, table: TableId, owner: Owner, key: Key) -> int:
+        value = self._get(rocks_keys.row(table, owner, key))
+        return NO_SEQ if value is None else decode_head(value).seq
 
     def scan_rows(self, table: TableId, owner: Owner, after: Key | None = None) -> Iterator[Version]:
         moment = self._now()

@@ -45,6 +45,7 @@ FILTER_PROBES = 7
 _FIELD_IDS = {arrow.SEQ: 2_000_000_001, arrow.DELETED: 2_000_000_002, VERSION: 2_000_000_003,
               OWNER: 2_000_000_004, UPLOADED: 2_000_000_005}  # fmt: skip
 _FILTER_HEAD = struct.Struct("<4sBBHQ16s")
+_HALVES = struct.Struct("<QQ")
 _FILTER_MAGIC = b"UWKF"
 _FILTER_VERSION = 1
 _SCALARS = {
@@ -217,12 +218,19 @@ class KeyFilter:
     @classmethod
     def build(cls, keys: Sequence[Key]) -> "KeyFilter":
         """Return the filter of these keys."""
-        bits = bytearray(max(64, len(keys) * FILTER_BITS_PER_KEY + 7) // 8)
-        bit_count = len(bits) * 8
+        bit_count = max(64, len(keys) * FILTER_BITS_PER_KEY + 7) // 8 * 8
+        # A byte for each bit, because that is what Python sets quickly; Arrow packs them as they have to be.
+        flags = bytearray(bit_count)
         for key in keys:
-            for bit in _probes(key, bit_count):
-                bits[bit >> 3] |= 1 << (bit & 7)
-        return cls(bytes(bits))
+            first, step = _HALVES.unpack(hashlib.blake2b(_key_bytes(key), digest_size=16).digest())
+            bit, step = first % bit_count, (step | 1) % bit_count
+            for _ in range(FILTER_PROBES):
+                flags[bit] = 1
+                bit += step
+                if bit >= bit_count:
+                    bit -= bit_count
+        packed = pa.Array.from_buffers(pa.uint8(), bit_count, [None, pa.py_buffer(flags)]).cast(pa.bool_())
+        return cls(packed.buffers()[1].to_pybytes()[: bit_count // 8])
 
     @classmethod
     def decode(cls, data: bytes) -> "KeyFilter":
@@ -347,7 +355,8 @@ class SegmentReader:
 
 def _probes(key: Key, bit_count: int) -> Iterator[int]:
     digest = _digest(_key_bytes(key))
-    first, step = int.from_bytes(digest[:8], "little"), int.from_bytes(digest[8:], "little") | 1
+    first, step = _HALVES.unpack(digest)
+    step |= 1
     return ((first + probe * step) % bit_count for probe in range(FILTER_PROBES))
 
 

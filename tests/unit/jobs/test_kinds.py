@@ -1,15 +1,17 @@
 """What each kind of job does: its message says how much, and a job that is run again does no harm."""
 
+from pathlib import Path
+
 import pytest
 
 from upwell.engine.cleanup import READERS_POLLS_MAX, Cleanup
-from upwell.engine.stop import Stop
+from upwell.engine.stop import Stop, Stopped
 from upwell.errors import InvalidOperation
 from upwell.jobs.job import Job, JobType
 from upwell.jobs.kinds import Done
 from upwell.storage.hot import Kind
-from upwell.testing import PointActions
-from upwell.testing.embedded import Embedded
+from upwell.testing import FailingFiles, PointActions
+from upwell.testing.embedded import Embedded, memory_store
 from upwell.types import SHARED
 
 
@@ -30,6 +32,43 @@ def test_a_flush_counts_rows_and_partitions(db: Embedded, points: PointActions) 
     assert points.reached.count("flush:job-completed") == 1
     db.settle()
     assert db.kinds.run(flush, Stop()) == Done("no pending writes: nothing to move to Parquet", True)
+
+
+def test_a_flush_of_many_users_stops_at_the_first_failure_and_goes_on_from_there(
+    db: Embedded, files: FailingFiles
+) -> None:
+    """Partitions are flushed several at a time; none is lost, none done twice."""
+    db.run("CREATE TABLE app.mine (id INT PRIMARY KEY) WITH (TYPE = 'USER')")
+    users = [f"u{number:02d}" for number in range(40)]
+    for user in users:
+        db.change("INSERT INTO app.mine VALUES (1), (2)", user=user)
+    flush = job(db, JobType.FLUSH, table_number=db.table("app.mine").id)
+    files.arm(200)
+    with pytest.raises(OSError, match="injected"):
+        db.kinds.run(flush, Stop())
+    db.settle()
+    left = list(db.view.hot.owners(db.table("app.mine").id))
+    assert 0 < len(left) < len(users)
+    files.arm(1_000_000)
+    done = db.kinds.run(flush, Stop())
+    assert done.message.endswith("partition(s) are in Parquet now")
+    for user in users:
+        assert db.cold_rows("app.mine", user) == [{"id": 1}, {"id": 2}]
+        assert db.rows("SELECT id FROM app.mine ORDER BY id", user=user) == [(1,), (2,)]
+
+
+def test_a_flush_of_many_users_stops_when_it_is_killed(tmp_path: Path) -> None:
+    stop = Stop()
+    points = PointActions({"flush:after-commit": lambda: stop.request() and None})
+    with Embedded(tmp_path, store=memory_store(), points=points) as db:
+        db.run("CREATE NAMESPACE app; CREATE TABLE app.mine (id INT PRIMARY KEY) WITH (TYPE = 'USER')")
+        for number in range(40):
+            db.change("INSERT INTO app.mine VALUES (1)", user=f"u{number}")
+        table = db.table("app.mine").id
+        with pytest.raises(Stopped):
+            db.kinds.run(job(db, JobType.FLUSH, table_number=table), stop)
+        db.settle()
+        assert 0 < len(list(db.view.hot.owners(table))) < 40
 
 
 def test_a_flush_of_a_table_that_is_gone_is_skipped(db: Embedded) -> None:
