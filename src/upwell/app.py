@@ -24,6 +24,7 @@ from upwell.clock import Clock, SystemClock
 from upwell.config import Config
 from upwell.edge.accounts import PATHS, Accounts
 from upwell.edge.allowance import RateLimit
+from upwell.edge.cors import Cors
 from upwell.edge.devices import DEVICE_PATHS, BodyLimits, DeviceEndpoints
 from upwell.edge.gate import Gate, Handler
 from upwell.edge.http import SQL_PATH, SqlEndpoint
@@ -257,6 +258,7 @@ async def _serve(parts: Parts) -> None:
             accounts,
             traffic,
             slow_request_s=config.slow_request_s,
+            cors=Cors(config.cors_origins),
         )
         # If one of these fails unexpectedly, the group ends the server rather than go on without it.
         async with asyncio.TaskGroup() as group:

@@ -49,6 +49,7 @@ class Config:
     enforce_password_complexity: bool = False  # whether weak passwords are refused in SQL too
     allow_remote_setup: bool = False  # whether other machines may do the first set-up
     allow_remote_health: bool = False  # whether other machines may ask /health and /metrics
+    cors_origins: str = ""  # origins with commas whose pages may ask, such as https://app.example; empty: all
     cookie_secure: bool = False  # whether browsers keep the sign-in's cookies to https
     auth_attempts_per_s_max: int = 50  # logins, refreshes and set-ups per second of one address
     queries_per_s_max: int = 100_000  # SQL requests per second of one user

@@ -8,9 +8,10 @@ import logging
 import re
 import time
 import uuid
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from itertools import count, repeat
 
+from upwell.edge.cors import Cors
 from upwell.edge.http import Receive, Scope, Send, header, respond
 from upwell.edge.metrics import Traffic
 from upwell.edge.peer import address
@@ -20,6 +21,7 @@ from upwell.protocol.sync import WATCH_PATH
 log = logging.getLogger("upwell.edge")
 
 REQUEST_ID = b"x-request-id"
+_ASKED_METHOD = b"access-control-request-method"
 REQUEST_ID_CHARS_MAX = 128
 _ID = re.compile(r"[\x21-\x7e]+")
 Handler = Callable[[Scope, Receive, Send], Awaitable[None]]
@@ -42,7 +44,9 @@ class Gate:
         traffic: Traffic,
         *,
         slow_request_s: float,
+        cors: Cors,
     ) -> None:
+        self._cors = cors
         self._traffic = traffic
         self._slow_request_s = slow_request_s
         self._hot = hot
@@ -58,24 +62,37 @@ class Gate:
             return
         if scope["type"] == "websocket":
             begin_request(Origin(self._next_id(), address(scope)))
-            await self._live(scope, receive, send)
+            may = self._cors.may(header(scope, b"origin"))
+            await (self._live if may else _foreign)(scope, receive, send)
             return
         path = scope["path"]
         request = _request_id(scope) or self._next_id()
         begin_request(Origin(request, address(scope)))
-        handler = self._hot.get((scope["method"], path)) or self._any_method.get(path)
-        if handler is None:
-            handler = _wrong_method if path in self._hot_paths else self._rest
-        watched = _Watched(send, request)
+        watched = _Watched(
+            send, [(REQUEST_ID, request.encode()), *self._cors.headers(header(scope, b"origin"))]
+        )
         began = time.perf_counter()
         try:
-            await handler(scope, receive, watched)
+            await self._handler(scope)(scope, receive, watched)
         except Exception:
             log.exception("Request failed unexpectedly", extra=fields(method=scope["method"], path=path))
             if not watched.status:
                 await respond(watched, 500, _INTERNAL)
         finally:
             self._note(scope["method"], path, watched.status, time.perf_counter() - began)
+
+    def _handler(self, scope: Scope) -> Handler:
+        method, path = scope["method"], scope["path"]
+        handler = self._hot.get((method, path))
+        if handler is not None:
+            return handler
+        if method == "OPTIONS" and header(scope, _ASKED_METHOD) is not None:
+            return self._preflight
+        return self._any_method.get(path) or (_wrong_method if path in self._hot_paths else self._rest)
+
+    async def _preflight(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 204, "headers": [*self._cors.preflight()]})
+        await send({"type": "http.response.body", "body": b""})
 
     def _note(self, method: str, path: str, status: int, seconds: float) -> None:
         self._traffic.note(path, status, seconds)
@@ -89,22 +106,30 @@ class Gate:
             )
 
 
+async def _foreign(scope: Scope, receive: Receive, send: Send) -> None:
+    """Refuse a socket that a page of another origin opens."""
+    await receive()
+    headers = [(b"content-type", b"text/plain")]
+    await send({"type": "websocket.http.response.start", "status": 403, "headers": headers})
+    await send({"type": "websocket.http.response.body", "body": b"Origin not allowed"})
+
+
 async def _wrong_method(scope: Scope, receive: Receive, send: Send) -> None:
     await respond(send, 405, _WRONG_METHOD)
 
 
 class _Watched:
-    """Remembers the status of an answer that has begun, and puts the request's id into it."""
+    """Remembers the status of an answer that has begun, and puts into it what every answer has."""
 
-    def __init__(self, send: Send, request: str) -> None:
+    def __init__(self, send: Send, headers: Sequence[tuple[bytes, bytes]]) -> None:
         self._send = send
-        self._request = request
+        self._headers = headers
         self.status = 0
 
     async def __call__(self, message: Scope) -> None:
         if not self.status:
             self.status = message["status"]
-            message["headers"] = [*message.get("headers", ()), (REQUEST_ID, self._request.encode())]
+            message["headers"] = [*message.get("headers", ()), *self._headers]
         await self._send(message)
 
 
