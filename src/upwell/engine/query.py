@@ -26,6 +26,7 @@ from datafusion import (
     SQLOptions,
     col,
     literal,
+    udf,
 )
 from datafusion.catalog import Catalog as FusionCatalog
 from datafusion.catalog import Schema, SchemaProvider
@@ -34,6 +35,7 @@ from datafusion.functions import when
 
 from upwell.engine.catalog import Table
 from upwell.engine.hot_rows import HotRows
+from upwell.engine.json_value import FUNCTIONS
 from upwell.engine.overlay import Overlay
 from upwell.engine.refusal import CATALOG, QUERY_BYTES_MAX, translated
 from upwell.engine.rows import Rows
@@ -63,6 +65,9 @@ NAMES_KEPT_TEXT_CHARS_MAX = 16_384
 # Possessive and from a word's begin: a literal of a megabyte costs one pass, not one for each letter.
 _BEFORE_A_DOT = re.compile(r"\b(\w++)\"?\s*+\.")
 _OWNER_FIELD = pa.field(OWNER, pa.string(), nullable=False)
+_JSON_FUNCTIONS = [
+    udf(call, arguments, result, "immutable", name) for name, arguments, result, call in FUNCTIONS
+]
 _ONLY_QUERIES = SQLOptions().with_allow_ddl(False).with_allow_dml(False).with_allow_statements(False)
 
 
@@ -118,7 +123,7 @@ class QueryEngine:
         if known is not None:
             return known
         scout = _Scout(resolve)
-        context = _context(namespace)
+        context = _context(namespace, text)
         catalog = FusionCatalog.memory_catalog()
         context.register_catalog_provider(CATALOG, catalog)
         for name in _mentioned_namespaces(text, namespace):
@@ -185,7 +190,7 @@ class QueryEngine:
     def _frame(
         self, view: View, text: str, namespace: str, tables: list[tuple[str, str]], resolve: Resolve
     ) -> DataFrame:
-        context = _context(namespace)
+        context = _context(namespace, text)
         catalog = FusionCatalog.memory_catalog()
         context.register_catalog_provider(CATALOG, catalog)
         schemas: dict[str, Schema] = {}
@@ -361,7 +366,7 @@ def _flowing(frame: DataFrame, view: View) -> Iterator[pa.RecordBatch]:
         del view  # held until here: the files that it names stay as long
 
 
-def _context(namespace: str) -> SessionContext:
+def _context(namespace: str, text: str = "") -> SessionContext:
     # Contexts are cheap (56 µs) and are never shared: a kept plan would return the rows of its time.
     config = (
         SessionConfig()
@@ -372,7 +377,11 @@ def _context(namespace: str) -> SessionContext:
     )
     # What sorts, joins and groups may hold; sorts and groups go on in temporary files beyond it.
     runtime = RuntimeEnvBuilder().with_disk_manager_os().with_fair_spill_pool(QUERY_BYTES_MAX)
-    return SessionContext(config, runtime)
+    context = SessionContext(config, runtime)
+    if "json_" in text:
+        for function in _JSON_FUNCTIONS:
+            context.register_udf(function)
+    return context
 
 
 def _plan_cold(partition: ColdPartition, table: Table) -> DataFrame:

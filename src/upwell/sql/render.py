@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 from upwell.engine.expression import GENERATORS, Context
 from upwell.errors import InvalidSql, ParameterError
+from upwell.sql.json_path import with_json_calls
 from upwell.sql.lex import END, Token, tokenize
 from upwell.sql.scalar import BARE_FUNCTIONS, CONTEXT_FUNCTIONS, parameter_index
 from upwell.types import Value, WrittenFloat
@@ -48,7 +49,7 @@ def render(text: str, values: Sequence[Value], context: Context) -> str:
     each of a query's rows.
     """
     if _CANDIDATE.search(text) is None:
-        return text
+        return with_json_calls(text)
     tokens = tokenize(text)
     reads_rows = any(token.word == "FROM" for token in tokens)
     parts: list[str] = []
@@ -70,7 +71,7 @@ def render(text: str, values: Sequence[Value], context: Context) -> str:
         if function is not None and _is_output(tokens, at, end):
             parts.append(f' AS "{text[token.start : end].lower()}"')
         done = end
-    return "".join(parts) + text[done:]
+    return with_json_calls("".join(parts) + text[done:])
 
 
 def parameter_count(text: str) -> int:
