@@ -48,7 +48,7 @@ def _state(site: Site, space: str) -> list[list[object]]:
         ("INSERT INTO N.t VALUES", INVALID_SQL, "expected"),
         ("UPDATE N.t SET", INVALID_SQL, "expected"),
         ("DELETE N.t", INVALID_SQL, "expected FROM"),
-        ("EXPLAIN SELECT 1", INVALID_SQL, "Unsupported statement type: EXPLAIN"),
+        ("EXPLAIN DROP TABLE N.t", INVALID_SQL, "expected a query after EXPLAIN"),
         ("SAVEPOINT a", INVALID_SQL, "Unsupported statement type: SAVEPOINT"),
         ("ALTER TABLE N.t TRUNCATE x", INVALID_SQL, "Unsupported statement type: ALTER TABLE … TRUNCATE"),
         ("CREATE TOPIC N.x", INVALID_SQL, "Unsupported statement type: CREATE TOPIC"),

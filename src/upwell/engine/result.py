@@ -5,6 +5,7 @@ gets the nearest type of its Arrow type, and what has none is shown as text.
 """
 
 import json
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -16,6 +17,8 @@ import pyarrow.compute
 from upwell.errors import QueryFailure
 from upwell.storage.arrow import FLAGS_METADATA, TYPE_METADATA, cells
 from upwell.types import SqlType, Value
+
+_DIRECTORIES = re.compile(r"(?:[^\s\[\](),:=/]*/)+(?=[^\s\[\](),/]+\.parquet)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +64,13 @@ def refuse_not_finite(table: pa.Table) -> None:
                 f"column '{field.name}' has NaN or infinity, which JSON can't hold; "
                 "use NULLIF, NANVL or CAST(… AS TEXT)"
             )
+
+
+def without_directories(plan: pa.Table) -> pa.Table:
+    """Return an explained plan with the names of files alone: where they are is the server's business."""
+    texts = [_DIRECTORIES.sub("", text) for text in plan.column("plan").to_pylist()]
+    field = plan.schema.field("plan")
+    return plan.set_column(plan.schema.get_field_index("plan"), field, pa.array(texts, field.type))
 
 
 def _column(field: pa.Field) -> ResultColumn:

@@ -25,7 +25,7 @@ from upwell.sql.statements import (
     KillJob,
     RetryJob,
 )
-from upwell.sql.tree import CompactTree, CreateTableTree, DropTableTree, FlushTree, Tree
+from upwell.sql.tree import CompactTree, CreateTableTree, DropTableTree, FlushTree, SelectTree, Tree
 
 _RANK = {Role.USER: 1, Role.SERVICE: 2, Role.DBA: 3, Role.SYSTEM: 4}
 
@@ -65,6 +65,8 @@ def require_statement(principal: Principal, tree: Tree) -> None:
             require_admin(principal, "namespace management")
         case CreateUser() | DropUser():
             require_admin(principal, "user management")
+        case SelectTree(explains=True):
+            require_admin(principal, "EXPLAIN statements")
         case CreateTableTree(table=table):
             require_create(principal, table.kind or TableKind.SHARED)
         case DropTableTree():

@@ -8,7 +8,7 @@ import pyarrow as pa
 
 from upwell.engine.expression import find_key
 from upwell.engine.query import Everybody, QueryEngine, Resolve, Source
-from upwell.engine.result import refuse_not_finite
+from upwell.engine.result import refuse_not_finite, without_directories
 from upwell.engine.rows import Rows, WouldBlock
 from upwell.engine.stop import Stop
 from upwell.engine.view import View
@@ -48,7 +48,7 @@ class Reader:
 
     async def select(self, call: Call, statement: Select) -> Answer | PointAnswer | Streamed:
         view = self.growth.view if call.transaction is None else call.transaction.view
-        if call.streams:
+        if call.streams and not statement.explains:
             return await self.threads.run(lambda stop: self._stream(call, view, statement))
         if statement.point is not None and statement.point.key.node is not None:
             require_table(call.principal, Action.READ, statement.point.table)
@@ -61,8 +61,10 @@ class Reader:
         if found is not None:
             return Answer(found)
         table = await self.threads.run(partial(self._query, call, view, statement))
+        if statement.explains:
+            table = without_directories(table)
         refuse_not_finite(table)
-        return Answer(table)
+        return Streamed(table.schema, iter(table.to_batches())) if call.streams else Answer(table)
 
     def rows_of(
         self,

@@ -340,6 +340,8 @@ class Sessions:
     async def _dispatch(self, call: Call, statement: Statement) -> Result:
         match statement:
             case Select():
+                if statement.explains:
+                    require_admin(call.principal, "EXPLAIN statements")
                 noted = self._note_reading(call.principal, statement.others)
                 found = await self._reader.select(call, statement)
                 await self.growth.reached(noted)

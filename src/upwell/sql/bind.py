@@ -247,7 +247,7 @@ class Binder:
             if point is not None or direct is not None:
                 return Select(tree.text, point, direct=direct)
         text, others = name_all_owners(tree.text, self._namespace)
-        return Select(text, None, others=others)
+        return Select(text, None, others=others, explains=tree.explains)
 
     def _create_table(self, tree: CreateTableTree) -> CreateTable:
         namespace, _ = self._ddl_name((tree.namespace, tree.table.name), "create")

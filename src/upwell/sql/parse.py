@@ -51,6 +51,8 @@ def parse(sql: str) -> Tree:
     first = tokens.peek()
     if first.word in QUERY_STARTS:
         return _query(tokens)
+    if first.word == "EXPLAIN":
+        return _explain(tokens)
     step = _STATEMENTS.get(first.word)
     if step is None:
         raise unsupported(tokens)
@@ -69,6 +71,16 @@ def judge(fragment: Fragment) -> None:
 
 def _query(tokens: Tokens) -> SelectTree:
     return SelectTree(tokens.sql.removesuffix(";"), find_plain_select(Tokens(tokens.sql)))
+
+
+def _explain(tokens: Tokens) -> SelectTree:
+    """Read EXPLAIN [ANALYZE] [VERBOSE] query, which the query engine answers."""
+    tokens.expect("EXPLAIN")
+    tokens.accept("ANALYZE")
+    tokens.accept("VERBOSE")
+    if tokens.peek().word not in QUERY_STARTS:
+        raise tokens.unexpected("a query after EXPLAIN [ANALYZE] [VERBOSE]")
+    return SelectTree(tokens.sql.removesuffix(";"), None, explains=True)
 
 
 def _execute(tokens: Tokens) -> ExecuteAsTree:

@@ -247,6 +247,8 @@ class Select:
     point: PointRead | None
     is_open: bool = False
     direct: DirectRead | None = None
+    explains: bool = False
+    """It asks for a query's plan."""
     others: frozenset[str] = frozenset()
     """Names in the text that stand for the rows of all users (`owners`)."""
 

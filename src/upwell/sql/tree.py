@@ -135,8 +135,11 @@ class PlainSelect:
 
 @dataclass(frozen=True, slots=True)
 class SelectTree:
+    """A query; `explains`: its plan is asked for."""
+
     text: str
     plain: PlainSelect | None
+    explains: bool = False
 
 
 @dataclass(frozen=True, slots=True)

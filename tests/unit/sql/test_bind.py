@@ -286,7 +286,7 @@ FAILURES = [
     ("KILL FLUSH 'FL-1'", "Invalid SQL: Unsupported statement type: KILL FLUSH"),
     ("KILL LIVE QUERY x", "Invalid SQL: expected the live query's id, as system.live shows it, in quotes"),
     ("STORAGE REBUILD TABLE a.b", "Invalid SQL: Unsupported statement type: STORAGE REBUILD"),
-    ("EXPLAIN SELECT 1", "Invalid SQL: Unsupported statement type: EXPLAIN"),
+    ("EXPLAIN DELETE FROM notes", "Invalid SQL: expected a query after EXPLAIN"),
     ("SELEC 1", "Invalid SQL: Unsupported statement type: SELEC"),
     ("STORAGE COMPACT TABLE notes", "Invalid SQL: STORAGE COMPACT TABLE needs a qualified name"),
     ("STORAGE FLUSH TABLE notes", "Invalid SQL: STORAGE FLUSH TABLE needs a qualified name"),
