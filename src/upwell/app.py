@@ -21,7 +21,7 @@ import uvicorn
 import uvloop
 
 from upwell.clock import Clock, SystemClock
-from upwell.config import Config
+from upwell.config import Config, descriptions, shown
 from upwell.edge.accounts import PATHS, Accounts
 from upwell.edge.allowance import RateLimit
 from upwell.edge.cors import Cors
@@ -81,6 +81,7 @@ from upwell.protocol.sync import SIGNIN_PATH
 from upwell.session.accounts import Doorkeeper
 from upwell.session.audit import AuditLog
 from upwell.session.auth import Authenticator
+from upwell.session.server import ServerFacts, Setting
 from upwell.session.session import Engine, Sessions
 from upwell.session.signin import SignIns
 from upwell.session.threads import QueryThreads
@@ -159,6 +160,9 @@ def opened(config: Config, *, clock: Clock, files: Files, points: Points) -> Ite
         )
         defaults = Defaults(clock, Snowflakes(clock, worker=_DEFAULT_IDS_WORKER))
         engine = Engine(
+            facts=ServerFacts(
+                server_id(store), f"http://{config.host}:{config.port}", clock.now_us(), _settings(config)
+            ),
             committer=committer,
             rows=rows,
             query=QueryEngine(rows, Overlay(committer.changelog)),
@@ -184,6 +188,14 @@ def opened(config: Config, *, clock: Clock, files: Files, points: Points) -> Ite
         StorageSchema(committer, clock).ensure_local(str(storages.root.absolute()))
         _ensure_root(engine, authenticator, config.root_password)
         yield Parts(config, history, committer, engine, cold, storages, partitions, authenticator, points)
+
+
+def _settings(config: Config) -> tuple[Setting, ...]:
+    """Return the settings as `system.settings` shows them."""
+    texts = descriptions()
+    return tuple(
+        Setting(name, value, texts.get(name, ""), name.split("_")[0]) for name, value in shown(config).items()
+    )
 
 
 def run(config: Config, *, files: Files | None = None) -> int:

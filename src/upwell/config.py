@@ -4,6 +4,7 @@ A setting `host` is `host = …` in the TOML file, `UPWELL_HOST` in the environm
 command line. Law: an unknown or unreadable setting stops the start with a sentence, nothing is guessed.
 """
 
+import inspect
 import json
 import os
 import re
@@ -216,6 +217,15 @@ def shown(config: Config) -> dict[str, str]:
         name: _toml(MASK if name in _SECRETS and getattr(config, name) else getattr(config, name))
         for name in _known()
     }
+
+
+def descriptions() -> dict[str, str]:
+    """Return what stands behind each setting above, by name; nothing where the source isn't at hand."""
+    try:
+        source = inspect.getsource(Config)
+    except OSError:
+        return {}
+    return dict(re.findall(r"^    (\w+): [^#\n]*?  # (.+)$", source, re.MULTILINE))
 
 
 def shown_issuer(issuer: Issuer) -> dict[str, str]:

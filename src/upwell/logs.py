@@ -7,10 +7,13 @@ served names the request.
 import json
 import logging
 import sys
+from collections import deque
 from contextvars import ContextVar
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TextIO
+
+RECENT_LINES_MAX = 1_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,13 +58,46 @@ class JsonLines(logging.Formatter):
         return json.dumps(line, default=str)
 
 
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One line of the log, as `system.server_logs` shows it."""
+
+    timestamp: str
+    level: str
+    thread: str | None
+    target: str
+    line: int
+    message: str
+
+
+class _Recent(logging.Handler):
+    """Keeps the newest lines in memory, whatever becomes of the stream."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lines: deque[Line] = deque(maxlen=RECENT_LINES_MAX)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        moment = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")
+        level, message = record.levelname, record.getMessage()
+        self.lines.append(Line(moment, level, record.threadName, record.name, record.lineno, message))
+
+
+_recent = _Recent()
+
+
+def recent_lines() -> list[Line]:
+    """Return the newest lines of this process's log, oldest first."""
+    return list(_recent.lines)
+
+
 def configure(level: str, stream: TextIO | None = None) -> None:
     """Send the log of the whole process to `stream` (default: stderr) from `level` upward."""
     handler = logging.StreamHandler(stream or sys.stderr)
     handler.setFormatter(JsonLines())
     for name, lowest in (("upwell", level.upper()), ("uvicorn", "WARNING")):
         logger = logging.getLogger(name)
-        logger.handlers = [handler]
+        logger.handlers = [handler, _recent]
         logger.setLevel(lowest)
         logger.propagate = False
 

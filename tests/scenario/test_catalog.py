@@ -139,3 +139,67 @@ def test_information_schema_has_the_system_tables_too(site: Site, namespace: str
     for sql in (f"DESCRIBE {namespace}.t", f"SHOW COLUMNS FROM {namespace}.t"):
         assert len(site.root.run(sql).rows) == 2
         assert "Admin privileges" in alice.sql(sql).refused(403, "PERMISSION_DENIED")
+
+
+SYSTEM_TABLES = (
+    "audit_log", "changes", "cluster", "cluster_groups", "columns", "datatypes", "describe", "job_nodes",
+    "jobs", "live", "namespaces", "schemas", "server_logs", "sessions", "settings", "stats", "storages",
+    "sync_conflicts", "sync_dead_letters", "sync_devices", "table_schemas", "tables", "transactions", "users",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("name", SYSTEM_TABLES)
+def test_every_system_table_has_the_columns_that_it_names(site: Site, alice: Wire, name: str) -> None:
+    answer = site.root.run(f"SELECT * FROM system.{name}")
+    listed = site.root.run(
+        "SELECT column_name FROM information_schema.columns "
+        f"WHERE table_schema = 'system' AND table_name = '{name}' ORDER BY ordinal_position"
+    ).rows
+    assert [[column] for column, _ in answer.columns] == listed
+    is_everybodys = name in ("changes", "live", "namespaces") or name.startswith("sync_")
+    if not is_everybodys:
+        assert "Admin" in alice.sql(f"SELECT * FROM system.{name}").refused(403, "PERMISSION_DENIED")
+
+
+def test_the_server_tells_what_it_is(site: Site, alice: Wire) -> None:
+    stats = dict(site.root.run("SELECT * FROM system.stats").rows)
+    assert int(stats["memory_rss_mb"]) > 10
+    assert int(stats["total_users"]) >= 2
+    assert (stats["cluster_mode"], stats["node_id"]) == ("false", "1")
+    settings = {row[0]: row[1:] for row in site.root.run("SELECT * FROM system.settings").rows}
+    assert settings["durability"][0] == '"group"'
+    assert settings["jwt_secret"][0] == '"***"'
+    assert [name for name, (_, description, _) in settings.items() if not description] == []
+    shown = site.root.run("SHOW ALL").rows
+    assert [row[0] for row in shown] == sorted(settings)
+    assert "Admin" in alice.sql("SHOW ALL").refused(403, "PERMISSION_DENIED")
+    logs = site.root.run("SELECT level, target, message FROM system.server_logs").rows
+    assert any(target.startswith("upwell") for _, target, _ in logs)
+    ((node, role, status, is_leader),) = site.root.run(
+        "SELECT node_id, role, status, is_leader FROM system.cluster"
+    ).rows
+    assert (node, role, status, is_leader) == ("1", "leader", "active", True)
+    names = {row[0] for row in site.root.run("SELECT sql_name FROM system.datatypes").rows}
+    assert {"DECIMAL", "DATETIME", "BYTES"} <= names
+
+
+def test_cluster_statements_answer_for_one_node(site: Site, alice: Wire) -> None:
+    answer = site.root.run("CLUSTER SNAPSHOT")
+    assert [name for name, _ in answer.columns][:4] == ["action", "group_id", "success", "error"]
+    assert answer.rows[0][:4] == ["snapshot", "1", True, None]
+    for action in (
+        "PURGE --upto 5",
+        "PURGE 5",
+        "TRIGGER ELECTION",
+        "TRANSFER-LEADER 2",
+        "REBALANCE",
+        "STEPDOWN",
+    ):
+        ((_, _, success, error, *_),) = site.root.run(f"CLUSTER {action}").rows
+        assert success is False
+        assert "one node" in error
+    for action in ("LIST", "STATUS", "LS"):
+        assert "CLI-only" in site.root.sql(f"CLUSTER {action}").refused(400, "INVALID_SQL")
+    for action in ("LEAVE", "CLEAR", "JOIN 2 a b", "DANCE"):
+        site.root.sql(f"CLUSTER {action}").refused(400, "INVALID_SQL")
+    assert "Admin" in alice.sql("CLUSTER SNAPSHOT").refused(403, "PERMISSION_DENIED")

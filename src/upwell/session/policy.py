@@ -14,6 +14,7 @@ from upwell.sql.statements import (
     AlterNamespace,
     AlterStorage,
     CheckStorage,
+    ClusterAction,
     CompactAll,
     CreateNamespace,
     CreateStorage,
@@ -61,6 +62,8 @@ def require_admin(principal: Principal, area: str) -> None:
 def require_statement(principal: Principal, tree: Tree) -> None:
     """Raise if the role may not issue such a statement at all, whatever it names."""
     match tree:
+        case ClusterAction():
+            require_admin(principal, "cluster management")
         case AlterNamespace() | CreateNamespace() | DropNamespace():
             require_admin(principal, "namespace management")
         case CreateUser() | DropUser():

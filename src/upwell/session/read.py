@@ -25,6 +25,7 @@ from upwell.session.order import ordered, text_in_order
 from upwell.session.outcome import Answer, PointAnswer, Streamed
 from upwell.session.point import point_answer
 from upwell.session.policy import Action, require_table
+from upwell.session.server import Server
 from upwell.session.source import resolve
 from upwell.session.threads import QueryThreads
 from upwell.session.transaction import Transactions
@@ -45,6 +46,7 @@ class Reader:
     registry: Registry
     feed: LiveFeed
     transactions: Transactions
+    server: Server
 
     async def select(self, call: Call, statement: Select) -> Answer | PointAnswer | Streamed:
         view = self.growth.view if call.transaction is None else call.transaction.view
@@ -173,5 +175,5 @@ class Reader:
         others: frozenset[str] = frozenset(),
     ) -> Resolve:
         now_us, principal = call.context().now_us, call.principal
-        parts = (self.registry, self.feed, self.transactions, write)
+        parts = (self.registry, self.feed, self.transactions, self.server, write)
         return partial(resolve, view, principal, *parts, now_us, is_open, others)

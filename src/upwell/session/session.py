@@ -55,9 +55,11 @@ from upwell.session.policy import (
 )
 from upwell.session.read import Reader
 from upwell.session.request import Asked, Request
+from upwell.session.server import Server, ServerFacts
 from upwell.session.signin import SignIns
 from upwell.session.stats import TableStats
 from upwell.session.storages import StorageDefiner
+from upwell.session.system import made
 from upwell.session.text import Texts
 from upwell.session.threads import QueryThreads, SlowThreads
 from upwell.session.transaction import Transaction, Transactions
@@ -71,6 +73,7 @@ from upwell.sql.statements import (
     AlterUser,
     Begin,
     CheckStorage,
+    ClusterAction,
     Commit,
     CompactAll,
     CompactTable,
@@ -125,6 +128,7 @@ class Engine:
     clock: Clock
     audit: AuditLog
     sign_ins: SignIns
+    facts: ServerFacts
 
 
 class Sessions:
@@ -148,7 +152,10 @@ class Sessions:
         self._texts = Texts(preparer, engine.query, threads)
         slow_threads = SlowThreads(slow)
         self.transactions = Transactions(engine.rows, engine.query, engine.clock)
-        self._reader = Reader(engine.rows, engine.query, growth, threads, registry, feed, self.transactions)
+        self._server = Server(engine.facts, engine.clock, feed, registry)
+        self._reader = Reader(
+            engine.rows, engine.query, growth, threads, registry, feed, self.transactions, self._server
+        )
         self._writer = Writer(
             engine.committer, engine.rows, engine.query, engine.defaults, growth, threads, self._reader
         )
@@ -352,6 +359,9 @@ class Sessions:
                 return await self._definer.define(call, statement)
             case CreateTable() | AlterTable() | DropTable():
                 return await self._definer.define(call, statement)
+            case ClusterAction(action, target):
+                require_admin(call.principal, "cluster management")
+                return Answer(made(*self._server.cluster_done(self.growth.view, action, target)))
             case ShowStats(table):
                 show = partial(self._stats.show, self.growth.view, call.principal, table)
                 return Answer(await self.threads.run(show))

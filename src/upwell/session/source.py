@@ -14,7 +14,8 @@ from upwell.errors import InvalidOperation
 from upwell.feeds.live import LiveFeed
 from upwell.feeds.registry import Registry
 from upwell.session.policy import Action, Principal, require_admin, require_table
-from upwell.session.system import SYSTEM, TRANSACTIONS, is_system, system_table, transactions_table
+from upwell.session.server import SERVER_LAYOUTS, Server
+from upwell.session.system import SYSTEM, TRANSACTIONS, is_system, made, system_table, transactions_table
 from upwell.session.transaction import Transactions
 from upwell.sql.owners import PREFIX
 
@@ -25,6 +26,7 @@ def resolve(
     registry: Registry,
     feed: LiveFeed,
     transactions: Transactions,
+    server: Server,
     write: Write | None,
     now_us: int,
     is_open: bool,
@@ -41,6 +43,11 @@ def resolve(
         return _everybody(view, principal, name.removeprefix(PREFIX), now_us)
     if (namespace, name) == TRANSACTIONS:
         return transactions_table(principal, transactions)
+    if namespace == SYSTEM and name in SERVER_LAYOUTS:
+        require_admin(principal, f"system.{name}")
+        found = server.find(name, view)
+        assert found is not None, "each layout has its rows"
+        return made(*found)
     if is_system(namespace):
         return system_table(namespace, name, view, principal, registry, feed, is_open=is_open)
     table = view.catalog.get_table(namespace, name)

@@ -26,6 +26,7 @@ from upwell.session.jobs import JOB_NODES, JOBS, job_nodes, jobs
 from upwell.session.live import LIVE_QUERIES, live_queries
 from upwell.session.people import AUDIT_LOG, USERS, audit_log, users
 from upwell.session.policy import Principal, require_admin
+from upwell.session.server import SERVER_LAYOUTS
 from upwell.session.transaction import Transactions
 from upwell.storage.arrow import array, system_field
 from upwell.storage.hot import Change
@@ -179,6 +180,7 @@ _LAYOUTS: dict[tuple[str, str], Layout] = {
     LIVE: LIVE_QUERIES,
     TRANSACTIONS: _TRANSACTIONS,
     **{(SYSTEM, name): layout for name, layout in FLEET_LAYOUTS.items()},
+    **{(SYSTEM, name): layout for name, layout in SERVER_LAYOUTS.items()},
 }
 _KEY_COLUMNS = {
     (SYSTEM, "jobs"): 1,

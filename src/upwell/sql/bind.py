@@ -36,6 +36,7 @@ from upwell.sql.statements import (
     AlterUser,
     Begin,
     CheckStorage,
+    ClusterAction,
     ColumnDefinition,
     Commit,
     CompactAll,
@@ -151,7 +152,14 @@ class Binder:
                 return CompactTable(_lasting(self._target(table, "compact"), "STORAGE COMPACT"))
             case ExecuteAsTree():
                 return self._execute_as(tree)
-            case AlterNamespace() | CreateNamespace() | DropNamespace() | UseNamespace() | Select():
+            case (
+                ClusterAction()
+                | AlterNamespace()
+                | CreateNamespace()
+                | DropNamespace()
+                | UseNamespace()
+                | Select()
+            ):
                 return tree
             case KillLive() | KillJob() | RetryJob() | FlushAll() | CompactAll():
                 return tree

@@ -14,6 +14,7 @@ from upwell.sql.scalar import number_value
 from upwell.sql.statements import (
     AlterNamespace,
     Begin,
+    ClusterAction,
     Commit,
     CompactAll,
     CreateNamespace,
@@ -34,6 +35,14 @@ from upwell.sql.storage import (
 )
 from upwell.sql.tree import CompactTree, DescribeTree, DropTableTree, FlushTree, StatsTree, TableName, Tree
 
+_CLUSTER = {
+    "snapshot": "snapshot",
+    "purge": "purge",
+    "triggerelection": "trigger-election",
+    "transfer-leader": "transfer-leader",
+    "rebalance": "rebalance",
+    "stepdown": "stepdown",
+}
 _NAMESPACE = re.compile(r"[a-z_][a-z0-9_]*")
 
 
@@ -162,11 +171,30 @@ def read_show(tokens: Tokens) -> Tree:
     if tokens.accept("SHOW", "STATS"):
         tokens.expect("FOR", "TABLE")
         return StatsTree(tokens.qualified())
+    if tokens.accept("SHOW", "ALL"):
+        return Select("SELECT name, value, description FROM system.settings ORDER BY name", None)
     if tokens.accept("SHOW", "COLUMNS"):
         if not tokens.accept("IN"):
             tokens.expect("FROM")
         return DescribeTree(tokens.qualified(), is_open=False)
     raise unsupported(tokens)
+
+
+def read_cluster(tokens: Tokens) -> ClusterAction:
+    """Read a CLUSTER statement; those that only a command line can answer are refused with where to look."""
+    tokens.expect("CLUSTER")
+    words = [tokens.take().word]
+    while not tokens.at_end and tokens.peek().kind != "number" and not tokens.sees(";"):
+        words.append(tokens.take().word)
+    action = "".join(words).lower().replace("--upto", "")
+    target = int(tokens.take().text) if tokens.peek().kind == "number" else None
+    if action in ("list", "status", "ls"):
+        raise InvalidSql(
+            f"CLUSTER {action.upper()} is a CLI-only command. SELECT * FROM system.cluster shows the nodes"
+        )
+    if action in ("join", "leave", "clear") or action not in _CLUSTER:
+        raise InvalidSql(f"CLUSTER {action.upper()[:60]} is not supported yet: this server is one node")
+    return ClusterAction(_CLUSTER[action], target)
 
 
 def read_describe(tokens: Tokens) -> DescribeTree:

@@ -21,6 +21,7 @@ from upwell.sql.change import (
 from upwell.sql.command import (
     read_alter,
     read_begin,
+    read_cluster,
     read_commit,
     read_create,
     read_describe,
@@ -113,6 +114,7 @@ _STATEMENTS: dict[str, Callable[[Tokens], Tree]] = {
     "USE": read_use,
     "SET": read_use,
     "SHOW": read_show,
+    "CLUSTER": read_cluster,
     "DESCRIBE": read_describe,
     "DESC": read_describe,
     "EXECUTE": _execute,

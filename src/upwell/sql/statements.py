@@ -84,6 +84,14 @@ class AlterNamespace:
 
 
 @dataclass(frozen=True, slots=True)
+class ClusterAction:
+    """CLUSTER …; `target` is the node or the log index that it names."""
+
+    action: str
+    target: int | None
+
+
+@dataclass(frozen=True, slots=True)
 class ShowStats:
     table: Table
 
@@ -371,6 +379,7 @@ Statement = (
     | DropTable
     | AlterTable
     | ShowStats
+    | ClusterAction
     | CreateUser
     | AlterUser
     | DropUser

@@ -14,6 +14,7 @@ from upwell.sql.statements import (
     AlterUser,
     Begin,
     CheckStorage,
+    ClusterAction,
     Commit,
     CompactAll,
     CreateNamespace,
@@ -218,6 +219,7 @@ Tree = (
     | StatsTree
     | ExecuteAsTree
     | AlterNamespace
+    | ClusterAction
     | CreateNamespace
     | DropNamespace
     | CreateUser

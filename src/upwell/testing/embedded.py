@@ -42,6 +42,7 @@ from upwell.session.audit import AuditLog
 from upwell.session.auth import Authenticator
 from upwell.session.outcome import Answer, Changed, Outcome, PointAnswer, StatementFailed
 from upwell.session.policy import Principal
+from upwell.session.server import ServerFacts
 from upwell.session.session import Engine, Sessions
 from upwell.session.signin import SignIns
 from upwell.session.threads import QueryThreads
@@ -144,6 +145,7 @@ class Embedded:
         )
         defaults = Defaults(self.clock, Snowflakes(self.clock, worker=1))
         self.engine = Engine(
+            facts=ServerFacts("embedded", "http://127.0.0.1", self.clock.now_us()),
             committer=self.committer,
             rows=self.rows_by_key,
             query=self.query,
