@@ -158,7 +158,7 @@ class Compact:
                 new.append(self._partitions.write_segment(base, number, keys, write, "compact"))
                 number += 1
         rest = [seq for seq in superseded if any(each.min_seq <= seq <= each.max_seq for each in stay)]
-        hidden = (write_hidden(base.files, base.files.next_number("hidden"), rest),) if rest else ()
+        hidden = (write_hidden(base.files, base.next_number("hidden"), rest),) if rest else ()
         return self._partitions.write_manifest(
             base,
             "compact",

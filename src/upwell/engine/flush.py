@@ -141,7 +141,7 @@ class Flush:
             segments = (*segments, self._partitions.write_segment(base, last_number, keys, write, "flush"))
         superseded = {seq for version in fresh for seq in version.supersedes}
         if superseded:
-            hidden = (*hidden, write_hidden(base.files, base.files.next_number("hidden"), superseded))
+            hidden = (*hidden, write_hidden(base.files, base.next_number("hidden"), superseded))
         return self._partitions.write_manifest(
             base,
             "flush",

@@ -8,7 +8,7 @@ a grace longer for readers from outside, who read the files of `manifest.json` a
 
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,7 +48,7 @@ class Base:
     """A partition as a writer found it: the record of its manifest in force, and the manifest.
 
     New files go to `files`, those of the manifest are where it says; `places` are all that have files.
-    `storage` is the record of the storage of `files`.
+    `names` are the files there, and `storage` is the record of that storage.
     """
 
     table: Table
@@ -57,6 +57,7 @@ class Base:
     files: PartitionFiles
     manifest: Manifest
     places: tuple[Place, ...]
+    names: frozenset[str]
     storage: bytes | None
 
     @property
@@ -67,7 +68,12 @@ class Base:
     @property
     def number_next(self) -> int:
         """The number that the next segment may have: higher than that of any that ever was."""
-        return max(self.files.next_number("batch"), self.manifest.last_sequence_number + 1)
+        return max(self.next_number("batch"), self.manifest.last_sequence_number + 1)
+
+    def next_number(self, kind: str) -> int:
+        """Return a number that no `batch`, `hidden` or `manifest` file of `files` had reached."""
+        numbers = (self.files.partition.number_of(name, kind) for name in self.names)
+        return 1 + max((number for number in numbers if number is not None), default=-1)
 
     def path(self, segment: Segment) -> Path:
         """Return where a segment of the manifest can be read now."""
@@ -126,9 +132,10 @@ class PartitionWriter:
         files = self._storages.open(partition_of(table, owner), target_of(view.catalog, table, owner))
         files.make()
         manifest = self.in_force(files, in_force)
-        _, _, places = self._collect(files, in_force, manifest)
+        found = self._collect(files, in_force, manifest)
         storage = view.hot.find_record(Kind.STORAGE, files.place.storage)
-        return Base(table, owner, record, files, manifest, places, storage)
+        names = found.names.get(files.place, frozenset())
+        return Base(table, owner, record, files, manifest, found.places, names, storage)
 
     def in_force(self, files: PartitionFiles, in_force: ManifestInForce) -> Manifest:
         """Return the manifest that a record names, with the place of each file; an empty one for none."""
@@ -172,7 +179,7 @@ class PartitionWriter:
 
     def write_manifest(self, base: Base, points: str, **changes: object) -> Manifest:
         """Write the manifest that follows on `base`, durably; it isn't in force yet."""
-        number = max(base.manifest.version + 1, base.files.next_number("manifest"))
+        number = max(base.manifest.version + 1, base.next_number("manifest"))
         manifest = msgspec.structs.replace(
             base.manifest,
             version=number,
@@ -230,43 +237,43 @@ class PartitionWriter:
             if table is not None and in_force.number:  # else the clean-up of the dropped table does it
                 files = self._storages.open(partition_of(table, Owner(owner)), in_force.place)
                 base = self.in_force(files, in_force)
-                removed, is_done, places = self._collect(files, in_force, base)
+                found = self._collect(files, in_force, base)
+                removed, is_done = found.removed, found.is_done
                 self._points.reach("collect:removed")
-                if places != in_force.places:
-                    value = msgspec.msgpack.encode(msgspec.structs.replace(in_force, places=places))
+                if found.places != in_force.places:
+                    value = msgspec.msgpack.encode(msgspec.structs.replace(in_force, places=found.places))
                     records.append(RecordWrite(Kind.MANIFEST, manifest, value))
                     expected.append(RecordIs(Kind.MANIFEST, manifest, record))
             if is_done:
                 self._committer.apply(Batch(records=records, expectations=expected))
         return len(removed)
 
-    def _collect(
-        self, files: PartitionFiles, in_force: ManifestInForce, base: Manifest
-    ) -> tuple[list[str], bool, tuple[Place, ...]]:
-        """Remove what neither `base` nor an older manifest names that somebody needs.
-
-        Returns the names removed, whether no older manifest is needed, and the places that have files.
-        """
-        known = dict.fromkeys((*in_force.places, base.place or files.place, files.place))
-        older = self._older_needed(files, list(known), base)
+    def _collect(self, files: PartitionFiles, in_force: ManifestInForce, base: Manifest) -> "_Collected":
+        """Remove what neither `base` nor an older manifest names that somebody needs."""
+        needed_here = (files.place, base.place)
+        found: dict[Place, frozenset[str]] = {}
+        away: list[Place] = []
+        for place in dict.fromkeys((*in_force.places, base.place or files.place, files.place)):
+            try:
+                found[place] = frozenset(files.at(place).names())
+            except StorageFailed:
+                if place in needed_here:
+                    raise
+                away.append(place)  # a storage that the table has left: another time
+        older = self._older_needed(files, found, base)
         numbers = {base.version, *(manifest.version for manifest in older)}
         removed: list[str] = []
-        left: list[Place] = []
-        for place in known:
+        for place, names in found.items():
             there = files.at(place)
-            try:
-                removed += collect_orphans(there, [base, *older])
-                removed += there.drop_links(keep=numbers)
-                is_left = place == base.place or bool(there.names())
-            except StorageFailed:
-                # A storage that the table has left, and that can't be reached now: another time.
-                if place in (files.place, base.place):
-                    raise
-                is_left = True
-            left += [place] if is_left else []
-        return removed, not older, tuple(left)
+            gone = collect_orphans(there, [base, *older], sorted(names))
+            removed += gone + there.drop_links(keep=numbers)
+            found[place] = names.difference(gone)
+        places = [place for place, names in found.items() if names or place == base.place]
+        return _Collected(removed, not older, (*places, *away), found)
 
-    def _older_needed(self, files: PartitionFiles, places: Sequence[Place], base: Manifest) -> list[Manifest]:
+    def _older_needed(
+        self, files: PartitionFiles, found: Mapping[Place, Iterable[str]], base: Manifest
+    ) -> list[Manifest]:
         name = partition_name(files.partition.table_id, files.partition.owner)
         views = self._committer.publication.views()
         read = [decode_manifest_record(view.hot.find_record(Kind.MANIFEST, name)) for view in views]
@@ -274,7 +281,7 @@ class PartitionWriter:
             each.number: self.in_force(files, each) for each in read if each.number not in (0, base.version)
         }
         next_ = base
-        for number, place in self._manifests(files, places):
+        for number, place in _manifests(files, found):
             # A manifest was in force until the next one came: from then its grace counts.
             if number < base.version and next_.updated_at + self._grace_ms > self.now_ms:
                 with suppress(ColdFileMissing):  # one that isn't whole never was in force
@@ -283,11 +290,21 @@ class PartitionWriter:
                     next_ = needed[number]
         return list(needed.values())
 
-    @staticmethod
-    def _manifests(files: PartitionFiles, places: Sequence[Place]) -> list[tuple[int, Place]]:
-        """Return the numbers of all manifests and where they are, newest first."""
-        found: list[tuple[int, Place]] = []
-        for place in places:
-            with suppress(StorageFailed):
-                found += [(number, place) for number in files.at(place).numbers("manifest")]
-        return sorted(found, key=lambda each: each[0], reverse=True)
+
+@dataclass(frozen=True, slots=True)
+class _Collected:
+    """Names removed, whether no older manifest is needed, the places that have files, and which."""
+
+    removed: list[str]
+    is_done: bool
+    places: tuple[Place, ...]
+    names: Mapping[Place, frozenset[str]]
+
+
+def _manifests(files: PartitionFiles, found: Mapping[Place, Iterable[str]]) -> list[tuple[int, Place]]:
+    """Return the numbers of all manifests and where they are, newest first."""
+    numbers = [
+        (files.partition.number_of(name, "manifest"), place) for place in found for name in found[place]
+    ]
+    known = [(number, place) for number, place in numbers if number is not None]
+    return sorted(known, key=lambda each: each[0], reverse=True)

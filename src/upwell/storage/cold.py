@@ -243,16 +243,19 @@ def load_superseded(files: PartitionFiles, manifest: Manifest, columns: Sequence
     return sorted(superseded)
 
 
-def collect_orphans(files: PartitionFiles, manifests: Iterable[Manifest]) -> list[str]:
+def collect_orphans(
+    files: PartitionFiles, manifests: Iterable[Manifest], names: Sequence[str] | None = None
+) -> list[str]:
     """Remove this table's files here that none of `manifests` names, and return the names removed.
 
     `manifests` are the one in force and those that a View still reads; with none, all goes. Of the
-    numbered manifest files only theirs stay. Never while a flush or compaction of the partition runs.
+    numbered manifest files only theirs stay. `names` are the files here, if they are known already.
+    Never while a flush or compaction of the partition runs.
     """
     needed: set[str] = set()
     for manifest in manifests:
         needed.update(manifest.names_at(files.place))
-    orphans = [name for name in files.names() if name not in needed]
+    orphans = [name for name in (files.names() if names is None else names) if name not in needed]
     for name in orphans:
         files.remove(name)
     return orphans + files.remove_temps()

@@ -104,14 +104,19 @@ class Harm(Enum):
 
 @dataclass
 class Fault:
-    """Takes requests of `method` (any: '') whose path contains `path`; `times` None: all of them."""
+    """Takes requests of `method` (any: '') whose path contains `path`, but for the first `after` of them;
+
+    `times` None: all the others.
+    """
 
     harm: Harm
     method: str = ""
     path: str = ""
+    after: int = 0
     times: int | None = None
     status: int = 503
     code: str = "SlowDown"
+    passed: int = 0
     taken: int = 0
     over: threading.Event = field(default_factory=threading.Event)
 
@@ -119,6 +124,9 @@ class Fault:
         if self.over.is_set() or (self.times is not None and self.taken >= self.times):
             return False
         if self.method not in ("", method) or self.path not in path:
+            return False
+        self.passed += 1
+        if self.passed <= self.after:
             return False
         self.taken += 1
         return True
