@@ -73,7 +73,7 @@ class Config:
     flush_small_partitions: int = 100  # small ones of a table that are flushed without waiting
     jobs_max: int = 4  # background jobs that run at the same time
     job_retention_s: float = 7.0 * 24 * 3600  # seconds that jobs which ended stay in system.jobs
-    job_records_max: int = 10_000  # jobs which ended that stay in system.jobs
+    job_records_max: int = 2_000  # jobs which ended that stay in system.jobs
     stream_expiry_interval_s: float = 0.5  # seconds between two looks for rows of STREAM tables that expired
     stream_eviction_interval_s: float = 60.0  # seconds between two jobs that clear the disk of them
     stream_grace_s: float = 60.0  # seconds that readers who are behind can still learn of such a row's end

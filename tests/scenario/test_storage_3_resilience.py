@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from upwell.effects import HOLD_FILE, HOLD_POINT
 from upwell.testing import ServerProcess, TableModel, cold, wait_until
 from upwell.testing.faults import steer
 from upwell.testing.wire import Site
@@ -239,3 +240,26 @@ def test_a_table_whose_files_cannot_be_removed_is_cleaned_up_later(shop: Shop) -
     assert ended[0] == "completed"
     assert not (shop.root_dir / goods.directory).exists()
     assert "'gone'" not in str(shop.site.root.run("SELECT table_name FROM system.tables").rows)
+
+
+def test_a_flush_is_killed_while_it_runs(shop: Shop, tmp_path: Path) -> None:
+    """It is cancelled at once and for good, whatever its thread still does; nothing is lost or doubled."""
+    space = shop.site.namespace()
+    goods = Goods(shop, space, "held")
+    goods.write(0)
+    held = tmp_path / "held"
+    shop.site.server.restart(env={HOLD_POINT: "flush:before-commit", HOLD_FILE: str(held)})
+    root = shop.site.root
+    job_id = goods.flush().split("Job ID: ")[1]
+    wait_until(held.with_name("held.reached").exists, timeout_s=WAIT_S, what="the flush to be under way")
+    assert root.run(f"KILL JOB '{job_id}'").message == f"Job {job_id} killed: cancelled"
+    [job] = shop.jobs(space)[goods.table]
+    assert (job["status"], job["message"]) == ("cancelled", "cancelled by KILL JOB")
+    goods.check()
+    again = goods.flush()
+    assert "Job ID: " in again, "the killed job holds nothing up but the table's turn"
+    held.with_name("held.go").touch()
+    assert shop.ended(space)[goods.table]["status"] in ("completed", "skipped")
+    assert shop.jobs(space)[goods.table][0]["status"] == "cancelled"
+    goods.check()
+    goods.check_cold()
