@@ -35,6 +35,7 @@ from upwell.edge.stream import LogStreams
 from upwell.edge.wire import RawWS
 from upwell.edge.ws import LiveSocket
 from upwell.effects import Files, OsFiles, Points, points_from_environment
+from upwell.engine.backup import Backup
 from upwell.engine.catalog import Role, User
 from upwell.engine.cleanup import Cleanup
 from upwell.engine.commit import Committer, Durability
@@ -47,6 +48,7 @@ from upwell.engine.history import running, server_id, stream_id
 from upwell.engine.overlay import Overlay
 from upwell.engine.partition import PartitionWriter
 from upwell.engine.query import QueryEngine
+from upwell.engine.restore import Restore, adopt_restored, return_elsewhere
 from upwell.engine.rows import Rows
 from upwell.engine.schema import Schema
 from upwell.engine.storages import StorageSchema
@@ -131,6 +133,7 @@ class Parts:
 @contextmanager
 def opened(config: Config, *, clock: Clock, files: Files, points: Points) -> Iterator[Parts]:
     """Open everything that lives in the data directory; close it in reverse order."""
+    adopt_restored(config.data_dir, partial(RocksStore, clock=clock), points)
     with ExitStack() as stack:
         store = RocksStore(config.data_dir / "hot", clock=clock, files=files)
         stack.callback(store.close)
@@ -186,6 +189,7 @@ def opened(config: Config, *, clock: Clock, files: Files, points: Points) -> Ite
         )
         engine.schema.ensure_default_namespace()
         StorageSchema(committer, clock).ensure_local(str(storages.root.absolute()))
+        return_elsewhere(config.data_dir, storages, committer.newest_catalog)
         _ensure_root(engine, authenticator, config.root_password)
         yield Parts(config, history, committer, engine, cold, storages, partitions, authenticator, points)
 
@@ -337,8 +341,21 @@ def _job_loops(
     expiry = Expiry(committer, clock, config.stream_grace_s)
     retention = JobRetention(queue, clock, config.job_retention_s, config.job_records_max)
     compact = Compact(committer, parts.partitions, points=parts.points)
+    open_store = partial(RocksStore, clock=clock)
+    backup = Backup(committer, parts.partitions, parts.storages, open_store, clock, parts.points)
     kinds = Kinds(
-        committer, engine.flush, compact, cleanup, trim, retention, expiry, queue, clock, parts.points
+        committer,
+        engine.flush,
+        compact,
+        cleanup,
+        trim,
+        retention,
+        expiry,
+        backup,
+        Restore(config.data_dir, open_store, parts.points),
+        queue,
+        clock,
+        parts.points,
     )
     watches = [
         watch_flush(queue, committer, clock, config.flush_check_interval_s),

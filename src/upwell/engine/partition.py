@@ -104,6 +104,18 @@ class PartitionWriter:
         self._lock = threading.Lock()
         self._held: dict[tuple[TableId, Owner], threading.Lock] = {}
         self._wanted: Counter[tuple[TableId, Owner]] = Counter()
+        self._keepers = 0
+
+    @contextmanager
+    def kept(self) -> Iterator[None]:
+        """Remove no file meanwhile, whoever may need it."""
+        with self._lock:
+            self._keepers += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._keepers -= 1
 
     @property
     def now_ms(self) -> int:
@@ -260,6 +272,8 @@ class PartitionWriter:
                 if place in needed_here:
                     raise
                 away.append(place)  # a storage that the table has left: another time
+        if self._keepers:
+            return _Collected([], False, (*found, *away), found)
         older = self._older_needed(files, found, base)
         numbers = {base.version, *(manifest.version for manifest in older)}
         removed: list[str] = []

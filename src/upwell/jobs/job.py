@@ -49,6 +49,8 @@ class JobType(Enum):
 
     FLUSH = "flush"
     COMPACT = "compact"
+    BACKUP = "backup"
+    RESTORE = "restore"
     CLEANUP = "cleanup"
     TRIM = "log_trim"
     JOB_CLEANUP = "job_cleanup"
@@ -62,6 +64,8 @@ class JobType(Enum):
 _PREFIXES = {
     JobType.FLUSH: "FL",
     JobType.COMPACT: "CO",
+    JobType.BACKUP: "BK",
+    JobType.RESTORE: "RS",
     JobType.CLEANUP: "CL",
     JobType.TRIM: "LT",
     JobType.JOB_CLEANUP: "JC",

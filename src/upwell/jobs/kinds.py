@@ -1,14 +1,17 @@
 """What each type of job does: a closed set, each a few lines that call the engine."""
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from upwell.clock import Clock
 from upwell.effects import Points
+from upwell.engine.backup import Backup
 from upwell.engine.cleanup import Cleanup
 from upwell.engine.commit import Committer
 from upwell.engine.compact import Compact, Compacted
 from upwell.engine.expiry import Expiry
 from upwell.engine.flush import Flush
+from upwell.engine.restore import Restore
 from upwell.engine.stop import Stop
 from upwell.engine.trim import LogTrim
 from upwell.jobs.compaction import submit_compaction
@@ -37,6 +40,8 @@ class Kinds:
     trim: LogTrim
     retention: JobRetention
     expiry: Expiry
+    backup: Backup
+    restore: Restore
     queue: JobQueue
     clock: Clock
     points: Points
@@ -56,6 +61,15 @@ class Kinds:
             case JobType.JOB_CLEANUP:
                 count = self.retention.run()
                 return Done(f"{count} job(s) are forgotten", skipped=not count)
+            case JobType.BACKUP:
+                archive = self.backup.run(Path(job.text("backup_path")), job.job_id, stop)
+                size_bytes = sum(entry.size_bytes for entry in archive.files)
+                return Done(f"{len(archive.files)} file(s) of {size_bytes} bytes, at seq {archive.seq}")
+            case JobType.RESTORE:
+                epoch = self.committer.newest.epoch
+                source = Path(job.text("backup_path"))
+                archive = self.restore.run(source, job.job_id, epoch=epoch, stop=stop)
+                return Done(f"{len(archive.files)} file(s) verified; restart the server to serve them")
             case JobType.EVICTION:
                 count = self.expiry.evict(TableId(job.number("table_number")))
                 return Done(f"expired rows have left the disk; {count} entries of their ends are gone too")

@@ -2,7 +2,9 @@
 
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 
+from upwell.engine.archive import judged, load_archive, refuse_taken
 from upwell.engine.catalog import Table, TableKind
 from upwell.engine.flush import Flush
 from upwell.errors import InvalidOperation, NotFound
@@ -16,11 +18,13 @@ from upwell.session.outcome import Changed, Message
 from upwell.session.policy import require_admin, require_compact, require_flush
 from upwell.session.threads import SlowThreads
 from upwell.sql.statements import (
+    BackupDatabase,
     CompactAll,
     CompactTable,
     FlushAll,
     FlushTable,
     KillJob,
+    RestoreDatabase,
     RetryJob,
     SetJobStatus,
 )
@@ -34,6 +38,7 @@ class Maintenance:
     jobs: JobQueue
     growth: Growth
     slow: SlowThreads
+    data_dir: Path
 
     async def steer(self, call: Call, statement: KillJob | RetryJob | SetJobStatus) -> Message | Changed:
         """Cancel a job, or queue it again."""
@@ -60,6 +65,31 @@ class Maintenance:
                 return Message(await self._flush_table(table, users))
             case FlushAll(namespace):
                 return Message(await self._flush_all(namespace or call.namespace))
+
+    async def archive(self, call: Call, statement: BackupDatabase | RestoreDatabase) -> Message:
+        """Queue a backup or a restore, if its path can be one."""
+        require_admin(call.principal, "backup and restore")
+        path = await self.slow.run(partial(self._judge, statement))
+        kind = JobType.BACKUP if isinstance(statement, BackupDatabase) else JobType.RESTORE
+        submit = partial(self.jobs.submit, kind, {"backup_path": str(path)}, f"{kind.value}-database")
+        job = await self.slow.run(submit)
+        if job is None:
+            return Message(f"Database {kind.value} skipped: one is already queued or running")
+        if kind is JobType.BACKUP:
+            return Message(f"Database backup started to '{statement.path}'. Job ID: {job.job_id}")
+        return Message(
+            f"Database restore started from '{statement.path}'. Job ID: {job.job_id}. "
+            "Server restart required after completion."
+        )
+
+    def _judge(self, statement: BackupDatabase | RestoreDatabase) -> Path:
+        path = judged(statement.path, self.data_dir)
+        match statement:
+            case BackupDatabase():
+                refuse_taken(path)
+            case RestoreDatabase():
+                load_archive(path)
+        return path
 
     async def compact(self, call: Call, statement: CompactTable | CompactAll) -> Message:
         """Queue compactions of all that is cold, due or not."""

@@ -13,6 +13,7 @@ from upwell.errors import PermissionDenied, Unauthorized
 from upwell.sql.statements import (
     AlterNamespace,
     AlterStorage,
+    BackupDatabase,
     CheckStorage,
     ClusterAction,
     CompactAll,
@@ -24,6 +25,7 @@ from upwell.sql.statements import (
     DropUser,
     FlushAll,
     KillJob,
+    RestoreDatabase,
     RetryJob,
 )
 from upwell.sql.tree import CompactTree, CreateTableTree, DropTableTree, FlushTree, SelectTree, Tree
@@ -80,6 +82,8 @@ def require_statement(principal: Principal, tree: Tree) -> None:
             require_admin(principal, "storage management")
         case FlushTree() | FlushAll():
             require_flush(principal)
+        case BackupDatabase() | RestoreDatabase():
+            require_admin(principal, "backup and restore")
         case CompactTree() | CompactAll():
             require_compact(principal)
         case _:

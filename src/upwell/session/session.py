@@ -71,6 +71,7 @@ from upwell.sql.statements import (
     AlterStorage,
     AlterTable,
     AlterUser,
+    BackupDatabase,
     Begin,
     CheckStorage,
     ClusterAction,
@@ -92,6 +93,7 @@ from upwell.sql.statements import (
     Insert,
     KillJob,
     KillLive,
+    RestoreDatabase,
     RetryJob,
     Rollback,
     Select,
@@ -181,7 +183,9 @@ class Sessions:
             slow_threads,
             engine.clock,
         )
-        self._maintenance = Maintenance(engine.flush, engine.jobs, growth, slow_threads)
+        self._maintenance = Maintenance(
+            engine.flush, engine.jobs, growth, slow_threads, engine.storages.root.parent
+        )
 
     async def execute(
         self, principal: Principal, sql: str, params: Sequence[Value], namespace: str | None
@@ -369,6 +373,12 @@ class Sessions:
                 return await self._accounts.run(call, statement)
             case FlushTable() | FlushAll():
                 return await self._maintenance.flush(call, statement)
+            case BackupDatabase() | RestoreDatabase():
+                told = await self._maintenance.archive(call, statement)
+                action = "BACKUP_DATABASE" if isinstance(statement, BackupDatabase) else "RESTORE_DATABASE"
+                noted = self.engine.audit.append(call.principal.user, action, statement.path)
+                await self.growth.reached(noted)
+                return told
             case CompactTable() | CompactAll():
                 return await self._maintenance.compact(call, statement)
             case KillJob() | RetryJob() | SetJobStatus():

@@ -34,6 +34,7 @@ from upwell.sql.statements import (
     AlterStorage,
     AlterTable,
     AlterUser,
+    BackupDatabase,
     Begin,
     CheckStorage,
     ClusterAction,
@@ -59,6 +60,7 @@ from upwell.sql.statements import (
     KillJob,
     KillLive,
     OnConflict,
+    RestoreDatabase,
     RetryJob,
     Returning,
     Rollback,
@@ -162,6 +164,8 @@ class Binder:
             ):
                 return tree
             case KillLive() | KillJob() | RetryJob() | FlushAll() | CompactAll():
+                return tree
+            case BackupDatabase() | RestoreDatabase():
                 return tree
             case CreateUser() | AlterUser() | DropUser():
                 return tree

@@ -13,6 +13,7 @@ from upwell.sql.lex import Tokens, string_value
 from upwell.sql.scalar import number_value
 from upwell.sql.statements import (
     AlterNamespace,
+    BackupDatabase,
     Begin,
     ClusterAction,
     Commit,
@@ -22,6 +23,7 @@ from upwell.sql.statements import (
     FlushAll,
     KillJob,
     KillLive,
+    RestoreDatabase,
     RetryJob,
     Rollback,
     Select,
@@ -145,6 +147,20 @@ def read_retry(tokens: Tokens) -> RetryJob:
 
 def _job_id(tokens: Tokens) -> str:
     return tokens.string("the job's id, as system.jobs shows it, in quotes")
+
+
+def read_backup(tokens: Tokens) -> BackupDatabase:
+    if not tokens.accept("BACKUP", "DATABASE"):
+        raise unsupported(tokens)
+    tokens.expect("TO")
+    return BackupDatabase(tokens.string("the path of a new directory in quotes"))
+
+
+def read_restore(tokens: Tokens) -> RestoreDatabase:
+    if not tokens.accept("RESTORE", "DATABASE"):
+        raise unsupported(tokens)
+    tokens.expect("FROM")
+    return RestoreDatabase(tokens.string("the path of a backup in quotes"))
 
 
 def read_use(tokens: Tokens) -> UseNamespace:

@@ -20,6 +20,7 @@ from upwell.sql.change import (
 )
 from upwell.sql.command import (
     read_alter,
+    read_backup,
     read_begin,
     read_cluster,
     read_commit,
@@ -27,6 +28,7 @@ from upwell.sql.command import (
     read_describe,
     read_drop,
     read_kill,
+    read_restore,
     read_retry,
     read_rollback,
     read_show,
@@ -109,6 +111,8 @@ _STATEMENTS: dict[str, Callable[[Tokens], Tree]] = {
     "DROP": read_drop,
     "ALTER": read_alter,
     "STORAGE": read_storage,
+    "BACKUP": read_backup,
+    "RESTORE": read_restore,
     "KILL": read_kill,
     "RETRY": read_retry,
     "USE": read_use,

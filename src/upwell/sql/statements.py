@@ -319,6 +319,20 @@ class CheckStorage:
 
 
 @dataclass(frozen=True, slots=True)
+class BackupDatabase:
+    """BACKUP DATABASE TO 'path'"""
+
+    path: str
+
+
+@dataclass(frozen=True, slots=True)
+class RestoreDatabase:
+    """RESTORE DATABASE FROM 'path'"""
+
+    path: str
+
+
+@dataclass(frozen=True, slots=True)
 class KillLive:
     """KILL LIVE QUERY; `live_id` as `system.live` shows it."""
 
@@ -391,6 +405,8 @@ Statement = (
     | FlushAll
     | CompactTable
     | CompactAll
+    | BackupDatabase
+    | RestoreDatabase
     | CreateStorage
     | AlterStorage
     | DropStorage

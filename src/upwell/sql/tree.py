@@ -12,6 +12,7 @@ from upwell.sql.statements import (
     AlterNamespace,
     AlterStorage,
     AlterUser,
+    BackupDatabase,
     Begin,
     CheckStorage,
     ClusterAction,
@@ -27,6 +28,7 @@ from upwell.sql.statements import (
     FlushAll,
     KillJob,
     KillLive,
+    RestoreDatabase,
     RetryJob,
     Rollback,
     Select,
@@ -211,6 +213,8 @@ Tree = (
     | FlushAll
     | CompactTree
     | CompactAll
+    | BackupDatabase
+    | RestoreDatabase
     | CreateStorage
     | AlterStorage
     | DropStorage

@@ -13,6 +13,7 @@ from typing import Any, Self
 
 from upwell.clock import Clock, SystemClock
 from upwell.effects import Files, NoPoints, OsFiles, Points
+from upwell.engine.backup import Backup
 from upwell.engine.catalog import Role, Table
 from upwell.engine.cleanup import Cleanup
 from upwell.engine.commit import Committer, Durability
@@ -24,6 +25,7 @@ from upwell.engine.overlay import Overlay
 from upwell.engine.partition import PartitionWriter
 from upwell.engine.query import QueryEngine
 from upwell.engine.references import Children
+from upwell.engine.restore import Restore
 from upwell.engine.result import result_rows
 from upwell.engine.rows import Rows
 from upwell.engine.schema import Schema
@@ -131,6 +133,7 @@ class Embedded:
         )
         self.retention = JobRetention(self.jobs, self.clock, RETENTION_S, JOBS_KEPT_MAX)
         self.expiry = Expiry(self.committer, self.clock, GRACE_S)
+        open_store = partial(RocksStore, clock=self.clock)
         self.kinds = Kinds(
             self.committer,
             self.flusher,
@@ -139,6 +142,8 @@ class Embedded:
             self.trim,
             self.retention,
             self.expiry,
+            Backup(self.committer, self.partitions, self.storages, open_store, self.clock, self.points),
+            Restore(self.directory, open_store, self.points),
             self.jobs,
             self.clock,
             self.points,

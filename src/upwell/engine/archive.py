@@ -1,0 +1,163 @@
+"""Archives: a backup as a directory, and the list of its files that makes it whole.
+
+    backup.json                             what is in it, with sizes and SHA-256; written last
+    hot/                                    the hot store at one commit
+    storage/<directory>/<file>              the files of the storage `local` that it needs
+    elsewhere/<storage>/<directory>/<file>  those of other storages
+
+Law: a directory without a whole `backup.json` is no backup; one whose files differ from it is refused by the
+name of the first that does. The directory gets its name only when all of it is on the disk.
+"""
+
+import hashlib
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import msgspec
+
+from upwell.engine.stop import Stop
+from upwell.errors import InvalidOperation
+from upwell.storage.place import LOCAL, Place
+
+LIST = "backup.json"
+HOT, STORAGE, ELSEWHERE = "hot", "storage", "elsewhere"
+FORMAT = 1
+_CHUNK_BYTES = 1 << 20
+_SYSTEM = ("bin", "boot", "dev", "etc", "lib", "lib32", "lib64", "proc", "run", "sbin", "sys", "usr")
+
+
+class Entry(msgspec.Struct, frozen=True):
+    """One file; `path` is relative to the archive."""
+
+    path: str
+    size_bytes: int
+    sha256: str
+
+
+class Elsewhere(msgspec.Struct, frozen=True):
+    """A cold file of another storage than `local`, and whose it is."""
+
+    path: str
+    table: int
+    owner: str
+    storage: str
+    directory: str
+    name: str
+
+    @property
+    def place(self) -> Place:
+        return Place(self.storage, self.directory)
+
+
+class Archive(msgspec.Struct, frozen=True, kw_only=True):
+    """What `backup.json` says. `seq` and `epoch` are the store's, `created_at` is in ms."""
+
+    format: int
+    server_version: str
+    job_id: str
+    created_at: int
+    seq: int
+    epoch: int
+    files: tuple[Entry, ...]
+    elsewhere: tuple[Elsewhere, ...] = ()
+
+
+def path_of(place: Place, name: str) -> str:
+    """Return where an archive keeps a cold file."""
+    if place.storage == LOCAL:
+        return f"{STORAGE}/{place.directory}/{name}"
+    return f"{ELSEWHERE}/{place.storage}/{place.directory}/{name}"
+
+
+def judged(text: str, data_dir: Path) -> Path:
+    """Return the directory that a statement names; a relative one is below `backups` of the data directory.
+
+    Raises `InvalidOperation` for one that belongs to the system or to the server's own files.
+    """
+    path = Path(text)
+    if not text.strip() or "\0" in text or ".." in path.parts:
+        raise InvalidOperation(f"'{text}' is no path of a backup; give a directory's path without '..'")
+    home = data_dir.resolve()
+    path = (home / "backups" / path).resolve()
+    if len(path.parts) < 3 or path.parts[1] in _SYSTEM:
+        raise InvalidOperation(f"'{path}' belongs to the system; choose another directory")
+    if path.is_relative_to(home) and path.parent != home / "backups":
+        raise InvalidOperation(f"'{path}' is inside the data directory; only its 'backups' is for backups")
+    return path
+
+
+def refuse_taken(path: Path) -> None:
+    """Raise `InvalidOperation` if something is where a backup shall be."""
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise InvalidOperation(f"'{path}' is there already, and not empty; choose another directory")
+
+
+def load_archive(path: Path) -> Archive:
+    """Read the list of a backup; raise `InvalidOperation` if there is none, or it is of a newer format."""
+    if not path.is_dir():
+        raise InvalidOperation(f"'{path}' is no directory")
+    try:
+        archive = msgspec.json.decode((path / LIST).read_bytes(), type=Archive)
+    except FileNotFoundError as error:
+        raise InvalidOperation(f"'{path}' has no {LIST}: it is no whole backup") from error
+    except (OSError, msgspec.DecodeError) as error:
+        raise InvalidOperation(f"{path / LIST} can't be read: {error}") from error
+    if archive.format > FORMAT:
+        raise InvalidOperation(
+            f"'{path}' has the format {archive.format}, and this version knows {FORMAT}; take a newer version"
+        )
+    return archive
+
+
+def write_archive(path: Path, archive: Archive) -> None:
+    """Write the list, which makes the backup whole; all else must be on the disk."""
+    temp = path / f".{LIST}.tmp"
+    with temp.open("wb") as file:
+        file.write(msgspec.json.encode(archive))
+        file.flush()
+        os.fsync(file.fileno())
+    temp.rename(path / LIST)
+    sync_dirs(path)
+
+
+def copy_file(source: Path, target: Path, path: str, stop: Stop) -> Entry:
+    """Copy a file durably and return its entry; the directories on the way are made."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    digest, size_bytes = hashlib.sha256(), 0
+    with source.open("rb") as reader, target.open("wb") as writer:
+        for chunk in _chunks(reader.read):
+            stop.check()
+            digest.update(chunk)
+            writer.write(chunk)
+            size_bytes += len(chunk)
+        writer.flush()
+        os.fsync(writer.fileno())
+    return Entry(path, size_bytes, digest.hexdigest())
+
+
+def measured(source: Path, path: str, stop: Stop) -> Entry:
+    """Return the entry of a file that is where it shall be."""
+    digest, size_bytes = hashlib.sha256(), 0
+    with source.open("rb") as reader:
+        for chunk in _chunks(reader.read):
+            stop.check()
+            digest.update(chunk)
+            size_bytes += len(chunk)
+        os.fsync(reader.fileno())
+    return Entry(path, size_bytes, digest.hexdigest())
+
+
+def sync_dirs(root: Path) -> None:
+    """Make the names of all files below `root` durable, and its own."""
+    for directory in [root.parent, root, *(path for path in root.rglob("*") if path.is_dir())]:
+        descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def _chunks(read: Callable[[int], bytes]) -> Iterator[bytes]:
+    while chunk := read(_CHUNK_BYTES):
+        yield chunk

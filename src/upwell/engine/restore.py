@@ -1,0 +1,145 @@
+"""RESTORE DATABASE: a backup is brought into the data directory, and the next start takes it.
+
+    copy and verify → epoch raised → `restored/` has its name
+    the next start: what was there → `replaced-…/`, what was restored → its place
+
+Law: until the next start nothing changes, and an interrupted copy is never taken. The start can be
+interrupted anywhere and goes on. The epoch is higher than any that a reader may know, so that cursors of the
+history that is replaced are noticed.
+"""
+
+import logging
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+
+from upwell.effects import Points
+from upwell.engine.archive import (
+    ELSEWHERE,
+    HOT,
+    LIST,
+    STORAGE,
+    Archive,
+    copy_file,
+    load_archive,
+    sync_dirs,
+    write_archive,
+)
+from upwell.engine.backup import OpenStore
+from upwell.engine.catalog import Catalog
+from upwell.engine.rows import partition_of
+from upwell.engine.stop import Stop
+from upwell.errors import InvalidOperation
+from upwell.logs import fields
+from upwell.storage.storages import Storages
+from upwell.types import Owner
+
+log = logging.getLogger("upwell.restore")
+
+RESTORED = "restored"
+_INCOMPLETE = "restored.incomplete"
+
+
+@dataclass(frozen=True, slots=True)
+class Restore:
+    """Brings backups into a data directory, for its next start."""
+
+    data_dir: Path
+    open_store: OpenStore
+    points: Points
+
+    def run(self, source: Path, job_id: str, *, epoch: int, stop: Stop) -> Archive:
+        """Copy and verify a backup; `epoch` is the store's that it will replace.
+
+        Raises `InvalidOperation`, naming it, for a file that is missing or differs.
+        """
+        archive = load_archive(source)
+        staging = self.data_dir / _INCOMPLETE
+        shutil.rmtree(staging, ignore_errors=True)
+        (staging / STORAGE).mkdir(parents=True)
+        try:
+            for entry in archive.files:
+                self._bring(source, staging, entry.path, stop, entry)
+            self.points.reach("restore:files-copied")
+            store = self.open_store(staging / HOT)
+            try:
+                while store.epoch <= max(archive.epoch, epoch):
+                    store.raise_epoch()
+            finally:
+                store.close()
+            write_archive(staging, msgspec.structs.replace(archive, job_id=job_id))
+            sync_dirs(staging)
+            shutil.rmtree(self.data_dir / RESTORED, ignore_errors=True)
+            staging.rename(self.data_dir / RESTORED)
+        except BaseException:
+            shutil.rmtree(staging, ignore_errors=True)
+            raise
+        sync_dir(self.data_dir)
+        self.points.reach("restore:named")
+        return archive
+
+    @staticmethod
+    def _bring(source: Path, staging: Path, path: str, stop: Stop, expected: object) -> None:
+        if Path(path).is_absolute() or ".." in Path(path).parts:
+            raise InvalidOperation(f"{LIST} of '{source}' names a file outside of it: {path}")
+        try:
+            found = copy_file(source / path, staging / path, path, stop)
+        except FileNotFoundError as error:
+            raise InvalidOperation(f"'{source}' is not whole: {path} is missing") from error
+        if found != expected:
+            raise InvalidOperation(f"'{source}' is damaged: {path} is not what {LIST} says")
+
+
+def adopt_restored(data_dir: Path, open_store: OpenStore, points: Points) -> None:
+    """Put what was restored in the place of what is there; nothing if nothing was restored.
+
+    Before the hot store is opened. Raises `StartRefused` if a server runs on it.
+    """
+    restored = data_dir / RESTORED
+    if not (restored / LIST).exists():
+        return
+    if (data_dir / HOT).exists():
+        open_store(data_dir / HOT).close()
+    archive = load_archive(restored)
+    replaced = data_dir / f"replaced-{archive.job_id}"
+    for name in (HOT, STORAGE):
+        if (restored / name).exists():
+            if (data_dir / name).exists():
+                replaced.mkdir(exist_ok=True)
+                (data_dir / name).rename(replaced / name)
+            points.reach("restore:replaced")
+            (restored / name).rename(data_dir / name)
+            sync_dir(data_dir)
+    log.warning(
+        "A restored backup has taken the place of the data",
+        extra=fields(replaced=str(replaced), seq=archive.seq, created_at_ms=archive.created_at),
+    )
+
+
+def return_elsewhere(data_dir: Path, storages: Storages, catalog: Catalog) -> None:
+    """Bring files of other storages than `local` back if they are gone there; then nothing is left to do."""
+    restored = data_dir / RESTORED
+    if not (restored / LIST).exists():
+        return
+    for found in load_archive(restored).elsewhere:
+        table = catalog.by_id.get(found.table)
+        if table is not None:
+            files = storages.open(partition_of(table, Owner(found.owner)), found.place)
+            if found.name not in files.names():
+                files.make()
+                files.write_new(found.name, (restored / found.path).read_bytes())
+    shutil.rmtree(restored / ELSEWHERE, ignore_errors=True)
+    (restored / LIST).unlink()
+    shutil.rmtree(restored)
+
+
+def sync_dir(path: Path) -> None:
+    """Make the names in one directory durable."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,260 @@
+"""BACKUP and RESTORE DATABASE: online, at one commit, verified, on another machine, never half.
+
+Black box: SQL over HTTP, directories, and servers on other data directories.
+"""
+
+import json
+import shutil
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from upwell.clock import SystemClock
+from upwell.effects import CRASH_POINT
+from upwell.engine.history import stream_id
+from upwell.storage.rocks import RocksStore
+from upwell.testing import ServerProcess, cold, wait_until
+from upwell.testing.wire import Site, Wire
+
+WAIT_S = 60.0
+ENV = {"UPWELL_BCRYPT_COST": "4", "UPWELL_COLD_GRACE_S": "0"}
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    with ServerProcess(tmp_path_factory.mktemp("backup") / "data", env=ENV) as server:
+        site = Site(server)
+        site.root.run("CREATE NAMESPACE app")
+        site.root.run("CREATE TABLE app.ours (id INT PRIMARY KEY, n INT) WITH (TYPE = 'SHARED')")
+        site.root.run("CREATE TABLE app.mine (id INT PRIMARY KEY, n INT) WITH (TYPE = 'USER')")
+        for start in (0, 100):
+            rows = ", ".join(f"({key}, 0)" for key in range(start, start + 50))
+            site.root.run(f"INSERT INTO app.ours VALUES {rows}")
+            site.root.run(f"INSERT INTO app.mine VALUES {rows}")
+            job(site.root, "STORAGE FLUSH TABLE app.ours")
+            job(site.root, "STORAGE FLUSH TABLE app.mine")
+            site.root.run(f"UPDATE app.ours SET n = 1 WHERE id = {start}")
+            site.root.run(f"DELETE FROM app.mine WHERE id = {start}")
+        yield site
+        site.close()
+
+
+def job(root: Wire, sql: str) -> tuple[str, str]:
+    """Run a statement that starts a job; return how that ended."""
+    message = root.run(sql).message
+    assert "Job ID: " in message, message
+    name = message.split("Job ID: ")[1].split(".")[0]
+
+    def ended() -> list[list[str]]:
+        rows = root.run(f"SELECT status, message FROM system.jobs WHERE job_id = '{name}'").rows
+        return [row for row in rows if row[0] not in ("new", "queued", "running", "retrying")]
+
+    [(status, told)] = wait_until(ended, timeout_s=WAIT_S, what=f"job {name} to end")
+    return status, told
+
+
+def state(root: Wire) -> list[list[list[object]]]:
+    return [root.run(f"SELECT id, n FROM app.{table} ORDER BY id").rows for table in ("ours", "mine")]
+
+
+@contextmanager
+def restored(directory: Path, source: Path) -> Iterator[Site]:
+    """A server on another directory that has restored a backup and was started again."""
+    with ServerProcess(directory, env=ENV) as server:
+        there = Site(server)
+        status, told = job(there.root, f"RESTORE DATABASE FROM '{source}'")
+        assert status == "completed", told
+        server.restart()
+        yield there
+        there.close()
+
+
+def test_a_backup_under_fire_is_one_commit_and_comes_back_elsewhere(site: Site, tmp_path: Path) -> None:
+    """Two rows change together, rows are flushed and compacted, while everything is backed up."""
+    target = tmp_path / "backups" / "first"
+    done = threading.Event()
+
+    def write() -> None:
+        with site.wire(site.root.token) as wire:
+            for n in range(1, 10_000):
+                wire.run(f"UPDATE app.ours SET n = {n} WHERE id IN (7, 107)")
+                if n % 5 == 0:
+                    wire.run("STORAGE FLUSH TABLE app.ours")
+                if n % 20 == 0:
+                    wire.run("STORAGE COMPACT TABLE app.ours")
+                if done.is_set():
+                    return
+
+    thread = threading.Thread(target=write)
+    thread.start()
+    try:
+        status, told = job(site.root, f"BACKUP DATABASE TO '{target}'")
+    finally:
+        done.set()
+        thread.join()
+    assert status == "completed", told
+    archive = json.loads((target / "backup.json").read_bytes())
+    on_disk = {path.relative_to(target).as_posix() for path in target.rglob("*") if path.is_file()}
+    assert {entry["path"] for entry in archive["files"]} | {"backup.json"} == on_disk
+    site.root.run("UPDATE app.ours SET n = -1")
+    with restored(tmp_path / "other", target) as there:
+        ours = {row[0]: row[1] for row in there.root.run("SELECT id, n FROM app.ours").rows}
+        assert set(ours) == {*range(50), *range(100, 150)}
+        assert ours[7] == ours[107], "the two that change together"
+        assert {n for key, n in ours.items() if key not in (0, 7, 100, 107)} == {0}
+        assert there.root.run("SELECT COUNT(*) FROM app.mine").cell == "98"
+        assert there.root.run("SELECT COUNT(*) FROM system.jobs WHERE job_type = 'backup'").cell == "0"
+        there.root.run("INSERT INTO app.ours VALUES (1000, 1)")
+        job(there.root, "STORAGE FLUSH TABLE app.ours")
+        job(there.root, "STORAGE COMPACT TABLE app.ours")
+        partition = cold.find_partition(tmp_path / "other" / "storage", "app.ours")
+        assert partition is not None
+        assert {row["id"]: row["n"] for row in cold.rows(partition, "id")} == ours | {1000: 1}
+
+
+def test_a_restore_in_place_begins_a_new_history(site: Site, tmp_path: Path) -> None:
+    """What came after the backup is put aside, and devices notice: the epoch rises, also the second time."""
+    source = tmp_path / "source"
+    with ServerProcess(tmp_path / "data", env=ENV) as server:
+        here = Site(server)
+        here.root.run("CREATE NAMESPACE app")
+        for table in ("ours", "mine"):
+            here.root.run(f"CREATE TABLE app.{table} (id INT PRIMARY KEY, n INT) WITH (TYPE = 'USER')")
+            here.root.run(f"INSERT INTO app.{table} VALUES (1, 1)")
+        job(here.root, "STORAGE FLUSH TABLE app.ours")
+        before = state(here.root)
+        assert job(here.root, f"BACKUP DATABASE TO '{source}'")[0] == "completed"
+        streams = []
+        for round_ in range(2):
+            here.root.run(f"INSERT INTO app.ours VALUES ({round_ + 2}, 2)")
+            job(here.root, "STORAGE FLUSH TABLE app.ours")
+            assert job(here.root, f"RESTORE DATABASE FROM '{source}'")[0] == "completed"
+            assert state(here.root) != before, "until the restart nothing changes"
+            server.kill()
+            streams.append(stream(server))
+            server.start()
+            assert state(here.root) == before
+        server.kill()
+        assert len({*streams, stream(server)}) == 3
+        assert len(list((tmp_path / "data").glob("replaced-RS-*/storage"))) == 2
+        assert not (tmp_path / "data" / "restored").exists()
+        here.close()
+
+
+def stream(server: ServerProcess) -> str:
+    """Return the history's name as devices are told it, while the server is down."""
+    store = RocksStore(server.data_dir / "hot", clock=SystemClock())
+    try:
+        return stream_id(store)
+    finally:
+        store.close()
+
+
+def test_what_can_be_no_backup_is_refused_at_once(site: Site, tmp_path: Path) -> None:
+    root, data = site.root, site.server.data_dir
+    (tmp_path / "taken").mkdir()
+    (tmp_path / "taken" / "file").touch()
+    (tmp_path / "empty").mkdir()
+    for sql, reason in {
+        f"BACKUP DATABASE TO '{tmp_path}/taken'": "not empty",
+        f"BACKUP DATABASE TO '{tmp_path}/taken/file'": "not empty",
+        f"BACKUP DATABASE TO '{tmp_path}/../x'": "without '..'",
+        "BACKUP DATABASE TO '/etc/backup'": "belongs to the system",
+        "BACKUP DATABASE TO '/backup'": "belongs to the system",
+        f"BACKUP DATABASE TO '{data}/hot/x'": "inside the data directory",
+        f"RESTORE DATABASE FROM '{tmp_path}/missing'": "no directory",
+        f"RESTORE DATABASE FROM '{tmp_path}/empty'": "no backup.json",
+    }.items():
+        answer = root.sql(sql)
+        assert answer.status == 400, sql
+        assert reason in answer.body.decode(), answer.body
+    assert root.sql(f"BACKUP DATABASE TO {tmp_path}/x").status == 400, "the path is quoted"
+    for role in ("user", "service"):
+        _, wire = site.account(role=role)
+        assert wire.sql(f"BACKUP DATABASE TO '{tmp_path}/x'").status == 403
+        assert wire.sql(f"RESTORE DATABASE FROM '{tmp_path}/x'").status == 403
+    assert not (tmp_path / "x").exists()
+    assert job(root, "BACKUP DATABASE TO 'by-name'")[0] == "completed"
+    assert (data / "backups" / "by-name" / "backup.json").exists()
+
+
+def test_a_damaged_backup_is_refused_by_the_file(site: Site, tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    assert job(site.root, f"BACKUP DATABASE TO '{source}'")[0] == "completed"
+    before = state(site.root)
+    parquet = next(path for path in source.rglob("*.parquet"))
+    hot = max((path for path in (source / "hot").iterdir()), key=lambda path: path.stat().st_size)
+    for path in (parquet, hot):
+        whole = path.read_bytes()
+        middle = len(whole) // 2
+        path.write_bytes(whole[:middle] + bytes([whole[middle] ^ 1]) + whole[middle + 1 :])
+        status, told = job(site.root, f"RESTORE DATABASE FROM '{source}'")
+        assert (status, path.name in told) == ("failed", True), told
+        path.unlink()
+        status, told = job(site.root, f"RESTORE DATABASE FROM '{source}'")
+        assert (status, f"{path.name} is missing" in told) == ("failed", True), told
+        path.write_bytes(whole)
+    archive = json.loads((source / "backup.json").read_bytes())
+    (source / "backup.json").write_text(json.dumps(archive | {"format": 2}))
+    assert "take a newer version" in site.root.sql(f"RESTORE DATABASE FROM '{source}'").body.decode()
+    site.server.restart()
+    assert state(site.root) == before
+
+
+POINTS = ("backup:file-copied", "backup:list-written", "backup:named")
+
+
+def test_a_backup_that_dies_is_none_or_is_made_again(site: Site, tmp_path: Path) -> None:
+    """SIGKILL at each point: the target isn't there or is whole, and the job completes after the restart."""
+    for number, point in enumerate(POINTS):
+        target = tmp_path / str(number)
+        site.server.restart(env={CRASH_POINT: point})
+        message = site.root.run(f"BACKUP DATABASE TO '{target}'").message
+        name = message.split("Job ID: ")[1]
+        assert site.server.wait_exit() == -9
+        assert target.exists() == (point == "backup:named")
+        site.server.start()
+
+        def completed(name: str = name) -> bool:
+            sql = f"SELECT status FROM system.jobs WHERE job_id = '{name}'"
+            return bool(site.root.run(sql).cell == "completed")
+
+        wait_until(completed, timeout_s=WAIT_S, what="the backup to be made again")
+        assert (target / "backup.json").exists()
+        assert [path for path in tmp_path.iterdir() if path.name.startswith(".")] == []
+        shutil.rmtree(target)
+
+
+@pytest.mark.parametrize("point", ["restore:named", "restore:replaced#1", "restore:replaced#2"])
+def test_a_restore_that_dies_goes_on(site: Site, tmp_path: Path, point: str) -> None:
+    source = tmp_path / "source"
+    assert job(site.root, f"BACKUP DATABASE TO '{source}'")[0] == "completed"
+    before = state(site.root)
+    with ServerProcess(tmp_path / "data", env=ENV) as server:
+        there = Site(server)
+        is_swap = point.startswith("restore:replaced")
+        if not is_swap:
+            server.restart(env={CRASH_POINT: point})
+        there.root.run(f"RESTORE DATABASE FROM '{source}'")
+        if not is_swap:
+            assert server.wait_exit() == -9
+            server.start()
+        if is_swap:
+
+            def is_over() -> bool:
+                sql = "SELECT status FROM system.jobs WHERE job_type = 'restore'"
+                return bool(there.root.run(sql).cell == "completed")
+
+            wait_until(is_over, timeout_s=WAIT_S, what="the restore to be made again")
+        if is_swap:
+            server.kill()
+            server.spawn(env={CRASH_POINT: point})
+            assert server.wait_exit() == -9
+            server.start()
+        else:
+            server.restart()
+        assert state(there.root) == before
+        there.close()
