@@ -6,14 +6,18 @@
     query                       a query; below ---- its rows in order, cells between ` | `,
                                 NULL as NULL and an empty text as (empty); RETURNING makes a change a query
 
-Records are separated by empty lines; `#` starts a comment.
+Records are separated by empty lines; `#` starts a comment. A file that begins with `# duckdb` says only
+what DuckDB says as well: it is run there too, so that its rows are those of another engine.
 """
 
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import date, datetime, timedelta
+from decimal import Decimal
 from pathlib import Path
 
+import duckdb
 import pytest
 
 from upwell.client import Client, Result, ServerError, connect
@@ -70,6 +74,10 @@ def _cell(cell: object) -> str:
             return str(cell)
 
 
+def is_shared(file: Path) -> bool:
+    return file.read_text().startswith("# duckdb\n")
+
+
 class Tiers:
     """Flushes tables after none, every or every second of the statements that change them."""
 
@@ -100,6 +108,33 @@ class Tiers:
         status = self._client.execute(question).results[0].rows[0][0]
         assert status != "failed", question
         return str(status)
+
+
+@pytest.mark.parametrize("file", [file for file in FILES if is_shared(file)], ids=lambda file: file.stem)
+def test_duckdb_gives_the_same_answers(file: Path) -> None:
+    with duckdb.connect() as other:
+        for record in parse(file.read_text()):
+            where = f"{file.name}:{record.line} (duckdb)\n{record.sql}"
+            found = other.execute(record.sql.replace("CREATE USER TABLE", "CREATE TABLE")).fetchall()
+            if record.kind == "query":
+                assert [" | ".join(_cell(_as_here(cell)) for cell in row) for row in found] == record.rows, (
+                    where
+                )
+            elif record.kind == "statement count":
+                assert found == [(int(record.argument),)], where
+
+
+def _as_here(cell: object) -> object:
+    """Return a value of DuckDB's as our wire has it."""
+    match cell:
+        case datetime():
+            return (cell - datetime(1970, 1, 1)) // timedelta(microseconds=1)
+        case date():
+            return (cell - date(1970, 1, 1)).days
+        case Decimal():
+            return format(cell, "f")
+        case _:
+            return cell
 
 
 @pytest.fixture(scope="module")
