@@ -6,7 +6,7 @@ subscriber holds is what its frames said, and nothing else.
 
 import asyncio
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Self
 
 from upwell.edge.watch import bind_watch
@@ -50,8 +50,17 @@ class Subscriber:
         self._resumed_at: int | None = None
         self._news = asyncio.Event()
 
-    async def open(self, **options: Any) -> Self:
-        """Subscribe and take the whole snapshot; `after` resumes, `live_only` asks for no snapshot."""
+    def copy(self) -> Self:
+        """Return a client of its own that holds what this one does, and hasn't subscribed."""
+        twin = type(self)(self._db, self._feed, self.user, self.sql, pk=self._pk)
+        twin.rows, twin._seqs, twin.told = dict(self.rows), dict(self._seqs), self.told
+        return twin
+
+    async def open(self, between: Callable[[], Awaitable[object]] | None = None, **options: Any) -> Self:
+        """Subscribe and take the whole snapshot; `after` resumes, `live_only` asks for no snapshot.
+
+        `between` happens before each further batch.
+        """
         asked = None if options.pop("live_only", False) else _options(options)
         query = messages.Subscription("s", self.sql, asked)
         who = principal(self.user)
@@ -60,6 +69,8 @@ class Subscriber:
         self._resumed_at = asked.after if asked is not None else None
         self.subscription = await self._feed.subscribe(watch, subscription_id="s", outlet=self, options=asked)
         while self._has_more:
+            if between is not None:
+                await between()
             await self._feed.next_batch(self.subscription)
         return self
 
@@ -73,6 +84,10 @@ class Subscriber:
         """Leave and come back from the newest seq that was told."""
         self.close()
         return await self.open(after=self.told, **options)
+
+    def shown(self, columns: Sequence[str]) -> dict[Any, Row]:
+        """Return what is held of these columns, by primary key."""
+        return {key: {name: row.get(name) for name in columns} for key, row in self.rows.items()}
 
     def release(self) -> None:
         """Read on."""

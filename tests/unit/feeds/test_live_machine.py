@@ -1,0 +1,407 @@
+"""The oracle of live queries: whatever happens, what a client holds is the SELECT, as SQLite evaluates it.
+
+A machine plays random statements of several users on USER, SHARED and STREAM tables, with transactions,
+flushes, compaction, time, ALTER and DROP, while clients subscribe with random predicates, stall, and come
+back from any cursor. After each step each client's fold is compared.
+"""
+
+import asyncio
+import random
+import shutil
+import sqlite3
+import tempfile
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+from hypothesis import HealthCheck, Phase, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, precondition, rule
+
+from upwell.clock import ManualClock
+from upwell.engine.commit import Durability
+from upwell.storage.memory import MemoryStore
+from upwell.testing.embedded import Embedded
+from upwell.testing.inprocess import OneThread
+from upwell.testing.live import Subscriber
+
+USERS = ("ann", "ben")
+TTL_S = 10
+OPTIONS = {
+    "mine": "TYPE = 'USER'",
+    "ours": "TYPE = 'SHARED', ACCESS_LEVEL = 'PUBLIC'",
+    "brief": f"TYPE = 'STREAM', TTL_SECONDS = {TTL_S}",
+}
+CLIENTS_MAX = 3
+FLUSHES_MAX = 1
+KINDS = [None, "a", "b", "ab", "B", "a%"]
+SIZES = [None, -2, 0, 1, 2, 5]
+
+Row = tuple[int, str | None, int | None]
+
+kinds, sizes, ids = st.sampled_from(KINDS), st.sampled_from(SIZES), st.sampled_from(range(1, 7))
+tables, users = st.sampled_from(list(OPTIONS)), st.sampled_from(USERS)
+lasting = st.sampled_from(["mine", "ours"])
+
+
+def literal(value: object) -> str:
+    return "NULL" if value is None else f"'{value}'" if isinstance(value, str) else str(value)
+
+
+def _condition(chance: random.Random) -> str:
+    kind, other = (literal(chance.choice([kind for kind in KINDS if kind])) for _ in range(2))
+    size, more = (chance.choice([size for size in SIZES if size is not None]) for _ in range(2))
+    compared = chance.choice(["=", "<>", "<", "<=", ">", ">="])
+    forms = [
+        f"size {compared} {size}",
+        f"kind {compared} {kind}",
+        f"id {compared} {chance.randint(1, 6)}",
+        f"kind = {kind}",
+        f"size BETWEEN {min(size, more)} AND {max(size, more)}",
+        f"size NOT IN ({size}, {more})",
+        f"kind IN ({kind}, {other})",
+        chance.choice(["kind IS NULL", "size IS NOT NULL", "kind LIKE 'a%'", "kind NOT LIKE '_b'"]),
+        f"size + id {compared} {size}",
+    ]
+    return chance.choice(forms)
+
+
+def _predicate(chance: random.Random, depth: int = 2) -> str:
+    form = chance.choice(["one", "one", "and", "or", "not"]) if depth else "one"
+    if form == "one":
+        return _condition(chance)
+    inner = _predicate(chance, depth - 1)
+    return f"NOT ({inner})" if form == "not" else f"({inner} {form.upper()} {_predicate(chance, depth - 1)})"
+
+
+def _rows(chance: random.Random) -> list[Row]:
+    keys = chance.sample(range(1, 7), chance.randint(1, 3))
+    return [(key, chance.choice(KINDS), chance.choice(SIZES)) for key in keys]
+
+
+# Made beforehand: one draw each.
+_CHANCE = random.Random(0)
+predicates = st.sampled_from([_predicate(_CHANCE) for _ in range(400)])
+row_lists = st.sampled_from([_rows(_CHANCE) for _ in range(400)])
+
+
+class Oracle:
+    """The tables in SQLite, which has never heard of Upwell; shared rows have the owner ''."""
+
+    def __init__(self) -> None:
+        self._db = sqlite3.connect(":memory:", isolation_level=None)
+        self._db.execute("PRAGMA case_sensitive_like = ON")
+        for name in OPTIONS:
+            self.make(name)
+
+    def make(self, name: str) -> None:
+        """Make a table, anew if it is there."""
+        self._db.execute(f"DROP TABLE IF EXISTS {name}")
+        columns = "owner, id INT, kind TEXT, size INT, made_ms INT, PRIMARY KEY (owner, id)"
+        self._db.execute(f"CREATE TABLE {name} ({columns})")
+
+    def add_column(self, name: str, column: str) -> None:
+        self._db.execute(f"ALTER TABLE {name} ADD COLUMN {column} TEXT DEFAULT 'm'")
+
+    def change(self, sql: str, *values: object) -> int:
+        """Run a statement; return how many rows it touched, -1 if a key was taken."""
+        try:
+            return self._db.execute(sql, values).rowcount
+        except sqlite3.IntegrityError:
+            return -1
+
+    def select(self, name: str, owner: str, columns: list[str], where: str) -> dict[str, dict[str, Any]]:
+        """Return the rows by key, with cells as the wire has them: BIGINT as text."""
+        text = f"SELECT {', '.join(columns)} FROM {name} WHERE owner = ? AND ({where})"
+        found = [dict(zip(columns, row, strict=True)) for row in self._db.execute(text, (owner,))]
+        return {str(row["id"]): row | {"id": str(row["id"])} for row in found}
+
+
+@dataclass
+class Client:
+    """A subscriber, and what its fold has to be."""
+
+    subscriber: Subscriber
+    table: str
+    owner: str
+    columns: list[str]
+    where: str
+
+
+class Engine:
+    """One engine for all examples; each has a namespace of its own."""
+
+    def __init__(self) -> None:
+        self.directory = Path(tempfile.mkdtemp(prefix="live-machine-"))
+        self.clock = ManualClock()
+        self.examples = 0
+        # Published at once and in this thread: nothing here is about syncs or threads.
+        store = MemoryStore(clock=self.clock)
+        self.db = Embedded(self.directory, clock=self.clock, store=store, durability=Durability.ASYNC)
+        self.db.runner.close()
+        self.db.runner = asyncio.Runner(loop_factory=OneThread)
+        self.db.sessions = self.db.session(self.db.runner.get_loop())
+        self.feed = self.db.sessions.feed
+        self._pump = self.db.runner.get_loop().create_task(self.feed.run())
+
+    def close(self) -> None:
+        async def end() -> None:
+            self._pump.cancel()
+            await asyncio.gather(self._pump, return_exceptions=True)
+            await self.feed.close()
+
+        self.db.runner.run(end())
+        self.db.close()
+        shutil.rmtree(self.directory)
+
+
+class LiveMachine(RuleBasedStateMachine):
+    """Each rule ends when every client that reads holds what SQLite says."""
+
+    engine: ClassVar[Engine]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.engine.examples += 1
+        self.space = f"n{self.engine.examples}"
+        self.clock, self.db, self.feed = self.engine.clock, self.engine.db, self.engine.feed
+        self.oracle = Oracle()
+        self.clients: list[Client] = []
+        self.past: list[Client] = []
+        self.added = dict.fromkeys(OPTIONS, 0)
+        self.flushes = 0
+        self.db.run(";".join([f"CREATE NAMESPACE {self.space}", *map(self.made, OPTIONS)]))
+
+    def teardown(self) -> None:
+        for client in self.clients:
+            self.close(client)
+
+    def close(self, client: Client) -> None:
+        async def close() -> None:
+            client.subscriber.close()
+
+        self.db.runner.run(close())
+
+    def made(self, table: str) -> str:
+        """Return the statement that makes a table."""
+        columns = "id BIGINT PRIMARY KEY, kind TEXT, size INT"
+        return f"CREATE TABLE {self.space}.{table} ({columns}) WITH ({OPTIONS[table]})"
+
+    # What happens to the rows
+
+    @rule(table=tables, user=users, new=row_lists)
+    def insert(self, table: str, user: str, new: list[Row]) -> None:
+        self.play(self.inserted(table, user, new), user)
+
+    @rule(table=lasting, user=users, key=ids, kind=kinds, size=sizes)
+    def update(self, table: str, user: str, key: int, kind: str | None, size: int | None) -> None:
+        self.play(self.updated(table, user, f"id = {key}", kind, size), user)
+
+    @rule(table=tables, user=users, key=ids)
+    def delete(self, table: str, user: str, key: int) -> None:
+        self.play(self.deleted(table, user, f"id = {key}"), user)
+
+    @rule(table=lasting, user=users, where=predicates, kind=kinds, goes=st.booleans())
+    def sweep(self, table: str, user: str, where: str, kind: str | None, goes: bool) -> None:
+        """Many rows change or go at once."""
+        statement = self.deleted(table, user, where) if goes else self.updated(table, user, where, kind, 1)
+        self.play(statement, user)
+
+    @rule(table=lasting, user=users, old=ids, new=ids)
+    def move(self, table: str, user: str, old: int, new: int) -> None:
+        """A row gets another primary key, if that one is free."""
+        owner = self.owner(table, user)
+        if self.oracle.change(f"UPDATE {table} SET id = ? WHERE owner = ? AND id = ?", new, owner, old) > 0:
+            self.play(f"UPDATE {self.space}.{table} SET id = {new} WHERE id = {old}", user)
+
+    @rule(table=lasting, user=users, new=row_lists, gone=ids, keep=st.booleans())
+    def transaction(self, table: str, user: str, new: list[Row], gone: int, keep: bool) -> None:
+        """Several statements as one commit, or as none."""
+        self.oracle.change("BEGIN")
+        statements = [
+            self.inserted(table, user, new),
+            self.deleted(table, user, f"id = {gone}"),
+            self.updated(table, user, "id = 3", "b", 1),
+        ]
+        end = "COMMIT" if keep else "ROLLBACK"
+        self.oracle.change(end)
+        self.play("; ".join(["BEGIN", *filter(None, statements), end]), user)
+
+    @rule(seconds=st.sampled_from([0.001, 4.0, 11.0]))
+    def time_passes(self, seconds: float) -> None:
+        self.clock.advance(seconds)
+        oldest_ms = self.now_ms() - TTL_S * 1000
+        self.oracle.change("DELETE FROM brief WHERE made_ms < ?", oldest_ms)
+        self.db.expiry.run()
+        self.settle()
+
+    # What happens to the tables
+
+    @precondition(lambda self: self.flushes < FLUSHES_MAX)
+    @rule(table=lasting, is_compacted=st.booleans())
+    def flush(self, table: str, is_compacted: bool) -> None:
+        self.flushes += 1
+        self.db.flush(f"{self.space}.{table}")
+        if is_compacted:
+            self.db.compact(f"{self.space}.{table}")
+        self.settle()
+
+    @rule(table=tables)
+    def add_column(self, table: str) -> None:
+        if self.added[table] < 2:
+            self.added[table] += 1
+            column = f"more{self.added[table]}"
+            self.oracle.add_column(table, column)
+            self.play(f"ALTER TABLE {self.space}.{table} ADD COLUMN {column} TEXT DEFAULT 'm'", "root")
+
+    @precondition(lambda self: len(self.clients) >= 2)
+    @rule(table=tables)
+    def drop(self, table: str) -> None:
+        """Its clients are told; a table of the same name is another one."""
+        self.db.run(f"DROP TABLE {self.space}.{table}")
+        for client in [client for client in self.clients if client.table == table]:
+            client.subscriber.release()
+            self.db.runner.run(client.subscriber.until(lambda c=client: c.subscriber.errors))
+            [(code, _)] = client.subscriber.errors
+            assert code == "NOT_FOUND"
+            self.clients.remove(client)
+        self.past = [client for client in self.past if client.table != table]
+        self.oracle.make(table)
+        self.added[table] = 0
+        self.play(self.made(table), "root")
+
+    # What clients do
+
+    @precondition(lambda self: len(self.clients) < CLIENTS_MAX)
+    @rule(
+        table=tables,
+        user=users,
+        where=predicates,
+        batch=st.sampled_from([1, 2, 4]),
+        cut=st.booleans(),
+    )
+    def subscribe(self, table: str, user: str, where: str, batch: int, cut: bool) -> None:
+        columns = ["id", "size"] if cut else self.columns(table)
+        sql = f"SELECT {', '.join(columns)} FROM {self.space}.{table} WHERE {where}"
+        subscriber = Subscriber(self.db, self.feed, user, sql)
+        self.clients.append(Client(subscriber, table, self.owner(table, user), columns, where))
+        busy, writer = self.inserted(table, user, [(6, "a", 2)]), "root" if table == "ours" else user
+
+        async def between() -> None:
+            nonlocal busy
+            statement, busy = busy, ""
+            if statement:
+                await self.db.outcomes(statement, user=writer)
+
+        self.db.runner.run(subscriber.open(between, view=True, batch_size=batch))
+        self.play(busy, user)
+
+    @precondition(lambda self: self.clients)
+    @rule(data=st.data())
+    def stall(self, data: st.DataObject) -> None:
+        data.draw(st.sampled_from(self.clients)).subscriber.is_stalled = True
+
+    @precondition(lambda self: self.clients)
+    @rule()
+    def read_on(self) -> None:
+        for client in self.clients:
+            client.subscriber.release()
+        self.settle()
+
+    @precondition(lambda self: self.clients)
+    @rule(data=st.data())
+    def leave(self, data: st.DataObject) -> None:
+        """A client goes; what it holds may come back later."""
+        client = data.draw(st.sampled_from(self.clients))
+        self.close(client)
+        self.clients.remove(client)
+
+    @precondition(lambda self: self.past and len(self.clients) < CLIENTS_MAX)
+    @rule(data=st.data(), batch=st.sampled_from([1, 2, 4]))
+    def come_back(self, data: st.DataObject, batch: int) -> None:
+        """Somebody resumes from what it, or another, held at some time."""
+        before = data.draw(st.sampled_from(self.past))
+        subscriber = before.subscriber.copy()
+        if subscriber.told:
+            self.db.runner.run(subscriber.resume(view=True, batch_size=batch))
+            client = Client(subscriber, before.table, before.owner, before.columns, before.where)
+            self.clients.append(client)
+            self.settle()
+
+    # How it is played and judged
+
+    def inserted(self, table: str, user: str, new: list[Row]) -> str:
+        """Return the INSERT of the rows whose keys are free, and do it in SQLite."""
+        owner, free = self.owner(table, user), []
+        for row in new:
+            sql = f"INSERT INTO {table} (owner, id, kind, size, made_ms) VALUES (?, ?, ?, ?, ?)"
+            if self.oracle.change(sql, owner, *row, self.now_ms()) > 0:
+                free.append(f"({', '.join(map(literal, row))})")
+        return f"INSERT INTO {self.space}.{table} (id, kind, size) VALUES {', '.join(free)}" if free else ""
+
+    def updated(self, table: str, user: str, where: str, kind: str | None, size: int | None) -> str:
+        sql = f"UPDATE {table} SET kind = ?, size = ? WHERE owner = ? AND ({where})"
+        self.oracle.change(sql, kind, size, self.owner(table, user))
+        return f"UPDATE {self.space}.{table} SET kind = {literal(kind)}, size = {literal(size)} WHERE {where}"
+
+    def deleted(self, table: str, user: str, where: str) -> str:
+        self.oracle.change(f"DELETE FROM {table} WHERE owner = ? AND ({where})", self.owner(table, user))
+        return f"DELETE FROM {self.space}.{table} WHERE {where}"
+
+    def play(self, sql: str, user: str) -> None:
+        if sql:
+            self.db.run(sql, user="root" if user == "root" or ".ours" in sql else user)
+        self.settle()
+
+    def settle(self) -> None:
+        self.db.runner.run(self.judge())
+
+    async def judge(self) -> None:
+        for client in self.clients:
+            subscriber = client.subscriber
+            if not subscriber.is_stalled:
+                expected = self.oracle.select(client.table, client.owner, client.columns, client.where)
+                if subscriber.shown(client.columns) != expected:
+                    await self.agree(subscriber, client, expected)
+                    self.past = [*self.past[-4:], self.remembered(client)]
+
+    async def agree(self, subscriber: Subscriber, client: Client, expected: dict[str, Any]) -> None:
+        with suppress(TimeoutError):
+            await subscriber.until(lambda: subscriber.shown(client.columns) == expected or subscriber.errors)
+        assert subscriber.errors == []
+        assert subscriber.shown(client.columns) == expected, f"{subscriber.user}: {subscriber.sql}"
+
+    def remembered(self, client: Client) -> Client:
+        return Client(client.subscriber.copy(), client.table, client.owner, client.columns, client.where)
+
+    def owner(self, table: str, user: str) -> str:
+        return "" if table == "ours" else user
+
+    def columns(self, table: str) -> list[str]:
+        return ["id", "kind", "size", *(f"more{n}" for n in range(1, self.added[table] + 1))]
+
+    def now_ms(self) -> int:
+        return self.clock.now_us() // 1000
+
+
+class TestLiveMachine(LiveMachine.TestCase):  # type: ignore[name-defined,misc]
+    """Run by pytest, the same examples each time."""
+
+    settings = settings(
+        max_examples=200,
+        stateful_step_count=50,
+        phases=(Phase.generate,),
+        deadline=None,
+        derandomize=True,
+        database=None,
+        suppress_health_check=list(HealthCheck),
+    )
+
+    @classmethod
+    def setUpClass(cls) -> None:
+        LiveMachine.engine = Engine()
+
+    @classmethod
+    def tearDownClass(cls) -> None:
+        LiveMachine.engine.close()
