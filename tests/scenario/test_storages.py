@@ -4,6 +4,8 @@ from pathlib import Path
 
 import pytest
 
+from upwell.testing import cold
+from upwell.testing.wait import wait_until
 from upwell.testing.wire import Site, Wire
 
 SHARED = "ns_{namespace}/table_{tableName}"
@@ -108,6 +110,79 @@ def test_what_makes_no_storage(site: Site, tmp_path: Path, statement: str, said:
     assert answer.status == 400, answer.body
     assert said.format() in answer.json["error"]["message"]
     assert "x" not in storages(site.root)
+
+
+def test_files_land_where_the_template_says_and_leave_with_their_table(site: Site, tmp_path: Path) -> None:
+    root, space, base = site.root, site.namespace(), tmp_path / "base"
+    root.run(
+        f"CREATE STORAGE {space} TYPE filesystem PATH '{base}' "
+        f"SHARED_TABLES_TEMPLATE '{SHARED}' USER_TABLES_TEMPLATE '{USER}'"
+    )
+    for kind in ("SHARED", "USER"):
+        root.run(f"CREATE {kind} TABLE {space}.{kind} (id INT PRIMARY KEY) WITH (STORAGE_ID='{space}')")
+        root.run(f"INSERT INTO {space}.{kind} VALUES (1), (2)")
+        site.flush(f"{space}.{kind}")
+    found = {path.parent.relative_to(base).as_posix() for path in base.rglob("batch-*.parquet")}
+    found = {path for path in found if ".links" not in path}
+    assert found == {f"ns_{space}/table_shared", f"ns_{space}/tbl_user/usr_root"}
+    assert not (site.server.data_dir / "storage" / space).exists(), "nothing in the default storage"
+    assert cold.audit(base) == []
+    message = root.sql(f"DROP STORAGE {space}").refused(400, "SQL_EXECUTION_ERROR")
+    assert f"Cannot drop storage '{space}': 2 table(s) still using it" in message
+    root.run(f"DROP TABLE {space}.shared; DROP TABLE {space}.user")
+    message = root.run(f"DROP STORAGE {space}").message
+    assert message == f"Storage '{space}' dropped successfully", "it waited for the clean-up"
+    assert not list(base.rglob("*.parquet"))
+
+
+def test_another_template_is_for_new_files(site: Site, tmp_path: Path) -> None:
+    root, space, base = site.root, site.namespace(), tmp_path / "base"
+    table = f"{space}.t"
+    root.run(f"CREATE STORAGE {space} TYPE filesystem PATH '{base}'")
+    root.run(f"CREATE SHARED TABLE {table} (id INT PRIMARY KEY, n INT) WITH (STORAGE_ID='{space}')")
+    root.run(f"INSERT INTO {table} VALUES (1, 1), (2, 2)")
+    site.flush(table)
+    root.run(f"ALTER STORAGE {space} SET SHARED_TABLES_TEMPLATE 'new/{{namespace}}/{{tableName}}'")
+    root.run(f"UPDATE {table} SET n = 20 WHERE id = 2; INSERT INTO {table} VALUES (3, 3)")
+    site.flush(table)
+    expected = [{"id": 1, "n": 1}, {"id": 2, "n": 20}, {"id": 3, "n": 3}]
+    rows = root.run(f"SELECT id, n FROM {table} ORDER BY id").rows
+    assert [{"id": int(key), "n": int(n)} for key, n in rows] == expected
+    partition = cold.find_partition(base, table, roots={space: base})
+    assert partition is not None
+    directories = [segment.directory.relative_to(base).as_posix() for segment in partition.segments]
+    assert directories == [f"{space}/t", f"new/{space}/t"]
+    assert cold.rows(partition, "id") == expected
+    assert cold.audit(base, {space: base}) == []
+
+
+def test_a_disk_that_is_not_there_is_not_written_to(site: Site, tmp_path: Path) -> None:
+    root, space, base = site.root, site.namespace(), tmp_path / "disk"
+    table = f"{space}.t"
+    root.run(f"CREATE STORAGE {space} TYPE filesystem PATH '{base}'")
+    row = checked(root, space, extended=True)
+    assert (row["status"], row["error"]) == ("healthy", None)
+    assert int(str(row["total_bytes"])) >= int(str(row["used_bytes"])) > 0
+    assert checked(root, space)["total_bytes"] is None
+    root.run(f"CREATE SHARED TABLE {table} (id INT PRIMARY KEY) WITH (STORAGE_ID='{space}')")
+    root.run(f"INSERT INTO {table} VALUES (1)")
+    base.rename(tmp_path / "unmounted")
+    base.mkdir()
+    row = checked(root, space)
+    assert (row["status"], row["writable"]) == ("unreachable", False)
+    assert "is the right disk mounted" in str(row["error"])
+    job = root.run(f"STORAGE FLUSH TABLE {table}").message.split("Job ID: ")[1]
+    question = f"SELECT status, message FROM system.jobs WHERE job_id = '{job}'"
+    wait_until(lambda: root.run(question).rows[0][0] == "failed", timeout_s=60, what="the job to fail")
+    assert "is the right disk mounted" in root.run(question).rows[0][1]
+    assert list(base.iterdir()) == []
+    assert root.run(f"SELECT id FROM {table}").status == 200
+    base.rmdir()
+    (tmp_path / "unmounted").rename(base)
+    assert checked(root, space)["status"] == "healthy"
+    root.run(f"RETRY JOB '{job}'")
+    wait_until(lambda: root.run(question).rows[0][0] == "completed", timeout_s=60, what="the job to complete")
+    assert cold.audit(base) == []
 
 
 def test_rights(site: Site, alice: Wire, tmp_path: Path) -> None:

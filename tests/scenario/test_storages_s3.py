@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -206,6 +207,19 @@ def test_a_table_moves_and_its_old_storage_can_go(cloud: Cloud, space: str, tmp_
     assert cold.rows(partition, "id") == expected
 
 
+def test_a_dropped_table_leaves_nothing_in_its_bucket(cloud: Cloud, space: str) -> None:
+    cloud.root.run(cloud.create("gone", f"{BUCKET}/{space}"))
+    cloud.root.run(f"CREATE USER TABLE {space}.t (id INT PRIMARY KEY) WITH (STORAGE_ID='gone')")
+    for wire in (cloud.root, cloud.site.account()[1]):
+        wire.run(f"INSERT INTO {space}.t VALUES (1)")
+    assert cloud.ended(cloud.submit(f"{space}.t"))[0] == "completed"
+    assert len(cloud.s3.keys(BUCKET, f"{space}/{space}/t/")) == 8
+    job = cloud.root.run(f"DROP TABLE {space}.t").message.split("Cleanup job: ")[1]
+    assert cloud.ended(job)[0] == "completed"
+    assert cloud.s3.keys(BUCKET, f"{space}/") == [f"{space}/upwell-storage.json"]
+    assert cloud.root.run("DROP STORAGE gone").message == "Storage 'gone' dropped successfully"
+
+
 # --- faults
 
 FAULTS = [
@@ -287,6 +301,33 @@ def check_files(
     seqs = [row["_seq"] for row in cold.versions(partition)]
     assert len(seqs) == len(set(seqs)), "no version twice"
     assert cold.audit(root) == []
+
+
+@pytest.mark.parametrize("point", ["flush:manifest-written", "flush:after-commit"])
+def test_a_kill_in_the_middle_of_a_flush(cloud: Cloud, tmp_path: Path, point: str) -> None:
+    """After the restart the job ends by itself, each row is there once, and no file is left over."""
+    env = {"UPWELL_BCRYPT_COST": "4", "STORAGE_TEST_KEY": KEY_ID, "STORAGE_TEST_SECRET": SECRET}
+    prefix = f"killed-{point.partition(':')[2]}"
+    with (
+        ServerProcess(tmp_path / "data", env={**env, "UPWELL_CRASH_POINT": point}) as server,
+        ExitStack() as stack,
+    ):
+        site = stack.enter_context(closing(Site(server)))
+        site.root.run(cloud.create("far", f"{BUCKET}/{prefix}"))
+        space = site.namespace()
+        site.root.run(f"CREATE SHARED TABLE {space}.t (id INT PRIMARY KEY, n INT) WITH (STORAGE_ID='far')")
+        site.root.run(f"INSERT INTO {space}.t VALUES (1, 1), (2, 2), (3, 3)")
+        killed = Cloud(site, cloud.s3, cloud.proxy, cloud.ssd)
+        job = killed.submit(f"{space}.t")
+        assert server.wait_exit() == -9
+        server.restart(env={"UPWELL_CRASH_POINT": ""})
+        killed.site = stack.enter_context(closing(Site(server)))
+        assert killed.ended(job)[0] == "completed"
+        rows = killed.root.run(f"SELECT id, n FROM {space}.t ORDER BY id").rows
+        assert [[int(cell) for cell in row] for row in rows] == [[1, 1], [2, 2], [3, 3]]
+        check_files(
+            killed, f"{space}.t", tmp_path / "files", [{"id": n, "n": n} for n in (1, 2, 3)], f"{prefix}/"
+        )
 
 
 def test_a_read_that_fails_says_which_file_and_never_gives_fewer_rows(cloud: Cloud, space: str) -> None:
