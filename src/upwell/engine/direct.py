@@ -141,7 +141,8 @@ def _by_order(found: pa.Table, table: Table, order: Sequence[OrderKey]) -> pa.Ar
         column = found.column(_position(table, each.column))
         if _type(table, each.column) is SqlType.FLOAT:
             return None
-        if _type(table, each.column) is SqlType.DOUBLE and _has_minus_zero(column):
+        kind = _type(table, each.column)
+        if kind is SqlType.FLOAT or (kind is SqlType.DOUBLE and _has_minus_zero(column)):
             return None
         columns.append(column)
         direction = "descending" if each.descending else "ascending"

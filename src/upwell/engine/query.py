@@ -220,6 +220,22 @@ class QueryEngine:
             rows = self._overlay.find_rows(view, table, owner, changes_max=changes_max)
         return rows.since(source.alive_from) if rows is not None and source.alive_from else rows
 
+    def find_count(self, view: View, source: Source) -> int | None:
+        """Return how many rows a source has, without a scan; None if hot rows supersede cold ones.
+
+        What is cold was counted when it was written; minus hidden rows it is counted once a manifest.
+        """
+        table, owner = source.table, source.owner
+        hot = self._overlay.hot_rows(view, table, owner)
+        partition = self._rows.cold_partition(view.hot, table, owner)
+        if hot.superseded or partition is None:
+            return None
+        partition.check()
+        if partition.visible_count is None:
+            frame = self._cold_frame(view, table, owner)
+            partition.visible_count = 0 if frame is None else frame.count()
+        return hot.count + partition.visible_count
+
     def rows_unordered(self, view: View, source: Source) -> int:
         """Return about how many rows a source has, 0 if they come by primary key as they are."""
         hot = self._overlay.hot_rows(view, source.table, source.owner)

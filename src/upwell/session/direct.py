@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import pyarrow as pa
 
-from upwell.engine.direct import Comparison, DirectQuery, run_direct
+from upwell.engine.direct import Comparison, DirectQuery, count_direct, run_direct
 from upwell.engine.expression import Literal, Parameter
 from upwell.engine.query import QueryEngine, Source
 from upwell.engine.view import View
@@ -34,6 +34,10 @@ def find_direct(
     query = _with_values(read, values)
     if query is None:
         return None
+    if query.count is not None and not query.where and not inline and not source.alive_from:
+        count = engine.find_count(view, source)
+        if count is not None:
+            return count_direct(query.count, count)
     rows = engine.find_hot_only(view, source, changes_max=INLINE_CHANGES_MAX if inline else None)
     if rows is None:
         return None

@@ -47,6 +47,8 @@ class ColdPartition:
         self.columns = columns
         self.schema = schema
         self.hidden = frozenset(load_superseded(files, manifest, columns))
+        self.visible_count = None if self.hidden else self.row_count_max
+        """How many live rows aren't hidden; None until somebody has counted them."""
         self._groups = groups
         self._newest_first = sorted(manifest.segments, key=lambda segment: segment.max_seq, reverse=True)
         self._readers: dict[str, SegmentReader] = {}

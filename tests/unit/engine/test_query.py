@@ -141,3 +141,29 @@ def test_owners_are_told_apart_by_more_than_their_names(db: Embedded) -> None:
     assert run(db, "SELECT id FROM ours", user="s:") == [(1,)]
     assert db.rows_by_key.owners(db.view.hot, db.table("app.mine")) == [user_owner("s:")]
     assert db.rows_by_key.owners(db.view.hot, db.table("app.ours")) == [SHARED]
+
+
+def test_a_count_of_whole_tables_is_arithmetic_that_agrees_with_a_scan(db: Embedded) -> None:
+    """In each state of the tiers, and again when it was remembered."""
+    steps = (
+        lambda: db.change("INSERT INTO app.mine (id) VALUES (1), (2), (3), (4)", user="ann"),
+        lambda: db.flush("app.mine"),
+        lambda: db.change("INSERT INTO app.mine (id) VALUES (5)", user="ann"),
+        lambda: db.change("UPDATE app.mine SET n = 1 WHERE id = 2", user="ann"),
+        lambda: db.change("DELETE FROM app.mine WHERE id = 3", user="ann"),
+        lambda: db.flush("app.mine"),
+        lambda: db.change("INSERT INTO app.mine (id) VALUES (3)", user="ann"),
+        lambda: db.flush("app.mine"),
+        lambda: db.change("DELETE FROM app.mine", user="ann"),
+        lambda: db.flush("app.mine"),
+    )
+    known = 0
+    for step in steps:
+        step()
+        source = Source(db.table("app.mine"), user_owner("ann"))
+        ((scanned,),) = run(db, "SELECT COUNT(*) FROM (SELECT id FROM mine WHERE id > 0) x")
+        for _ in range(2):
+            assert db.query.find_count(db.settle(), source) in (None, scanned)
+            assert db.rows("SELECT COUNT(*) FROM app.mine", user="ann") == [(scanned,)]
+        known += db.query.find_count(db.settle(), source) is not None
+    assert known >= 5, "and mostly it is known"

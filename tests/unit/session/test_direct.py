@@ -22,7 +22,10 @@ from upwell.testing.embedded import ROOT, Embedded, memory_store, principal
 from upwell.types import SHARED
 
 QUERIES = 250
-COLUMNS = ("id", "small", "whole", "big", "real", "word", "flag", "at", "_seq", "_deleted")
+COLUMNS = (
+    *("id", "small", "whole", "big", "real", "word", "flag", "at", "tiny", "price", "day"),
+    *("_seq", "_deleted"),
+)
 _WORDS = ("", "a", "B", "ä", "Z", "zz", "ß", "日本", "\U0001f600", "a b", "it''s", "é", "e\u0301", "\uffff")
 _VALUES = {
     "id": ("0", "7", "-3", "2147483647", "3000000000", "2.5", "7.0"),
@@ -33,6 +36,9 @@ _VALUES = {
     "word": tuple(f"'{word}'" for word in _WORDS),
     "flag": ("TRUE", "FALSE"),
     "at": ("'2026-01-02T03:04:05Z'",),
+    "tiny": ("1.5", "0"),
+    "price": ("1.50", "2"),
+    "day": ("'2026-01-02'",),
     "_seq": ("0", "5"),
     "_deleted": ("FALSE", "TRUE"),
 }
@@ -46,7 +52,7 @@ def db(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Embedded]:
         db.run("CREATE NAMESPACE app")
         columns = (
             "id INT PRIMARY KEY, small SMALLINT, whole INT, big BIGINT, real DOUBLE, word TEXT, "
-            "flag BOOLEAN, at TIMESTAMP"
+            "flag BOOLEAN, at TIMESTAMP, tiny FLOAT, price DECIMAL(10, 2), day DATE"
         )
         for name in ("t", "zero"):
             db.run(f"CREATE TABLE app.{name} ({columns})")
@@ -71,6 +77,9 @@ def _row(chance: random.Random, key: int, table: str) -> str:
         "word": _VALUES["word"],
         "flag": _VALUES["flag"],
         "at": ("'2026-01-02T03:04:05Z'", "'1969-12-31T23:59:59.999999Z'", "'0001-01-01T00:00:00Z'"),
+        "tiny": ("1.5", "-0.0", "0.0"),
+        "price": ("1.50", "-3.25", "0.00"),
+        "day": ("'2026-01-02'", "'1969-12-31'"),
     }
     cells = (chance.choice((*values, "NULL")) for values in fitting.values())
     return f"({key}, {', '.join(cells)})"
@@ -119,9 +128,8 @@ def _both(db: Embedded, text: str, *, shapes: bool) -> tuple[pa.Table | None, pa
     view = db.settle()
     statement, values = Preparer(shapes=shapes).prepare(text, view.catalog, "default")
     assert isinstance(statement, Select)
-    if statement.point is not None:
+    if statement.direct is None:
         return None, None
-    assert statement.direct is not None, text
     source = Source(statement.direct.table, SHARED)
     direct = find_direct(statement.direct, values, source, view, db.query, inline=False)
     call = Call(principal(ROOT), values, "default", lambda: db.sessions.context(principal(ROOT)))
