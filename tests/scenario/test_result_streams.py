@@ -4,6 +4,7 @@ What fails before the first byte is an ordinary error; what fails later cuts the
 takes a part for the whole.
 """
 
+import asyncio
 import csv
 import http.client
 import io
@@ -13,6 +14,7 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
+from upwell.client import ConnectionLost, ServerError, connect, connect_async
 from upwell.testing.wire import SQL, TIMEOUT_S, Site, Wire
 
 ARROW, NDJSON, CSV = "application/vnd.apache.arrow.stream", "application/x-ndjson", "text/csv"
@@ -199,3 +201,38 @@ def test_json_has_a_limit_and_says_what_to_do(root: Wire, series: str) -> None:
 def _resident_mb(pid: int) -> float:
     status = Path(f"/proc/{pid}/status").read_text()
     return next(int(line.split()[1]) / 1024 for line in status.splitlines() if line.startswith("VmRSS"))
+
+
+def test_a_client_reads_rows_as_they_arrive(site: Site, filled: str) -> None:
+    with connect(site.server.url, token=site.root.token, namespace=filled) as client:
+        streamed = list(client.rows(f"{SELECT} WHERE id < $1 ORDER BY id", [3]))
+        assert streamed == client.query(f"{SELECT} WHERE id < $1 ORDER BY id", [3])
+        assert streamed[0]["big"] == 2**63 - 1
+        assert streamed[0]["raw"] == b"\x00\xff"
+        assert [row["big"] for row in client.rows(SELECT, raw=True)] == ["9223372036854775807", None, "-1"]
+        assert client.arrow(SELECT).column("id").to_pylist() == [1, 2, 3]
+        with pytest.raises(ServerError, match="nothing"):
+            list(client.rows("SELECT nothing FROM t"))
+
+
+def test_an_asynchronous_client_does_too(site: Site, filled: str) -> None:
+    async def read() -> None:
+        async with connect_async(site.server.url, token=site.root.token, namespace=filled) as client:
+            rows = [row async for row in client.rows(f"{SELECT} ORDER BY id")]
+            assert rows == await client.query(f"{SELECT} ORDER BY id")
+            assert (await client.arrow(SELECT)).num_rows == 3
+            with pytest.raises(ServerError, match="only a query"):
+                await client.arrow("DELETE FROM t")
+
+    asyncio.run(read())
+
+
+def test_a_client_takes_no_part_for_the_whole(site: Site, series: str) -> None:
+    sql = f"SELECT value, repeat('x', 100) AS pad, 1 / (500500 - value) AS n {series}"
+    with connect(site.server.url, user="root", password=site.server.root_password) as client:
+        rows = client.rows(sql)
+        assert next(rows)["pad"] == "x" * 100
+        with pytest.raises(ConnectionLost):
+            list(rows)
+        with pytest.raises(ConnectionLost):
+            client.arrow(sql)

@@ -17,7 +17,7 @@ from websockets.asyncio.client import ClientConnection
 from websockets.asyncio.client import connect as open_socket
 
 from upwell.client.core import Account, HttpAnswer, HttpRequest
-from upwell.client.failures import ClientError, ConnectionLost, ServerError
+from upwell.client.failures import AuthenticationFailed, ClientError, ConnectionLost, ServerError
 from upwell.client.follow import Follow, Patience
 from upwell.client.steps import (
     Act,
@@ -33,6 +33,7 @@ from upwell.client.steps import (
     Send,
     Walk,
 )
+from upwell.client.stream import ARROW, NDJSON, SCHEMA_HEADER, Lines, read_arrow
 from upwell.client.table import AsyncLiveRows
 from upwell.client.transaction import Transaction, many, one
 from upwell.client.transport import (
@@ -78,6 +79,25 @@ class AsyncClient:
         """Run SQL and return the server's answer as it is."""
         request = one(sql, params, self._account.namespace, self._user)
         return await self._run(self._account.request(request))
+
+    async def rows(
+        self, sql: str, params: Sequence[Argument] = (), *, raw: bool = False
+    ) -> AsyncIterator[dict[str, Any]]:
+        """Yield the rows of a query of any size as dicts, as they arrive.
+
+        Raises `ConnectionLost` if the stream is cut: what came before is a part then.
+        """
+        async with self._streamed(sql, params, NDJSON) as answer:
+            lines = Lines(answer.headers.get(SCHEMA_HEADER), raw=raw)
+            async for piece in answer.aiter_bytes():
+                for row in lines.feed(piece):
+                    yield row
+            lines.end()
+
+    async def arrow(self, sql: str, params: Sequence[Argument] = ()) -> Any:
+        """Return the rows of a query as a `pyarrow.Table`; needs pyarrow."""
+        async with self._streamed(sql, params, ARROW) as answer:
+            return read_arrow(await answer.aread())
 
     async def executemany(self, sql: str, rows: Sequence[Sequence[Argument]]) -> Result:
         """Run an INSERT, UPDATE or DELETE once for each list of parameters: all of them, or none.
@@ -191,15 +211,37 @@ class AsyncClient:
             raise http_failure(error) from error
         return HttpAnswer(answer.status_code, answer.content)
 
+    @contextlib.asynccontextmanager
+    async def _streamed(
+        self, sql: str, params: Sequence[Argument], media_type: str
+    ) -> AsyncIterator[httpx.Response]:
+        request = one(sql, params, self._account.namespace, self._user)
+        await self._run(self._account.ensure_token())
+        try:
+            for _ in range(2):
+                asked = self._account.stream(request, media_type)
+                async with self._http.stream(
+                    "POST", asked.url, content=asked.body, headers=asked.headers
+                ) as answer:
+                    if answer.status_code == 200:
+                        yield answer
+                        return
+                    refused = HttpAnswer(answer.status_code, await answer.aread())
+                await self._run(self._account.renew(refused))
+        except httpx.TransportError as error:
+            raise http_failure(error) from error
+        raise AuthenticationFailed(
+            refused.status, "TOKEN_EXPIRED", "the server takes no new token", refused.body
+        )
+
     async def _run(self, flow: Generator[HttpRequest, HttpAnswer, _Value]) -> _Value:
-        request = next(flow)
-        while True:
-            answer = await self.post(request)
-            try:
-                request = flow.send(answer)
-            except StopIteration as end:
-                value: _Value = end.value
-                return value
+        try:
+            request = next(flow)
+            while True:
+                request = flow.send(await self.post(request))
+        except StopIteration as end:
+            value: _Value = end.value
+            return value
 
 
 class AsyncLive:

@@ -105,6 +105,17 @@ class Account:
             answer = yield self._sql(body)
         return _read_response(answer)
 
+    def stream(self, request: SqlRequest, media_type: str) -> HttpRequest:
+        """Return the request of a result as a stream; `renew` says what an answer but 200 means."""
+        asked = self._sql(encode(request))
+        return HttpRequest(asked.url, {**asked.headers, "Accept": media_type}, asked.body)
+
+    def renew(self, refused: HttpAnswer) -> Generator[HttpRequest, HttpAnswer, None]:
+        """Log in anew if the token was too old; raise `ServerError` for any other refusal."""
+        if not (refused.status == 401 and self.may_login and _error(refused).code == _STALE_TOKEN):
+            _read_response(refused)
+        yield from self.login()
+
     def _sql(self, body: bytes) -> HttpRequest:
         return HttpRequest(self.url + _SQL_PATH, {"Content-Type": "application/json", **self.headers}, body)
 

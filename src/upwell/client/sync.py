@@ -18,7 +18,7 @@ from websockets.sync.client import ClientConnection
 from websockets.sync.client import connect as open_socket
 
 from upwell.client.core import Account, HttpAnswer, HttpRequest
-from upwell.client.failures import ClientError, ConnectionLost, ServerError
+from upwell.client.failures import AuthenticationFailed, ClientError, ConnectionLost, ServerError
 from upwell.client.follow import Follow, Patience
 from upwell.client.steps import (
     Act,
@@ -34,6 +34,7 @@ from upwell.client.steps import (
     Send,
     Walk,
 )
+from upwell.client.stream import ARROW, NDJSON, SCHEMA_HEADER, Lines, read_arrow
 from upwell.client.table import LiveRows
 from upwell.client.transaction import Transaction, many, one
 from upwell.client.transport import (
@@ -77,6 +78,24 @@ class Client:
         """Run SQL and return the server's answer as it is."""
         request = one(sql, params, self._account.namespace, self._user)
         return self._run(self._account.request(request))
+
+    def rows(
+        self, sql: str, params: Sequence[Argument] = (), *, raw: bool = False
+    ) -> Iterator[dict[str, Any]]:
+        """Yield the rows of a query of any size as dicts, as they arrive.
+
+        Raises `ConnectionLost` if the stream is cut: what came before is a part then.
+        """
+        with self._streamed(sql, params, NDJSON) as answer:
+            lines = Lines(answer.headers.get(SCHEMA_HEADER), raw=raw)
+            for piece in answer.iter_bytes():
+                yield from lines.feed(piece)
+            lines.end()
+
+    def arrow(self, sql: str, params: Sequence[Argument] = ()) -> Any:
+        """Return the rows of a query as a `pyarrow.Table`; needs pyarrow."""
+        with self._streamed(sql, params, ARROW) as answer:
+            return read_arrow(answer.read())
 
     def executemany(self, sql: str, rows: Sequence[Sequence[Argument]]) -> Result:
         """Run an INSERT, UPDATE or DELETE once for each list of parameters: all of them, or none.
@@ -189,6 +208,27 @@ class Client:
         except httpx.TransportError as error:
             raise http_failure(error) from error
         return HttpAnswer(answer.status_code, answer.content)
+
+    @contextmanager
+    def _streamed(self, sql: str, params: Sequence[Argument], media_type: str) -> Iterator[httpx.Response]:
+        request = one(sql, params, self._account.namespace, self._user)
+        self._run(self._account.ensure_token())
+        try:
+            for _ in range(2):
+                asked = self._account.stream(request, media_type)
+                with self._http.stream(
+                    "POST", asked.url, content=asked.body, headers=asked.headers
+                ) as answer:
+                    if answer.status_code == 200:
+                        yield answer
+                        return
+                    refused = HttpAnswer(answer.status_code, answer.read())
+                self._run(self._account.renew(refused))
+        except httpx.TransportError as error:
+            raise http_failure(error) from error
+        raise AuthenticationFailed(
+            refused.status, "TOKEN_EXPIRED", "the server takes no new token", refused.body
+        )
 
     def _run(self, flow: Generator[HttpRequest, HttpAnswer, _Value]) -> _Value:
         try:
