@@ -203,3 +203,18 @@ def test_cluster_statements_answer_for_one_node(site: Site, alice: Wire) -> None
     for action in ("LEAVE", "CLEAR", "JOIN 2 a b", "DANCE"):
         site.root.sql(f"CLUSTER {action}").refused(400, "INVALID_SQL")
     assert "Admin" in alice.sql("CLUSTER SNAPSHOT").refused(403, "PERMISSION_DENIED")
+
+
+def test_a_table_in_ones_own_namespace_is_ones_own(site: Site) -> None:
+    name, user = site.account()
+    site.root.run(f"CREATE NAMESPACE {name}")
+    user.run(f"CREATE TABLE {name}.t (id INT PRIMARY KEY) USING parquet")
+    site.root.run(f"CREATE TABLE {name}.s (id INT PRIMARY KEY)")
+    kinds = site.root.run(
+        f"SELECT table_name, table_type FROM system.tables WHERE namespace_id = '{name}'"
+    ).rows
+    assert sorted(kinds) == [["s", "shared"], ["t", "user"]]
+    user.sql("CREATE TABLE default.t_of_mine (id INT PRIMARY KEY)").refused(403, "PERMISSION_DENIED")
+    batch = f"SELECT 1; CREATE TABLE {name}.u (id INT PRIMARY KEY)"
+    assert user.sql(batch).status == 200
+    site.root.sql(f"CREATE TABLE {name}.v (id INT PRIMARY KEY) USING csv").refused(400, "INVALID_SQL")

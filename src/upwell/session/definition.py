@@ -6,7 +6,7 @@ from functools import partial
 
 from upwell.clock import Clock
 from upwell.engine.alter import AddColumn, needs_values, title
-from upwell.engine.catalog import Catalog, Reference, Table, TableKind
+from upwell.engine.catalog import Catalog, Reference, Table
 from upwell.engine.commit import Committer
 from upwell.engine.schema import RefuseNull, Schema
 from upwell.errors import NotFound
@@ -16,7 +16,7 @@ from upwell.jobs.queue import JobQueue
 from upwell.session.audit import AuditLog, audited
 from upwell.session.call import Call
 from upwell.session.outcome import Message
-from upwell.session.policy import Principal, require_admin, require_alter, require_create
+from upwell.session.policy import Principal, default_kind, require_admin, require_alter, require_create
 from upwell.session.threads import SlowThreads
 from upwell.sql.statements import (
     AlterNamespace,
@@ -137,7 +137,7 @@ def define(
 
 
 def _create_table(statement: CreateTable, principal: Principal, schema: Schema, catalog: Catalog) -> Defined:
-    kind = statement.kind or TableKind.SHARED
+    kind = statement.kind or default_kind(principal, statement.namespace)
     require_create(principal, kind)
     table = Table(
         id=SELF,

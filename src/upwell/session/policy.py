@@ -72,8 +72,9 @@ def require_statement(principal: Principal, tree: Tree) -> None:
             require_admin(principal, "user management")
         case SelectTree(explains=True):
             require_admin(principal, "EXPLAIN statements")
-        case CreateTableTree(table=table):
-            require_create(principal, table.kind or TableKind.SHARED)
+        case CreateTableTree(namespace, table) if table.kind is not None or namespace is not None:
+            # Without both, what the table will be depends on the session's namespace.
+            require_create(principal, table.kind or default_kind(principal, namespace or ""))
         case DropTableTree():
             require_admin(principal, "dropping tables")
         case KillJob() | RetryJob():
@@ -109,6 +110,12 @@ def require_account(principal: Principal, role: Role) -> None:
             f"an account of role {role.value} is above role {principal.role.value}: only its own role may "
             "make or change it"
         )
+
+
+def default_kind(principal: Principal, namespace: str) -> TableKind:
+    """Return what CREATE TABLE makes that doesn't say: SHARED, but in a namespace of one's own name."""
+    is_own = principal.role is Role.USER and namespace == principal.user.lower()
+    return TableKind.USER if is_own else TableKind.SHARED
 
 
 def require_create(principal: Principal, kind: TableKind) -> None:

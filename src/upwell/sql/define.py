@@ -26,6 +26,8 @@ def parse_create_table(tokens: Tokens) -> CreateTableTree:
         raise Refused(f"table name '{name[:60]}' may only have letters, digits and _")
     draft = Draft()
     tokens.listed(lambda: _element(tokens, draft))
+    if tokens.accept("USING") and tokens.name("a format") != "parquet":
+        raise Refused("USING takes PARQUET: it is what cold rows are kept in")
     if tokens.accept("WITH"):
         tokens.listed(lambda: read_option(tokens, draft))
     if tokens.accept("TTL"):
