@@ -101,7 +101,10 @@ class Flush:
         in_force = decode_manifest_record(
             view.hot.find_record(Kind.MANIFEST, partition_name(table.id, owner))
         )
-        versions = [shaped(version, table) for version in view.hot.scan_rows(table.id, owner)]
+        versions = [
+            version if version.schema == table.version else shaped(version, table)
+            for version in view.hot.scan_rows(table.id, owner)
+        ]
         fresh = [version for version in versions if in_force.flushed_until < version.seq <= asked]
         written = [version for version in fresh if _belongs_in_parquet(version, table)]
         until, due = in_force.flushed_until, in_force.is_due

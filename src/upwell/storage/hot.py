@@ -146,8 +146,7 @@ class NoChangeAfter:
 Expectation = RecordIs | RowIs | NoChangeAfter
 
 
-@dataclass(frozen=True, slots=True)
-class Drop:
+class Drop(msgspec.Struct, frozen=True, gc=False):
     """Forget the hot copy of a row that is cold by now, if its `_seq` is still `seq`. No change of data."""
 
     table: TableId

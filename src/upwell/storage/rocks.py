@@ -221,7 +221,11 @@ class RocksStore(RocksReader):
 
     def _drop(self, out: WriteBatch, drops: Sequence[Drop]) -> None:
         """Delete the rows that did not move on; all are looked up by one call."""
-        rows: list[Any] = [rocks_keys.row(drop.table, drop.owner, drop.key) for drop in drops]
+        partitions = {(drop.table, drop.owner) for drop in drops}
+        prefixes = {partition: rocks_keys.row_partition(*partition) for partition in partitions}
+        rows: list[Any] = [
+            prefixes[drop.table, drop.owner] + rocks_keys.key_bytes(drop.key) for drop in drops
+        ]
         values: Any = self._open_db().get(rows) if rows else []
         for row, drop, value in zip(rows, drops, values, strict=True):
             if value is not None and decode_head(value).seq == drop.seq:
