@@ -18,8 +18,8 @@ from upwell.engine.catalog import Table
 from upwell.engine.expression import DELETED, SEQ
 from upwell.engine.hot_rows import HotRows
 from upwell.engine.operation import CompareOp
-from upwell.storage.arrow import arrow_type
-from upwell.types import INTEGER_BITS, SqlType, Value
+from upwell.storage.arrow import arrow_type, cells
+from upwell.types import INTEGER_BITS, Key, SqlType, Value
 
 _COMPARE: dict[CompareOp, Callable[[Any, Any], Any]] = {
     "=": compute.equal,
@@ -84,6 +84,24 @@ def run_direct(rows: HotRows, query: DirectQuery) -> pa.Table | None:
     return _projected(found, table, query.columns)
 
 
+def keys_direct(rows: HotRows, where: Sequence[Comparison]) -> list[Key] | None:
+    """Return the primary keys of the rows that meet all of `where`, in any order; None as `run_direct`."""
+    table = rows.table
+    if not all(_is_plain(table, each) for each in where):
+        return None
+    found: list[Key] = []
+    for chunk in rows.chunks:
+        # Only the columns that are asked for; after a change of a row a chunk has another bitmap.
+        keys = chunk.batch.column(_position(table, table.key_index))
+        masks = [_mask(chunk.batch, table, where)] if where else []
+        if chunk.alive is not None:
+            masks.append(chunk.alive)
+        if masks:
+            keys = keys.filter(reduce(compute.and_kleene, masks))
+        found += [key for key in cells(keys, table.columns[table.key_index].type) if key is not None]
+    return found
+
+
 def count_direct(name: str, count: int) -> pa.Table:
     """Return what COUNT(*) gives."""
     return _count(name, count)
@@ -101,7 +119,7 @@ def _counted(rows: HotRows, query: DirectQuery) -> int:
     return compute.sum(_mask(found, rows.table, query.where)).as_py() or 0 if found.num_rows else 0
 
 
-def _mask(found: pa.Table, table: Table, where: Sequence[Comparison]) -> pa.ChunkedArray:
+def _mask(found: pa.Table | pa.RecordBatch, table: Table, where: Sequence[Comparison]) -> pa.ChunkedArray:
     masks = [
         _COMPARE[each.op](found.column(_position(table, each.column)), _scalar(table, each)) for each in where
     ]

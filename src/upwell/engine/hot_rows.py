@@ -40,7 +40,12 @@ class Chunk:
     @cached_property
     def rows(self) -> pa.RecordBatch:
         """The live rows."""
-        return self.batch if self.live is None else self.batch.filter(_mask(self.live, len(self.batch)))
+        return self.batch if self.live is None else self.batch.filter(self.alive)
+
+    @property
+    def alive(self) -> pa.Array | None:
+        """For each row of the batch whether it is live; None: all are."""
+        return None if self.live is None else _mask(self.live, len(self.batch))
 
     @property
     def size_bytes(self) -> int:

@@ -7,12 +7,12 @@ from collections.abc import Sequence
 
 import pyarrow as pa
 
-from upwell.engine.direct import Comparison, DirectQuery, count_direct, run_direct
+from upwell.engine.direct import Comparison, DirectQuery, count_direct, keys_direct, run_direct
 from upwell.engine.expression import Literal, Parameter
 from upwell.engine.query import QueryEngine, Source
 from upwell.engine.view import View
 from upwell.sql.statements import DirectRead
-from upwell.types import Value
+from upwell.types import Key, Value
 
 INLINE_ROWS_MAX = 4_000
 INLINE_CHANGES_MAX = 400
@@ -43,6 +43,25 @@ def find_direct(
         return None
     is_long = rows.count > INLINE_ROWS_MAX and (query.count is None or query.where)
     return None if inline and is_long else run_direct(rows, query)
+
+
+def find_keys(
+    read: DirectRead,
+    values: Sequence[Value],
+    source: Source,
+    view: View,
+    engine: QueryEngine,
+    *,
+    inline: bool,
+) -> list[Key] | None:
+    """Return the keys of the rows that meet the conditions of a read, which asks for nothing else."""
+    if view.catalog.by_id.get(read.table.id) is not read.table:
+        return None
+    query = _with_values(read, values)
+    rows = engine.find_hot_only(view, source, changes_max=INLINE_CHANGES_MAX if inline else None)
+    if query is None or rows is None or (inline and rows.count > INLINE_ROWS_MAX):
+        return None
+    return keys_direct(rows, query.where)
 
 
 def _with_values(read: DirectRead, values: Sequence[Value]) -> DirectQuery | None:

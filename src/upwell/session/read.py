@@ -19,7 +19,7 @@ from upwell.feeds.live import LiveFeed
 from upwell.feeds.registry import Registry
 from upwell.session.call import Call
 from upwell.session.depth import refuse_deep
-from upwell.session.direct import find_direct
+from upwell.session.direct import find_direct, find_keys
 from upwell.session.dml import evaluate
 from upwell.session.order import ordered, text_in_order
 from upwell.session.outcome import Answer, PointAnswer, Streamed
@@ -31,7 +31,6 @@ from upwell.session.threads import QueryThreads
 from upwell.session.transaction import Transactions
 from upwell.sql.render import render
 from upwell.sql.statements import DirectRead, PointRead, Select
-from upwell.storage.arrow import cells
 from upwell.types import Key, Value
 
 
@@ -102,10 +101,7 @@ class Reader:
         table, owner = read.table, read.table.owner_for(call.principal.user)
         if table.is_ephemeral or write.staged_in(table, owner) is not None:
             return None
-        found = find_direct(read, values, Source(table, owner), view, self.query, inline=inline)
-        if found is None:
-            return None
-        return [key for key in cells(found.column(0), table.columns[table.key_index].type) if key is not None]
+        return find_keys(read, values, Source(table, owner), view, self.query, inline=inline)
 
     def _point(self, call: Call, point: PointRead, view: View, *, may_block: bool) -> PointAnswer:
         owner = point.table.owner_for(call.principal.user)
