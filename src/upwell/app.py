@@ -83,6 +83,7 @@ from upwell.protocol.sync import SIGNIN_PATH
 from upwell.session.accounts import Doorkeeper
 from upwell.session.audit import AuditLog
 from upwell.session.auth import Authenticator
+from upwell.session.limit import RowLimits
 from upwell.session.server import ServerFacts, Setting
 from upwell.session.session import Engine, Sessions
 from upwell.session.signin import SignIns
@@ -239,7 +240,10 @@ async def _serve(parts: Parts) -> None:
         stack.callback(registry.close)
         feed = LiveFeed(committer.changelog, growth, engine.query, threads, lag_s_max=config.ws_lag_s_max)
         preparer = Preparer(shapes=config.shape_cache)
-        sessions = Sessions(engine, growth, preparer, parts.authenticator, queries, slow, registry, feed)
+        limits = RowLimits(config.query_limit_default, config.query_limit_max)
+        sessions = Sessions(
+            engine, growth, preparer, parts.authenticator, queries, slow, registry, feed, limits
+        )
         sql = SqlEndpoint(
             sessions,
             parts.authenticator,

@@ -59,6 +59,8 @@ class Config:
     request_body_bytes_max: int = 10 * 1024 * 1024  # bytes of one HTTP request's body
     sql_bytes_max: int = 1024 * 1024  # bytes of one SQL text
     statement_timeout_s: float = 60.0  # seconds that one statement may take
+    query_limit_default: int = 0  # rows of a JSON answer to a query without LIMIT; 0: all
+    query_limit_max: int = 0  # rows of a JSON answer to a query with LIMIT; 0: as it says
     upload_changes_max: int = 10_000  # changes in one upload of a device
     upload_payload_bytes_max: int = 0  # bytes of one change's payload; 0: as many as a row can hold
     upload_batch_bytes_max: int = 32 * 1024 * 1024  # bytes of an upload; of a larger one devices send halves
@@ -146,6 +148,8 @@ _BOUNDS = {
     "slow_request_s": (0, _SECONDS_MAX),
     "sql_bytes_max": (1, _BYTES_MAX),
     "statement_timeout_s": (0.001, _SECONDS_MAX),
+    "query_limit_default": (0, _COUNT_MAX),
+    "query_limit_max": (0, _COUNT_MAX),
     "upload_changes_max": (1, _COUNT_MAX),
     "upload_payload_bytes_max": (0, _BYTES_MAX),
     "upload_batch_bytes_max": (1, _BYTES_MAX),

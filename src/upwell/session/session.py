@@ -45,6 +45,7 @@ from upwell.session.audit import AuditLog
 from upwell.session.auth import Authenticator
 from upwell.session.call import Call
 from upwell.session.definition import Definer
+from upwell.session.limit import NO_LIMITS, RowLimits
 from upwell.session.live import kill_live
 from upwell.session.maintenance import Maintenance
 from upwell.session.outcome import Answer, Message, Outcome, Result, StatementFailed, Streamed
@@ -146,8 +147,10 @@ class Sessions:
         slow: Executor,
         registry: Registry,
         feed: LiveFeed,
+        limits: RowLimits = NO_LIMITS,
     ) -> None:
         self.engine = engine
+        self._limits = limits
         self.growth = growth
         self.threads = threads
         self.feed = feed
@@ -356,6 +359,8 @@ class Sessions:
                 noted = self._note_reading(call.principal, statement.others)
                 found = await self._reader.select(call, statement)
                 await self.growth.reached(noted)
+                if isinstance(found, Answer) and not (statement.is_open or statement.explains):
+                    return self._limits.cut(found, statement.text)
                 return found
             case Insert() | Update() | Delete():
                 return await self._writer.write(call, statement)
