@@ -71,7 +71,9 @@ class Page:
             self._socket: ClientConnection = self._resources.enter_context(
                 connect(_target(address), compression=None, max_size=FRAME_BYTES_MAX, ping_interval=None)
             )
-            self.wait_for("globalThis.document?.readyState === 'complete'")
+            # A browser begins with an empty document, which is complete as well.
+            is_here = f"(globalThis.location?.href ?? {json.dumps(self._url)}) === {json.dumps(self._url)}"
+            self.wait_for(f"{is_here} && globalThis.document?.readyState === 'complete'")
             self._resources = self._resources.pop_all()
         return self
 
