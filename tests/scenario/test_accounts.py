@@ -13,6 +13,7 @@ import jwt
 import pytest
 
 from upwell.testing import ServerProcess
+from upwell.testing.websocket import Socket
 from upwell.testing.wire import PASSWORD, Answer, Site, Wire
 
 LOGIN = "/v1/api/auth/login"
@@ -249,6 +250,21 @@ def test_a_right_password_forgets_the_wrong_ones(site: Site) -> None:
         for _ in range(4):
             assert _log_in(site, name, "wrong").status == 401
         assert _log_in(site, name, PASSWORD).status == 200
+
+
+@pytest.mark.parametrize("change", ["DROP USER {}", "ALTER USER {} SET ROLE service"])
+def test_the_sockets_of_a_changed_account_end(site: Site, change: str) -> None:
+    name, wire = site.account()
+    other, _ = site.account()
+    with (
+        Socket(site.server.port, wire.token) as ended,
+        Socket(site.server.port, site.login(other)["access_token"]) as kept,
+    ):
+        site.root.run(change.format(name))
+        assert ended.message("auth_error")["message"]
+        assert ended.closed()[0] == 1008
+        kept.say(type="authenticate", method="jwt", token="", protocol={})
+        assert kept.message("auth_success")["user"] == other
 
 
 # The audit log

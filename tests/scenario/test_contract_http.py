@@ -324,6 +324,17 @@ def test_the_command_line_opens_a_session(site: Site, app: str, role: str) -> No
         )
         assert [app, "todo", "shared"] in tables.rows
         wire.run("STORAGE FLUSH ALL", namespace=app)
+        metrics = wire.run(
+            "SELECT metric_name, metric_value FROM system.stats ORDER BY metric_name LIMIT 5000"
+        )
+        assert {"server_version", "total_tables"} <= {row[0] for row in metrics.rows}
+        nodes = wire.run(
+            "SELECT cluster_id, node_id, role, status, api_addr, is_self, is_leader, version "
+            "FROM system.cluster ORDER BY is_leader DESC, node_id ASC"
+        )
+        assert nodes.rows[0][1:4] == ["1", "leader", "active"]
+        assert nodes.rows[0][5:7] == [True, True]
+        wire.run("SELECT * FROM system.sessions")
     described = wire.run(
         "SELECT column_name, data_type, is_nullable, column_default FROM information_schema.columns "
         f"WHERE table_schema = '{app}' AND table_name = 'todo' ORDER BY ordinal_position"

@@ -89,6 +89,15 @@ def test_a_request_keeps_the_id_that_it_came_with(site: Site) -> None:
     assert site.wire().call("GET", "/nowhere").headers["x-request-id"]
 
 
+def test_settings_are_shown_without_secrets(site: Site) -> None:
+    answer = site.root.run("SELECT name, value FROM system.settings ORDER BY name")
+    values = dict(map(tuple, answer.rows))
+    assert len(values) > 40
+    for secret in (site.server.jwt_secret, site.server.root_password):
+        assert secret not in answer.body.decode()
+        assert secret not in site.root.run("SELECT * FROM system.server_logs").body.decode()
+
+
 # OpenAPI
 
 
