@@ -153,7 +153,7 @@ def read_settings(
 
     Keys of either stand in both. Raises `InvalidOperation`, which never repeats a value.
     """
-    settings = {} if region is None else {"region": region}
+    settings = {} if region is None else {"region": _setting("region", region)}
     references: dict[str, str] = {}
     for what, text in (("CONFIG", config), ("CREDENTIALS", credentials)):
         for written, value in _json_object(what, text).items():
@@ -168,6 +168,8 @@ def read_settings(
                     f"{what} of a {storage_type.value} storage has no key '{written[:60]}'; "
                     f"it has {', '.join(known) or 'none'}"
                 )
+    if settings.get("endpoint", "").startswith("http://") and settings.get("allow_http") != "true":
+        raise InvalidOperation("an endpoint without TLS needs allow_http: true in CONFIG")
     if (
         storage_type is StorageType.S3
         and len({"access_key_id", "secret_access_key"} & references.keys()) == 1

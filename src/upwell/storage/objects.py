@@ -161,7 +161,9 @@ class Bucket:
         status, code = _STATUS.search(text), _CODE.search(text)
         answer = " ".join(found[1] for found in (status, code) if found)
         hint = _HINTS.get(code[1] if code else "") or _HINTS.get(status[1] if status else "")
-        if answer:
+        if verb == "open":
+            cause = "its CONFIG or its credentials make no sense to the client"
+        elif answer:
             cause = f"the server answers {answer}" + (f": {hint}" if hint else "")
         elif "timed out" in text or "Timeout" in text:
             cause = "the server doesn't answer in time"

@@ -71,6 +71,7 @@ def test_ids(written: str) -> None:
         ("s3", '{"endpoint": "ftp://x"}', None),
         ("s3", '{"endpoint": "https://key:secret@host"}', None),
         ("s3", '{"timeout_s": 0}', None),
+        ("s3", '{"endpoint": "http://localhost:9000"}', None),
         ("s3", '{"timeout_s": "soon"}', None),
         ("s3", '{"allow_http": "perhaps"}', None),
         ("s3", '{"type": "gcs"}', None),
