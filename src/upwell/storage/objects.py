@@ -6,6 +6,7 @@ on, only its kind, its status and the code of the server's answer.
 """
 
 import hashlib
+import itertools
 import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -25,6 +26,8 @@ CONNECT_S = 5
 TIMEOUT_S = 60
 RETRIES_MAX = 3
 PROBE = "upwell-probe"
+
+_trials = itertools.count(1)
 
 _STATUS = re.compile(r"status code: (\d{3})")
 _CODE = re.compile(r"<Code>([A-Za-z0-9]{1,60})</Code>")
@@ -100,7 +103,8 @@ class Bucket:
 
         Raises `StorageFailed` if not: two writers could then replace each other's files unnoticed.
         """
-        key = f"{PROBE}-{server}"
+        # One of its own for each trial: two at a time must not take each other's object for a promise kept.
+        key = f"{PROBE}-{server}-{next(_trials)}"
         try:
             self.put_new(key, b"first")
         except FileExistsError:  # of a test that was cut short

@@ -5,6 +5,7 @@ changed is opened anew. A storage belongs to one server, which a marker at its r
 process is written there, the marker has been read and the server's promises have been put to the test.
 """
 
+import itertools
 import shutil
 import threading
 from collections.abc import Callable
@@ -27,6 +28,8 @@ from upwell.storage.volume import Checked, Directory, Secrets, Volume, cause_of,
 
 MARKER = "upwell-storage.json"
 PROBE = "upwell-check"
+
+_checks = itertools.count(1)
 
 Find = Callable[[str], bytes | None]
 """A storage's id → its record, None if there is none."""
@@ -121,7 +124,7 @@ class Storages:
                 self._read_marker(storage, volume)
         except (OSError, UpwellError) as error:
             return Checked(error=cause_of(error))
-        found = tried(volume, f"{PROBE}-{self._server}")
+        found = tried(volume, f"{PROBE}-{self._server}-{next(_checks)}")
         if count_bytes and isinstance(volume, Directory):
             usage = shutil.disk_usage(volume.root)
             return replace(found, total_bytes=usage.total, used_bytes=usage.used)
