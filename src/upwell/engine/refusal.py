@@ -16,6 +16,12 @@ _SYNTAX = re.compile(
 # What the engine says about itself is of no use to who asked.
 _CLEARER = [
     (re.compile(r"^.*\ncaused by\n", re.DOTALL), ""),
+    (
+        re.compile(
+            r"Cannot infer common argument type for comparison operation (?=.*Timestamp)(?=.*Int64).*"
+        ),
+        "a TIMESTAMP compares with a text or a TIMESTAMP; of microseconds makes one to_timestamp_micros(…)",
+    ),
     (re.compile(r"\n*This issue was likely caused by a bug .*", re.DOTALL), ""),
     (
         re.compile(
