@@ -189,3 +189,37 @@ def test_a_dropped_table_ends_its_subscriptions_only(site: Site, alice: Wire, da
         assert again.change() == ("insert", "2")
         alice.run(f"INSERT INTO {other} VALUES (2)")
         assert lives.change() == ("insert", "2")
+
+
+def test_a_subscription_outlives_a_drop_or_says_why_it_cannot(site: Site, alice: Wire, data: str) -> None:
+    """`name` goes: `*` follows, a filter by another column holds, what shows it ends and begins anew."""
+    put(alice, data, 1, 2, 9)
+    with Socket(alice.port, alice.token) as socket:
+        whole = Watched(socket, f"SELECT * FROM {data}", id="whole", options={}).snapshot()
+        some = Watched(
+            socket, f"SELECT id, value FROM {data} WHERE value > 5", id="some", options={}
+        ).snapshot()
+        named = Watched(socket, f"SELECT id, name FROM {data}", id="named", options={}).snapshot()
+        altered(site, data, "DROP COLUMN name", 2)
+        code, message = named.error()
+        assert code == "SUBSCRIPTION_FAILED"
+        assert f"column 'name' of {data} was dropped" in message
+        alice.run(f"INSERT INTO {data} (id, value) VALUES (3, 1), (4, 40)")
+        assert [whole.change(), whole.change(), some.change()] == [
+            ("insert", "3"), ("insert", "4"), ("insert", "4"),
+        ]  # fmt: skip
+        assert whole.last["rows"][0].keys() == {"id", "value", "_seq", "_deleted"}
+        assert some.keys() == [4, 9]
+
+        altered(site, data, "RENAME COLUMN value TO amount", 3)
+        code, message = some.error()
+        assert f"column 'value' of {data} was altered" in message
+        alice.run(f"UPDATE {data} SET amount = 7 WHERE id = 1")
+        assert whole.change() == ("update", "1")
+        anew = Watched(
+            socket, f"SELECT id, amount FROM {data} WHERE amount > 5", id="anew", options={}
+        ).snapshot()
+        assert anew.keys() == [1, 4, 9]
+        assert "name" in alice.sql(f"INSERT INTO {data} (id, name) VALUES (5, 'x')").refused(
+            400, "SQL_EXECUTION_ERROR"
+        )

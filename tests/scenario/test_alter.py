@@ -372,3 +372,30 @@ def test_a_device_that_still_has_a_dropped_column_goes_on(world: World) -> None:
         world.root.execute(f"ALTER TABLE {world.ns}.notes ADD colour TEXT")
     with pytest.raises(ServerError, match="devices know its columns by their names"):
         world.root.execute(f"ALTER TABLE {world.ns}.notes RENAME COLUMN body TO content")
+
+
+def test_devices_write_days_times_and_exact_numbers(site: Site) -> None:
+    """Payloads have ISO 8601 and texts; what SQL changes comes in the same form."""
+    tables = (
+        "visits (id TEXT PRIMARY KEY, day DATE, hour TIME, at DATETIME, cost DECIMAL(8,2), share FLOAT)",
+    )
+    with World(site.server, tables=tables) as world:
+        user = world.user()
+        phone = world.handset(user)
+        row = {
+            "day": "2026-11-22", "hour": "08:30:00.000000", "at": "2026-11-22T08:30:00.000000Z",
+            "cost": "12.50", "share": 0.5,
+        }  # fmt: skip
+        phone.put(upsert(1, "visits", A, **row), upsert(2, "visits", B, **dict.fromkeys(row)))
+        number = world.sql(user, "SELECT day, hour, at, cost, share FROM {ns}.visits WHERE cost = 12.5")
+        assert len(number) == 1
+        for _ in ("hot", "cold"):
+            assert phone.live("visits") == {
+                A: {"id": A, **row},
+                B: {"id": B, **dict.fromkeys(row)},
+            }
+            world.flush("visits")
+        world.sql(user, "UPDATE {ns}.visits SET cost = cost + 1, day = '2027-01-01' WHERE share = 0.5")
+        assert phone.live("visits")[A] == {"id": A, **row, "cost": "13.50", "day": "2027-01-01"}
+        (status,) = phone.upload(upsert(3, "visits", C, day="never"))
+        assert status["status"] == "invalid"
