@@ -61,10 +61,21 @@ def test_a_server_is_set_up_once(server: ServerProcess) -> None:
         assert wire.call("GET", STATUS).json["needs_setup"] is False
         assert _log_in(wire, "root", "").status == 401
         _check_accounts(wire)
+        _lock(wire, "eve")
     server.terminate()
     server.start()
     with Wire(server.port) as wire:
         _check_accounts(wire)
+        assert _log_in(wire, "eve", "the-right-one").json["error"] == "account_locked"
+
+
+def _lock(wire: Wire, name: str) -> None:
+    admin = _log_in(wire, "admin", "kalamdb123").json["access_token"]
+    with Wire(wire.port, admin) as dba:
+        dba.run(f"CREATE USER {name} WITH PASSWORD 'the-right-one' ROLE user")
+    assert _log_in(wire, name, "the-right-one").status == 200
+    for _ in range(5):
+        assert _log_in(wire, name, "a-wrong-one").status == 401
 
 
 def _check_accounts(wire: Wire) -> None:
@@ -73,4 +84,4 @@ def _check_accounts(wire: Wire) -> None:
     assert (admin["user"]["role"], admin["admin_ui_access"]) == ("dba", True)
     with Wire(wire.port, admin["access_token"]) as dba:
         names = dba.run("SELECT user_id, role FROM system.users ORDER BY user_id").rows
-    assert names == [["admin", "dba"], ["root", "system"]]
+    assert [row for row in names if row[0] != "eve"] == [["admin", "dba"], ["root", "system"]]
