@@ -10,7 +10,7 @@ STAMP := $(VENV)/.setup-stamp
 INPUTS = cat requirements.lock pyproject.toml | cksum; pwd
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check fmt bench serve clean
+.PHONY: help setup demo test check fmt bench soak serve clean
 
 help:  ## List these commands
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-7s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -63,6 +63,11 @@ fmt: setup  ## Format, and fix what lint can fix
 
 bench: setup  ## Measure a running server over HTTP
 	@$(BIN)/python benchmarks/sql.py $(ARGS)
+
+MINUTES ?= 10
+SEED ?= 1
+soak: setup  ## Load a server for MINUTES, kill it, compare every row and print what grows
+	@$(BIN)/python benchmarks/soak.py --minutes $(MINUTES) --seed $(SEED)
 
 serve: setup  ## Serve ./data on 127.0.0.1:8080
 	@$(BIN)/upwell serve --data-dir data $(ARGS)

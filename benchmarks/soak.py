@@ -1,0 +1,241 @@
+"""Soak: a mixed load against a model, with flush, compaction, ALTER and kill -9 under way.
+
+    make soak MINUTES=10 SEED=1
+
+Each user writes rows of their own and knows what must be there; what was under way when the server was killed
+may be either way, and is looked up. After each round every row is compared. It prints one JSON line a round,
+and at the end the slopes of memory, descriptors, segments and job backlog; exit code 1 if a row is wrong or
+something grows.
+"""
+
+import argparse
+import json
+import random
+import sys
+import tempfile
+import threading
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from upwell.client import Client, ClientError, ConnectionLost, connect
+from upwell.testing import ServerProcess, cold, wait_until
+
+USERS = ("ann", "bob", "eve")
+PASSWORD = "a-password-of-a-soak"
+ROWS_KEPT = 300
+COLUMNS_MAX = 20
+ROUND_S = 5.0
+ROUNDS_A_LIFE = 6
+# What a life of the server may gain per minute once it is warm, and still be called flat.
+FLAT = {"rss_mb": 8.0, "descriptors": 4.0, "segments": 4.0, "backlog": 1.0}
+
+Row = tuple[float, str]
+
+
+@dataclass
+class Writer:
+    """One user: 60 % inserts, 20 % updates of the newest, 20 % counts; old rows are deleted."""
+
+    user: str
+    chance: random.Random
+    rows: dict[int, Row] = field(default_factory=dict)
+    serial: int = 0
+    operations: int = 0
+    in_doubt: dict[int, Row | None] = field(default_factory=dict)
+    problems: list[str] = field(default_factory=list)
+
+    def run(self, client: Client, stop: threading.Event) -> None:
+        try:
+            while not stop.is_set():
+                self.step(client)
+                self.operations += 1
+        except ConnectionLost:
+            pass
+        except ClientError as error:
+            self.problems.append(f"{self.user}: {error!r}")
+
+    def step(self, client: Client) -> None:
+        choice = self.chance.random()
+        if choice < 0.6 or not self.rows:
+            self.serial += 1
+            row = (float(self.serial), "pending")
+            sql = "INSERT INTO app.orders (id, amount, status) VALUES ($1, $2, $3)"
+            self.write(client, self.serial, row, sql, [self.serial, *row])
+            if len(self.rows) > ROWS_KEPT:
+                oldest = min(self.rows)
+                self.write(client, oldest, None, "DELETE FROM app.orders WHERE id = $1", [oldest])
+        elif choice < 0.8:
+            key = max(self.rows)
+            row = (self.rows[key][0] + 1, "done")
+            sql = "UPDATE app.orders SET amount = amount + 1, status = 'done' WHERE id = $1"
+            self.write(client, key, row, sql, [key])
+        else:
+            [found] = client.query("SELECT count(*) AS n FROM app.orders WHERE status = 'pending'")
+            expected = sum(status == "pending" for _, status in self.rows.values())
+            if int(found["n"]) != expected:
+                self.problems.append(f"{self.user}: {found['n']} pending, not {expected}")
+
+    def write(self, client: Client, key: int, row: Row | None, sql: str, values: list[object]) -> None:
+        self.in_doubt = {key: row}
+        client.execute(sql, values)
+        self.settle(key, row)
+
+    def settle(self, key: int, row: Row | None) -> None:
+        if row is None:
+            self.rows.pop(key, None)
+        else:
+            self.rows[key] = row
+        self.in_doubt = {}
+
+    def check(self, client: Client) -> None:
+        """Compare all rows; a write that got no answer may have happened or not."""
+        rows = client.query("SELECT id, amount, status FROM app.orders ORDER BY id")
+        found = {int(row["id"]): (float(row["amount"]), str(row["status"])) for row in rows}
+        for key, row in list(self.in_doubt.items()):
+            if found.get(key) == row:
+                self.settle(key, row)
+            self.in_doubt = {}
+        if len(found) != len(rows) or found != self.rows:
+            wrong = {key for key in {*found, *self.rows} if found.get(key) != self.rows.get(key)}
+            self.problems.append(f"{self.user}: rows differ, {sorted(wrong)[:5]} of {len(wrong)}")
+
+
+class Soak:
+    def __init__(self, directory: Path, seed: int) -> None:
+        self.server = ServerProcess(directory, env={"UPWELL_BCRYPT_COST": "4", "UPWELL_COLD_GRACE_S": "1"})
+        chance = random.Random(seed)
+        self.writers = [Writer(user, random.Random(chance.random())) for user in USERS]
+        self.samples: list[dict[str, float]] = []
+        self.columns = 0
+
+    def client(self, user: str) -> Client:
+        password = self.server.root_password if user == "root" else PASSWORD
+        return connect(self.server.url, user=user, password=password)
+
+    def prepare(self) -> None:
+        with self.client("root") as root:
+            root.execute("CREATE NAMESPACE app")
+            root.execute(
+                "CREATE TABLE app.orders (id BIGINT PRIMARY KEY, amount DOUBLE, status TEXT) "
+                "WITH (TYPE = 'USER', FLUSH_POLICY = 'rows:100')"
+            )
+            for user in USERS:
+                root.execute(f"CREATE USER '{user}' WITH PASSWORD '{PASSWORD}' ROLE user")
+
+    def round(self, *, kill: bool) -> None:
+        """Write for a while; meanwhile flush, compact and alter; then stop, or be killed."""
+        stop = threading.Event()
+        clients = [self.client(writer.user) for writer in self.writers]
+        pairs = zip(self.writers, clients, strict=True)
+        threads = [threading.Thread(target=writer.run, args=(client, stop)) for writer, client in pairs]
+        for thread in threads:
+            thread.start()
+        with self.client("root") as root:
+            for share in range(4):
+                time.sleep(ROUND_S / 4)
+                root.execute(f"STORAGE {'COMPACT' if share == 3 else 'FLUSH'} TABLE app.orders")
+            if self.columns < COLUMNS_MAX:
+                root.execute(f"ALTER TABLE app.orders ADD COLUMN c{self.columns} INT DEFAULT {self.columns}")
+                self.columns += 1
+        if kill:
+            self.server.kill()
+        stop.set()
+        for thread, client in zip(threads, clients, strict=True):
+            thread.join()
+            client.close()
+        if kill:
+            self.server.start()
+
+    def check(self) -> list[str]:
+        for writer in self.writers:
+            with self.client(writer.user) as client:
+                writer.check(client)
+        return [problem for writer in self.writers for problem in writer.problems]
+
+    def sample(self, life: int, minutes: float) -> dict[str, float]:
+        with self.client("root") as root:
+            sql = "SELECT job_id FROM system.jobs WHERE status IN ('new', 'queued', 'running', 'retrying')"
+            backlog = len(root.query(sql))
+        proc = Path(f"/proc/{self.server.pid}")
+        status = dict(line.split(":", 1) for line in (proc / "status").read_text().splitlines())
+        partitions = cold.partitions(self.server.data_dir / "storage")
+        sample = {
+            "minutes": round(minutes, 2),
+            "life": life,
+            "operations": sum(writer.operations for writer in self.writers),
+            "rss_mb": int(status["VmRSS"].split()[0]) / 1024,
+            "descriptors": len(list((proc / "fd").iterdir())),
+            "segments": sum(len(partition.segments) for partition in partitions),
+            "backlog": backlog,
+        }
+        self.samples.append(sample)
+        return sample
+
+    def finish(self) -> list[str]:
+        """When everything is flushed and compacted, the files alone hold the truth."""
+        with self.client("root") as root:
+            for command in ("FLUSH", "COMPACT"):
+                root.execute(f"STORAGE {command} TABLE app.orders")
+                sql = (
+                    "SELECT job_id FROM system.jobs WHERE status IN ('new', 'queued', 'running', 'retrying')"
+                )
+                wait_until(lambda: not root.query(sql), timeout_s=120, what="all jobs to end")  # noqa: B023
+        storage = self.server.data_dir / "storage"
+        wait_until(lambda: cold.audit(storage) == [], timeout_s=60, what="replaced files to go")
+        problems = []
+        for writer in self.writers:
+            partition = cold.find_partition(storage, "app.orders", writer.user)
+            rows = [] if partition is None else cold.rows(partition, "id")
+            found = {row["id"]: (row["amount"], row["status"]) for row in rows}
+            if found != writer.rows:
+                problems.append(f"{writer.user}: the files hold {len(found)} rows, not {len(writer.rows)}")
+        return problems
+
+
+def slopes(samples: list[dict[str, float]]) -> dict[str, float]:
+    """Return the gain per minute from life to life of the server, at its end each time (least squares)."""
+    lives: dict[float, dict[str, float]] = {sample["life"]: sample for sample in samples}
+    points = list(lives.values())[1:]  # the first one fills the tables
+    if len(points) < 2:
+        return {}
+    mean_x = sum(point["minutes"] for point in points) / len(points)
+    spread = sum((point["minutes"] - mean_x) ** 2 for point in points)
+    found = {}
+    for name in FLAT:
+        mean_y = sum(point[name] for point in points) / len(points)
+        together = sum((point["minutes"] - mean_x) * (point[name] - mean_y) for point in points)
+        found[name] = round(together / spread, 3)
+    return found
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="A mixed load against a model, for minutes.")
+    parser.add_argument("--minutes", type=float, default=10.0)
+    parser.add_argument("--seed", type=int, default=1)
+    options = parser.parse_args()
+    print(f"seed {options.seed}", file=sys.stderr)
+    began = time.monotonic()
+    with tempfile.TemporaryDirectory(prefix="upwell-soak-") as name:
+        soak = Soak(Path(name) / "data", options.seed)
+        with soak.server:
+            soak.prepare()
+            problems: list[str] = []
+            number = 0
+            while not problems and time.monotonic() - began < options.minutes * 60:
+                number += 1
+                kill = number % ROUNDS_A_LIFE == 0
+                soak.round(kill=kill)
+                problems = soak.check()
+                print(json.dumps(soak.sample(number // ROUNDS_A_LIFE, (time.monotonic() - began) / 60)))
+            problems += soak.finish()
+    found = slopes(soak.samples)
+    print(json.dumps({"rounds": number, "slopes_per_minute": found, "problems": problems}))
+    steep = [name for name, slope in found.items() if slope > FLAT[name]]
+    if steep:
+        print(f"not flat: {', '.join(steep)}", file=sys.stderr)
+    return 1 if problems or steep else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
