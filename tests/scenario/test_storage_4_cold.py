@@ -171,6 +171,34 @@ def test_compaction_is_refused_to_users_and_of_streams(board: Board) -> None:
     assert board.job("STORAGE COMPACT TABLE {ns}.u").startswith("0 segment(s)")
 
 
+def test_manifests_are_a_system_table(board: Board) -> None:
+    """A row a partition that was flushed, with the very text that is on disk."""
+    user, wire = board.site.account()
+    board.run("CREATE TABLE {ns}.t (id INT PRIMARY KEY) WITH (TYPE = 'SHARED')")
+    board.run("CREATE TABLE {ns}.u (id INT PRIMARY KEY) WITH (TYPE = 'USER')")
+    sql = (
+        "SELECT cache_key, table_name, scope, sync_state, in_memory, manifest_json FROM system.manifest "
+        "WHERE namespace_id = '{ns}' ORDER BY cache_key"
+    )
+    assert board.run(sql) == []
+    board.run("INSERT INTO {ns}.t VALUES (1), (2)")
+    wire.run(f"INSERT INTO {board.namespace}.u VALUES (1)")
+    for table in ("t", "u"):
+        board.job(f"STORAGE FLUSH TABLE {{ns}}.{table}")
+    board.run("INSERT INTO {ns}.t VALUES (3)")
+    ours, theirs = board.run(sql)
+    assert ours[:5] == (f"{board.namespace}:t:shared", "t", "shared", "pending_write", True)
+    assert theirs[:5] == (f"{board.namespace}:u:{user}", "u", user, "in_sync", True)
+    for row, partition in ((ours, board.partition("t")), (theirs, board.partition("u", user))):
+        manifest = json.loads((partition.directory / "manifest.json").read_bytes())
+        assert json.loads(str(row[5])) == manifest
+        assert manifest["version"] == 1
+        assert [segment["row_count"] for segment in manifest["segments"]] == [2 if row is ours else 1]
+    shown = [row[0] for row in wire.run("SHOW MANIFEST").rows]
+    assert {ours[0], theirs[0]} <= set(shown)
+    assert wire.sql("SELECT * FROM system.manifest").status == 403
+
+
 def test_a_lost_segment_stops_its_table_only(board: Board) -> None:
     """Never fewer rows: the error names the file, and what comes back is whole again."""
     for table in ("a", "b"):

@@ -17,6 +17,12 @@ from upwell.storage.place import MANIFEST_COPY
 _TYPES = {
     "BOOLEAN": "BOOLEAN", "SMALLINT": "SMALLINT", "INT": "INTEGER", "BIGINT": "BIGINT", "DOUBLE": "DOUBLE",
     "TEXT": "VARCHAR", "TIMESTAMP": "TIMESTAMP", "UUID": "VARCHAR", "JSON": "VARCHAR", "BYTES": "BLOB",
+    "FLOAT": "FLOAT", "DATETIME": "TIMESTAMPTZ", "DATE": "DATE", "TIME": "TIME",
+}  # fmt: skip
+# What is a number in the manifest, as DuckDB's value.
+_MOMENTS = {
+    "TIMESTAMP": "make_timestamp({})", "DATETIME": "make_timestamptz({})", "DATE": "(DATE '1970-01-01' + {})",
+    "TIME": "(TIME '00:00:00' + to_microseconds({}))",
 }  # fmt: skip
 
 
@@ -72,7 +78,7 @@ def _file(path: Path, manifest: Manifest, segment: Segment) -> Path:
 def _query(files: dict[str, int], columns: Sequence[FileColumn], *, is_user: bool) -> str:
     owner = ['"_owner"'] if is_user else []
     if not files:
-        nothing = [f"CAST(NULL AS {_TYPES[column.type]}) AS {_name(column.name)}" for column in columns]
+        nothing = [f"CAST(NULL AS {_duckdb_type(column)}) AS {_name(column.name)}" for column in columns]
         return "SELECT " + ", ".join(nothing) + "\nWHERE FALSE;"
     key = next(column for column in columns if column.primary_key)
     shown = ",\n       ".join([*owner, *(_shown(column, files) for column in columns)])
@@ -92,15 +98,19 @@ ORDER BY {order};"""
 def _shown(column: FileColumn, files: dict[str, int]) -> str:
     """Return a column by today's name; files that are older than it have what it began with."""
     older = [path for path, version in files.items() if version < column.added]
-    began = f"CAST({_literal(column)} AS {_TYPES[column.type]})"
+    began = f"CAST({_literal(column)} AS {_duckdb_type(column)})"
     name = _name(column.name)
     if len(older) == len(files):
         return f"{began} AS {name}"
-    stored = f"CAST({_name(column.path)} AS {_TYPES[column.type]})"
+    stored = f"CAST({_name(column.path)} AS {_duckdb_type(column)})"
     if not older or column.initial is None:
         return f"{stored} AS {name}"
     listed = ", ".join(map(_text, older))
     return f'CASE WHEN "_file" IN ({listed}) THEN {began} ELSE {stored} END AS {name}'
+
+
+def _duckdb_type(column: FileColumn) -> str:
+    return _TYPES.get(column.type, column.type)
 
 
 def _literal(column: FileColumn) -> str:
@@ -110,8 +120,8 @@ def _literal(column: FileColumn) -> str:
             return "NULL"
         case list():
             return f"from_hex('{bytes(value).hex()}')"
-        case int() if column.type == "TIMESTAMP":
-            return f"make_timestamp({value})"
+        case int() if column.type in _MOMENTS:
+            return _MOMENTS[column.type].format(value)
         case _:
             return _text(str(value))
 

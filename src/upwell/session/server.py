@@ -14,12 +14,14 @@ from datetime import timedelta
 
 from upwell import __version__
 from upwell.clock import Clock
+from upwell.engine.rows import Rows as TierRows
 from upwell.engine.view import View
 from upwell.feeds.live import LiveFeed
 from upwell.feeds.registry import Registry
 from upwell.jobs.queue import load_jobs
 from upwell.logs import recent_lines
 from upwell.session.fleet import Layout, Rows
+from upwell.session.manifest import MANIFEST, manifests
 from upwell.storage.arrow import arrow_type
 from upwell.types import SqlType
 
@@ -110,6 +112,7 @@ class Server:
     clock: Clock
     feed: LiveFeed
     registry: Registry
+    rows: TierRows
 
     def find(self, name: str, view: View) -> tuple[Layout, Rows] | None:
         """Return a table of `SERVER_LAYOUTS`, None if there is none of that name."""
@@ -198,6 +201,7 @@ class Server:
 
 
 SERVER_LAYOUTS: dict[str, Layout] = {
+    "manifest": MANIFEST,
     "stats": _STATS,
     "settings": _SETTINGS,
     "server_logs": _SERVER_LOGS,
@@ -207,6 +211,7 @@ SERVER_LAYOUTS: dict[str, Layout] = {
     "sessions": _SESSIONS,
 }
 _TABLES: dict[str, Callable[[Server, View], Rows]] = {
+    "manifest": lambda server, view: manifests(view, server.rows),
     "stats": Server._stats,
     "settings": Server._settings,
     "server_logs": Server._server_logs,

@@ -157,7 +157,7 @@ class Sessions:
         self._texts = Texts(preparer, engine.query, threads)
         slow_threads = SlowThreads(slow)
         self.transactions = Transactions(engine.rows, engine.query, engine.clock)
-        self._server = Server(engine.facts, engine.clock, feed, registry)
+        self._server = Server(engine.facts, engine.clock, feed, registry, engine.rows)
         self._reader = Reader(
             engine.rows, engine.query, growth, threads, registry, feed, self.transactions, self._server
         )

@@ -184,6 +184,9 @@ def read_show(tokens: Tokens) -> Tree:
             chosen = f" AND namespace_id = {quoted(tokens.name('a namespace'))}"
         text = f"SELECT * FROM system.schemas WHERE is_latest{chosen} ORDER BY namespace_id, table_name"
         return Select(text, None, is_open=True)
+    if tokens.accept("SHOW", "MANIFEST"):
+        tokens.accept("CACHE")
+        return Select("SELECT * FROM system.manifest ORDER BY cache_key", None, is_open=True)
     if tokens.accept("SHOW", "STATS"):
         tokens.expect("FOR", "TABLE")
         return StatsTree(tokens.qualified())

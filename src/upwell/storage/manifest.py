@@ -23,7 +23,7 @@ from upwell.logs import fields
 from upwell.storage.arrow import physical_name
 from upwell.storage.files import PartitionFiles
 from upwell.storage.place import MANIFEST_COPY, Partition, Place
-from upwell.types import Column, coerce, owner_user, to_json
+from upwell.types import Column, SqlType, coerce, owner_user, to_json
 
 log = logging.getLogger("upwell.cold")
 
@@ -162,13 +162,18 @@ def file_columns(columns: Sequence[Column]) -> tuple[FileColumn, ...]:
             column.id,
             column.name,
             physical_name(column),
-            column.type.name,
+            _type_text(column),
             column.primary_key,
             column.added,
             to_json(coerce(column.initial, column), column.type),
         )
         for column in columns
     )
+
+
+def _type_text(column: Column) -> str:
+    name = column.type.name
+    return f"{name}({column.precision}, {column.scale})" if column.type is SqlType.DECIMAL else name
 
 
 def empty_manifest(partition: Partition, *, time_ms: int) -> Manifest:

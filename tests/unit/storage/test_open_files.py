@@ -117,6 +117,24 @@ def test_columns_that_came_went_and_changed(db: Embedded, ask: Callable[..., Tup
     check()
 
 
+def test_exact_numbers_days_and_times(db: Embedded, capsys: pytest.CaptureFixture[str]) -> None:
+    """Stored and begun with alike."""
+    db.run("INSERT INTO app.ours (id) VALUES (1)")
+    db.flush("app.ours")
+    for column in (
+        "f FLOAT DEFAULT 0.5", "d DECIMAL(10, 2) DEFAULT 12.5", "day DATE DEFAULT '2026-03-04'",
+        "t TIME DEFAULT '01:02:03.000004'", "z DATETIME DEFAULT '2026-03-04T05:06:07Z'",
+    ):  # fmt: skip
+        db.run(f"ALTER TABLE app.ours ADD COLUMN {column}")
+    db.run("INSERT INTO app.ours (id) VALUES (2)")
+    db.flush("app.ours")
+    assert main(["cold-sql", "app.ours", "--data-dir", str(db.directory)]) == 0
+    query = capsys.readouterr().out.strip().rstrip(";")
+    shown = "id, f, d::VARCHAR, day::VARCHAR, t::VARCHAR, epoch_us(z)"
+    told = (0.5, "12.50", "2026-03-04", "01:02:03.000004", 1_772_600_767_000_000)
+    assert duckdb.sql(f"SELECT {shown} FROM ({query})").fetchall() == [(1, *told), (2, *told)]
+
+
 def duckdb_rows(db: Embedded, sql: str) -> Tuples:
     """Return the rows as DuckDB has them: moments are datetimes there."""
     from datetime import datetime, timedelta

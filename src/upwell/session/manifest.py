@@ -1,0 +1,45 @@
+"""`system.manifest`: what is cold, a row a partition (contract, section 4).
+
+Law: a row says what the manifest in force says; one that can't be read is a row with the state `error`.
+"""
+
+import hashlib
+from collections.abc import Sequence
+
+from upwell.engine.rows import Rows as TierRows
+from upwell.engine.view import View
+from upwell.errors import UpwellError
+from upwell.session.fleet import Layout, Rows
+from upwell.storage.manifest import encode_manifest
+from upwell.types import SqlType, Value, owner_user
+
+_TEXT, _BOOL, _TIME = SqlType.TEXT, SqlType.BOOLEAN, SqlType.TIMESTAMP
+MANIFEST: Layout = [
+    ("cache_key", _TEXT), ("namespace_id", _TEXT), ("table_name", _TEXT), ("scope", _TEXT), ("etag", _TEXT),
+    ("last_refreshed", _TIME), ("last_accessed", _TIME), ("in_memory", _BOOL), ("sync_state", _TEXT),
+    ("manifest_json", SqlType.JSON),
+]  # fmt: skip
+
+
+def manifests(view: View, tiers: TierRows) -> Rows:
+    """Return a row for each partition that has been flushed; reads their manifests."""
+    rows: list[Sequence[Value]] = []
+    for table in sorted(view.catalog.tables.values(), key=lambda table: table.full_name):
+        for owner in tiers.owners(view.hot, table):
+            if not tiers.manifest_number(view.hot, table, owner):
+                continue
+            scope = owner_user(owner) or "shared"
+            name = (f"{table.full_name.replace('.', ':', 1)}:{scope}", table.namespace, table.name, scope)
+            try:
+                partition = tiers.cold_partition(view.hot, table, owner)
+            except UpwellError:
+                rows.append((*name, None, None, None, False, "error", None))
+                continue
+            assert partition is not None, "it has a manifest"
+            text = encode_manifest(partition.manifest)
+            at_us = partition.manifest.updated_at * 1000
+            is_behind = next(view.hot.scan_rows(table.id, owner), None) is not None
+            state = "pending_write" if is_behind else "in_sync"
+            etag = hashlib.sha256(text).hexdigest()[:16]
+            rows.append((*name, etag, at_us, at_us, True, state, text.decode()))
+    return rows
