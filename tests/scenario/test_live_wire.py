@@ -307,7 +307,7 @@ def test_kill_ends_a_live_query_and_says_so(site: Site, notes: str) -> None:
         assert peer.frame("change")["subscription_id"] == "three"
         peer.subscribe(sql, id="one")
         peer.frame("subscription_ack")
-    assert "in quotes" in anns.sql("KILL LIVE QUERY").refused(400, "INVALID_SQL")
+    assert "in quotes" in site.root.sql("KILL LIVE QUERY").refused(400, "INVALID_SQL")
 
 
 @pytest.fixture(scope="module")

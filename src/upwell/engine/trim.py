@@ -4,7 +4,7 @@ Law: what a live device has not read yet stays; what went is below a floor that 
 commit, so that no reader takes a hole for silence. Rows are not concerned: they are in their tables.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from upwell.clock import Clock
@@ -48,16 +48,38 @@ class LogTrim:
         since_us = self._since_us()
         until = self._until()
         keep_after: dict[Owner, int | None] = {}
+        tables = _tables(self.committer.publication.view)
+        self._raise_floors(tables, since_us, until, keep_after)
         count = 0
-        for table in _tables(self.committer.publication.view):
-            after = 0
-            while changes := self.committer.newest.read_log(table, None, after, until, SLICE_CHANGES):
-                after = changes[-1].seq
-                gone = [change for change in changes if self._may_go(change, since_us, keep_after)]
+        for table in tables:
+            for gone in self._due(table, since_us, until, keep_after):
                 count += len(gone)
-                if gone:
-                    self._commit(table, gone)
+                self._commit(table, gone)
         return count
+
+    def _due(
+        self, table: TableId, since_us: int, until: int, keep_after: dict[Owner, int | None]
+    ) -> Iterator[list[Change]]:
+        """Yield the entries of a table that go, slice by slice."""
+        after = 0
+        while changes := self.committer.newest.read_log(table, None, after, until, SLICE_CHANGES):
+            after = changes[-1].seq
+            gone = [change for change in changes if self._may_go(change, since_us, keep_after)]
+            if gone:
+                yield gone
+
+    def _raise_floors(
+        self, tables: Sequence[TableId], since_us: int, until: int, keep_after: dict[Owner, int | None]
+    ) -> None:
+        """Set all floors before anything goes: an owner's log loses entries of several tables at once."""
+        records = []
+        for table in tables:
+            newest = max((gone[-1].seq for gone in self._due(table, since_us, until, keep_after)), default=0)
+            if newest:
+                known = load_floor(self.committer.newest, table)
+                records.append(floor_record(table, Floor(0, max(known.seq, newest))))
+        if records:
+            self.committer.publication.wait(self.committer.apply(Batch(records=records)))
 
     def _since_us(self) -> int:
         return self.clock.now_us() - round(self.retention_s * 1_000_000)

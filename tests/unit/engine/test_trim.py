@@ -1,17 +1,19 @@
 """The log is trimmed by age: what a live device has not read stays, and nobody misses it silently."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import msgspec
 import pytest
 
 from upwell.clock import ManualClock
+from upwell.effects import NoPoints
 from upwell.errors import SeqTrimmed
 from upwell.feeds.upload import UploadLimits, Uploads
 from upwell.ids import Seq
 from upwell.protocol import sync
-from upwell.storage.hot import Change, Floor, Kind, load_floor
+from upwell.storage.hot import Change, Floor, Kind, load_floor, partition_floor
 from upwell.storage.memory import MemoryStore
 from upwell.testing.embedded import RETENTION_S, Embedded
 from upwell.types import SHARED, Owner, user_owner
@@ -127,3 +129,47 @@ def test_more_than_one_slice_goes(db: Embedded, clock: ManualClock) -> None:
     assert own_log(db, ANN) == []
     assert db.rows("SELECT count(*) FROM app.notes", user="ann") == [(2100,)]
     assert Seq(load_floor(db.view.hot, ANN).seq) <= db.view.seq
+
+
+def test_a_table_of_a_user_has_a_floor_of_its_own(db: Embedded, clock: ManualClock) -> None:
+    """Who follows a quiet table isn't sent away because the user's other tables are busy."""
+    db.change("INSERT INTO app.tasks VALUES ('t', 'x')", user="ann")
+    tasks, notes = db.table("app.tasks"), db.table("app.notes")
+    [quiet] = db.view.hot.read_log(tasks.id, ANN, 0, None, 9)
+    for key in "abc":
+        db.change(f"INSERT INTO app.notes VALUES ('{key}', 'x')", user="ann")
+    busy = db.view.hot.read_log(notes.id, ANN, 0, None, 9)
+    clock.advance(RETENTION_S + 1)
+    db.change("INSERT INTO app.tasks VALUES ('u', 'x')", user="ann")
+    assert db.trim.run() == 4
+    read = db.committer.changelog.read
+    assert keys(read(db.view, tasks.id, ANN, after=quiet.seq, limit=9)) == ["u"]
+    assert keys(read(db.view, notes.id, ANN, after=busy[-1].seq, limit=9)) == []
+    for table, cursor in ((notes, busy[1].seq), (tasks, quiet.seq - 1)):
+        with pytest.raises(SeqTrimmed):
+            read(db.view, table.id, ANN, after=cursor, limit=9)
+
+
+def test_no_floor_is_behind_what_has_gone_while_a_trim_runs(db: Embedded, clock: ManualClock) -> None:
+    """One slice takes pointers of several tables along: each of their readers has to be told."""
+    for key in "ab":
+        for table in ("notes", "tasks"):
+            db.change(f"INSERT INTO app.{table} VALUES ('{key}', 'x')", user="ann")
+    ids = [db.table("app.notes").id, db.table("app.tasks").id]
+    before = {table: db.view.hot.read_log(table, ANN, 0, None, 9) for table in ids}
+    clock.advance(RETENTION_S + 1)
+    looked = 0
+
+    class Looking(NoPoints):
+        def reach(self, name: str) -> None:
+            nonlocal looked
+            if name == "trim:after-slice":
+                looked += 1
+                for table, changes in before.items():
+                    left = db.view.hot.read_log(table, ANN, 0, None, 9)
+                    gone = [change.seq for change in changes if change not in left]
+                    assert partition_floor(db.view.hot, table, ANN).seq >= max(gone, default=0)
+
+    trim = replace(db.trim, points=Looking())
+    assert trim.run() == 4
+    assert looked == 2
