@@ -144,6 +144,7 @@ _BOUNDS = {
     "auth_attempts_per_s_max": (1, _COUNT_MAX),
     "queries_per_s_max": (1, _COUNT_MAX),
     "audit_retention_days": (0, 36_500),
+    "cold_cache_bytes_max": (0, 2**63 - 1),
     "request_body_bytes_max": (1, _BYTES_MAX),
     "slow_request_s": (0, _SECONDS_MAX),
     "sql_bytes_max": (1, _BYTES_MAX),

@@ -178,4 +178,4 @@ def test_what_a_stream_is_not_for_is_refused_by_name(site: Site, namespace: str)
     assert wire.run(f"DELETE FROM {table} WHERE n = 1").count == 2
     assert wire.run(f"SELECT COUNT(*) FROM {table}").cell == "0"
     listed = site.root.run("SELECT table_type, options FROM system.tables WHERE table_name = 'events'").rows
-    assert ["stream", '{"ttl_seconds":"600"}'] in listed
+    assert ["stream", '{"TYPE":"STREAM","STORAGE_ID":"local","TTL_SECONDS":"600"}'] in listed

@@ -152,9 +152,10 @@ def _check_missing(world: World, root: Path, table: str) -> None:
     aside = partition.directory.with_name(partition.directory.name + "-moved-away")
     partition.directory.rename(aside)
     try:
-        rows = read_rows(world.owner, table)
+        # Asked by an administrator: others aren't told the names of files.
+        found = world.root.execute(f"EXECUTE AS USER '{USER}' ({select_all(table)})", raw=True)
         world.checks.fail(
-            f"{table} without their files", f"answered with {len(rows)} rows instead of an error"
+            f"{table} without their files", f"answered with {len(found.rows)} rows instead of an error"
         )
     except ServerError as error:
         named = [name for name in names if name in error.message]

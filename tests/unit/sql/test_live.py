@@ -45,7 +45,6 @@ REFUSED: list[tuple[str, type[UpwellError], str]] = [
     ("SELECT * FROM app.notes UNION SELECT * FROM app.notes", UpwellError, "does not support UNION."),
     ("SELECT COUNT(*) FROM app.notes", UpwellError, "The projection is * or column names"),
     ("SELECT 1", UpwellError, "The projection is * or column names"),
-    ("SELECT * FROM system.users", UpwellError, "cannot watch system tables"),
     ("SELECT * FROM app.notes WHERE EXISTS (SELECT 1)", UpwellError, "Subscription query WHERE supports"),
     ("SELECT * FROM app.notes WHERE stars = title", UpwellError, "Subscription query WHERE supports"),
     ("SELECT * FROM app.notes WHERE id = $1", UpwellError, "Subscription query WHERE supports"),
