@@ -14,6 +14,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute
 
+from upwell.engine.catalog import Table
+from upwell.engine.expression import SEQ
 from upwell.errors import QueryFailure
 from upwell.storage.arrow import FLAGS_METADATA, TYPE_METADATA, cells
 from upwell.types import SqlType, Value
@@ -31,6 +33,20 @@ class ResultColumn:
     precision: int = 0
     scale: int = 0
     """Of a DECIMAL."""
+
+
+def plain_columns(table: Table, chosen: Sequence[tuple[int, str]]) -> tuple[ResultColumn, ...]:
+    """Return the chosen columns (index, output name) of a table; -1 is `_seq`, -2 is `_deleted`."""
+    return tuple(_plain_column(table, index, name) for index, name in chosen)
+
+
+def _plain_column(table: Table, index: int, name: str) -> ResultColumn:
+    if index < 0:
+        return ResultColumn(name, SqlType.BIGINT if index == SEQ else SqlType.BOOLEAN, ("nn",))
+    column = table.columns[index]
+    flags = () if column.nullable and not column.primary_key else ("nn",)
+    flags = (*flags, "pk", "uq") if column.primary_key else flags
+    return ResultColumn(name, column.type, flags, column.precision, column.scale)
 
 
 def result_columns(schema: pa.Schema) -> list[ResultColumn]:

@@ -6,7 +6,7 @@ from functools import partial
 
 import pyarrow as pa
 
-from upwell.engine.expression import find_key
+from upwell.engine.expression import Parameter, find_key
 from upwell.engine.query import Everybody, QueryEngine, Resolve, Source
 from upwell.engine.result import refuse_not_finite, without_directories
 from upwell.engine.rows import Rows, WouldBlock
@@ -106,12 +106,20 @@ class Reader:
     def _point(self, call: Call, point: PointRead, view: View, *, may_block: bool) -> PointAnswer:
         owner = point.table.owner_for(call.principal.user)
         key_column = point.table.columns[point.table.key_index]
-        key = find_key(evaluate(point.key.node, [], call.values, call.context()), key_column)
+        node = point.key.node
+        # Most keys are literals: then nobody asks for the session's time and ids.
+        value = (
+            call.values[node.index]
+            if isinstance(node, Parameter)
+            else evaluate(node, [], call.values, call.context())
+        )
+        key = find_key(value, key_column)
         if key is None:
             return point_answer(point, None)
         if call.transaction is None:
             live = self.rows.find(view.hot, point.table, owner, key, may_block=may_block).live
-            if live is not None and live.seq < point.table.alive_from(call.context().now_us):
+            is_ephemeral = point.table.is_ephemeral
+            if is_ephemeral and live and live.seq < point.table.alive_from(call.context().now_us):
                 live = None
         else:
             call.transaction.write.may_block = may_block

@@ -4,8 +4,9 @@ Law: the first statement that fails ends the request and rolls back what its ope
 statements before it committed stays. A transaction never outlives its request.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 from upwell.engine.view import View
 from upwell.errors import Conflict, InvalidOperation, RequestRefused
@@ -40,7 +41,7 @@ class Request:
         self,
         principal: Principal,
         namespace: str,
-        number: str,
+        next_number: Callable[[], str],
         transactions: Transactions,
         writer: Writer,
         growth: Growth,
@@ -51,11 +52,15 @@ class Request:
         self.outcomes: list[Outcome] = []
         self.may_join = True
         """Whether statements that are alike may run as one; they mean the same as one by one."""
-        self._owner = f"sql-req-{number}"
+        self._next_number = next_number
         self._transactions = transactions
         self._writer = writer
         self._growth = growth
         self._outcomes_before = 0
+
+    @cached_property
+    def _owner(self) -> str:
+        return f"sql-req-{self._next_number()}"
 
     @property
     def view(self) -> View:

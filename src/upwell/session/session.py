@@ -225,7 +225,7 @@ class Sessions:
         request = Request(
             principal,
             (namespace or DEFAULT_NAMESPACE).lower(),
-            uuid7(self.engine.clock),
+            partial(uuid7, self.engine.clock),
             self.transactions,
             self._writer,
             self.growth,

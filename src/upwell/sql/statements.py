@@ -5,12 +5,14 @@ Law: a Statement holds no SQL text but for the parts that only the query engine 
 """
 
 from dataclasses import dataclass
+from functools import cached_property
 
 from upwell.engine.alter import Alteration
 from upwell.engine.catalog import Access, OnDelete, Role, Table, TableKind
 from upwell.engine.direct import OrderKey
 from upwell.engine.expression import Literal, Node, Parameter
 from upwell.engine.operation import CompareOp
+from upwell.engine.result import ResultColumn, plain_columns
 from upwell.storage.definition import Storage
 from upwell.types import Column, Default, SqlType
 
@@ -214,7 +216,7 @@ class Delete:
     matching: "DirectRead | None" = None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class PointRead:
     """SELECT of plain columns of one table by its primary key.
 
@@ -224,6 +226,11 @@ class PointRead:
     table: Table
     key: Scalar
     columns: tuple[tuple[int, str], ...]
+
+    @cached_property
+    def result_columns(self) -> tuple[ResultColumn, ...]:
+        """The columns as an answer shows them."""
+        return plain_columns(self.table, self.columns)
 
 
 @dataclass(frozen=True, slots=True)
