@@ -233,10 +233,11 @@ class Sessions:
         try:
             if atomic:
                 request.open(is_explicit=False)
-            done = 0
+            done = turn = 0
             while done < len(asked):
                 done += await self._run_next(request, asked, done)
-                if request.transaction is not None and done % STATEMENTS_A_TURN == 0:
+                if done >= turn + STATEMENTS_A_TURN:
+                    turn = done
                     await asyncio.sleep(0)
             await request.finish()
         finally:
