@@ -34,6 +34,27 @@ def test_an_administrator_sees_the_plan_without_paths_and_others(site: Site, tab
     assert "of user" not in plan
 
 
+def test_the_hot_and_the_cold_part_are_named_and_pruning_is_seen(site: Site) -> None:
+    """Two segments of which a predicate needs one, a superseded row, and two rows that are hot."""
+    name = f"{site.namespace()}.t"
+    site.root.run(f"CREATE TABLE {name} (id INT PRIMARY KEY, n INT) WITH (TYPE = 'SHARED')")
+    for start in (0, 100):
+        site.root.run(
+            f"INSERT INTO {name} VALUES " + ", ".join(f"({start + n}, {start + n})" for n in range(9))
+        )
+        site.flush(name)
+    site.root.run(f"UPDATE {name} SET n = 1 WHERE id = 100")
+    site.root.run(f"INSERT INTO {name} VALUES (200, 1)")
+    answer = site.root.run(f"EXPLAIN ANALYZE SELECT COUNT(*) FROM {name} WHERE id > 50 AND id < 105")
+    plan = dict(answer.rows)
+    told = f"{name}: hot 2 row(s), cold 18 row(s) in 2 segment(s) of manifest 2, 1 of them superseded"
+    assert plan["tiers"] == told
+    assert re.search(
+        r"(files_ranges_pruned_statistics|row_groups_pruned_statistics)=2 total . 1 matched",
+        plan["Plan with Metrics"],
+    )
+
+
 def test_it_is_for_administrators(site: Site, table: str) -> None:
     for role in ("user", "service"):
         _, wire = site.account(role)

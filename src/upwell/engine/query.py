@@ -236,6 +236,11 @@ class QueryEngine:
             partition.visible_count = 0 if frame is None else frame.count()
         return hot.count + partition.visible_count
 
+    def parts_of(self, view: View, source: Source) -> tuple[HotRows, ColdPartition | None]:
+        """Return what of a source is hot and what is cold."""
+        cold = self._rows.cold_partition(view.hot, source.table, source.owner)
+        return self._overlay.hot_rows(view, source.table, source.owner), cold
+
     def rows_unordered(self, view: View, source: Source) -> int:
         """Return about how many rows a source has, 0 if they come by primary key as they are."""
         hot = self._overlay.hot_rows(view, source.table, source.owner)

@@ -11,6 +11,7 @@ from upwell.engine.query import Everybody, QueryEngine, Resolve, Source
 from upwell.engine.result import refuse_not_finite, without_directories
 from upwell.engine.rows import Rows, WouldBlock
 from upwell.engine.stop import Stop
+from upwell.engine.tiers import with_tiers
 from upwell.engine.view import View
 from upwell.engine.write import Write
 from upwell.errors import QueryFailure
@@ -141,12 +142,13 @@ class Reader:
         if found is not None:
             return found
         text, resolver, tables, sources = self._named(call, view, statement)
-        return ordered(
+        found = ordered(
             text,
             sources,
             lambda final: self.query.run(view, final, call.namespace, tables, resolver, stop=stop),
             rows_unordered=partial(self.query.rows_unordered, view),
         )
+        return with_tiers(found, self.query, view, sources) if statement.explains else found
 
     def _stream(self, call: Call, view: View, statement: Select) -> Streamed:
         text, resolver, tables, sources = self._named(call, view, statement)
