@@ -12,7 +12,7 @@ from upwell.testing.websocket import Socket, Watched
 from upwell.testing.wire import Site, Wire
 
 WAIT_S = 30.0
-TTL_S = 2
+TTL_S = 4
 SETTINGS = {
     "UPWELL_BCRYPT_COST": "4",
     "UPWELL_STREAM_EXPIRY_INTERVAL_S": "0.05",
