@@ -1,4 +1,4 @@
-"""ALTER TABLE against a model: random alterations, writes, flushes and restarts, rows in every tier.
+"""ALTER TABLE against a model: alterations, writes, flushes and restarts, rows in every tier.
 
 A model row is a dictionary by column id, so that a column that is dropped and added again, or renamed,
 can't be mistaken for another. After each step every read (a scan, each key, an aggregate, Parquet by an
@@ -21,9 +21,15 @@ from upwell.testing.embedded import Embedded
 NAMES = ("a", "b", "c", "d")
 KEYS = st.integers(1, 6)
 USERS = st.sampled_from(("ann", "bob"))
-TYPES = {"SMALLINT": 7, "INT": 70_000, "DOUBLE": 1.5, "TEXT": "t", "BOOLEAN": True, "UUID": "0" * 32}
-SHOWN = {"UUID": "00000000-0000-0000-0000-000000000000"}
-WIDER = {"SMALLINT": ("INT", "BIGINT", "DOUBLE"), "INT": ("BIGINT", "DOUBLE"), "UUID": ("TEXT",)}
+TYPES = {
+    "SMALLINT": 7, "INT": 70_000, "DOUBLE": 1.5, "TEXT": "t", "BOOLEAN": True, "UUID": "0" * 32,
+    "DATE": "1970-01-03", "DECIMAL(6,2)": "1.50", "FLOAT": 0.5,
+}  # fmt: skip
+SHOWN = {"UUID": "00000000-0000-0000-0000-000000000000", "DATE": 2}
+WIDER = {
+    "SMALLINT": ("INT", "BIGINT", "DOUBLE"), "INT": ("BIGINT", "DOUBLE"), "UUID": ("TEXT",),
+    "FLOAT": ("DOUBLE",),
+}  # fmt: skip
 
 
 @dataclass
