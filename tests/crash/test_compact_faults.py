@@ -131,7 +131,11 @@ def test_each_call_of_a_compaction_may_fail(make_world: Callable[[], World]) -> 
         world.check()
         if fail_at % 2:
             world.change_all()
-        world.finish()
+        if fail_at % 3:
+            world.db.compact(TABLE)
+            world.check()
+        else:
+            world.finish()
         return fired
 
     assert each_fault(run) > 30
