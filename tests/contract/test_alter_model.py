@@ -5,6 +5,7 @@ can't be mistaken for another. After each step every read (a scan, each key, an 
 independent reader) shows exactly the model's rows.
 """
 
+import gc
 import itertools
 import tempfile
 from dataclasses import dataclass
@@ -191,6 +192,11 @@ class AlterMachine(RuleBasedStateMachine):
     @rule()
     def flush(self) -> None:
         self.db.flush("default.t")
+
+    @rule(whole=st.booleans())
+    def compact(self, whole: bool) -> None:
+        gc.collect()  # the traceback of a refusal holds its View, and so the files that are replaced
+        self.db.compact("default.t", whole=whole)
 
     @rule()
     def restart(self) -> None:
