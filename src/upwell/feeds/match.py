@@ -142,12 +142,16 @@ class _Partition(Generic[W]):
     def concerned(self, change: Change) -> list[W]:
         found = list(self.rest)
         for column, values in self.by_value.items():
-            old = change.before[column] if change.before is not None else None
-            new = change.after[column] if change.after is not None else None
+            old, new = _cell(change.before, column), _cell(change.after, column)
             found += values.get(new, ())
             if old != new:
                 found += values.get(old, ())
         return found
+
+
+def _cell(row: Row | None, column: int) -> Value:
+    # Who subscribes by a new column is here before changes of older rows are all through.
+    return row[column] if row is not None and column < len(row) else None
 
 
 class Index(Generic[W]):

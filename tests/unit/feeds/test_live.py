@@ -756,6 +756,21 @@ async def test_at_the_head_rows_have_a_new_column_as_soon_as_it_is_there(rig: Ri
     assert everything.errors() + chosen.errors() == []
 
 
+async def test_a_filter_of_a_new_column_joins_while_older_rows_are_on_their_way(rig: Rig) -> None:
+    early, late = Reader(), Reader()
+    await subscribe(rig, early, rig.watch())
+    rig.insert(ANN, *([number, "a", number] for number in range(3_000)))
+    await early.until(lambda: bool(early.frames[1:]))
+    rig.add_column()
+    by_more = Compare("=", ColumnRef(3), Literal("x")), "more = 'x'"
+    await subscribe(rig, late, rig.watch(filtered=by_more))
+    assert len(early.changes()) < 3_000, "the pump is still at it"
+    last = rig.insert(ANN, [3_000, "a", 1, "x"])
+    await late.until_seq(last)
+    await early.until_seq(last)
+    assert late.events() == [("insert", 3_000, last)]
+
+
 @pytest.mark.parametrize("tail_changes_max", [8_192, 1])
 async def test_who_is_behind_or_resumes_reads_across_a_new_column(
     tmp_path: Path, tail_changes_max: int
