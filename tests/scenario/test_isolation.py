@@ -114,6 +114,31 @@ def test_the_same_key_by_two_users(site: Site, namespace: str) -> None:
         assert bob.sql(f"SELECT * FROM {table} WHERE {column} = {quoted(ada_name)}").status == 400
 
 
+def test_manifests_show_bounds_of_own_rows_only(site: Site, namespace: str) -> None:
+    """A manifest has the least and greatest value of each column: those of others are others' rows."""
+    own, private, public = f"{namespace}.own", f"{namespace}.private", f"{namespace}.public"
+    site.root.run(f"CREATE USER TABLE {own} (id INT PRIMARY KEY, v TEXT)")
+    site.root.run(f"CREATE SHARED TABLE {private} (id INT PRIMARY KEY, v TEXT)")
+    site.root.run(f"CREATE SHARED TABLE {public} (id INT PRIMARY KEY, v TEXT) WITH (ACCESS_LEVEL = 'PUBLIC')")
+    (ada_name, ada), (bob_name, bob), (_, service) = site.account(), site.account(), site.account("service")
+    ada.run(f"INSERT INTO {own} VALUES (1, 'of ada')")
+    bob.run(f"INSERT INTO {own} VALUES (1, 'of bob')")
+    for table in (private, public):
+        site.root.run(f"INSERT INTO {table} VALUES (1, 'shared')")
+    for table in (own, private, public):
+        site.flush(table)
+
+    def shown(wire: Wire) -> set[object]:
+        return {row[0] for row in wire.run("SHOW MANIFEST").rows if row[1] == namespace}
+
+    of_ada, of_bob = f"{namespace}:own:{ada_name}", f"{namespace}:own:{bob_name}"
+    of_private, of_public = f"{namespace}:private:shared", f"{namespace}:public:shared"
+    assert shown(ada) == {of_ada, of_public}
+    assert shown(bob) == {of_bob, of_public}
+    assert shown(service) == {of_private, of_public}
+    assert shown(site.root) == {of_ada, of_bob, of_private, of_public}
+
+
 def test_parallel_carts_do_not_mix(site: Site, namespace: str) -> None:
     """Scenario 03 with its oracle, all users on the same ids."""
     carts, items = f"{namespace}.carts", f"{namespace}.cart_items"

@@ -194,7 +194,7 @@ def test_manifests_are_a_system_table(board: Board) -> None:
         assert json.loads(str(row[5])) == manifest
         assert manifest["version"] == 1
         assert [segment["row_count"] for segment in manifest["segments"]] == [2 if row is ours else 1]
-    shown = [row[0] for row in wire.run("SHOW MANIFEST").rows]
+    shown = [row[0] for row in board.root.run("SHOW MANIFEST").rows]
     assert {ours[0], theirs[0]} <= set(shown)
     assert wire.sql("SELECT * FROM system.manifest").status == 403
 

@@ -1,17 +1,20 @@
 """`system.manifest`: what is cold, a row a partition (contract, section 4).
 
-Law: a row says what the manifest in force says; one that can't be read is a row with the state `error`.
+Law: a row says what the manifest in force says; one that can't be read is a row with the state `error`. A
+manifest names bounds of its rows' values: who isn't an administrator sees those of rows they may read.
 """
 
 import hashlib
 from collections.abc import Sequence
 
+from upwell.engine.catalog import Table
 from upwell.engine.rows import Rows as TierRows
 from upwell.engine.view import View
-from upwell.errors import UpwellError
+from upwell.errors import PermissionDenied, UpwellError
 from upwell.session.fleet import Layout, Rows
+from upwell.session.policy import Action, Principal, require_table
 from upwell.storage.manifest import encode_manifest
-from upwell.types import SqlType, Value, owner_user
+from upwell.types import Owner, SqlType, Value, owner_user
 
 _TEXT, _BOOL, _TIME = SqlType.TEXT, SqlType.BOOLEAN, SqlType.TIMESTAMP
 MANIFEST: Layout = [
@@ -21,12 +24,12 @@ MANIFEST: Layout = [
 ]  # fmt: skip
 
 
-def manifests(view: View, tiers: TierRows) -> Rows:
-    """Return a row for each partition that has been flushed; reads their manifests."""
+def manifests(view: View, tiers: TierRows, principal: Principal) -> Rows:
+    """Return a row for each partition that was flushed and may be read; reads their manifests."""
     rows: list[Sequence[Value]] = []
     for table in sorted(view.catalog.tables.values(), key=lambda table: table.full_name):
         for owner in tiers.owners(view.hot, table):
-            if not tiers.manifest_number(view.hot, table, owner):
+            if not tiers.manifest_number(view.hot, table, owner) or not _may_read(principal, table, owner):
                 continue
             scope = owner_user(owner) or "shared"
             name = (f"{table.full_name.replace('.', ':', 1)}:{scope}", table.namespace, table.name, scope)
@@ -43,3 +46,13 @@ def manifests(view: View, tiers: TierRows) -> Rows:
             etag = hashlib.sha256(text).hexdigest()[:16]
             rows.append((*name, etag, at_us, at_us, True, state, text.decode()))
     return rows
+
+
+def _may_read(principal: Principal, table: Table, owner: Owner) -> bool:
+    if principal.is_admin:
+        return True
+    try:
+        require_table(principal, Action.READ, table)
+    except PermissionDenied:
+        return False
+    return owner == table.owner_for(principal.user)

@@ -22,6 +22,7 @@ from upwell.jobs.queue import load_jobs
 from upwell.logs import recent_lines
 from upwell.session.fleet import Layout, Rows
 from upwell.session.manifest import MANIFEST, manifests
+from upwell.session.policy import Principal
 from upwell.storage.arrow import arrow_type
 from upwell.types import SqlType
 
@@ -114,8 +115,10 @@ class Server:
     registry: Registry
     rows: TierRows
 
-    def find(self, name: str, view: View) -> tuple[Layout, Rows] | None:
-        """Return a table of `SERVER_LAYOUTS`, None if there is none of that name."""
+    def find(self, name: str, view: View, principal: Principal) -> tuple[Layout, Rows] | None:
+        """Return a table of `SERVER_LAYOUTS` as the principal sees it, None if there is none of that name."""
+        if name == "manifest":
+            return MANIFEST, manifests(view, self.rows, principal)
         build = _TABLES.get(name)
         return None if build is None else (SERVER_LAYOUTS[name], build(self, view))
 
@@ -211,7 +214,6 @@ SERVER_LAYOUTS: dict[str, Layout] = {
     "sessions": _SESSIONS,
 }
 _TABLES: dict[str, Callable[[Server, View], Rows]] = {
-    "manifest": lambda server, view: manifests(view, server.rows),
     "stats": Server._stats,
     "settings": Server._settings,
     "server_logs": Server._server_logs,

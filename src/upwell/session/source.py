@@ -46,7 +46,7 @@ def resolve(
     if namespace == SYSTEM and name in SERVER_LAYOUTS:
         if not is_open:
             require_admin(principal, f"system.{name}")
-        found = server.find(name, view)
+        found = server.find(name, view, principal)
         assert found is not None, "each layout has its rows"
         return made(*found)
     if is_system(namespace):
