@@ -20,7 +20,8 @@ ASKED_AHEAD_MAX = 16
 
 @dataclass(eq=False, slots=True)
 class Connection:
-    """One socket: who it is, and its subscriptions by id. While `is_busy` its silence is our doing.
+    """One socket: who it is, and its subscriptions by id. While `is_busy` its silence is our doing, unless
+    its wire is full.
 
     `asked_ahead` counts the frames that may have been answered since its wire was last seen with room.
     """

@@ -299,9 +299,18 @@ class LiveSocket:
         while True:
             await asyncio.sleep(min(limit / 4, 5.0))
             for socket in list(self._sockets):
-                if not socket.is_busy and socket.silent_s() > limit:
+                if self._is_forsaken(socket):
                     self._begin_closing(socket, NORMAL, "Heartbeat timeout")
             self._close_expired()
+
+    def _is_forsaken(self, socket: Connection) -> bool:
+        """Whether a client was silent for too long; not because of us, unless we wait for it to read."""
+        limit = self._config.ws_client_timeout_s
+        if socket.is_busy:
+            if not socket.wire.is_full:
+                return False
+            limit = max(limit, self._config.ws_lag_s_max)
+        return socket.silent_s() > limit
 
     def _close_expired(self) -> None:
         now_s = self._authenticator.now_s()

@@ -36,6 +36,7 @@ from upwell.storage.cold import ColdCache
 from upwell.storage.hot import Batch, Kind, RecordWrite, RowWrite
 from upwell.storage.memory import MemoryStore
 from upwell.storage.storages import Storages
+from upwell.testing import wait_until
 from upwell.types import Column, Op, SqlType, TableId
 
 WAIT_S = 20.0
@@ -290,6 +291,24 @@ async def test_who_never_reads_the_answers_is_closed_as_silent(tmp_path: Path) -
         async with asyncio.timeout(WAIT_S):
             await server.tasks[0]
         assert len(peer.frames()) == 1
+
+
+async def test_who_asks_for_a_batch_and_never_reads_is_closed_as_silent(tmp_path: Path) -> None:
+    config = Config(ws_lag_bytes_max=1, ws_client_timeout_s=0.05, ws_lag_s_max=0.1)
+    async with serving(tmp_path, config) as server:
+        table = server.table("items", TableKind.USER)
+        for key in range(3):
+            server.insert(table, "ann", key)
+        peer = server.connect(token=server.account("ann", Role.USER))
+        peer.say(subscription("SELECT * FROM default.items", batch_size=1))
+        await peer.frame("initial_data_batch")
+        peer.reads.clear()
+        for _ in range(2):
+            peer.say({"type": "next_batch", "subscription_id": "s"})
+        gone = partial(wait_until, lambda: not server.feed.total, timeout_s=WAIT_S, what="it to be let go")
+        await asyncio.to_thread(gone)
+        peer.reads.set()
+        assert await peer.closed() == (1000, "Heartbeat timeout")
 
 
 async def test_pings_are_heard_from_one_who_reads_slowly(tmp_path: Path) -> None:
