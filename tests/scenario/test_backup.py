@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+import upwell.client
+from upwell.client import LiveError
 from upwell.clock import SystemClock
 from upwell.effects import CRASH_POINT
 from upwell.engine.history import stream_id
@@ -116,7 +118,7 @@ def test_a_backup_under_fire_is_one_commit_and_comes_back_elsewhere(site: Site, 
 
 
 def test_a_restore_in_place_begins_a_new_history(site: Site, tmp_path: Path) -> None:
-    """What came after the backup is put aside, and devices notice: the epoch rises, also the second time."""
+    """What came after the backup is put aside; devices and live queries notice, also the second time."""
     source = tmp_path / "source"
     with ServerProcess(tmp_path / "data", env=ENV) as server:
         here = Site(server)
@@ -126,10 +128,12 @@ def test_a_restore_in_place_begins_a_new_history(site: Site, tmp_path: Path) -> 
             here.root.run(f"INSERT INTO app.{table} VALUES (1, 1)")
         job(here.root, "STORAGE FLUSH TABLE app.ours")
         before = state(here.root)
+        kept = cursor(here)
         assert job(here.root, f"BACKUP DATABASE TO '{source}'")[0] == "completed"
         streams = []
         for round_ in range(2):
             here.root.run(f"INSERT INTO app.ours VALUES ({round_ + 2}, 2)")
+            lost = cursor(here)
             job(here.root, "STORAGE FLUSH TABLE app.ours")
             assert job(here.root, f"RESTORE DATABASE FROM '{source}'")[0] == "completed"
             assert state(here.root) != before, "until the restart nothing changes"
@@ -137,11 +141,26 @@ def test_a_restore_in_place_begins_a_new_history(site: Site, tmp_path: Path) -> 
             streams.append(stream(server))
             server.start()
             assert state(here.root) == before
+            assert cursor(here, kept) == kept, "nothing is new since"
+            with pytest.raises(LiveError, match="history that was lost"):
+                cursor(here, lost)
+            here.root.run("UPDATE app.ours SET n = n + 1")
+            assert cursor(here, cursor(here)) != kept, "what comes now is of the new history"
         server.kill()
         assert len({*streams, stream(server)}) == 3
         assert len(list((tmp_path / "data").glob("replaced-RS-*/storage"))) == 2
         assert not (tmp_path / "data" / "restored").exists()
         here.close()
+
+
+def cursor(site: Site, after: int | None = None) -> int | None:
+    """Return up to where a live query has read, which goes on from there if `after` is given."""
+    with (
+        upwell.client.connect(site.server.url, token=site.root.token) as client,
+        client.live("SELECT * FROM app.ours", from_seq=after) as live,
+    ):
+        live.snapshot()
+        return live.cursor
 
 
 def stream(server: ServerProcess) -> str:

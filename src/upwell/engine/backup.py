@@ -93,11 +93,11 @@ class Backup:
             self.points.reach("backup:hot-copied")
             store = self.open_store(building / HOT)
             try:
+                seq, epoch = store.last_seq, store.epoch
                 # Who restores it does not go on with what was under way here.
                 jobs = [RecordWrite(Kind.JOB, name, None) for name, _ in store.scan_records(Kind.JOB)]
                 store.apply(Batch(records=jobs))
                 store.sync()
-                seq, epoch = store.last_seq, store.epoch
                 for partition, manifest in self._manifests(store):
                     copied = self._copy(building, partition, manifest, stop)
                     files += [entry for entry, _ in copied]

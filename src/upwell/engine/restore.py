@@ -30,6 +30,7 @@ from upwell.engine.archive import (
 )
 from upwell.engine.backup import OpenStore
 from upwell.engine.catalog import Catalog
+from upwell.engine.history import lose_after
 from upwell.engine.rows import partition_of
 from upwell.engine.stop import Stop
 from upwell.errors import InvalidOperation
@@ -66,6 +67,7 @@ class Restore:
             self.points.reach("restore:files-copied")
             store = self.open_store(staging / HOT)
             try:
+                lose_after(store, archive.seq)
                 while store.epoch <= max(archive.epoch, epoch):
                     store.raise_epoch()
             finally:

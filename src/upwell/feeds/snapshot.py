@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import msgspec
 
 from upwell.engine.changelog import Changelog
+from upwell.engine.history import is_lost
 from upwell.engine.query import QueryEngine, Source
 from upwell.engine.view import View
 from upwell.errors import InvalidInput, SeqTrimmed
@@ -101,6 +102,11 @@ def read_batch(
     Blocks its thread; raises `SeqTrimmed` if the log doesn't tell them any more, and what a query raises.
     """
     after, until = snapshot.resumed_after, snapshot.until
+    if after is not None and snapshot.batch_num == 0 and is_lost(view.hot, after):
+        raise SeqTrimmed(
+            f"the cursor {after} is of a history that was lost: a backup was restored, or the server ended "
+            "without notice; subscribe again without `from`"
+        )
     if after is not None and snapshot.batch_num == 0 and watch.is_told_ends:
         # Whether the log reaches back so far is told at once, not with the last page.
         changelog.read(view, watch.table.id, watch.owner, after=after, limit=1, only_ends=True)
