@@ -60,6 +60,10 @@ class Flush:
         """Whether anything of the table, or of these users in it, is hot; looks for one owner only."""
         return next(_owners(view, table, users), None) is not None
 
+    def interrupted(self, view: View, table: Table) -> list[Owner]:
+        """Return the owners of which an earlier flush ended between its commit and the end of its cleanup."""
+        return [owner for owner in _owners(view, table, None) if _is_left(view, table, owner)]
+
     def flush_partition(self, table: Table, owner: Owner, *, until: int | None = None) -> Flushed:
         """Move what is hot (up to seq `until`) into a segment; `OSError` if a file can't be written."""
         with self._partitions.held(table.id, owner):
@@ -168,6 +172,12 @@ def _owners(view: View, table: Table, users: Sequence[str] | None) -> Iterator[O
         return iter(view.hot.owners(table.id))
     named = map(user_owner, dict.fromkeys(users))
     return (owner for owner in named if next(view.hot.scan_rows(table.id, owner), None) is not None)
+
+
+def _is_left(view: View, table: Table, owner: Owner) -> bool:
+    record = view.hot.find_record(Kind.MANIFEST, partition_name(table.id, owner))
+    until = decode_manifest_record(record).flushed_until
+    return any(version.seq <= until for version in view.hot.scan_rows(table.id, owner))
 
 
 def _belongs_in_parquet(version: Version, table: Table) -> bool:

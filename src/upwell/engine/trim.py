@@ -34,14 +34,10 @@ class LogTrim:
     points: Points
 
     def is_due(self, view: View) -> bool:
-        """Whether there are entries old enough to go that no living device holds."""
+        """Whether there are entries old enough to go that no living device holds, wherever they are."""
         since_us, until = self._since_us(), self._until()
         keep_after: dict[Owner, int | None] = {}
-        return any(
-            self._may_go(change, since_us, keep_after)
-            for table in _tables(view)
-            for change in view.hot.read_log(table, None, 0, until, SLICE_CHANGES)
-        )
+        return any(gone for table in _tables(view) for gone in self._due(table, since_us, until, keep_after))
 
     def run(self) -> int:
         """Trim all tables; return how many entries went."""

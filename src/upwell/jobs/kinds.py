@@ -82,6 +82,8 @@ class Kinds:
         is_scheduled = "policy" in job.parameters
         if is_scheduled:
             owners = self.committer.pending.due_owners(table.id, self.clock.now_us())
+            if job.retry_count:  # what a crash interrupted isn't due any more, and isn't over either
+                owners = list(dict.fromkeys((*owners, *self.flush.interrupted(view, table))))
         else:
             owners = self.flush.pending(view, table, job.texts("users"))
         until = None if is_scheduled else job.asked_seq

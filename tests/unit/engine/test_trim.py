@@ -9,6 +9,7 @@ import pytest
 
 from upwell.clock import ManualClock
 from upwell.effects import NoPoints
+from upwell.engine.trim import SLICE_CHANGES
 from upwell.errors import SeqTrimmed
 from upwell.feeds.upload import UploadLimits, Uploads
 from upwell.ids import Seq
@@ -75,6 +76,17 @@ def test_what_a_live_device_has_not_read_stays(db: Embedded, clock: ManualClock)
     assert db.trim.run() == 1 + 3, "ann's phone has read one entry, bob's has been away too long"
     assert (own_log(db, ANN), own_log(db, BOB)) == (["b", "c"], [])
     assert (load_floor(db.view.hot, ANN).counter, load_floor(db.view.hot, BOB).counter) == (1, 3)
+
+
+def test_a_device_that_stands_still_holds_nobody_elses_log(db: Embedded, clock: ManualClock) -> None:
+    rows = ", ".join(f"('{key}', 'x')" for key in range(SLICE_CHANGES + 1))
+    db.change(f"INSERT INTO app.notes VALUES {rows}", user="ann")
+    db.change("INSERT INTO app.notes VALUES ('b', 'x')", user="bob")
+    clock.advance(RETENTION_S + 1)
+    db.registry.note("ann", "phone", 0)
+    assert db.trim.is_due(db.view)
+    assert db.trim.run() == 1
+    assert not db.trim.is_due(db.view)
 
 
 def test_a_reader_below_the_floor_is_told_and_one_at_the_floor_goes_on(

@@ -71,6 +71,32 @@ def test_a_flush_of_many_users_stops_when_it_is_killed(tmp_path: Path) -> None:
         assert 0 < len(list(db.view.hot.owners(table))) < 40
 
 
+def test_a_scheduled_flush_ends_what_a_crash_interrupted(tmp_path: Path) -> None:
+    """After its commit the partition isn't due any more, but hot copies and no `manifest.json` are left."""
+    crashes = iter([InterruptedError])
+
+    def crash() -> None:
+        for failure in crashes:
+            raise failure
+
+    points = PointActions({"flush:after-commit": crash})
+    with Embedded(tmp_path, store=memory_store(), points=points) as db:
+        db.run("CREATE TABLE t (id INT PRIMARY KEY) WITH (TYPE = 'SHARED', FLUSH_POLICY = 'rows:2')")
+        db.change("INSERT INTO t VALUES (1), (2)")
+        table = db.table("default.t")
+        flush = job(db, JobType.FLUSH, table_number=table.id, policy="rows:2")
+        with pytest.raises(InterruptedError):
+            db.kinds.run(flush, Stop())
+        db.reopen()
+        db.jobs.recover()
+        again = db.jobs.find(flush.job_id)
+        assert again is not None
+        db.kinds.run(again, Stop())
+        assert list(db.settle().hot.owners(table.id)) == []
+        assert db.cold_rows("default.t") == [{"id": 1}, {"id": 2}]
+        assert db.cold_problems() == []
+
+
 def test_a_flush_of_a_table_that_is_gone_is_skipped(db: Embedded) -> None:
     assert db.kinds.run(job(db, JobType.FLUSH, table_number=99), Stop()) == Done(
         "the table was dropped meanwhile", True
