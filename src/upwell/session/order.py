@@ -23,6 +23,7 @@ _FORMING = frozenset(
 )
 _AGGREGATES = frozenset({"COUNT", "SUM", "AVG", "MIN", "MAX"})
 _LIMITING = frozenset({"LIMIT", "OFFSET", "FETCH"})
+_KINDS = {pa.string_view(): pa.string(), pa.binary_view(): pa.binary()}
 _CLAUSES = _LIMITING | {"WHERE"}
 
 Run = Callable[[str], pa.Table]
@@ -82,8 +83,17 @@ def _by_key(table: pa.Table) -> pa.Table:
     if len(keys) != 1 or not 1 < table.num_rows <= ORDERED_ROWS_MAX:
         return table
     # Names may repeat in a result: sort by position.
-    order = pa.compute.array_sort_indices(table.column(keys[0]).combine_chunks())
-    return table.take(order)
+    order = pa.compute.array_sort_indices(_common(table.column(keys[0])).combine_chunks())
+    return pa.table([_common(column).take(order) for column in table.columns], schema=_schema(table))
+
+
+def _common(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Return a column in a form that PyArrow can take rows from: it can't from views of texts."""
+    return column.cast(_KINDS.get(column.type, column.type))
+
+
+def _schema(table: pa.Table) -> pa.Schema:
+    return pa.schema([field.with_type(_KINDS.get(field.type, field.type)) for field in table.schema])
 
 
 def _with_order(text: str, tokens: Sequence[Token], source: Source) -> str | None:

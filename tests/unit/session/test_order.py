@@ -99,3 +99,18 @@ def test_what_is_not_plain_is_ordered_by_a_key_in_its_result() -> None:
         "SELECT DISTINCT id FROM t", (SOURCE,), lambda text: unsorted, rows_unordered=lambda source: 1
     )
     assert found.column(0).to_pylist() == [1, 2, 3]
+
+
+def test_texts_as_an_expression_gives_them_are_ordered_by_a_key() -> None:
+    """DataFusion's texts are views, also in a key: PyArrow takes no rows from these."""
+    field = pa.field("id", pa.string_view(), metadata={TYPE_METADATA: b"Text", FLAGS_METADATA: b"nn,pk,uq"})
+    columns = [pa.array(["c", "a", "b"], pa.string_view()), pa.array([b"3", b"1", None], pa.binary_view())]
+    unsorted = pa.table(columns, schema=pa.schema([field, pa.field("v", pa.binary_view())]))
+    found = ordered(
+        "WITH x AS (SELECT 1) SELECT id FROM t",
+        (SOURCE,),
+        lambda text: unsorted,
+        rows_unordered=lambda source: 1,
+    )
+    assert [column.to_pylist() for column in found.columns] == [["a", "b", "c"], [b"1", None, b"3"]]
+    assert found.schema.field("id").metadata == field.metadata
