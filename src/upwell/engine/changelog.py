@@ -7,6 +7,7 @@ Rows have the columns that their table has in the View, whatever it had when the
 
 from bisect import bisect_right
 from collections.abc import Sequence
+from enum import Enum
 
 import msgspec
 
@@ -14,13 +15,23 @@ from upwell.engine.catalog import Table
 from upwell.engine.view import View
 from upwell.errors import SeqTrimmed
 from upwell.ids import Seq
-from upwell.storage.hot import Change, partition_floor
+from upwell.storage.hot import Change, Floor, partition_floor
 from upwell.types import Owner, TableId
 
 TAIL_CHANGES_MAX = 8_192
 TAIL_BYTES_MAX = 64 * 1024 * 1024
 CHANGE_BYTES = 500
 """About what a change costs in memory besides its texts."""
+
+
+class Needed(Enum):
+    """What of an expiring table's log a reader can't do without; of other tables' it is all."""
+
+    ALL = "all"
+    ENDS = "ends"
+    """What tells of the end of a row: the other entries that went made rows that are gone."""
+    NOTHING = "nothing"
+    """Neither: what has expired is nothing to it."""
 
 
 def has_changed(view: View, table: TableId, owner: Owner, after: int) -> bool:
@@ -88,15 +99,14 @@ class Changelog:
         *,
         after: int,
         limit: int,
-        only_ends: bool = False,
+        needed: Needed = Needed.ALL,
     ) -> list[Change]:
         """Return at most `limit` changes of a table (of one owner or of all) with after < seq ≤ view.seq.
 
-        Raises `SeqTrimmed` if some of these may be gone (`only_ends`: some that told of a row's end); who
-        begins at 0 holds nothing that could be stale.
+        Raises `SeqTrimmed` if some of these may be gone that are `needed`; who begins at 0 holds nothing that
+        could be stale.
         """
-        floor = partition_floor(view.hot, table, owner)
-        trimmed_until = floor.end if only_ends and floor.is_own else floor.seq
+        trimmed_until = _needed_floor(partition_floor(view.hot, table, owner), needed)
         if 0 < after < trimmed_until:
             raise SeqTrimmed(
                 f"the log before seq {trimmed_until} was trimmed, the cursor is at {after}: "
@@ -105,6 +115,12 @@ class Changelog:
         changes = view.hot.read_log(table, owner, after, view.seq, limit)
         shape = view.catalog.by_id.get(table)
         return changes if shape is None else [_shaped(change, shape) for change in changes]
+
+
+def _needed_floor(floor: Floor, needed: Needed) -> int:
+    if needed is Needed.ALL or not floor.is_own:
+        return floor.seq
+    return floor.end if needed is Needed.ENDS else 0
 
 
 def _shaped(change: Change, table: Table) -> Change:

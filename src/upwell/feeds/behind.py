@@ -103,7 +103,7 @@ class Behind:
             watch.owner,
             after=subscription.after,
             limit=PAGE_CHANGES,
-            only_ends=subscription.after < subscription.missed_until,
+            needed=watch.needed,
         )
         is_last = len(changes) < PAGE_CHANGES
         return deltas(subscription, watch, changes, until=view.seq if is_last else changes[-1].seq)

@@ -17,7 +17,7 @@ from typing import TypeVar
 from weakref import WeakValueDictionary
 
 from upwell.engine.catalog import Catalog, Table
-from upwell.engine.changelog import Changelog
+from upwell.engine.changelog import Changelog, Needed
 from upwell.engine.query import QueryEngine
 from upwell.engine.view import View
 from upwell.errors import (
@@ -313,7 +313,13 @@ class LiveFeed:
             cursor = after
             while cursor < view.seq:
                 read = partial(
-                    self._changelog.read, view, TableId(table), Owner(owner), after=cursor, limit=PAGE_CHANGES
+                    self._changelog.read,
+                    view,
+                    TableId(table),
+                    Owner(owner),
+                    after=cursor,
+                    limit=PAGE_CHANGES,
+                    needed=Needed.ENDS,
                 )
                 try:
                     changes = await self._in_thread(read)

@@ -10,6 +10,7 @@ from functools import cached_property
 from typing import Generic, NoReturn, Protocol, TypeVar
 
 from upwell.engine.catalog import Table
+from upwell.engine.changelog import Needed
 from upwell.engine.expression import Context, Literal, Node, columns_read, equalities
 from upwell.engine.expression import predicate as compiled
 from upwell.feeds.delta import Projection
@@ -48,9 +49,11 @@ class Watch:
     require: Callable[[Table], object] | None = None
 
     @property
-    def is_told_ends(self) -> bool:
-        """Whether all that leaves the table's rows is told: not if they expire and no view was asked for."""
-        return self.view or not self.table.is_ephemeral
+    def needed(self) -> Needed:
+        """What of the log it can't do without: the ends of rows that expire only if a view was asked for."""
+        if not self.table.is_ephemeral:
+            return Needed.ALL
+        return Needed.ENDS if self.view else Needed.NOTHING
 
     @cached_property
     def matches(self) -> Test:

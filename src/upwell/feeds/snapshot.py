@@ -107,18 +107,13 @@ def read_batch(
             f"the cursor {after} is of a history that was lost: a backup was restored, or the server ended "
             "without notice; subscribe again without `from`"
         )
-    if after is not None and snapshot.batch_num == 0 and watch.is_told_ends:
+    if after is not None and snapshot.batch_num == 0:
         # Whether the log reaches back so far is told at once, not with the last page.
-        changelog.read(view, watch.table.id, watch.owner, after=after, limit=1, only_ends=True)
+        changelog.read(view, watch.table.id, watch.owner, after=after, limit=1, needed=watch.needed)
     page = read_page(query, view, watch, snapshot, serialization)
     if page.has_more or after is None:
         return page, {}
-    try:
-        return page, missed_deletes(changelog, view, watch, after=after, until=until)
-    except SeqTrimmed:
-        if watch.is_told_ends:
-            raise
-        return page, {}  # what is gone from the log had expired by itself
+    return page, missed_deletes(changelog, view, watch, after=after, until=until)
 
 
 def read_page(
@@ -148,7 +143,7 @@ def missed_deletes(
     missed: dict[Key, int] = {}
     while after < until:
         changes = changelog.read(
-            view, watch.table.id, watch.owner, after=after, limit=SCAN_CHANGES, only_ends=True
+            view, watch.table.id, watch.owner, after=after, limit=SCAN_CHANGES, needed=watch.needed
         )
         for change in changes:
             if change.seq > until:

@@ -301,7 +301,7 @@ def partition_floor(reader: HotReader, table: TableId, owner: Owner | None) -> F
         return load_floor(reader, table)
     of_table, of_owner = load_floor(reader, table), load_floor(reader, owner)
     # What went of the partition is below either of the two, unless the table's entries go by themselves.
-    return (max if of_table.is_own else min)(of_table, of_owner, key=_seq)
+    return of_table if of_table.is_own else min(of_table, of_owner, key=_seq)
 
 
 def _seq(floor: Floor) -> int:

@@ -198,6 +198,7 @@ def test_other_tables_of_the_owner_keep_their_log(db: Embedded, clock: ManualClo
     clock.advance(RETENTION_S)
     typed(db, 2)
     assert db.trim.run() == 2, "the log of a STREAM table isn't the log trim's"
+    assert partition_floor(db.store, typing, ANN) == load_floor(db.store, typing), "nor is its floor"
     assert [change.key for change in entries(db)] == [1, 2]
 
 

@@ -41,6 +41,11 @@ class Stage:
         for table in self.db.expiry.due():
             await asyncio.to_thread(self.db.expiry.evict, table.id)
 
+    async def forgets(self) -> None:
+        """Let the log be read from the store: another table has other columns."""
+        await self.db.outcomes("CREATE SHARED TABLE app.other (id INT PRIMARY KEY)")
+        await self.db.outcomes("ALTER TABLE app.other ADD COLUMN more INT")
+
 
 @asynccontextmanager
 async def running(db: Embedded, clock: ManualClock) -> AsyncIterator[Stage]:
@@ -185,3 +190,35 @@ async def test_who_lags_is_told_in_the_same_order(stage: Stage) -> None:
     assert slow.events == view.events
     kinds = ("insert", "delete", "insert", "insert", "delete", "delete")
     assert told(view) == list(zip(kinds, "aaabab", strict=True))
+
+
+async def test_who_lags_beyond_what_has_expired_goes_on_from_the_log(stage: Stage) -> None:
+    """What expired meanwhile is nothing to it, a view is told its end."""
+    plain, view = await stage.subscriber().open(), await stage.subscriber().open(view=True)
+    plain.is_stalled = view.is_stalled = True
+    await stage.types("a", "b")
+    await stage.after(TTL_S + 1)
+    await stage.forgets()
+    await stage.types("c")
+    for subscriber in (plain, view):
+        subscriber.release()
+        await subscriber.until(lambda s=subscriber: "c" in s.rows or s.errors)
+    assert plain.errors + view.errors == []
+    assert told(plain) == [("insert", "c")]
+    assert told(view) == [("delete", "a"), ("delete", "b"), ("insert", "c")]
+
+
+async def test_a_view_that_lags_beyond_the_grace_is_told_so(stage: Stage) -> None:
+    plain, view = await stage.subscriber().open(), await stage.subscriber().open(view=True)
+    plain.is_stalled = view.is_stalled = True
+    await stage.types("a")
+    await stage.after(TTL_S + 1)
+    await stage.after(GRACE_S)
+    await stage.evicts()
+    await stage.forgets()
+    await stage.types("b")
+    for subscriber in (plain, view):
+        subscriber.release()
+        await subscriber.until(lambda s=subscriber: s.rows or s.errors)
+    assert [code for code, _ in view.errors] == ["HISTORY_PRUNED"]
+    assert (told(plain), plain.errors) == ([("insert", "b")], [])
