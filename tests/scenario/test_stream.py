@@ -92,7 +92,11 @@ def test_a_row_is_gone_everywhere_when_its_time_is_over(site: Site, namespace: s
         what="no file has them any more",
     )
     jobs = f"SELECT DISTINCT status FROM system.jobs WHERE parameters LIKE '%{table}%' AND job_id LIKE 'SE-%'"
-    assert "completed" in [row[0] for row in site.root.run(jobs).rows]
+    wait_until(
+        lambda: "completed" in [row[0] for row in site.root.run(jobs).rows],
+        timeout_s=WAIT_S,
+        what="the job that cleared them to end",
+    )
     assert cold.find_partition(site.server.data_dir / "storage", table, user) is None, "never Parquet"
 
 
