@@ -56,6 +56,14 @@ def _state(site: Site, space: str) -> list[list[object]]:
         ("COPY N.t TO '/tmp/x'", INVALID_SQL, "Unsupported statement type: COPY"),
         ("CREATE EXTERNAL TABLE x STORED AS CSV LOCATION '/etc/passwd'", INVALID_SQL, "CREATE EXTERNAL"),
         ("SELECT * INTO N.x FROM N.t", INVALID_SQL, "can only read"),
+        # What the query engine would pass over
+        ("SELECT id FROM N.t FOR UPDATE", INVALID_SQL, "FOR UPDATE at Line: 1"),
+        ("SELECT id FROM (SELECT id FROM N.t FOR SHARE) AS x", INVALID_SQL, "FOR SHARE at Line: 1"),
+        ("INSERT INTO N.t (id, v) SELECT id, v FROM N.t TABLESAMPLE SYSTEM (1)", INVALID_SQL, "TABLESAMPLE"),
+        ("SELECT id FROM N.t SAMPLE 0.1", INVALID_SQL, "SAMPLE"),
+        ("SELECT id FROM N.t CONNECT BY id = 1", INVALID_SQL, "WITH RECURSIVE"),
+        ("SELECT id FROM N.t WITH ORDINALITY", INVALID_SQL, "row_number()"),
+        ("SELECT id FROM N.t FOR JSON AUTO", INVALID_SQL, "FOR JSON"),
         ("INSERT INTO N.t (id, v) VALUES (5, 'x') RETURNING (SELECT 1)", INVALID_SQL, "no subqueries"),
         ("INSERT INTO N.t (id, v) VALUES (5, 'x') ON CONFLICT DO SOMETHING", INVALID_SQL, "expected UPDATE"),
         # Definitions
@@ -83,8 +91,13 @@ def _state(site: Site, space: str) -> list[list[object]]:
         ),
         ("CREATE TABLE N.x (id INT PRIMARY KEY, _deleted INT)", INVALID_SQL, "'_deleted' is reserved"),
         ("CREATE TABLE N.x (id NOTYPE PRIMARY KEY)", INVALID_SQL, "NOTYPE"),
-        ("CREATE TABLE N.x (id INT PRIMARY KEY, f FLOAT)", INVALID_SQL, "DOUBLE"),
-        ("CREATE TABLE N.x (id INT PRIMARY KEY, f DECIMAL(10, 2))", INVALID_SQL, "DECIMAL"),
+        (
+            "CREATE TABLE N.x (id INT PRIMARY KEY, f FILE)",
+            INVALID_SQL,
+            "FILE of column 'f' is not supported yet",
+        ),
+        ("CREATE TABLE N.x (id INT PRIMARY KEY, f EMBEDDING(3))", INVALID_SQL, "not supported yet"),
+        ("CREATE TABLE N.x (id INT PRIMARY KEY, f DECIMAL(39, 2))", INVALID_SQL, "DECIMAL(39,2)"),
         ("CREATE STREAM TABLE N.x (id INT PRIMARY KEY)", INVALID_SQL, "specify 'TTL_SECONDS'"),
         (
             "CREATE TABLE N.x (id INT PRIMARY KEY) WITH (COLOUR = 'red')",

@@ -22,6 +22,7 @@ from upwell.session.call import Call
 from upwell.session.depth import refuse_deep
 from upwell.session.direct import find_direct, find_keys
 from upwell.session.dml import evaluate
+from upwell.session.ignored import refuse_ignored
 from upwell.session.order import ordered, text_in_order
 from upwell.session.outcome import Answer, PointAnswer, Streamed
 from upwell.session.point import point_answer
@@ -84,6 +85,7 @@ class Reader:
         """
         text = render(text, values, call.context())
         refuse_deep(text)
+        refuse_ignored(text)
         resolver = self._resolver(call, view, write) if given is None else lambda namespace, name: given
         tables = self.query.tables_in(text, call.namespace, resolver)
         return self.query.run(view, text, call.namespace, tables, resolver, stop=stop)
@@ -166,6 +168,7 @@ class Reader:
         """Return a query's text for the engine, and what the names in it stand for."""
         text = render(statement.text, call.values, call.context())
         refuse_deep(text)
+        refuse_ignored(text)
         write = None if call.transaction is None else call.transaction.write
         resolver = self._resolver(call, view, write, is_open=statement.is_open, others=statement.others)
         tables = self.query.tables_in(text, call.namespace, resolver)
