@@ -153,6 +153,36 @@ def test_a_restore_in_place_begins_a_new_history(site: Site, tmp_path: Path) -> 
         here.close()
 
 
+def test_files_of_another_history_are_not_taken_for_those_of_a_backup(tmp_path: Path) -> None:
+    """After a restore names of files are given again; a newer backup brings its own back to a storage."""
+    with ServerProcess(tmp_path / "data", env=ENV) as server:
+        here = Site(server)
+        root = here.root
+        root.run(f"CREATE STORAGE far TYPE filesystem BASE_DIRECTORY '{tmp_path}/far'")
+        root.run("CREATE NAMESPACE app")
+        for table in ("ours", "mine"):
+            root.run(
+                f"CREATE TABLE app.{table} (id INT PRIMARY KEY, n INT) "
+                "WITH (TYPE = 'SHARED', STORAGE_ID = 'far')"
+            )
+
+        def add(key: int) -> list[list[list[object]]]:
+            root.run(f"INSERT INTO app.ours VALUES ({key}, {key})")
+            assert job(root, "STORAGE FLUSH TABLE app.ours")[0] == "completed"
+            return state(root)
+
+        states = []
+        for key in (1, 2):
+            states.append(add(key))
+            assert job(root, f"BACKUP DATABASE TO '{tmp_path}/backup-{key}'")[0] == "completed"
+        for key in (1, 2):
+            assert job(root, f"RESTORE DATABASE FROM '{tmp_path}/backup-{key}'")[0] == "completed"
+            server.restart()
+            assert state(root) == states[key - 1]
+            add(key + 5)
+        here.close()
+
+
 def cursor(site: Site, after: int | None = None) -> int | None:
     """Return up to where a live query has read, which goes on from there if `after` is given."""
     with (

@@ -23,6 +23,7 @@ from upwell.engine.archive import (
     LIST,
     STORAGE,
     Archive,
+    Elsewhere,
     copy_file,
     load_archive,
     sync_dirs,
@@ -35,6 +36,7 @@ from upwell.engine.rows import partition_of
 from upwell.engine.stop import Stop
 from upwell.errors import InvalidOperation
 from upwell.logs import fields
+from upwell.storage.files import PartitionFiles
 from upwell.storage.storages import Storages
 from upwell.types import Owner
 
@@ -122,20 +124,41 @@ def adopt_restored(data_dir: Path, open_store: OpenStore, points: Points) -> Non
 
 
 def return_elsewhere(data_dir: Path, storages: Storages, catalog: Catalog) -> None:
-    """Bring files of other storages than `local` back if they are gone there; then nothing is left to do."""
+    """Bring files of other storages than `local` back if they are gone there; then nothing is left to do.
+
+    Of a partition whose manifest isn't the one that was backed up there may be files of another history,
+    under the same names: all of its files are put there again.
+    """
     restored = data_dir / RESTORED
     if not (restored / LIST).exists():
         return
+    partitions: dict[tuple[int, str], list[tuple[Elsewhere, PartitionFiles]]] = {}
     for found in load_archive(restored).elsewhere:
         table = catalog.by_id.get(found.table)
         if table is not None:
             files = storages.open(partition_of(table, Owner(found.owner)), found.place)
-            if found.name not in files.names():
+            partitions.setdefault((found.table, found.owner), []).append((found, files))
+    for entries in partitions.values():
+        is_ours = any(_is_same_manifest(restored, found, files) for found, files in entries)
+        # The manifest last: by it the next start tells what is left if this one is interrupted.
+        for found, files in sorted(entries, key=lambda entry: _is_manifest(*entry)):
+            if not is_ours:
+                files.drop_links(keep=())
+            if not is_ours or found.name not in files.names():
                 files.make()
-                files.write_new(found.name, (restored / found.path).read_bytes())
+                files.replace(found.name, (restored / found.path).read_bytes())
     shutil.rmtree(restored / ELSEWHERE, ignore_errors=True)
     (restored / LIST).unlink()
     shutil.rmtree(restored)
+
+
+def _is_same_manifest(restored: Path, found: Elsewhere, files: PartitionFiles) -> bool:
+    is_there = _is_manifest(found, files) and found.name in files.names()
+    return is_there and files.read(found.name) == (restored / found.path).read_bytes()
+
+
+def _is_manifest(found: Elsewhere, files: PartitionFiles) -> bool:
+    return files.partition.number_of(found.name, "manifest") is not None
 
 
 def sync_dir(path: Path) -> None:
