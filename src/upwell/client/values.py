@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal
+from math import isfinite
 from typing import Any
 from uuid import UUID
 
@@ -70,8 +71,13 @@ def decode_row(row: WireRow, decoders: dict[str, Decode]) -> dict[str, Any]:
 
 
 def encode_argument(value: Argument) -> Param:
-    """Return a parameter as JSON has it; times become ISO 8601, in UTC if they have a zone."""
+    """Return a parameter as JSON has it; times become ISO 8601, in UTC if they have a zone.
+
+    Raises `TypeError` for what is no scalar, `ValueError` for NaN and infinity.
+    """
     match value:
+        case float() if not isfinite(value):
+            raise ValueError(f"{value} cannot be a parameter: JSON has no form of it; send None or a text")
         case None | bool() | int() | float() | str():
             return value
         case datetime():

@@ -86,3 +86,9 @@ def test_a_parameter_is_a_scalar_of_json(value: Any, sent: Any) -> None:
 def test_a_list_is_no_parameter() -> None:
     with pytest.raises(TypeError, match="list"):
         encode_argument([1])  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_a_number_that_json_lacks_is_refused_and_does_not_become_null(value: float) -> None:
+    with pytest.raises(ValueError, match="cannot be a parameter"):
+        encode_argument(value)
