@@ -52,7 +52,7 @@ from upwell.engine.restore import Restore, adopt_restored, return_elsewhere
 from upwell.engine.rows import Rows
 from upwell.engine.schema import Schema
 from upwell.engine.storages import StorageSchema
-from upwell.engine.trim import LogTrim
+from upwell.engine.trim import LogLimits, LogTrim
 from upwell.errors import StartRefused
 from upwell.feeds.cursor import Growth
 from upwell.feeds.download import Downloads
@@ -76,6 +76,7 @@ from upwell.jobs.schedule import (
     watch_flush,
     watch_jobs,
     watch_log,
+    watch_log_size,
     watch_rows,
 )
 from upwell.logs import fields
@@ -340,7 +341,8 @@ def _job_loops(
     """Return what runs the jobs in `threads`, and what submits those that nobody asks for."""
     config, committer, engine = parts.config, parts.committer, parts.engine
     queue, clock = engine.jobs, engine.clock
-    trim = LogTrim(committer, clock, config.log_retention_s, registry.slowest_cursor, parts.points)
+    limits = LogLimits(config.log_retention_s, config.log_bytes_max)
+    trim = LogTrim(committer, clock, limits, registry.slowest_cursor, parts.points)
     cleanup = Cleanup(committer, parts.storages, parts.cold, points=parts.points)
     expiry = Expiry(committer, clock, config.stream_grace_s)
     retention = JobRetention(queue, clock, config.job_retention_s, config.job_records_max)
@@ -364,6 +366,7 @@ def _job_loops(
     watches = [
         watch_flush(queue, committer, clock, config.flush_check_interval_s),
         watch_log(queue, trim, committer, config.log_trim_interval_s),
+        watch_log_size(queue, trim, committer),
         watch_jobs(queue, retention, JOBS_INTERVAL_S),
         watch_dropped(queue, committer, DROPPED_INTERVAL_S),
         watch_rows(expiry, config.stream_expiry_interval_s),

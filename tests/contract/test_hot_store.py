@@ -1,7 +1,7 @@
 """The contract of `HotStore`, with exact values, on each implementation."""
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -51,6 +51,12 @@ def store(kind_of_store: str, tmp_path: Path) -> Iterator[HotStore]:
     )
     yield opened
     opened.close()
+
+
+def saved_store(kind: str, path: Path) -> HotStore:
+    """Open a checkpoint."""
+    clock = ManualClock()
+    return MemoryStore(clock=clock, saved=path) if kind == "memory" else RocksStore(path, clock=clock)
 
 
 def put(
@@ -364,6 +370,38 @@ def test_trimmed_entries_are_gone_from_each_log_and_counters_go_on(store: HotSto
     assert write(store, put("c")).changes[0].counter == 4
 
 
+def size(changes: Iterable[Change]) -> int:
+    return sum(len(msgspec.msgpack.encode(change)) for change in changes)
+
+
+def test_how_much_a_log_takes_is_known(store: HotStore, kind_of_store: str, tmp_path: Path) -> None:
+    assert (store.log_bytes(NOTES), store.log_bytes(TASKS)) == (0, 0)
+    changes = write(
+        store, put("a", "x" * 1000), put(1, table=TASKS), put("b"), put("s", owner=SHARED)
+    ).changes
+    notes = [change for change in changes if change.table == NOTES]
+    assert store.log_bytes(NOTES) == size(notes) > 1000
+    assert store.log_bytes(TASKS) == size([changes[1]])
+    _, before = store.snapshot()
+    trim = Trim(NOTES, notes[0].seq, ANN, notes[0].counter)
+    store.apply(Batch(rows=[put("c")], trims=[trim]))
+    store.apply(Batch(trims=[trim]))  # once more: it is gone already
+    left = store.read_log(NOTES, None, 0, None, 9)
+    assert [change.key for change in left] == ["b", "s", "c"]
+    assert (store.log_bytes(NOTES), before.log_bytes(NOTES)) == (size(left), size(notes))
+    store.checkpoint(tmp_path / "copy")
+    copy = saved_store(kind_of_store, tmp_path / "copy")
+    assert (copy.log_bytes(NOTES), copy.log_bytes(TASKS)) == (size(left), size([changes[1]]))
+    copy.close()
+    store.forget_table(NOTES)
+    assert (store.log_bytes(NOTES), store.log_bytes(TASKS)) == (0, size([changes[1]]))
+
+
+def test_a_row_that_is_not_there_is_dropped_in_vain(store: HotStore) -> None:
+    store.apply(Batch(drops=[Drop(NOTES, ANN, "a", NO_SEQ)]))
+    assert keys(store) == []
+
+
 def test_an_entry_goes_alone_and_a_row_without_a_tombstone(store: HotStore) -> None:
     made = write(store, put("a"), put("b"), put(1, table=TASKS), put("s", owner=SHARED)).changes
     _, before = store.snapshot()
@@ -405,11 +443,7 @@ def test_a_checkpoint_is_a_whole_store(store: HotStore, kind_of_store: str, tmp_
     saved_seq, path = store.last_seq, tmp_path / "copy"
     store.checkpoint(path)
     write(store, put("later"))
-    copy: HotStore
-    if kind_of_store == "memory":
-        copy = MemoryStore(clock=ManualClock(), saved=path)
-    else:
-        copy = RocksStore(path, clock=ManualClock())
+    copy = saved_store(kind_of_store, path)
     assert (copy.last_seq, keys(copy), copy.owner_counter(ANN)) == (saved_seq, ["a"], 2)
     assert copy.read_owner_log(ANN, 0, None, 9) == store.read_owner_log(ANN, 0, 2, 9)
     assert copy.read_log(NOTES, None, 0, None, 9) == store.read_log(NOTES, None, 0, saved_seq, 9)

@@ -108,7 +108,9 @@ class Model:
         for table in TABLES:
             at = sorted(place for place in self.rows if place[0] == table)
             found[f"owners {table}"] = sorted({owner for _, owner, _ in at})
-            found[f"log {table}"] = self.log(table, None, 0, None, ALL)
+            log = [c for c in self.changes if c.table == table and c.seq not in self.trimmed]
+            found[f"log {table}"] = log
+            found[f"log bytes {table}"] = sum(len(msgspec.msgpack.encode(change)) for change in log)
             for owner in OWNERS:
                 found[f"rows {table} {owner}"] = [self.rows[place] for place in at if place[1] == owner]
                 found[f"log {table} {owner}"] = self.log(table, owner, 0, None, ALL)
@@ -147,6 +149,7 @@ def dump(reader: HotReader) -> Dump:
     for table in TABLES:
         found[f"owners {table}"] = list(reader.owners(table))
         found[f"log {table}"] = reader.read_log(table, None, 0, None, ALL)
+        found[f"log bytes {table}"] = reader.log_bytes(table)
         for owner in OWNERS:
             rows = list(reader.scan_rows(table, owner))
             assert [reader.find_row(table, owner, row.key) for row in rows] == rows

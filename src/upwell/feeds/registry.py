@@ -73,10 +73,14 @@ class Registry:
                 found[name] = device
         return [found[name] for name in sorted(found)]
 
-    def slowest_cursor(self, user: str, since_us: int) -> int | None:
-        """Return the lowest cursor of the user's devices that were seen since; None if none reads the log."""
-        live = (device for device in self.devices(user) if device.last_seen_us >= since_us)
-        return min((device.cursor for device in live if device.cursor is not None), default=None)
+    def slowest_cursor(self, user: str, since_us: int, unread: int | None = None) -> int | None:
+        """Return the lowest cursor of the user's devices that were seen since; None if none reads the log.
+
+        `unread` stands for the cursor of those that haven't read it yet; None: they don't count.
+        """
+        live = [device for device in self.devices(user) if device.last_seen_us >= since_us]
+        cursors = (unread if device.cursor is None else device.cursor for device in live)
+        return min((cursor for cursor in cursors if cursor is not None), default=None)
 
     def write(self) -> None:
         """Record what was noted, in one commit for all (in several, if there are very many)."""

@@ -103,13 +103,35 @@ def submit_due_flush(queue: JobQueue, table: Table, policy: FlushPolicy, now_us:
 
 
 def watch_log(queue: JobQueue, trim: LogTrim, committer: Committer, interval_s: float) -> Watch:
-    """Trim the log when entries are old enough."""
+    """Trim the log when entries are old enough, or beyond what it may take."""
 
     def look() -> None:
         if trim.is_due(committer.publication.view):
             queue.submit(JobType.TRIM, {}, JobType.TRIM.value)
 
     return Watch(interval_s, look)
+
+
+LOG_SIZE_INTERVAL_S = 10.0
+
+
+def watch_log_size(queue: JobQueue, trim: LogTrim, committer: Committer) -> Watch:
+    """Trim the log soon after it has become too large.
+
+    If it stays so, since devices need what is old, it is looked through again when it has grown by a tenth.
+    """
+    lowest = 0
+
+    def look() -> None:
+        nonlocal lowest
+        size = trim.log_bytes()
+        lowest = min(lowest, size)
+        if size > max(trim.limits.bytes_max, lowest + trim.limits.bytes_max // 10):
+            lowest = size
+            if trim.is_due(committer.publication.view):
+                queue.submit(JobType.TRIM, {}, JobType.TRIM.value)
+
+    return Watch(LOG_SIZE_INTERVAL_S, look)
 
 
 def watch_jobs(queue: JobQueue, retention: JobRetention, interval_s: float) -> Watch:

@@ -221,6 +221,10 @@ class HotReader(Protocol):
         """Return an owner's changes over all tables with after < counter ≤ until."""
         ...
 
+    def log_bytes(self, table: TableId) -> int:
+        """Return how many bytes a table's entries of the log have in MessagePack, at no cost per entry."""
+        ...
+
     def owner_counter(self, owner: Owner) -> int:
         """Return the counter of the owner's newest change, 0 if there is none."""
         ...

@@ -50,6 +50,7 @@ class _State:
     forgotten: frozenset[TableId] = frozenset()
     epoch: int = 0
     floors: dict[Owner, int] = field(default_factory=dict)
+    log_sizes: dict[TableId, int] = field(default_factory=dict)
 
     def copied(self) -> "_State":
         """Return a state of its own that shares the partitions, the kinds and the lists."""
@@ -63,6 +64,7 @@ class _State:
             self.forgotten,
             self.epoch,
             dict(self.floors),
+            dict(self.log_sizes),
         )
 
 
@@ -105,6 +107,9 @@ class MemoryReader:
         start = bisect_right(changes, after, key=_by_counter)
         last = len(changes) if until is None else bisect_right(changes, until, key=_by_counter)
         return self._taken(changes[:last], start, None, limit, table=None, owner=None)
+
+    def log_bytes(self, table: TableId) -> int:
+        return self._state.log_sizes.get(table, 0)
 
     def owner_counter(self, owner: Owner) -> int:
         return self._state.counters.get(owner, 0)
@@ -176,7 +181,7 @@ class MemoryStore(MemoryReader):
             self._unshare()
             self._trim(batch.trims)
             for drop in drops:
-                del self._rows_of(drop.table, drop.owner)[drop.key]
+                self._rows_of(drop.table, drop.owner).pop(drop.key, None)  # seq 0: there is none
             self._keep(batch, allotted)
             for record in batch.records:
                 self._keep_record(record)
@@ -199,6 +204,7 @@ class MemoryStore(MemoryReader):
                 del state.rows[partition]
                 self._private.discard(partition)
             state.logs.pop(table, None)
+            state.log_sizes.pop(table, None)
             state.forgotten |= {table}
 
     def reclaim(self, table: TableId) -> None:
@@ -220,7 +226,10 @@ class MemoryStore(MemoryReader):
         """Put shorter lists in the place of those that snapshots share."""
         state, gone = self._state, {trim.seq for trim in trims}
         for table in {trim.table for trim in trims}:
-            state.logs[table] = [change for change in state.logs.get(table, []) if change.seq not in gone]
+            log = state.logs.get(table, [])
+            state.logs[table] = [change for change in log if change.seq not in gone]
+            size = sum(_size(change) for change in log if change.seq in gone)
+            state.log_sizes[table] = state.log_sizes.get(table, 0) - size
         for owner in {trim.owner for trim in trims if trim.alone}:
             state.owner_logs[owner] = [c for c in state.owner_logs.get(owner, []) if c.seq not in gone]
         for owner, counter in newest_trims(trims).items():
@@ -303,7 +312,12 @@ def _cut(state: _State, owner: Owner) -> None:
 
 
 def _append(state: _State, change: Change) -> None:
-    owner = Owner(change.owner)
-    state.logs.setdefault(TableId(change.table), []).append(change)
+    owner, table = Owner(change.owner), TableId(change.table)
+    state.logs.setdefault(table, []).append(change)
+    state.log_sizes[table] = state.log_sizes.get(table, 0) + _size(change)
     if owner_user(owner) is not None:
         state.owner_logs.setdefault(owner, []).append(change)
+
+
+def _size(change: Change) -> int:
+    return len(msgspec.msgpack.encode(change))

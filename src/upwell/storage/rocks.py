@@ -70,6 +70,7 @@ class RocksStore(RocksReader):
         self._failed = False
         self._counters: OrderedDict[Owner, int] = OrderedDict()
         self._fenced: OrderedDict[tuple[TableId, Owner], None] = OrderedDict()
+        self._log_sizes: dict[TableId, int] = {}
         try:
             _prepare(self._db)
         except StartRefused:
@@ -103,8 +104,14 @@ class RocksStore(RocksReader):
             self._refuse_if_failed()
             verify(batch, self)
             allotted = allot(batch, self._seqs, self._counter_before_next)
-            self._write(self._bytes(batch, allotted))
+            grown: dict[TableId, int] = {}
+            out = self._bytes(batch, allotted, grown)
+            sizes = {table: self.log_bytes(table) + by for table, by in grown.items()}
+            for table, size in sizes.items():
+                out.put(rocks_keys.log_size(table), rocks_keys.number_bytes(size))
+            self._write(out)
             self._last_seq = allotted.seq
+            self._log_sizes.update(sizes)
             self._remember(batch, allotted)
         return Applied(allotted.seq, allotted.changes)
 
@@ -127,9 +134,11 @@ class RocksStore(RocksReader):
         batch = WriteBatch(raw_mode=True)
         batch.delete_range(rocks_keys.row_table(table), rocks_keys.row_table(table + 1))
         batch.delete_range(rocks_keys.log_table(table), rocks_keys.log_table(table + 1))
+        batch.delete(rocks_keys.log_size(table))
         with self._lock:
             self._refuse_if_failed()
             self._write(batch)
+            self._log_sizes.pop(table, None)
             for partition in [known for known in self._fenced if known[0] == table]:
                 del self._fenced[partition]
 
@@ -156,6 +165,12 @@ class RocksStore(RocksReader):
             if self._db is not None:
                 self._db.close()
                 self._db = None
+
+    def log_bytes(self, table: TableId) -> int:
+        with self._lock:
+            if table not in self._log_sizes:
+                self._log_sizes[table] = super().log_bytes(table)
+            return self._log_sizes[table]
 
     def owner_counter(self, owner: Owner) -> int:
         with self._lock:
@@ -192,17 +207,20 @@ class RocksStore(RocksReader):
             raise ReadOnly("writing to the store failed; restart the server") from error
         self._points.reach("commit:after-write")
 
-    def _bytes(self, batch: Batch, allotted: Allotted) -> WriteBatch:
+    def _bytes(self, batch: Batch, allotted: Allotted, grown: dict[TableId, int]) -> WriteBatch:
+        """Return what is to be written; `grown` gets by how many bytes the log of each table grows."""
         out = WriteBatch(raw_mode=True)
         self._drop(out, batch.drops)
-        self._trim(out, batch.trims)
+        self._trim(out, batch.trims, grown)
         for write, change in zip(batch.rows, allotted.changes, strict=True):
             row = rocks_keys.row(write.table, write.owner, write.key)
             if write.vanishes:
                 out.delete(row)
             else:
                 out.put(row, _encode(version(write, change.seq)))
-            out.put(rocks_keys.log(change.table, change.seq), _encode(change))
+            entry = _encode(change)
+            out.put(rocks_keys.log(change.table, change.seq), entry)
+            grown[write.table] = grown.get(write.table, 0) + len(entry)
             if owner_user(write.owner) is not None:
                 pointer = rocks_keys.pointer_bytes(change.table, change.seq)
                 out.put(rocks_keys.owner_log(write.owner, change.counter), pointer)
@@ -231,9 +249,13 @@ class RocksStore(RocksReader):
             if value is not None and decode_head(value).seq == drop.seq:
                 out.delete(row)
 
-    def _trim(self, out: WriteBatch, trims: Sequence[Trim]) -> None:
-        for trim in trims:
-            out.delete(rocks_keys.log(trim.table, trim.seq))
+    def _trim(self, out: WriteBatch, trims: Sequence[Trim], grown: dict[TableId, int]) -> None:
+        entries: list[Any] = [rocks_keys.log(trim.table, trim.seq) for trim in trims]
+        values: Any = self._open_db().get(entries) if entries else []
+        for trim, entry, value in zip(trims, entries, values, strict=True):
+            if value is not None:
+                out.delete(entry)
+                grown[trim.table] = grown.get(trim.table, 0) - len(value)
             if trim.alone:
                 out.delete(rocks_keys.owner_log(trim.owner, trim.counter))
         for owner, counter in newest_trims(trims).items():

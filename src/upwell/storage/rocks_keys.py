@@ -4,6 +4,7 @@
     R table(4) owner 0 FF       → nothing       the fence: ends the rows of each partition that ever was
     L table(4) seq(8)           → Change        the log; values are written here only
     O owner 0 counter(8)        → table(4) seq(8), a pointer into the log; users only
+    S table(4)                  → bytes(8)      of the values in the table's log
     N owner                     → counter(8)    of the owner's newest change; users only
     C kind 0 name               → the record    (and `C kind 0 FF`, its fence)
     M name                      → format version, high water of the seqs, epoch
@@ -67,6 +68,10 @@ def log(table: int, seq: int) -> bytes:
 def log_table(table: int) -> bytes:
     """Return what the log of a table begins with."""
     return _TABLE.pack(b"L", table)
+
+
+def log_size(table: int) -> bytes:
+    return _TABLE.pack(b"S", table)
 
 
 def owner_log(owner: Owner, counter: int) -> bytes:

@@ -104,6 +104,13 @@ class RocksReader:
                     break
         return found
 
+    def log_bytes(self, table: TableId) -> int:
+        value = self._get(rocks_keys.log_size(table))
+        if value is not None:
+            return rocks_keys.number(value)
+        start, stop = rocks_keys.log_table(table), rocks_keys.log_table(table + 1)
+        return sum(len(entry) for _, entry in self._now().between(start, stop))
+
     def owner_counter(self, owner: Owner) -> int:
         value = self._get(rocks_keys.counter(owner))
         return 0 if value is None else rocks_keys.number(value)

@@ -30,7 +30,7 @@ from upwell.engine.result import result_rows
 from upwell.engine.rows import Rows
 from upwell.engine.schema import Schema
 from upwell.engine.storages import StorageSchema
-from upwell.engine.trim import LogTrim
+from upwell.engine.trim import LogLimits, LogTrim
 from upwell.engine.view import View
 from upwell.engine.write import Write
 from upwell.feeds.cursor import Growth
@@ -60,6 +60,7 @@ from upwell.types import Owner, Value
 
 ROOT = "root"
 RETENTION_S = 3_600.0
+LOG_BYTES_MAX = 1 << 30
 """How long the log and jobs are kept: move the clock by more, and what is older may go."""
 JOBS_KEPT_MAX = 100
 
@@ -128,9 +129,8 @@ class Embedded:
         self.jobs = JobQueue(self.committer, self.clock)
         self.cleanup = Cleanup(self.committer, self.storages, self.cold)
         self.registry = Registry(self.committer, self.clock)
-        self.trim = LogTrim(
-            self.committer, self.clock, RETENTION_S, self.registry.slowest_cursor, self.points
-        )
+        limits = LogLimits(RETENTION_S, LOG_BYTES_MAX)
+        self.trim = LogTrim(self.committer, self.clock, limits, self.registry.slowest_cursor, self.points)
         self.retention = JobRetention(self.jobs, self.clock, RETENTION_S, JOBS_KEPT_MAX)
         self.expiry = Expiry(self.committer, self.clock, GRACE_S)
         open_store = partial(RocksStore, clock=self.clock)

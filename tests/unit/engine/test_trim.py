@@ -1,4 +1,4 @@
-"""The log is trimmed by age: what a live device has not read stays, and nobody misses it silently."""
+"""The log is trimmed by age and size: what a live device has not read stays, nobody misses it silently."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -9,10 +9,13 @@ import pytest
 
 from upwell.clock import ManualClock
 from upwell.effects import NoPoints
-from upwell.engine.trim import SLICE_CHANGES
+from upwell.engine.trim import SLICE_CHANGES, LogLimits, LogTrim
+from upwell.engine.view import View
 from upwell.errors import SeqTrimmed
 from upwell.feeds.upload import UploadLimits, Uploads
 from upwell.ids import Seq
+from upwell.jobs.job import JobType
+from upwell.jobs.schedule import watch_log_size
 from upwell.protocol import sync
 from upwell.storage.hot import Change, Floor, Kind, load_floor, partition_floor
 from upwell.storage.memory import MemoryStore
@@ -185,3 +188,146 @@ def test_no_floor_is_behind_what_has_gone_while_a_trim_runs(db: Embedded, clock:
     trim = replace(db.trim, points=Looking())
     assert trim.run() == 4
     assert looked == 2
+
+
+BYTES_MAX = 100_000
+TEXT = "x" * 990  # an entry has some 1,040 bytes
+
+
+@pytest.fixture
+def small(db: Embedded) -> LogTrim:
+    return replace(db.trim, limits=LogLimits(RETENTION_S, BYTES_MAX))
+
+
+def fill(db: Embedded, table: str, numbers: range, user: str) -> None:
+    for number in numbers:
+        db.change(f"INSERT INTO app.{table} VALUES ('{number:03}', '{TEXT}')", user=user)
+
+
+def table_log(db: Embedded, name: str) -> list[str]:
+    return keys(db.view.hot.read_log(db.table(name).id, None, 0, None, 999))
+
+
+def entry_bytes(changes: list[Change]) -> int:
+    return sum(len(msgspec.msgpack.encode(change)) for change in changes)
+
+
+def test_the_oldest_of_a_log_that_is_too_large_go(db: Embedded, small: LogTrim) -> None:
+    fill(db, "notes", range(60), "ann")
+    fill(db, "tasks", range(30), "bob")
+    assert not small.is_due(db.view)
+    assert small.run() == 0
+    fill(db, "news", range(30), "root")
+    logs = [
+        db.view.hot.read_log(db.table(f"app.{name}").id, None, 0, None, 99)
+        for name in ("notes", "tasks", "news")
+    ]
+    everything = sorted((change for log in logs for change in log), key=lambda change: change.seq)
+    assert small.log_bytes() == entry_bytes(everything) > BYTES_MAX
+    assert small.is_due(db.view)
+    count = small.run()
+    kept = BYTES_MAX * 9 // 10
+    assert entry_bytes(everything[count:]) <= kept < entry_bytes(everything[count - 1 :]), (
+        "no more than needed"
+    )
+    assert small.log_bytes() == entry_bytes(everything[count:])
+    assert table_log(db, "app.notes") == [f"{number:03}" for number in range(count, 60)], "the oldest first"
+    assert (len(table_log(db, "app.tasks")), len(table_log(db, "app.news"))) == (30, 30)
+    assert db.rows("SELECT count(*) FROM app.notes", user="ann") == [(60,)]
+    assert not small.is_due(db.view)
+
+
+def test_readers_below_what_went_for_its_size_are_told(db: Embedded, small: LogTrim) -> None:
+    fill(db, "notes", range(120), "ann")
+    notes = db.table("app.notes").id
+    before = db.view.hot.read_log(notes, ANN, 0, None, 999)
+    count = small.run()
+    read = db.committer.changelog.read
+    for owner in (ANN, None):
+        with pytest.raises(SeqTrimmed, match="trimmed"):
+            read(db.view, notes, owner, after=before[count - 2].seq, limit=999)
+        assert read(db.view, notes, owner, after=before[count - 1].seq, limit=999) == before[count:]
+    assert load_floor(db.view.hot, ANN) == Floor(before[count - 1].counter, before[count - 1].seq)
+
+
+def test_what_a_living_device_has_not_read_stays_and_does_not_cost_others_theirs(
+    db: Embedded, small: LogTrim, clock: ManualClock
+) -> None:
+    db.registry.note("ann", "phone", 20)
+    fill(db, "notes", range(100), "ann")
+    fill(db, "notes", range(80), "bob")
+    assert small.run() == 20, "bob's are among the newest"
+    assert (len(own_log(db, ANN)), len(own_log(db, BOB))) == (80, 80)
+    assert not small.is_due(db.view), "too large, but nothing may go"
+    assert small.run() == 0
+    fill(db, "tasks", range(40), "bob")
+    assert small.is_due(db.view), "what stays for ann's phone doesn't hide what is behind it"
+    assert small.run() > 0
+    assert own_log(db, ANN) == [f"{number:03}" for number in range(20, 100)]
+    clock.advance(RETENTION_S + 1)
+    fill(db, "tasks", range(40, 42), "bob")
+    assert small.is_due(db.view)
+    small.run()
+    assert (own_log(db, ANN), own_log(db, BOB)) == ([], ["040", "041"]), "away for too long"
+
+
+def test_a_device_that_has_not_begun_to_read_keeps_what_is_young(
+    db: Embedded, small: LogTrim, clock: ManualClock
+) -> None:
+    """Between its hydration and its first download, and before an upload's answer has come."""
+    fill(db, "notes", range(120), "ann")
+    db.registry.note("ann", "phone", None)
+    assert small.run() == 0
+    clock.advance(RETENTION_S + 1)
+    db.registry.note("ann", "phone", None)
+    assert small.run() == 120
+
+
+def test_the_floors_of_all_tables_hold_when_a_trim_by_size_is_cut_short(db: Embedded, small: LogTrim) -> None:
+    """What a crash between two slices leaves is trimmed by the next run, and no reader takes it for whole."""
+    fill(db, "notes", range(40), "ann")
+    fill(db, "tasks", range(40), "ann")
+    fill(db, "news", range(40), "root")
+    ids = [db.table(f"app.{name}").id for name in ("notes", "tasks", "news")]
+    before = {table: db.view.hot.read_log(table, None, 0, None, 99) for table in ids}
+
+    class Crash(NoPoints):
+        def reach(self, name: str) -> None:
+            if name == "trim:after-slice":
+                raise KeyboardInterrupt
+
+    few = replace(small, limits=LogLimits(RETENTION_S, 40_000))
+    with pytest.raises(KeyboardInterrupt):
+        replace(few, points=Crash()).run()
+    for table, changes in before.items():
+        left = db.view.hot.read_log(table, None, 0, None, 99)
+        gone = [change.seq for change in changes if change not in left]
+        assert load_floor(db.view.hot, table).seq >= max(gone, default=0)
+    few.run()
+    assert few.log_bytes() <= 36_000
+
+
+def test_the_watch_asks_again_only_when_a_log_that_must_stay_has_grown(db: Embedded, small: LogTrim) -> None:
+    looks: list[View] = []
+
+    def slowest(user: str, since_us: int, unread: int | None = None) -> int | None:
+        looks.append(db.view)
+        return db.registry.slowest_cursor(user, since_us, unread)
+
+    def trims() -> int:
+        watch.look()
+        return sum(job.job_type is JobType.TRIM for job in db.jobs.open_jobs())
+
+    watch = watch_log_size(db.jobs, replace(small, slowest_device=slowest), db.committer)
+    fill(db, "notes", range(90), "ann")
+    assert (trims(), looks) == (0, []), "small enough"
+    db.registry.note("ann", "phone", 0)
+    fill(db, "notes", range(90, 120), "ann")
+    assert (trims(), len(looks)) == (0, 1), "nothing is due while the phone needs all"
+    fill(db, "tasks", range(5), "ann")
+    assert (trims(), len(looks)) == (0, 1)
+    fill(db, "tasks", range(5, 12), "ann")
+    assert (trims(), len(looks)) == (0, 2), "a tenth more"
+    db.registry.note("ann", "phone", 60)
+    fill(db, "tasks", range(12, 24), "ann")
+    assert trims() == 1
