@@ -9,12 +9,14 @@ import csv
 import http.client
 import io
 import json
+from contextlib import closing
 from pathlib import Path
 
 import pyarrow as pa
 import pytest
 
 from upwell.client import ConnectionLost, ServerError, connect, connect_async
+from upwell.testing import ServerProcess
 from upwell.testing.wire import SQL, TIMEOUT_S, Site, Wire
 
 ARROW, NDJSON, CSV = "application/vnd.apache.arrow.stream", "application/x-ndjson", "text/csv"
@@ -41,7 +43,11 @@ def filled(site: Site, namespace: str, request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture(scope="module")
 def series(site: Site) -> str:
-    """FROM a million rows with the values 0 … 999,999."""
+    return million(site)
+
+
+def million(site: Site) -> str:
+    """Return FROM a million rows with the values 0 … 999,999."""
     name = f"{site.namespace()}.d"
     site.root.run(f"CREATE TABLE {name} (id INT PRIMARY KEY)")
     site.root.run(f"INSERT INTO {name} VALUES {', '.join(f'({number})' for number in range(1_000))}")
@@ -175,18 +181,20 @@ def test_a_reader_that_rests_holds_nobody_up(site: Site, root: Wire, series: str
     connection.close()
 
 
-def test_a_million_rows_need_little_memory(site: Site, root: Wire, series: str) -> None:
-    """Read to the end, while the server holds no more than a piece of it."""
-    connection = http.client.HTTPConnection("127.0.0.1", site.server.port, timeout=TIMEOUT_S)
-    sql = f"SELECT value, repeat('x', 300) AS pad {series}"
-    headers = {"Authorization": f"Bearer {root.token}", "Accept": ARROW, "Content-Type": "application/json"}
-    connection.request("POST", SQL, json.dumps({"sql": sql}), headers)
-    answer = connection.getresponse()
-    rows, total, highest = 0, 0, 0.0
-    for batch in pa.ipc.open_stream(answer):
-        rows, total = rows + batch.num_rows, total + sum(batch.column(0).to_pylist())
-        highest = max(highest, _resident_mb(site.server.pid))
-    connection.close()
+def test_a_million_rows_need_little_memory(tmp_path: Path) -> None:
+    """Read to the end, while the server, which has done nothing else, holds no more than a piece of it."""
+    with ServerProcess(tmp_path / "data") as server, closing(Site(server)) as site:
+        sql = f"SELECT value, repeat('x', 300) AS pad {million(site)}"
+        connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=TIMEOUT_S)
+        headers = {"Authorization": f"Bearer {site.root.token}", "Accept": ARROW}
+        connection.request(
+            "POST", SQL, json.dumps({"sql": sql}), headers | {"Content-Type": "application/json"}
+        )
+        rows, total, highest = 0, 0, 0.0
+        for batch in pa.ipc.open_stream(connection.getresponse()):
+            rows, total = rows + batch.num_rows, total + sum(batch.column(0).to_pylist())
+            highest = max(highest, _resident_mb(server.pid))
+        connection.close()
     assert (rows, total) == (1_000_000, 499_999_500_000)
     assert highest < RESIDENT_MB_MAX
 

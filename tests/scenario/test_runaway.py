@@ -40,7 +40,7 @@ def test_an_endless_statement_ends_alone(server: ServerProcess, client: Client) 
 
 
 def test_a_result_too_large_is_refused(client: Client) -> None:
-    with pytest.raises(ServerError, match="the result is larger than 256 MiB; narrow it with WHERE or LIMIT"):
+    with pytest.raises(ServerError, match="the result is larger than 64 MiB; narrow it with WHERE or LIMIT"):
         client.execute(HUGE)
     assert client.query(f"SELECT count(*) AS c FROM ({HUGE})") == [{"c": ROWS * ROWS}]
 
