@@ -1,12 +1,13 @@
 """What each kind of job does: its message says how much, and a job that is run again does no harm."""
 
+import gc
 from pathlib import Path
 
 import pytest
 
 from upwell.engine.cleanup import READERS_POLLS_MAX, Cleanup
 from upwell.engine.stop import Stop, Stopped
-from upwell.errors import InvalidOperation
+from upwell.errors import InvalidOperation, QueryFailure
 from upwell.jobs.job import Job, JobType
 from upwell.jobs.kinds import Done
 from upwell.storage.hot import Kind
@@ -141,3 +142,19 @@ def test_a_cleanup_waits_for_those_who_still_read_the_table(db: Embedded) -> Non
     assert [v.key for v in db.rows_by_key.scan(view.hot, table, SHARED)] != [], "nothing was taken from it"
     del view
     assert cleanup.remove_table(table.id, namespace="app", name="ours") == 1
+
+
+def test_a_cleanup_does_not_wait_for_statements_that_failed(db: Embedded) -> None:
+    """Their errors hold their Views until Python finds the circle, which on an idle server is never."""
+    gc.collect()
+    gc.disable()
+    try:
+        with pytest.raises(QueryFailure):
+            db.run("SELECT nope FROM app.ours")
+        table = db.table("app.ours")
+        db.run("DROP TABLE app.ours")
+        assert any(table.id in view.catalog.by_id for view in db.committer.publication.views())
+        cleanup = Cleanup(db.committer, db.storages, db.cold, pause=lambda _: None)
+        assert cleanup.remove_table(table.id, namespace="app", name="ours") == 0
+    finally:
+        gc.enable()
