@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Self
 
@@ -304,6 +305,40 @@ def test_one_who_never_reads_delays_nobody(start_server: StartServer) -> None:
                 client.execute("INSERT INTO app.notes VALUES ($1, $2)", [key, text])
                 assert healthy.frame("change")["rows"][0]["id"] == str(key)
             assert [slow.frame("change")["rows"][0]["id"] for _ in keys] == [str(key) for key in keys]
+
+
+def test_a_hundred_go_on_beside_one_that_is_not_read(start_server: StartServer) -> None:
+    """64 MB are due to a socket that takes none of them: they wait in the log, not in the server's memory."""
+    server = start_server(env={"UPWELL_WS_CLIENT_TIMEOUT_S": "600"})
+    text, keys, names = "x" * 40_000, range(200), [str(n) for n in range(8)]
+    with ExitStack() as stack:
+        client = stack.enter_context(
+            upwell.client.connect(server.url, user="root", password=server.root_password)
+        )
+        client.execute("CREATE NAMESPACE app")
+        client.execute("CREATE TABLE app.notes (id BIGINT PRIMARY KEY, body TEXT) WITH (TYPE = 'USER')")
+        token = client.login()
+        healthy = [stack.enter_context(Live(server.port, token)) for _ in range(100)]
+        stalled = stack.enter_context(Live(server.port, token))
+        for live in (*healthy, stalled):
+            live.frame("auth_success")
+        queries = [*((live, "id", "s") for live in healthy), *((stalled, "*", name) for name in names)]
+        for live, columns, name in queries:
+            live.subscribe(f"SELECT {columns} FROM app.notes", id=name)
+            live.frame("subscription_ack")
+            live.frame("initial_data_batch")
+        before_bytes = server.memory_bytes()
+        for key in keys:
+            client.execute("INSERT INTO app.notes VALUES ($1, $2)", [key, text])
+        for live in healthy:
+            assert [live.frame("change")["rows"][0]["id"] for _ in keys] == [str(key) for key in keys]
+        grown_bytes = server.memory_bytes() - before_bytes
+        got: dict[str, list[str]] = {name: [] for name in names}
+        while min(map(len, got.values())) < len(keys):
+            frame = stalled.frame("change")
+            got[frame["subscription_id"]] += [row["id"] for row in frame["rows"]]
+        assert all(ids == [str(key) for key in keys] for ids in got.values())
+        assert grown_bytes < 48 << 20
 
 
 def until_key(live: Any, key: int) -> Iterator[Change]:

@@ -119,6 +119,12 @@ class ServerProcess:
     def pid(self) -> int:
         return self._child().pid
 
+    def memory_bytes(self) -> int:
+        """Return the resident memory of the server."""
+        status = Path(f"/proc/{self.pid}/status").read_text(encoding="utf-8")
+        (kilobytes,) = [line.split()[1] for line in status.splitlines() if line.startswith("VmRSS:")]
+        return int(kilobytes) * 1024
+
     @property
     def is_alive(self) -> bool:
         return self._process is not None and self._process.poll() is None
