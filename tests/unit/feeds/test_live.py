@@ -27,7 +27,7 @@ from upwell.engine.query import QueryEngine, Source
 from upwell.engine.result import result_rows
 from upwell.engine.rows import Rows
 from upwell.engine.schema import Schema
-from upwell.engine.trim import LogTrim
+from upwell.engine.trim import LogLimits, LogTrim
 from upwell.engine.write import Write
 from upwell.errors import InvalidInput, InvalidOperation, TableNotFound, UpwellError
 from upwell.feeds.cursor import Growth
@@ -514,7 +514,9 @@ async def test_a_pump_that_finds_its_log_trimmed_ends_who_watches_and_goes_on(ri
     rig.insert(ANN, [1, "a", 1])
     rig.committer.changelog.forget()
     rig.clock.advance(10)
-    assert LogTrim(rig.committer, rig.clock, 1.0, lambda user, since_us: None, NoPoints()).run() == 1
+    limits = LogLimits(1.0, 1 << 30)
+    trim = LogTrim(rig.committer, rig.clock, limits, lambda user, since_us, unread=None: None, NoPoints())
+    assert trim.run() == 1
     await cut.until(lambda: bool(cut.errors()))
     [error] = cut.errors()
     assert (error.subscription_id, error.code) == ("s", "HISTORY_PRUNED")
