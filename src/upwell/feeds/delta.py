@@ -47,15 +47,13 @@ class Projection:
     @classmethod
     def of(cls, table: Table, columns: tuple[tuple[int, str], ...] | None) -> "Projection":
         """Build the projection of (index, name) pairs; None is everything, `_seq` and `_deleted` too."""
-        key = table.columns[table.key_index]
-        key_output = _output(table, table.key_index, key.name)
         if columns is None:
             own = [_output(table, index, column.name) for index, column in enumerate(table.columns)]
-            return cls((*own, _SEQ_OUTPUT, _DELETED_OUTPUT), key_output)
+            return cls((*own, _SEQ_OUTPUT, _DELETED_OUTPUT), _key(table, own))
         outputs = [_output(table, index, name) for index, name in columns]
         if not any(output.name == _SEQ_OUTPUT.name for output in outputs):
             outputs.append(_SEQ_OUTPUT)
-        return cls(tuple(outputs), key_output, columns)
+        return cls(tuple(outputs), _key(table, outputs), columns)
 
     def schema(self) -> list[FieldSchema]:
         """Return the columns as `subscription_ack` tells them."""
@@ -109,6 +107,15 @@ class Projection:
 
 def _differ(old: Value, new: Value) -> bool:
     return old is not None and old != new
+
+
+def _key(table: Table, outputs: Sequence[Output]) -> Output:
+    """Return the key as it is named among the outputs, or as the table names it if it isn't there."""
+    if not table.has_key:
+        return _SEQ_OUTPUT
+    name = table.columns[table.key_index].name
+    chosen = (output for output in outputs if output.index == table.key_index)
+    return next(chosen, _output(table, table.key_index, name))
 
 
 def _output(table: Table, index: int, name: str) -> Output:

@@ -14,7 +14,7 @@ from upwell.sql.clause import own_names
 from upwell.sql.lex import Tokens, split
 from upwell.sql.plain import parse_plain_select
 from upwell.sql.read import bind_projection
-from upwell.sql.scalar import Scope, parse_condition
+from upwell.sql.scalar import SYSTEM_COLUMNS, Scope, parse_condition
 from upwell.sql.tree import PlainSelect
 from upwell.types import coerce
 
@@ -85,7 +85,7 @@ def parse_live_query(sql: str, catalog: Catalog, namespace: str) -> LiveQuery:
     table = catalog.get_table(plain.table[0], plain.table[1])
     scope = Scope(table, plain.alias)
     everything = [column.column for column in plain.columns] == ["*"]
-    columns = None if everything else bind_projection(plain.columns, scope)
+    columns = None if everything else _named_once(bind_projection(plain.columns, scope), table)
     if plain.where is None:
         return LiveQuery(table, columns, None, None)
     predicate = parse_condition(plain.where, scope)
@@ -96,6 +96,21 @@ def parse_live_query(sql: str, catalog: Catalog, namespace: str) -> LiveQuery:
         )
     _check_literals(predicate)
     return LiveQuery(table, columns, predicate, own_names(plain.where, scope))
+
+
+def _named_once(columns: tuple[tuple[int, str], ...], table: Table) -> tuple[tuple[int, str], ...]:
+    """Return the columns without repetitions: rows are objects, so that a name can only mean one column."""
+    names = dict(SYSTEM_COLUMNS)
+    if table.has_key and all(index != table.key_index for index, _ in columns):
+        # Updates tell the key, whatever was chosen.
+        names[table.columns[table.key_index].name] = table.key_index
+    for index, name in columns:
+        if names.setdefault(name, index) != index:
+            raise InvalidSql(
+                f"Subscription query calls two columns '{name}' (rows also have _seq and their key); "
+                "give one of them another name with AS"
+            )
+    return tuple(dict.fromkeys(columns))
 
 
 def _check_literals(predicate: Node) -> None:

@@ -216,6 +216,13 @@ def test_a_projection_adds_seq_and_names_the_key_of_an_update() -> None:
     }
 
 
+def test_an_update_names_the_key_as_the_projection_does() -> None:
+    renamed = Projection.of(ITEMS, ((0, "number"), (1, "id")))
+    found = frame(renamed, "update", change(A, A2))
+    assert found["rows"] == [{"number": "1", "id": "a", "_seq": "20"}]
+    assert found["old_values"] == [{"number": "1", "_seq": "10"}]
+
+
 def test_the_schema_tells_types_and_flags() -> None:
     told = [(field.name, field.data_type, field.index, field.flags) for field in WHOLE.schema()]
     assert told[0] == ("id", "BigInt", 0, ("nn", "pk", "uq"))

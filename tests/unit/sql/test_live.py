@@ -4,7 +4,7 @@ import pytest
 
 from upwell.engine.catalog import Catalog, Table
 from upwell.engine.expression import SEQ, And, Call, ColumnRef, Compare, Literal, Not
-from upwell.errors import InvalidValue, QueryFailure, TableNotFound, UpwellError
+from upwell.errors import InvalidSql, InvalidValue, QueryFailure, TableNotFound, UpwellError
 from upwell.sql.live import LiveQuery, parse_live_query
 
 
@@ -24,6 +24,12 @@ def test_columns_and_a_condition(catalog: Catalog, notes: Table) -> None:
     where = "notes.title = CURRENT_USER() AND NOT notes.stars > 3"
     columns = ((0, "id"), (1, "T"), (SEQ, "_seq"))
     assert parse_live_query(sql, catalog, "other") == LiveQuery(notes, columns, condition, where)
+
+
+def test_a_name_means_one_column(catalog: Catalog) -> None:
+    sql = "SELECT title AS id, id AS number, stars, stars FROM app.notes"
+    columns = ((1, "id"), (0, "number"), (2, "stars"))
+    assert parse_live_query(sql, catalog, "app").columns == columns
 
 
 REFUSED: list[tuple[str, type[UpwellError], str]] = [
@@ -50,6 +56,10 @@ REFUSED: list[tuple[str, type[UpwellError], str]] = [
     ("SELECT * FROM app.notes WHERE id = $1", UpwellError, "Subscription query WHERE supports"),
     ("SELECT * FROM app.notes WHERE ref = 'x'", InvalidValue, "column 'ref' (UUID) cannot hold 'x'"),
     ("SELECT * FROM app.nowhere", TableNotFound, "Table not found: app.nowhere"),
+    ("SELECT id, title AS id FROM app.notes", InvalidSql, "calls two columns 'id'"),
+    ("SELECT title AS id FROM app.notes", InvalidSql, "calls two columns 'id'"),
+    ("SELECT id AS _seq FROM app.notes", InvalidSql, "calls two columns '_seq'"),
+    ("SELECT *, title AS stars FROM app.notes", InvalidSql, "calls two columns 'stars'"),
     ("SELECT x FROM app.notes", QueryFailure, "column 'x' does not exist in app.notes"),
     ("SELECT * FROM app.notes WHERE x = 1", QueryFailure, "column 'x' does not exist in app.notes"),
 ]
