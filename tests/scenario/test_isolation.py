@@ -139,6 +139,21 @@ def test_manifests_show_bounds_of_own_rows_only(site: Site, namespace: str) -> N
     assert shown(site.root) == {of_ada, of_bob, of_private, of_public}
 
 
+def test_references_tell_no_keys_of_tables_that_one_may_not_read(site: Site, namespace: str) -> None:
+    """Whether INSERT finds the parent would say whether a key is there."""
+    private, public = f"{namespace}.private", f"{namespace}.public"
+    site.root.run(f"CREATE SHARED TABLE {private} (id INT PRIMARY KEY, v INT)")
+    site.root.run(f"CREATE SHARED TABLE {public} (id INT PRIMARY KEY, v INT) WITH (ACCESS_LEVEL = 'PUBLIC')")
+    user, service = site.account()[1], site.account("service")[1]
+    child = f"CREATE USER TABLE {namespace}.{{}} (id INT PRIMARY KEY, v INT, {{}})"
+    single = f"p INT REFERENCES {private} (id)"
+    double = f"p INT, FOREIGN KEY (p, v) REFERENCES {private} (id, v)"
+    for reference in (single, double):
+        assert "read denied" in user.sql(child.format("a", reference)).refused(403, "PERMISSION_DENIED")
+    user.run(child.format("b", f"p INT REFERENCES {public} (id), q INT REFERENCES {namespace}.b (id)"))
+    service.run(child.format("c", single))
+
+
 def test_parallel_carts_do_not_mix(site: Site, namespace: str) -> None:
     """Scenario 03 with its oracle, all users on the same ids."""
     carts, items = f"{namespace}.carts", f"{namespace}.cart_items"

@@ -16,7 +16,15 @@ from upwell.jobs.queue import JobQueue
 from upwell.session.audit import AuditLog, audited
 from upwell.session.call import Call
 from upwell.session.outcome import Message
-from upwell.session.policy import Principal, default_kind, require_admin, require_alter, require_create
+from upwell.session.policy import (
+    Action,
+    Principal,
+    default_kind,
+    require_admin,
+    require_alter,
+    require_create,
+    require_table,
+)
 from upwell.session.threads import SlowThreads
 from upwell.sql.statements import (
     AlterNamespace,
@@ -139,6 +147,9 @@ def define(
 def _create_table(statement: CreateTable, principal: Principal, schema: Schema, catalog: Catalog) -> Defined:
     kind = statement.kind or default_kind(principal, statement.namespace)
     require_create(principal, kind)
+    for parent in _parents(statement, catalog):
+        # Whether a reference holds tells which keys its parent has.
+        require_table(principal, Action.READ, parent)
     table = Table(
         id=SELF,
         namespace=statement.namespace,
@@ -155,6 +166,16 @@ def _create_table(statement: CreateTable, principal: Principal, schema: Schema, 
         return Defined(f"Table {existing.full_name} already exists", None)
     text = f"CREATE TABLE via Raft consensus: {kind.value} table {table.full_name} created successfully"
     return Defined(text, seq)
+
+
+def _parents(statement: CreateTable, catalog: Catalog) -> list[Table]:
+    """Return the other tables that are referred to."""
+    names = [column.references for column in statement.columns if column.references is not None]
+    found = [
+        _parent(statement, name, catalog)
+        for name in [*names, *(each.parent for each in statement.composites)]
+    ]
+    return [table for table in found if table is not None]
 
 
 def _references(statement: CreateTable, catalog: Catalog) -> list[Reference]:
