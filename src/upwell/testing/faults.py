@@ -70,19 +70,22 @@ class FailingFiles(OsFiles):
     def __init__(self, fail_at: int, error: OSError | None = None) -> None:
         self.fault = FailOnce(fail_at, error)
         self.trace: list[tuple[Call, Path]] = []
+        self._only: Call | None = None
 
     @property
     def fired(self) -> bool:
         return self.fault.fired
 
-    def arm(self, fail_at: int) -> None:
-        """Count again from here: the `fail_at`-th call from now fails."""
+    def arm(self, fail_at: int, *, only: Call | None = None) -> None:
+        """Count again from here: the `fail_at`-th call from now fails, of one name if `only` says it."""
         self.fault = FailOnce(fail_at, self.fault.error)
+        self._only = only
         self.trace = []
 
     def _call(self, name: Call, path: Path, fn: Callable[[], T]) -> T:
         self.trace.append((name, path))
-        self.fault.step()
+        if self._only in (None, name):
+            self.fault.step()
         return fn()
 
 
