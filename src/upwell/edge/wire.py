@@ -85,6 +85,11 @@ class Wire(Protocol):
     @property
     def is_full(self) -> bool: ...
 
+    @property
+    def is_gone(self) -> bool:
+        """Whether the reader has left, so that what is written goes nowhere."""
+        ...
+
     def write(self, frames: Sequence[bytes]) -> None: ...
 
     async def drained(self) -> None: ...
@@ -124,9 +129,12 @@ class RawWire:
     def is_full(self) -> bool:
         return self._transport.get_write_buffer_size() > self._lag_bytes_max
 
+    @property
+    def is_gone(self) -> bool:
+        return self._protocol.disconnected or self._transport.is_closing()
+
     def write(self, frames: Sequence[bytes]) -> None:
-        protocol = self._protocol
-        if protocol.close_sent or protocol.disconnected or self._transport.is_closing():
+        if self._protocol.close_sent or self.is_gone:
             return
         parts: list[bytes] = []
         for frame in frames:
@@ -173,6 +181,10 @@ class QueuedWire:
     @property
     def is_full(self) -> bool:
         return self._queued_bytes > self._lag_bytes_max
+
+    @property
+    def is_gone(self) -> bool:
+        return self._is_gone
 
     def write(self, frames: Sequence[bytes]) -> None:
         if self._is_gone:

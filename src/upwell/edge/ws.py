@@ -192,11 +192,13 @@ class LiveSocket:
     # Frames
 
     async def _next_frame(self, socket: Connection, receive: Receive) -> ClientFrame | None:
-        """Return the next frame; None if it was refused with an answer."""
+        """Return the next frame; None if it was refused with an answer, or nobody is there to answer."""
         await socket.heeded()
         message = await receive()
         if message["type"] != "websocket.receive":
             raise _Gone
+        if socket.is_closing or socket.wire.is_gone:
+            return None
         now = asyncio.get_running_loop().time()
         socket.wire.hear(now)
         if socket.allowance.take(now):
@@ -271,6 +273,8 @@ class LiveSocket:
                 protocol=socket.protocol,
                 origin=_origin(socket, asked, context),
             )
+            if socket.is_closing:
+                self._feed.unsubscribe(socket.subscriptions[asked.id])
         except UpwellError as error:
             socket.say(Error(asked.id, live_code(error), str(error)))
 

@@ -232,6 +232,25 @@ async def test_a_socket_ends_with_the_rights_it_was_opened_with(server: Server, 
     assert (await again.frame("auth_error"))["message"] == "Invalid credentials"
 
 
+async def test_who_is_being_closed_asks_in_vain(server: Server) -> None:
+    server.table("items", TableKind.USER)
+    peer = server.connect(token=server.account("ann", Role.USER))
+    peer.say(subscription("SELECT * FROM default.items"))
+    await peer.frame("initial_data_batch")
+    peer.reads.clear()
+    server.committer.apply(Batch(records=[RecordWrite(Kind.USER, "ann", None)]))
+    gone = partial(wait_until, lambda: not server.feed.total, timeout_s=WAIT_S, what="the account's end")
+    await asyncio.to_thread(gone)
+    peer.say(subscription("SELECT * FROM default.items"))
+    peer.incoming.put_nowait({"type": "websocket.receive", "text": "no frame"})
+    await settled()
+    assert server.feed.total == 0
+    peer.reads.set()
+    assert await peer.closed() == (1008, "Authentication failed")
+    await settled()
+    assert [each["type"] for each in peer.sent].count("websocket.close") == 1
+
+
 async def test_rights_on_shared_tables(server: Server) -> None:
     server.table("open", TableKind.SHARED, Access.PUBLIC)
     server.table("inner", TableKind.SHARED, Access.PRIVATE)
