@@ -1,11 +1,12 @@
 """Reads: a SELECT by key at once, any other in a query thread, each through one View."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
 import pyarrow as pa
 
+from upwell.engine.catalog import Table
 from upwell.engine.expression import Parameter, find_key
 from upwell.engine.query import Everybody, QueryEngine, Resolve, Source
 from upwell.engine.result import refuse_not_finite, without_directories
@@ -22,6 +23,7 @@ from upwell.session.call import Call
 from upwell.session.depth import refuse_deep
 from upwell.session.direct import find_direct, find_keys
 from upwell.session.dml import evaluate
+from upwell.session.exact import with_exact_literals
 from upwell.session.ignored import refuse_ignored
 from upwell.session.order import ordered, text_in_order
 from upwell.session.outcome import Answer, PointAnswer, Streamed
@@ -88,6 +90,7 @@ class Reader:
         refuse_ignored(text)
         resolver = self._resolver(call, view, write) if given is None else lambda namespace, name: given
         tables = self.query.tables_in(text, call.namespace, resolver)
+        text = with_exact_literals(text, _stored(resolver(*name) for name in tables))
         return self.query.run(view, text, call.namespace, tables, resolver, stop=stop)
 
     def find_keys(
@@ -172,7 +175,8 @@ class Reader:
         write = None if call.transaction is None else call.transaction.write
         resolver = self._resolver(call, view, write, is_open=statement.is_open, others=statement.others)
         tables = self.query.tables_in(text, call.namespace, resolver)
-        return text, resolver, tables, [resolver(*name) for name in tables]
+        sources = [resolver(*name) for name in tables]
+        return with_exact_literals(text, _stored(sources)), resolver, tables, sources
 
     def _resolver(
         self,
@@ -186,3 +190,7 @@ class Reader:
         now_us, principal = call.context().now_us, call.principal
         parts = (self.registry, self.feed, self.transactions, self.server, write)
         return partial(resolve, view, principal, *parts, now_us, is_open, others)
+
+
+def _stored(sources: Iterable[Source | Everybody | pa.Table]) -> list[Table]:
+    return [source.table for source in sources if not isinstance(source, pa.Table)]

@@ -1,0 +1,122 @@
+"""Exact literals: what a query compares with a DECIMAL or UUID column, in the column's own form.
+
+Law: `x = 33.30` is true of a DECIMAL of that value, and `u = 'A0…'` of a UUID that is written `a0…`. The
+query engine takes the one literal for a DOUBLE and compares the other as text, so they are rewritten before
+it reads them. Only names that mean nothing else in the query's tables are looked at.
+"""
+
+from collections.abc import Iterable, Sequence
+from uuid import UUID
+
+from upwell.engine.catalog import Table
+from upwell.sql.lex import END, Token, tokenize
+from upwell.types import SqlType
+
+DIGITS_MAX = 38
+_COMPARISONS = frozenset({"=", "<>", "!=", "<", "<=", ">", ">="})
+_AGGREGATES = frozenset({"SUM", "MIN", "MAX"})
+"""Functions of a DECIMAL that give one; of an expression in their parentheses that isn't sure."""
+_SIGNS = frozenset({"-", "+"})
+_AROUND_LITERALS = frozenset({"-", "+", ",", "(", ")"})
+
+
+def with_exact_literals(text: str, tables: Iterable[Table]) -> str:
+    """Return a query's text with its number literals as DECIMAL, and its UUIDs as they are stored."""
+    types: dict[str, set[SqlType]] = {}
+    for table in tables:
+        for column in table.columns:
+            types.setdefault(column.name, set()).add(column.type)
+    if not any(kinds in ({SqlType.DECIMAL}, {SqlType.UUID}) for kinds in types.values()):
+        return text
+    tokens = tokenize(text)
+    for at in range(len(tokens) - 1, -1, -1):
+        token = tokens[at]
+        written = _decimal(token) or _uuid(token)
+        if written is not None:
+            kinds = set().union(*(types.get(name, set()) for name in _compared_with(tokens, at)))
+            if kinds == {SqlType.DECIMAL if token.kind == "number" else SqlType.UUID}:
+                text = text[: token.start] + written + text[token.end :]
+    return text
+
+
+def _decimal(token: Token) -> str | None:
+    whole, point, fraction = token.text.partition(".")
+    if token.kind != "number" or not point or not (whole + fraction).isdigit():
+        return None
+    digits = len(whole.lstrip("0")) + len(fraction)
+    if digits > DIGITS_MAX:
+        return None
+    return f"CAST('{token.text}' AS DECIMAL({max(digits, 1)}, {len(fraction)}))"
+
+
+def _uuid(token: Token) -> str | None:
+    if token.kind != "string":
+        return None
+    try:
+        return f"'{UUID(token.text[1:-1])}'"
+    except ValueError:
+        return None
+
+
+def _compared_with(tokens: Sequence[Token], at: int) -> set[str]:
+    """Return the names in what the literal at `at` is compared with; none if it isn't compared."""
+    before, after = _before_sign(tokens, at), at + 1
+    if _at(tokens, before).word == "(" and _at(tokens, after).word == ")":
+        before, after = before - 1, after + 1
+    word = _at(tokens, before).word
+    if word in _COMPARISONS or word in ("BETWEEN", "IN"):
+        return _names_before(tokens, before - 1)
+    if word == "AND":
+        between = _before_literal(tokens, before - 1)
+        return _names_before(tokens, between - 1) if _at(tokens, between).word == "BETWEEN" else set()
+    if word in ("(", ","):
+        begin = _before_literal(tokens, before)
+        return _names_before(tokens, begin - 1) if _at(tokens, begin).word == "IN" else set()
+    return _names_after(tokens, after + 1) if _at(tokens, after).word in _COMPARISONS else set()
+
+
+def _before_literal(tokens: Sequence[Token], end: int) -> int:
+    """Return where what stands before a literal, or a list of them, ends."""
+    while _at(tokens, end).word in _AROUND_LITERALS or _at(tokens, end).kind in ("number", "string"):
+        end -= 1
+    return end
+
+
+def _before_sign(tokens: Sequence[Token], at: int) -> int:
+    return at - 2 if _at(tokens, at - 1).word in _SIGNS else at - 1
+
+
+def _names_before(tokens: Sequence[Token], end: int) -> set[str]:
+    """Return the names in the operand that ends at `end`: a column, or what is aggregated."""
+    if _at(tokens, end).word == "NOT":
+        end -= 1
+    if _at(tokens, end).word != ")":
+        return {_name(_at(tokens, end))}
+    begin = end
+    while begin > 0 and tokens[begin].word != "(":
+        begin -= 1
+    is_aggregate = _at(tokens, begin - 1).word in _AGGREGATES
+    return {_name(token) for token in tokens[begin + 1 : end]} if is_aggregate else set()
+
+
+def _names_after(tokens: Sequence[Token], begin: int) -> set[str]:
+    """Return the names in the operand that begins at `begin`: a column, or what is aggregated."""
+    while _at(tokens, begin + 1).word == ".":
+        begin += 2
+    if _at(tokens, begin + 1).word != "(":
+        return {_name(_at(tokens, begin))}
+    end = begin + 2
+    while end < len(tokens) and tokens[end].word != ")":
+        end += 1
+    is_aggregate = _at(tokens, begin).word in _AGGREGATES
+    return {_name(token) for token in tokens[begin + 2 : end]} if is_aggregate else set()
+
+
+def _name(token: Token) -> str:
+    if token.kind == "quoted":
+        return token.text[1:-1]
+    return token.text.lower() if token.kind == "word" else ""
+
+
+def _at(tokens: Sequence[Token], at: int) -> Token:
+    return tokens[at] if 0 <= at < len(tokens) else END

@@ -1,0 +1,68 @@
+"""Promise: a literal finds the DECIMAL or UUID that it says, however it is written."""
+
+from collections.abc import Iterator
+from decimal import Decimal
+from pathlib import Path
+
+import pytest
+
+from upwell.testing.embedded import Embedded
+
+AMOUNTS = [
+    Decimal(n) / 100 for n in (0, 1, 1010, 3330, 6660, 13320, -3330, 1234567890, 9999999999, 123456789)
+]
+KEY = "a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11"
+
+
+@pytest.fixture(params=["hot", "cold"], scope="module")
+def db(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Iterator[Embedded]:
+    with Embedded(Path(tmp_path_factory.mktemp("exact"))) as db:
+        db.run(
+            "CREATE NAMESPACE app; CREATE TABLE app.t (id INT PRIMARY KEY, x DECIMAL(12,2), d DOUBLE, u UUID)"
+        )
+        for number, amount in enumerate(AMOUNTS):
+            db.run(f"INSERT INTO app.t VALUES ({number}, '{amount}', 1e300, '{KEY}')")
+        if request.param == "cold":
+            db.flush("app.t")
+        yield db
+
+
+@pytest.mark.parametrize("amount", AMOUNTS)
+@pytest.mark.parametrize(
+    "condition",
+    [
+        "x = {}",
+        "x = ({})",
+        "x IN ({})",
+        "x IN ((7.25), ({}))",
+        "x BETWEEN ({}) AND ({})",
+        "{} = x",
+        "t.x = {}",
+        'NOT "x" <> {}',
+        "x IN (7.25, {}, -8.5)",
+        "x NOT IN (7.25, 8.5) AND x BETWEEN {} AND {}",
+        "x >= {} AND x <= {} AND d > 1.25",
+        "id IN (SELECT id FROM app.t GROUP BY id HAVING SUM(x) = {})",
+    ],
+)
+def test_each_amount_is_found_by_its_number(db: Embedded, condition: str, amount: Decimal) -> None:
+    where = condition.replace("{}", f"{amount:.2f}")
+    assert db.rows(f"SELECT x FROM app.t t WHERE {where}") == [(f"{amount:.2f}",)]
+
+
+@pytest.mark.parametrize("amount", AMOUNTS)
+def test_each_amount_is_found_by_a_change(db: Embedded, amount: Decimal) -> None:
+    assert db.change(f"UPDATE app.t SET d = d / 2 WHERE x = {amount:.2f} AND id >= 0") == 1
+
+
+@pytest.mark.parametrize("text", [KEY, KEY.upper(), KEY.replace("-", ""), f"{{{KEY}}}"])
+@pytest.mark.parametrize("condition", ["u = {}", "{} = u", "u IN ('x', {})"])
+def test_a_uuid_is_found_in_each_of_its_forms(db: Embedded, condition: str, text: str) -> None:
+    where = condition.replace("{}", f"'{text}'")
+    assert db.rows(f"SELECT count(*) FROM app.t WHERE {where}") == [(len(AMOUNTS),)]
+
+
+def test_what_is_compared_with_something_else_stays(db: Embedded) -> None:
+    assert db.rows(f"SELECT '{KEY.upper()}' AS text, 0.5 AS half FROM app.t WHERE d > 0.5 LIMIT 1") == [
+        (KEY.upper(), 0.5)
+    ]
