@@ -67,9 +67,7 @@ class Config:
     upload_body_bytes_max: int = 512 * 1024 * 1024  # bytes of an upload that is read at all, one at a time
     dev: bool = False  # development only: POST /dummy-signin gives a device token to whoever asks
     log_retention_s: float = 30.0 * 24 * 3600  # seconds that changes stay; devices away longer start anew
-    log_bytes_max: int = (
-        10 * 1024**3
-    )  # bytes of the newest changes that stay; older ones go before their time
+    log_bytes_max: int = 10 * 1024**3  # bytes of the newest changes that stay; older ones go before
     log_trim_interval_s: float = 3_600.0  # seconds between two trims of the log
     flush_policy: str = "rows:100000,interval:86400"  # of tables without FLUSH_POLICY; per partition
     flush_check_interval_s: float = 1.0  # seconds between two looks for partitions that are due for a flush
