@@ -156,6 +156,52 @@ def test_another_template_is_for_new_files(site: Site, tmp_path: Path) -> None:
     assert cold.audit(base, {space: base}) == []
 
 
+def test_two_tables_that_templates_send_to_one_directory(site: Site, tmp_path: Path) -> None:
+    """The second one stays hot, and its flush says why; nothing of the first is touched."""
+    root, space, other, base = site.root, site.namespace(), site.namespace(), tmp_path / "base"
+    root.run(
+        f"CREATE STORAGE {space} TYPE filesystem PATH '{base}' "
+        f"SHARED_TABLES_TEMPLATE '{space}/{{namespace}}/{{tableName}}'"
+    )
+    mine, ours = f"{space}.{other}", f"{other}.root"
+    for table, kind in ((mine, "USER"), (ours, "SHARED")):
+        root.run(f"CREATE {kind} TABLE {table} (id INT PRIMARY KEY) WITH (STORAGE_ID='{space}')")
+        root.run(f"INSERT INTO {table} VALUES (1), (2)")
+    site.flush(mine)
+    copy = (base / space / other / "root" / "manifest.json").read_bytes()
+    name = root.run(f"STORAGE FLUSH TABLE {ours}").message.split("Job ID: ")[1]
+
+    def ended() -> list[str] | None:
+        [found] = root.run(f"SELECT status, message FROM system.jobs WHERE job_id = '{name}'").rows
+        return found if found[0] in ("failed", "completed") else None
+
+    status, told = wait_until(ended, timeout_s=60, what="the flush to fail") or ("", "")
+    assert (status, f"is that of table '{mine}'" in told) == ("failed", True), told
+    assert (base / space / other / "root" / "manifest.json").read_bytes() == copy
+    root.run(f"ALTER STORAGE {space} SET SHARED_TABLES_TEMPLATE 'Shared/{{namespace}}/{{tableName}}'")
+    root.run(f"RETRY JOB '{name}'")
+    status, told = wait_until(ended, timeout_s=60, what="the flush to end") or ("", "")
+    assert status == "completed", told
+    assert [root.run(f"SELECT COUNT(*) FROM {table}").cell for table in (mine, ours)] == ["2", "2"]
+    assert cold.audit(base) == []
+
+
+def test_two_storages_in_one_place_are_refused(site: Site, tmp_path: Path) -> None:
+    """A table that moved from one to the other would take its own files for what it has left behind."""
+    root, space, base = site.root, site.namespace(), tmp_path / "base"
+    root.run(f"CREATE STORAGE {space} TYPE filesystem PATH '{base}'")
+    create = f"CREATE STORAGE {space}_2 TYPE filesystem PATH"
+    assert "the same directory" in root.sql(f"{create} '{base}'").refused(400, "SQL_EXECUTION_ERROR")
+    templates = "SHARED_TABLES_TEMPLATE 'S/{namespace}/{tableName}'"
+    message = root.sql(f"{create} '{base}' {templates}").refused(400, "SQL_EXECUTION_ERROR")
+    assert "the same directory" in message, "USER tables still meet"
+    templates += " USER_TABLES_TEMPLATE 'U/{namespace}/{tableName}/{userId}'"
+    root.run(f"{create} '{base}' {templates}")
+    alter = f"ALTER STORAGE {space}_2 SET SHARED_TABLES_TEMPLATE '{{namespace}}/{{tableName}}'"
+    assert "the same directory" in root.sql(alter).refused(400, "SQL_EXECUTION_ERROR")
+    root.run(f"CREATE STORAGE {space}_3 TYPE filesystem PATH '{base}/inside'")
+
+
 def test_a_disk_that_is_not_there_is_not_written_to(site: Site, tmp_path: Path) -> None:
     root, space, base = site.root, site.namespace(), tmp_path / "disk"
     table = f"{space}.t"

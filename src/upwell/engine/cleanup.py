@@ -1,7 +1,8 @@
 """Cleanup: what is left of a dropped table is removed; nobody can name it any more.
 
 Law: table ids are never used again, so a cleanup can be repeated and meets no living table. The commit
-that drops a table notes it as dropped; the cleanup's last commit takes the note away.
+that drops a table notes it as dropped; the cleanup's last commit takes the note away. Nothing is removed
+before that first commit is on the disk.
 """
 
 import gc
@@ -48,6 +49,7 @@ class Cleanup:
         Raises `InvalidOperation` if somebody still reads a View that has the table; try again later.
         """
         self._wait_for_readers(table)
+        self._committer.settle_on_disk()
         self._points.reach("cleanup:begin")
         newest = self._committer.newest
         prefix = f"{table:010d}/"

@@ -142,6 +142,16 @@ class Committer:
         self._work.set()
         return applied.seq
 
+    def settle_on_disk(self) -> None:
+        """Return when every View that is or was published stands on the disk; raise `ReadOnly` if it can't.
+
+        Who removes a file because of what a View says calls this first: a power cut could take the commit
+        back that made the file superfluous, but not bring the file back.
+        """
+        if self._durability is Durability.ASYNC:
+            self._store.sync()
+            self.syncs += 1
+
     def begin_flush(self, table: TableId, owner: Owner) -> View:
         """Mark the partition as being flushed and return a View that has all that came before.
 

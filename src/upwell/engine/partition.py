@@ -31,14 +31,15 @@ from upwell.storage.manifest import (
     copy_manifest,
     empty_manifest,
     file_columns,
+    find_copy,
     load_manifest,
     remove_copy,
     write_manifest,
 )
-from upwell.storage.place import Place
+from upwell.storage.place import MANIFEST_COPY, Place
 from upwell.storage.segments import KeyFilter, SegmentStats
 from upwell.storage.storages import Storages
-from upwell.types import Key, Owner, TableId
+from upwell.types import SHARED, Key, Owner, TableId, user_owner
 
 _COLLECT = "collect/"
 
@@ -142,12 +143,30 @@ class PartitionWriter:
         record = view.hot.find_record(Kind.MANIFEST, partition_name(table.id, owner))
         in_force = decode_manifest_record(record)
         files = self._storages.open(partition_of(table, owner), target_of(view.catalog, table, owner))
+        if files.place not in (in_force.places or ([files.partition.home] if in_force.number else [])):
+            self._refuse_shared(view, files)
         files.make()
         manifest = self.in_force(files, in_force)
         found = self._collect(files, in_force, manifest)
         storage = view.hot.find_record(Kind.STORAGE, files.place.storage)
         names = found.names.get(files.place, frozenset())
         return Base(table, owner, record, files, manifest, found.places, names, storage)
+
+    def _refuse_shared(self, view: View, files: PartitionFiles) -> None:
+        """Raise if the directory has the `manifest.json` of another partition, which is in force."""
+        copy = find_copy(files)
+        if copy is None or copy.table_number not in view.catalog.by_id:
+            return
+        other = view.catalog.by_id[TableId(copy.table_number)]
+        owner = SHARED if copy.user_id is None else user_owner(copy.user_id)
+        record = view.hot.find_record(Kind.MANIFEST, partition_name(other.id, owner))
+        theirs = self._storages.open(partition_of(other, owner), decode_manifest_record(record).place)
+        is_other = (other.id, owner) != (files.partition.table_id, files.partition.owner)
+        if is_other and record is not None and theirs.shown(MANIFEST_COPY) == files.shown(MANIFEST_COPY):
+            raise StorageFailed(
+                f"{files.shown(MANIFEST_COPY)} is that of table '{other.full_name}': the templates of their "
+                "storages give two tables one directory; ALTER STORAGE changes a template"
+            )
 
     def in_force(self, files: PartitionFiles, in_force: ManifestInForce) -> Manifest:
         """Return the manifest that a record names, with the place of each file; an empty one for none."""
@@ -274,6 +293,7 @@ class PartitionWriter:
                 away.append(place)  # a storage that the table has left: another time
         if self._keepers:
             return _Collected([], False, (*found, *away), found)
+        self._committer.settle_on_disk()
         older = self._older_needed(files, found, base)
         numbers = {base.version, *(manifest.version for manifest in older)}
         removed: list[str] = []

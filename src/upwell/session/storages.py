@@ -60,7 +60,7 @@ class StorageDefiner:
                 return await self._check(name, is_extended=is_extended)
 
     async def _create(self, call: Call, storage: Storage) -> Message:
-        self.schema.require_new(storage.id)
+        self.schema.require_new(storage)
         await self.slow.run(partial(self.storages.create, storage))
         self.schema.create(storage)
         return await self._done(

@@ -1,6 +1,6 @@
 """Definitions of storages: what CREATE STORAGE says, checked once, and the directories that follow from it.
 
-Law: two partitions never share a directory of a storage by its template, and no template leaves the
+Law: two partitions never share a directory of a storage by one template, and no template leaves the
 storage's root: each part of its path has at most one placeholder, and every name is encoded. A definition
 never holds a secret, only where the server finds it: `env:NAME` or `file:NAME`.
 """
@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 
 from upwell.errors import InvalidOperation
-from upwell.storage.place import LOCAL, Partition, Place, encode_name
+from upwell.storage.place import ENCODED, LOCAL, Partition, Place, encode_name
 from upwell.types import owner_user
 
 SHARED_TEMPLATE = "{namespace}/{tableName}"
@@ -118,6 +118,17 @@ def checked(storage: Storage) -> Storage:
     return storage
 
 
+def storages_may_meet(one: Storage, other: Storage) -> bool:
+    """Whether two storages can give a table, or a user's part of it, one and the same directory."""
+    if one.type is not other.type or one.config.get("endpoint") != other.config.get("endpoint"):
+        return False
+    templates = (
+        (one.shared_template, other.shared_template),
+        (one.user_template, other.user_template),
+    )
+    return any(_may_meet(f"{one.base}/{mine}", f"{other.base}/{theirs}") for mine, theirs in templates)
+
+
 def check_template(template: str, *, is_user: bool) -> None:
     """Raise `InvalidOperation` unless the template gives each partition a directory of its own."""
     what = "USER_TABLES_TEMPLATE" if is_user else "SHARED_TABLES_TEMPLATE"
@@ -178,6 +189,34 @@ def read_settings(
     if storage_type is StorageType.AZURE and "account_name" not in settings:
         raise InvalidOperation("CONFIG of an azure storage needs account_name")
     return settings, references
+
+
+def _may_meet(one: str, other: str) -> bool:
+    parts, others = one.split("/"), other.split("/")
+    return len(parts) == len(others) and all(map(_may_be_same, parts, others))
+
+
+def _may_be_same(part: str, other: str) -> bool:
+    """Whether two parts of templates can be filled to one name; a placeholder stands for an encoded name."""
+    (head, *tail), (other_head, *other_tail) = _PLACEHOLDER.split(part), _PLACEHOLDER.split(other)
+    if not tail and not other_tail:
+        return head == other_head
+    if not tail:
+        return _fits(head, other_head, other_tail[-1])
+    if not other_tail:
+        return _fits(other_head, head, tail[-1])
+    # A name can only make up for what one of the two has more, in front and behind.
+    for ends in ((head, other_head), (tail[-1][::-1], other_tail[-1][::-1])):
+        short, long = sorted(ends, key=len)
+        if not _fits(long, short, ""):
+            return False
+    return True
+
+
+def _fits(text: str, head: str, tail: str) -> bool:
+    """Whether a text is `head`, then a piece of an encoded name, then `tail`."""
+    middle = text.removeprefix(head).removesuffix(tail)
+    return text == head + middle + tail and ENCODED.fullmatch(middle) is not None
 
 
 def _check_base(storage: Storage) -> None:

@@ -225,7 +225,7 @@ def load_manifest(files: PartitionFiles, number: int) -> Manifest:
     try:
         manifest = _decode(files, name, Manifest)
     except ColdFileMissing as error:
-        copy = _find_copy(files, number) if is_lost(error) else None
+        copy = _find_own_copy(files, number) if is_lost(error) else None
         if copy is None:
             raise
         log.warning("A manifest was lost and is made of its copy", extra=fields(reason=str(error)))
@@ -245,11 +245,21 @@ def is_lost(error: ColdFileMissing) -> bool:
     return not isinstance(cause, OSError) or isinstance(cause, FileNotFoundError)
 
 
-def _find_copy(files: PartitionFiles, number: int) -> Manifest | None:
+def find_copy(files: PartitionFiles) -> Manifest | None:
+    """Return what `manifest.json` says, whoever's it is; None if it isn't there or not whole."""
+    try:
+        return _decode(files, MANIFEST_COPY, Manifest)
+    except ColdFileMissing as error:
+        if not is_lost(error):
+            raise
+        return None
+
+
+def _find_own_copy(files: PartitionFiles, number: int) -> Manifest | None:
     with suppress(ColdFileMissing):
-        copy = _decode(files, MANIFEST_COPY, Manifest)
+        copy = find_copy(files)
         names = (files.partition.table_id, owner_user(files.partition.owner), number)
-        if (copy.table_number, copy.user_id, copy.version) == names:
+        if copy is not None and (copy.table_number, copy.user_id, copy.version) == names:
             return copy
     return None
 

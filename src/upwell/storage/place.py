@@ -26,6 +26,9 @@ LOCAL = "local"
 MANIFEST_COPY = "manifest.json"
 NAME_BYTES_MAX = 200
 
+ENCODED = re.compile(r"[a-z0-9_%-]*")
+"""What an encoded name, or a piece of one, is made of."""
+
 _PLAIN = frozenset(b"abcdefghijklmnopqrstuvwxyz0123456789_-")
 _PREFIX_BYTES = 100
 _NAME = re.compile(

@@ -127,7 +127,7 @@ class Embedded:
         self.flusher = Flush(self.committer, self.partitions, points=self.points)
         self.compactor = Compact(self.committer, self.partitions, points=self.points)
         self.jobs = JobQueue(self.committer, self.clock)
-        self.cleanup = Cleanup(self.committer, self.storages, self.cold)
+        self.cleanup = Cleanup(self.committer, self.storages, self.cold, points=self.points)
         self.registry = Registry(self.committer, self.clock)
         limits = LogLimits(RETENTION_S, LOG_BYTES_MAX)
         self.trim = LogTrim(self.committer, self.clock, limits, self.registry.slowest_cursor, self.points)
