@@ -62,6 +62,8 @@ async def listen(config: Config, gate: Gate, live: LiveSocket, streams: LogStrea
             http=OnePacket,
             ws=RawWS,
             ws_per_message_deflate=False,
+            # Who says nothing is closed by us; who reads slowly says enough, though its pongs come late.
+            ws_ping_interval=None,
             lifespan="off",
             access_log=False,
             log_config=None,

@@ -6,6 +6,7 @@ Who doesn't read its answers isn't listened to, so that they don't pile up.
 """
 
 import asyncio
+import logging
 from collections.abc import Callable
 from functools import partial
 from itertools import count
@@ -30,6 +31,7 @@ from upwell.feeds.cursor import Growth
 from upwell.feeds.live import LiveFeed
 from upwell.feeds.lookout import Lookouts
 from upwell.feeds.subscription import Origin
+from upwell.logs import fields
 from upwell.protocol import messages
 from upwell.protocol.codec import (
     FrameMalformed,
@@ -40,6 +42,8 @@ from upwell.protocol.codec import (
 from upwell.protocol.messages import AuthError, AuthSuccess, ClientFrame, Error
 from upwell.session.auth import Authenticator
 from upwell.session.policy import Principal
+
+log = logging.getLogger("upwell.live")
 
 LIVE_PATH = "/v1/ws"
 CLOSE_S_MAX = 2.0
@@ -112,7 +116,8 @@ class LiveSocket:
                 if frame is not None:
                     await self._handle(socket, frame)
         except _Closing as closing:
-            await self._close(socket, closing.code, closing.reason)
+            if not socket.is_closing:
+                await self._close(socket, closing.code, closing.reason)
         except _Gone:
             pass
         finally:
@@ -147,7 +152,7 @@ class LiveSocket:
         self._is_shut = True
         for socket in list(self._sockets):
             self._begin_closing(socket, GOING_AWAY, "server is shutting down")
-        await asyncio.gather(*self._closing)
+        await asyncio.gather(*self._closing, return_exceptions=True)
 
     # Sign-in
 
@@ -277,6 +282,8 @@ class LiveSocket:
                 self._feed.unsubscribe(socket.subscriptions[asked.id])
         except UpwellError as error:
             socket.say(Error(asked.id, live_code(error), str(error)))
+        except Exception:  # noqa: BLE001 — one live query must not take the others of its socket with it
+            socket.say(_unexpected(asked))
 
     async def _next_batch(self, socket: Connection, id: str) -> None:  # noqa: A002
         try:
@@ -381,6 +388,13 @@ def _welcome(socket: Connection) -> AuthSuccess:
 def _auth_required(id: str) -> Error:  # noqa: A002
     text = "Authentication required: send an authenticate message first"
     return Error(_echoed(id), "AUTH_REQUIRED", text)
+
+
+def _unexpected(asked: messages.Subscription) -> Error:
+    """Log the exception that is being handled; return what the client is told of it."""
+    log.exception("a subscription failed unexpectedly", extra=fields(sql=asked.sql))
+    text = "the subscription failed unexpectedly; the server's log says why"
+    return Error(asked.id, "SUBSCRIPTION_FAILED", text)
 
 
 def _is_long(id: str) -> bool:  # noqa: A002

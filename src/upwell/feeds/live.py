@@ -34,7 +34,7 @@ from upwell.feeds.cursor import Growth
 from upwell.feeds.delta import Projection
 from upwell.feeds.follow import follow
 from upwell.feeds.match import Index, Watch, judge
-from upwell.feeds.snapshot import Page, Snapshot, read_batch
+from upwell.feeds.snapshot import Page, Snapshot, expect_same_table, read_batch
 from upwell.feeds.subscription import (
     Listing,
     Origin,
@@ -44,8 +44,8 @@ from upwell.feeds.subscription import (
     Subscription,
     ending_code,
     listing,
+    unexpected,
 )
-from upwell.ids import snowflake_floor
 from upwell.logs import fields
 from upwell.protocol.codec import PLAIN, Tail, encode, encode_frame
 from upwell.protocol.messages import (
@@ -106,7 +106,7 @@ class LiveFeed:
                 await self._growth.wait(after=self._head)
                 # Answers to requests of the same group go out first.
                 await asyncio.sleep(0)
-                await self._advance(self._growth.view)
+                await self._advance_guarded(self._growth.view)
         except ReadOnly as failure:
             log.warning("live queries stand still", extra=fields(cause=str(failure)))
 
@@ -181,22 +181,22 @@ class LiveFeed:
         view = self._growth.view
         if watch.table.id not in view.catalog.by_id:
             raise TableNotFound(f"{watch.table.full_name} was dropped")
-        _expect_same_table(watch.table, options)
+        expect_same_table(watch.table, options)
         watch = self._followed(watch, view.catalog)
         snapshot = Snapshot.begin(options, until=view.seq) if options is not None else None
         subscription = Subscription(
             subscription_id, watch, outlet, view.seq, origin, protocol, snapshot=snapshot
         )
         self.adopt(subscription)
-        if snapshot is None:
-            outlet.write([self._ack(subscription, _READY)])
-            self._join(subscription)
-        else:
-            try:
+        try:
+            if snapshot is None:
+                outlet.write([self._ack(subscription, _READY)])
+                self._join(subscription)
+            else:
                 await self._send_batch(subscription, snapshot)
-            except BaseException:
-                self.unsubscribe(subscription)
-                raise
+        except BaseException:
+            self.unsubscribe(subscription)
+            raise
         return subscription
 
     async def next_batch(self, subscription: Subscription) -> None:
@@ -233,7 +233,7 @@ class LiveFeed:
         except UpwellError:
             raise
         except Exception as error:
-            raise _unexpected(subscription) from error
+            raise unexpected(subscription) from error
         if subscription.state is not State.LOADING:
             return
         is_first = snapshot.batch_num == 0
@@ -269,6 +269,20 @@ class LiveFeed:
 
     # At the head
 
+    async def _advance_guarded(self, view: View) -> None:
+        """Advance; what fails unexpectedly ends who was at the head, and neither the pump nor the server.
+
+        Nobody knows what of these changes they have: they are told, and resume from what they hold.
+        """
+        try:
+            await self._advance(view)
+        except Exception:
+            log.exception("the pump of live queries failed unexpectedly")
+            text = "live queries failed unexpectedly; the server's log says why: resume with `from`"
+            for subscription in list(self._subscriptions):
+                if subscription.state is State.HEAD and subscription.watch.table.id:
+                    self.end(subscription, UpwellError(text))
+
     async def _advance(self, view: View) -> None:
         after = self._head
         # Set first: who joins from now on has read up to here, and is skipped by what follows.
@@ -281,6 +295,8 @@ class LiveFeed:
                     self._follow(subscription, view.catalog)
                 except UpwellError as failure:
                     self.end(subscription, failure)
+                except Exception:  # noqa: BLE001 — as above
+                    self.end(subscription, unexpected(subscription))
         changes = self._changelog.tail(view, after=after)
         if changes is not None:
             await self._dispatch(changes)
@@ -331,7 +347,7 @@ class LiveFeed:
 
     async def _dispatch(self, changes: Sequence[Change]) -> None:
         """Write each change to all at the head whom it concerns, in slices between which others run."""
-        outbox = Outbox(self._fall_behind)
+        outbox = Outbox(self._fall_behind, self.unsubscribe)
         steps = 0
         for change in changes:
             tails: _Tails = {}
@@ -360,7 +376,7 @@ class LiveFeed:
         except QueryFailure as failure:
             self.end(subscription, failure)
         except Exception:  # noqa: BLE001 — one live query must not take the pump, and the server, with it
-            self.end(subscription, _unexpected(subscription))
+            self.end(subscription, unexpected(subscription))
         else:
             outbox.put(subscription, change.seq, subscription.frame(tail))
 
@@ -398,24 +414,10 @@ class LiveFeed:
         except UpwellError as failure:
             self.end(subscription, failure)
         except Exception:  # noqa: BLE001 — nobody awaits this task: its client would wait for ever
-            self.end(subscription, _unexpected(subscription))
+            self.end(subscription, unexpected(subscription))
         finally:
             if subscription.task is asyncio.current_task():
                 subscription.task = None
 
     async def _in_thread(self, call: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._threads, call)
-
-
-def _expect_same_table(table: Table, options: SubscriptionOptions | None) -> None:
-    """Refuse a resume from before the table was made: the rows that its client holds are another table's."""
-    after = options.after if options is not None else None
-    if after is not None and 0 < after < snowflake_floor(table.created_at_us // 1000):
-        raise TableNotFound(f"{table.full_name} was made anew after this cursor; subscribe without `from`")
-
-
-def _unexpected(subscription: Subscription) -> UpwellError:
-    """Log the exception that is being handled; return what the client is told of it."""
-    table = subscription.watch.table.full_name
-    log.exception("a live query failed unexpectedly", extra=fields(table=table))
-    return UpwellError(f"the live query of {table} failed unexpectedly; the server's log says why")

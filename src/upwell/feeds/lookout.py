@@ -19,7 +19,7 @@ from upwell.feeds.delta import Projection
 from upwell.feeds.live import LiveFeed
 from upwell.feeds.match import Watch
 from upwell.feeds.snapshot import Page
-from upwell.feeds.subscription import Origin, Outlet, State, Subscription
+from upwell.feeds.subscription import Origin, Outlet, State, Subscription, unexpected
 from upwell.protocol.codec import encode_frame, encode_row
 from upwell.protocol.messages import BatchControl, ChangeType, Protocol, SubscriptionAck, SubscriptionOptions
 from upwell.storage.hot import Change
@@ -64,10 +64,18 @@ class _Lookout:
 class Lookouts:
     """All lookouts of one event loop; `next_seq` gives ever larger numbers."""
 
-    def __init__(self, feed: LiveFeed, growth: Growth, next_seq: Callable[[], int]) -> None:
+    def __init__(
+        self,
+        feed: LiveFeed,
+        growth: Growth,
+        next_seq: Callable[[], int],
+        *,
+        interval_s: float = LOOK_INTERVAL_S,
+    ) -> None:
         self._feed = feed
         self._growth = growth
         self._next_seq = next_seq
+        self._interval_s = interval_s
         self._lookouts: dict[_Lookout, None] = {}
 
     async def subscribe(
@@ -93,7 +101,6 @@ class Lookouts:
         watch = Watch(table, SHARED, projection)
         subscription = Subscription(subscription_id, watch, outlet, 0, origin, protocol, state=State.HEAD)
         rows = {key: (row, self._next_seq()) for key, row in _keyed(question, found).items()}
-        self._feed.adopt(subscription)
         page = Page(
             [encode_row(projection.whole(row, seq), protocol.serialization) for row, seq in rows.values()],
             max((seq for _, seq in rows.values()), default=None),
@@ -103,6 +110,7 @@ class Lookouts:
         frames = [encode_frame(SubscriptionAck(subscription.id, 0, control, projection.schema()), protocol)]
         if options is not None:
             frames.append(page.frame(subscription.id, 0, protocol))
+        self._feed.adopt(subscription)
         outlet.write(frames)
         self._lookouts[_Lookout(subscription, question, rows, looked_at)] = None
         return subscription
@@ -110,7 +118,7 @@ class Lookouts:
     async def run(self) -> None:
         """Look again and again, until cancelled."""
         while True:
-            await asyncio.sleep(LOOK_INTERVAL_S)
+            await asyncio.sleep(self._interval_s)
             for lookout in list(self._lookouts):
                 if lookout.subscription.is_ended:
                     del self._lookouts[lookout]
@@ -125,13 +133,17 @@ class Lookouts:
         lookout.looked_at = self._growth.view.seq
         try:
             found = _keyed(lookout.question, await lookout.question.look())
+            if not lookout.subscription.is_ended:
+                self._tell(lookout, found)
         except UpwellError as failure:
             self._feed.end(lookout.subscription, failure)
-            return
-        if not lookout.subscription.is_ended:
-            frames = self._differences(lookout, found)
-            if frames:
-                lookout.subscription.outlet.write(frames)
+        except Exception:  # noqa: BLE001 — one lookout must not take the others, and the server, with it
+            self._feed.end(lookout.subscription, unexpected(lookout.subscription))
+
+    def _tell(self, lookout: _Lookout, found: dict[Key, Row]) -> None:
+        frames = self._differences(lookout, found)
+        if frames:
+            lookout.subscription.outlet.write(frames)
 
     def _differences(self, lookout: _Lookout, found: dict[Key, Row]) -> list[bytes]:
         """Return what has to be said to get from what was sent to `found`, which counts as sent then."""
@@ -186,10 +198,19 @@ def _columns(question: Question, table: Table) -> tuple[tuple[int, str], ...] | 
     if question.columns is None:
         return None
     places = table.index_of | _SYSTEM_COLUMNS
-    for name, _ in question.columns:
+    # What rows are called besides the chosen columns: updates tell the key, everything tells `_seq`.
+    names = dict(_SYSTEM_COLUMNS)
+    if all(table.columns[table.key_index].name != name for name, _ in question.columns):
+        names[table.columns[table.key_index].name] = table.key_index
+    for name, output in question.columns:
         if name not in places:
             raise InvalidInput(f"column '{name}' does not exist in {table.full_name}")
-    return tuple((places[name], output) for name, output in question.columns)
+        if names.setdefault(output, places[name]) != places[name]:
+            raise InvalidInput(
+                f"two columns of the live query are called '{output}' (rows also have _seq and their key); "
+                "give one of them another name with AS"
+            )
+    return tuple(dict.fromkeys((places[name], output) for name, output in question.columns))
 
 
 def _keyed(question: Question, found: pa.Table) -> dict[Key, Row]:

@@ -10,12 +10,14 @@ from dataclasses import dataclass
 
 import msgspec
 
+from upwell.engine.catalog import Table
 from upwell.engine.changelog import Changelog
 from upwell.engine.history import is_lost
 from upwell.engine.query import QueryEngine, Source
 from upwell.engine.view import View
-from upwell.errors import InvalidInput, SeqTrimmed
+from upwell.errors import InvalidInput, SeqTrimmed, TableNotFound
 from upwell.feeds.match import Watch, judge
+from upwell.ids import snowflake_floor
 from upwell.protocol.codec import encode_frame, encode_row
 from upwell.protocol.messages import (
     BatchControl,
@@ -87,6 +89,13 @@ class _InitialBatch(msgspec.Struct, frozen=True, tag_field="type", tag="initial_
     subscription_id: str
     rows: list[msgspec.Raw]
     batch_control: BatchControl
+
+
+def expect_same_table(table: Table, options: SubscriptionOptions | None) -> None:
+    """Refuse a resume from before the table was made: the rows that its client holds are another table's."""
+    after = options.after if options is not None else None
+    if after is not None and 0 < after < snowflake_floor(table.created_at_us // 1000):
+        raise TableNotFound(f"{table.full_name} was made anew after this cursor; subscribe without `from`")
 
 
 def read_batch(

@@ -4,6 +4,7 @@ Law: a subscription at rest is this value and its place in the index; no task, q
 """
 
 import asyncio
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
@@ -13,11 +14,14 @@ from upwell.errors import PermissionDenied, RequestRefused, SeqTrimmed, TableNot
 from upwell.feeds.match import Watch, judge
 from upwell.feeds.snapshot import Snapshot
 from upwell.ids import snowflake_ms
+from upwell.logs import fields
 from upwell.protocol import messages
 from upwell.protocol.codec import PLAIN, Tail, change_head
 from upwell.protocol.messages import SubscriptionOptions
 from upwell.storage.hot import Change
 from upwell.types import Key
+
+log = logging.getLogger("upwell.live")
 
 PAGE_BYTES_MAX = 256 * 1024
 
@@ -158,6 +162,13 @@ def ending_code(failure: UpwellError) -> str:
             return "SUBSCRIPTION_FAILED"
 
 
+def unexpected(subscription: Subscription) -> UpwellError:
+    """Log the exception that is being handled; return what the client is told of it."""
+    table = subscription.watch.table.full_name
+    log.exception("a live query failed unexpectedly", extra=fields(table=table))
+    return UpwellError(f"the live query of {table} failed unexpectedly; the server's log says why")
+
+
 @dataclass(frozen=True, slots=True)
 class Deltas:
     """Frames of the log after a cursor; `after` is the new cursor. Not `is_whole` if cut for its size."""
@@ -190,11 +201,15 @@ def deltas(subscription: Subscription, watch: Watch, changes: Sequence[Change], 
 
 
 class Outbox:
-    """Frames of one slice, by outlet, so that each outlet is written to once."""
+    """Frames of one slice, by outlet, so that each outlet is written to once.
 
-    def __init__(self, fall_behind: Callable[..., None]) -> None:
+    An outlet that can't be written to loses its own subscriptions, by `drop`, and nobody else's.
+    """
+
+    def __init__(self, fall_behind: Callable[..., None], drop: Callable[[Subscription], None]) -> None:
         self.size_bytes = 0
         self._fall_behind = fall_behind
+        self._drop = drop
         self._entries: dict[Outlet, list[tuple[Subscription, int, bytes]]] = {}
 
     def put(self, subscription: Subscription, seq: int, frame: bytes) -> None:
@@ -204,14 +219,26 @@ class Outbox:
     def flush(self) -> None:
         """Write what there is; subscriptions of a full outlet fall behind, just before their first frame."""
         for outlet, entries in self._entries.items():
-            if outlet.is_full:
-                for subscription, seq, _ in entries:
-                    if subscription.state is State.HEAD:
-                        self._fall_behind(subscription, after=seq - 1)
-            else:
-                self._write(outlet, entries)
+            try:
+                self._give(outlet, entries)
+            except Exception:  # noqa: BLE001 — one socket must not take the pump, and the server, with it
+                self._drop_all(entries)
         self._entries.clear()
         self.size_bytes = 0
+
+    def _give(self, outlet: Outlet, entries: list[tuple[Subscription, int, bytes]]) -> None:
+        if outlet.is_full:
+            for subscription, seq, _ in entries:
+                if subscription.state is State.HEAD:
+                    self._fall_behind(subscription, after=seq - 1)
+        else:
+            self._write(outlet, entries)
+
+    def _drop_all(self, entries: list[tuple[Subscription, int, bytes]]) -> None:
+        for subscription, _, _ in entries:
+            if not subscription.is_ended:
+                unexpected(subscription)
+                self._drop(subscription)
 
     def _write(self, outlet: Outlet, entries: list[tuple[Subscription, int, bytes]]) -> None:
         frames: list[bytes] = []

@@ -405,6 +405,24 @@ async def test_a_resume_after_a_cursor_of_an_earlier_table_is_refused(server: Se
     assert [row["id"] for row in (await peer.frame("initial_data_batch", 1))["rows"]] == ["2"]
 
 
+async def test_what_fails_unexpectedly_ends_no_socket(
+    server: Server, caplog: pytest.LogCaptureFixture
+) -> None:
+    mine = server.table("mine", TableKind.USER)
+    peer = server.connect(token=server.account("ann", Role.DBA))
+    # The look at system tables is broken here.
+    peer.say(subscription("SELECT * FROM system.jobs"))
+    error = await peer.frame("error")
+    assert (error["subscription_id"], error["code"]) == ("s", "SUBSCRIPTION_FAILED")
+    assert "no test here" not in error["message"]
+    assert "no test here follows a system table" in caplog.text
+    peer.say(subscription("SELECT * FROM default.mine"))
+    await peer.frame("subscription_ack")
+    server.insert(mine, "ann", 1)
+    assert (await peer.frame("change"))["rows"][0]["id"] == "1"
+    peer.leave()
+
+
 async def test_other_paths_are_refused(server: Server) -> None:
     peer = server.connect(path="/v1/other")
     await server.tasks[0]
