@@ -11,13 +11,12 @@ from collections import deque
 from contextvars import ContextVar
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import TextIO
+from typing import NamedTuple, TextIO
 
 RECENT_LINES_MAX = 1_000
 
 
-@dataclass(frozen=True, slots=True)
-class Origin:
+class Origin(NamedTuple):
     """Where a piece of work comes from: the request, and the address of who sent it."""
 
     request_id: str

@@ -13,7 +13,7 @@ import uvicorn
 
 from upwell.config import Config
 from upwell.edge.gate import Gate
-from upwell.edge.packet import OnePacket
+from upwell.edge.packet import ExchangeProtocol
 from upwell.edge.stream import LogStreams
 from upwell.edge.wire import RawWS
 from upwell.edge.ws import LiveSocket
@@ -23,6 +23,7 @@ from upwell.logs import fields
 log = logging.getLogger("upwell.app")
 
 SWITCH_INTERVAL_S = 0.0005
+GC_ALLOCATIONS = 10_000
 BACKLOG = 2_048
 KEEP_ALIVE_S = 75
 
@@ -59,7 +60,10 @@ async def listen(config: Config, gate: Gate, live: LiveSocket, streams: LogStrea
             gate,
             host=config.host,
             port=config.port,
-            http=OnePacket,
+            interface="asgi3",
+            http=ExchangeProtocol,
+            proxy_headers=False,  # the gate looks after them
+            server_header=False,
             ws=RawWS,
             ws_per_message_deflate=False,
             # Who says nothing is closed by us; who reads slowly says enough, though its pongs come late.
@@ -77,6 +81,7 @@ async def listen(config: Config, gate: Gate, live: LiveSocket, streams: LogStrea
     # Fewer long pauses: what exists now stays, and a thread that computes hands over soon.
     gc.collect()
     gc.freeze()
+    gc.set_threshold(GC_ALLOCATIONS)
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     log.info("Upwell starts", extra=fields(host=config.host, port=config.port, data_dir=str(config.data_dir)))
     try:

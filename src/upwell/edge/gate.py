@@ -8,12 +8,15 @@ import logging
 import re
 import time
 import uuid
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping
 from itertools import count, repeat
 
+from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
+
 from upwell.edge.cors import Cors
-from upwell.edge.http import Receive, Scope, Send, header, respond
+from upwell.edge.http import Receive, Reply, Scope, Send, header, respond
 from upwell.edge.metrics import Traffic
+from upwell.edge.packet import exchange_of
 from upwell.edge.peer import address
 from upwell.logs import Origin, begin_request, fields
 from upwell.protocol.sync import WATCH_PATH
@@ -23,6 +26,7 @@ log = logging.getLogger("upwell.edge")
 REQUEST_ID = b"x-request-id"
 _ASKED_METHOD = b"access-control-request-method"
 REQUEST_ID_CHARS_MAX = 128
+_FORWARDED = (b"x-forwarded-for", b"x-forwarded-proto")
 _ID = re.compile(r"[\x21-\x7e]+")
 Handler = Callable[[Scope, Receive, Send], Awaitable[None]]
 _INTERNAL = (
@@ -55,8 +59,15 @@ class Gate:
         self._live = live
         self._rest = rest
         self._next_id = map("{}-{:x}".format, repeat(uuid.uuid4().hex[:8]), count(1)).__next__
+        self._forwarded = ProxyHeadersMiddleware(self._serve)  # type: ignore[arg-type]
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
+        """Serve a request; what a proxy says of it counts only if the proxy runs on this machine."""
+        if any(name in _FORWARDED for name, _ in scope.get("headers", ())):
+            return self._forwarded(scope, receive, send)  # type: ignore[arg-type]
+        return self._serve(scope, receive, send)
+
+    async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
             await _lifespan(receive, send)
             return
@@ -68,18 +79,17 @@ class Gate:
         path = scope["path"]
         request = _request_id(scope) or self._next_id()
         begin_request(Origin(request, address(scope)))
-        watched = _Watched(
-            send, [(REQUEST_ID, request.encode()), *self._cors.headers(header(scope, b"origin"))]
-        )
+        headers = [(REQUEST_ID, request.encode()), *self._cors.headers(header(scope, b"origin"))]
+        reply = Reply(send, exchange_of(scope), headers)
         began = time.perf_counter()
         try:
-            await self._handler(scope)(scope, receive, watched)
+            await self._handler(scope)(scope, receive, reply)
         except Exception:
             log.exception("Request failed unexpectedly", extra=fields(method=scope["method"], path=path))
-            if not watched.status:
-                await respond(watched, 500, _INTERNAL)
+            if not reply.status:
+                await respond(reply, 500, _INTERNAL)
         finally:
-            self._note(scope["method"], path, watched.status, time.perf_counter() - began)
+            self._note(scope["method"], path, reply.status, time.perf_counter() - began)
 
     def _handler(self, scope: Scope) -> Handler:
         method, path = scope["method"], scope["path"]
@@ -116,21 +126,6 @@ async def _foreign(scope: Scope, receive: Receive, send: Send) -> None:
 
 async def _wrong_method(scope: Scope, receive: Receive, send: Send) -> None:
     await respond(send, 405, _WRONG_METHOD)
-
-
-class _Watched:
-    """Remembers the status of an answer that has begun, and puts into it what every answer has."""
-
-    def __init__(self, send: Send, headers: Sequence[tuple[bytes, bytes]]) -> None:
-        self._send = send
-        self._headers = headers
-        self.status = 0
-
-    async def __call__(self, message: Scope) -> None:
-        if not self.status:
-            self.status = message["status"]
-            message["headers"] = [*message.get("headers", ()), *self._headers]
-        await self._send(message)
 
 
 def _request_id(scope: Scope) -> str | None:

@@ -7,7 +7,7 @@ to a failure, and a traceback never leaves the process.
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, MutableMapping, Sequence
 from concurrent.futures import Executor
 from functools import partial
 from typing import Any, TypeVar
@@ -17,6 +17,7 @@ import msgspec
 from upwell.edge.allowance import RateLimit
 from upwell.edge.export import Format, StreamCut, find_format, send_stream
 from upwell.edge.fault import Fault, fault_of, masked, public
+from upwell.edge.packet import Exchange, exchange_of
 from upwell.edge.render import render_outcomes, row_count
 from upwell.engine.view import Publication
 from upwell.errors import (
@@ -43,12 +44,13 @@ log = logging.getLogger("upwell.http")
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+Header = tuple[bytes, bytes]
 T = TypeVar("T")
 
 SQL_PATH = "/v1/api/sql"
 RENDER_INLINE_ROWS_MAX = 1_000
 BODY_S_MAX = 30
-_JSON_HEADERS = [(b"content-type", b"application/json")]
+_JSON = (b"content-type", b"application/json")
 _error_encoder = msgspec.json.Encoder()
 
 
@@ -65,6 +67,10 @@ async def read_body(scope: Scope, receive: Receive, *, bytes_max: int) -> bytes:
     declared = header(scope, b"content-length")
     if declared and declared.isdigit() and int(declared) > bytes_max:
         raise TooLarge(f"request body has {declared} bytes, at most {bytes_max} are allowed")
+    exchange = exchange_of(scope)
+    body = None if exchange is None or declared is None else exchange.take_body()
+    if body is not None:
+        return body
     try:
         async with asyncio.timeout(BODY_S_MAX):
             return await _received(receive, bytes_max)
@@ -88,15 +94,36 @@ async def _received(receive: Receive, bytes_max: int) -> bytes:
             return chunks[0] if len(chunks) == 1 else b"".join(chunks)
 
 
-async def respond(
-    send: Send, status: int, body: bytes, headers: list[tuple[bytes, bytes]] | None = None
-) -> None:
+class Reply:
+    """The `send` of a request: remembers the status of the answer, and adds what headers every one has."""
+
+    def __init__(self, send: Send, exchange: Exchange | None, headers: Sequence[Header]) -> None:
+        self._send = send
+        self._exchange = exchange
+        self._headers = headers
+        self.status = 0
+
+    async def __call__(self, message: MutableMapping[str, Any]) -> None:
+        if not self.status:
+            self.status = message["status"]
+            message["headers"] = [*message.get("headers", ()), *self._headers]
+        await self._send(message)
+
+    def answer(self, status: int, headers: Sequence[Header], body: bytes) -> bool:
+        """Send a whole answer past ASGI; whether that could be done."""
+        exchange = self._exchange
+        if exchange is None or not exchange.answer(status, [*headers, *self._headers], body):
+            return False
+        self.status = status
+        return True
+
+
+async def respond(send: Send, status: int, body: bytes) -> None:
     """Send one JSON answer."""
-    length = (b"content-length", str(len(body)).encode())
-    await send(
-        {"type": "http.response.start", "status": status, "headers": [*(headers or _JSON_HEADERS), length]}
-    )
-    await send({"type": "http.response.body", "body": body})
+    headers = [_JSON, (b"content-length", b"%d" % len(body))]
+    if not (isinstance(send, Reply) and send.answer(status, headers, body)):
+        await send({"type": "http.response.start", "status": status, "headers": headers})
+        await send({"type": "http.response.body", "body": body})
 
 
 class SqlEndpoint:

@@ -5,6 +5,7 @@ batch's DML comes summed at the end (section 1.4), but where statements were sen
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import msgspec
@@ -16,6 +17,7 @@ from upwell.session.outcome import Answer, Changed, Message, Outcome, PointAnswe
 from upwell.types import SqlType, to_json, wire_type
 
 SLICE_ROWS = 1_000
+SHOWN_MAX = 1_000
 _VERBS = ("Inserted", "Updated", "Deleted")
 _encoder = msgspec.json.Encoder()
 
@@ -46,8 +48,14 @@ def _result(outcome: Outcome) -> StatementResult:
         case Changed(verb, count):
             return StatementResult(row_count=count, message=_changed(verb, count), as_user=outcome.as_user)
         case PointAnswer(columns, rows):
-            cells = [[to_json(v, c.type) for v, c in zip(row, columns, strict=True)] for row in rows]
-            return _rows_result(columns, cells, outcome.as_user)
+            shown = _shown(columns)
+            cells: Any = rows
+            for index in shown.converted:
+                kind = columns[index].type
+                cells = [[*row[:index], to_json(row[index], kind), *row[index + 1 :]] for row in cells]
+            return StatementResult(
+                schema=shown.schema, rows=cells, row_count=len(rows), as_user=outcome.as_user
+            )
         case Streamed():
             raise AssertionError("a stream is no part of a JSON document")
         case Answer(table):
@@ -68,6 +76,32 @@ def _sums(outcomes: Sequence[Outcome]) -> list[StatementResult]:
 
 def _changed(verb: str, count: int) -> str:
     return f"{verb} {count} row(s)"
+
+
+@dataclass(frozen=True, slots=True)
+class _Shown:
+    """What the JSON of an answer needs to know of its columns."""
+
+    columns: Sequence[ResultColumn]
+    schema: Any
+    converted: Sequence[int]
+    """Columns whose values aren't what JSON shows."""
+
+
+_shown_of: dict[int, _Shown] = {}
+
+
+def _shown(columns: Sequence[ResultColumn]) -> _Shown:
+    """Return it from memory if these very columns, of a prepared statement, were shown before."""
+    found = _shown_of.get(id(columns))
+    if found is None:
+        schema = msgspec.Raw(_encoder.encode(_schema(columns)))
+        converted = [at for at, each in enumerate(columns) if each.type in (SqlType.BIGINT, SqlType.BYTES)]
+        if len(_shown_of) >= SHOWN_MAX:
+            _shown_of.clear()
+        # It holds on to the columns: so their identity stays theirs.
+        found = _shown_of[id(columns)] = _Shown(columns, schema, converted)
+    return found
 
 
 def _rows_result(columns: Sequence[ResultColumn], rows: list[list[object]], as_user: str) -> StatementResult:

@@ -295,8 +295,11 @@ def find_key(value: Value, column: Column) -> Key | None:
     NULL equals nothing, nor does 1.5 or a number out of range an integer; text that can't be read as
     the column's type raises `InvalidValue`.
     """
-    if column.type in INTEGER_BITS and isinstance(value, (int, float)) and not isinstance(value, bool):
-        limit = 1 << (INTEGER_BITS[column.type] - 1)
+    bits = INTEGER_BITS.get(column.type)
+    if bits is not None and isinstance(value, (int, float)) and not isinstance(value, bool):
+        limit = 1 << (bits - 1)
+        if type(value) is int:  # what most keys are
+            return value if -limit <= value < limit else None
         if not -limit <= value < limit or value != int(value):
             return None
     return coerce(value, column)

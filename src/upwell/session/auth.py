@@ -75,6 +75,7 @@ class Authenticator:
         self._bcrypt_cost = bcrypt_cost
         self._trust = trust
         self._verified: OrderedDict[str, Verified] = OrderedDict()
+        self._known: tuple[Catalog | None, dict[str, Principal]] = (None, {})
         self._nobody_hash = bcrypt.hashpw(b"nobody", bcrypt.gensalt(bcrypt_cost))
 
     def hash_password(self, password: str) -> str:
@@ -109,6 +110,9 @@ class Authenticator:
 
     def principal(self, authorization: str | None, catalog: Catalog) -> Principal:
         """Return who sends an `Authorization` header of an access token, ours or a trusted issuer's."""
+        known = self._known_principal(authorization, catalog)
+        if known is not None:
+            return known
         verified = self._verified_claims(_bearer(authorization))
         claims = verified.claims
         if verified.issuer is not None:
@@ -119,7 +123,26 @@ class Authenticator:
         user = _account(claims, catalog)
         if user is None or user.role.value != claims.get("role"):
             raise _invalid()
-        return Principal(user.name, user.role, expires_at_s=_accepted_until_s(claims))
+        principal = Principal(user.name, user.role, expires_at_s=_accepted_until_s(claims))
+        self._remember(authorization, catalog, principal)
+        return principal
+
+    def _known_principal(self, authorization: str | None, catalog: Catalog) -> Principal | None:
+        """Return who sent this header before, if no account has changed since and the token goes on."""
+        of, principals = self._known
+        if of is not catalog or authorization is None:
+            return None
+        found = principals.get(authorization)
+        is_over = found is not None and (found.expires_at_s is None or found.expires_at_s < self.now_s())
+        return None if is_over else found
+
+    def _remember(self, authorization: str | None, catalog: Catalog, principal: Principal) -> None:
+        of, principals = self._known
+        if of is not catalog or len(principals) >= TOKENS_KEPT_MAX:
+            principals = {}
+            self._known = (catalog, principals)
+        if authorization is not None:
+            principals[authorization] = principal
 
     def _outside(self, issuer: Issuer, claims: dict[str, object], catalog: Catalog) -> Principal:
         if "exp" not in claims or issuer.device_claim in claims:

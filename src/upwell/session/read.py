@@ -55,21 +55,27 @@ class Reader:
         view = self.growth.view if call.transaction is None else call.transaction.view
         if call.streams and not statement.explains:
             return await self.threads.run(lambda stop: self._stream(call, view, statement))
-        if statement.point is not None and statement.point.key.node is not None:
-            require_table(call.principal, Action.READ, statement.point.table)
-            try:
-                return self._point(call, statement.point, view, may_block=False)
-            except WouldBlock:
-                point = partial(self._point, call, statement.point, view, may_block=True)
-                return await self.threads.run(lambda stop: point())
-        found = self._direct(call, statement, view, inline=True)
+        try:
+            found = self.find_at_once(call, statement, view)
+        except WouldBlock:
+            assert statement.point is not None, "all else looks at what is in memory"
+            point = partial(self._point, call, statement.point, view, may_block=True)
+            return await self.threads.run(lambda stop: point())
         if found is not None:
-            return Answer(found)
+            return found
         table = await self.threads.run(partial(self._query, call, view, statement))
         if statement.explains:
             table = without_directories(table)
         refuse_not_finite(table)
         return Streamed(table.schema, iter(table.to_batches())) if call.streams else Answer(table)
+
+    def find_at_once(self, call: Call, statement: Select, view: View) -> Answer | PointAnswer | None:
+        """Answer a plain query of what is in memory; None, or `WouldBlock`, if that takes a query thread."""
+        if statement.point is not None and statement.point.key.node is not None:
+            require_table(call.principal, Action.READ, statement.point.table)
+            return self._point(call, statement.point, view, may_block=False)
+        found = self._direct(call, statement, view, inline=True)
+        return None if found is None else Answer(found)
 
     def rows_of(
         self,

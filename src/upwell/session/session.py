@@ -21,7 +21,7 @@ from upwell.engine.defaults import Defaults
 from upwell.engine.expression import Context
 from upwell.engine.flush import Flush
 from upwell.engine.query import QueryEngine
-from upwell.engine.rows import Rows
+from upwell.engine.rows import Rows, WouldBlock
 from upwell.engine.schema import Schema
 from upwell.engine.storages import StorageSchema
 from upwell.engine.values import NullCheck
@@ -194,11 +194,41 @@ class Sessions:
         self, principal: Principal, sql: str, params: Sequence[Value], namespace: str | None
     ) -> list[Outcome]:
         """Run the statements of a text in order; raise `StatementFailed` at the first that fails."""
+        known = await self._run_known(principal, sql, params, (namespace or DEFAULT_NAMESPACE).lower())
+        if known is not None:
+            return [known]
         texts = await self._texts.split(sql)
         if params and len(texts) > 1:
             raise RequestRefused("PARAMS_WITH_BATCH", "parameters go with one statement, not with several")
         asked = [Asked(text, params, lifted=lifted) for text, lifted in texts]
         return await self.run(principal, asked, namespace)
+
+    async def _run_known(
+        self, principal: Principal, sql: str, params: Sequence[Value], namespace: str
+    ) -> Outcome | None:
+        """Do what `run` does, if the text is one plain statement that was seen before; else None.
+
+        What takes several statements, other names or a transaction is left out: most requests need none.
+        """
+        view = self.growth.view
+        try:
+            known = self._texts.find(sql, params, view.catalog, namespace)
+            if known is None:
+                return None
+            statement, values = known
+            call = Call(principal, values, namespace, partial(self.context, principal))
+            if isinstance(statement, (Insert, Update, Delete)):
+                return Outcome(await self._writer.write(call, statement), principal.user)
+            if isinstance(statement, Select) and not statement.explains:
+                found = self._reader.find_at_once(call, statement, view)
+                if isinstance(found, Answer):
+                    found = self._limits.cut(found, statement.text)
+                return None if found is None else Outcome(found, principal.user)
+        except (Altered, ExpectationFailed, WouldBlock):
+            pass
+        except UpwellError as error:
+            raise StatementFailed(1, sql, await self._settled(error)) from error
+        return None
 
     async def stream(
         self, principal: Principal, sql: str, params: Sequence[Value], namespace: str | None

@@ -40,6 +40,12 @@ class Texts:
         """Return the statements of a text, with their shapes."""
         return await self._read(len(sql), partial(self._statements, sql))
 
+    def find(
+        self, sql: str, params: Sequence[Value], catalog: Catalog, namespace: str
+    ) -> tuple[Statement, Sequence[Value]] | None:
+        """Return the only statement of a short text and its values if it was seen before, else None."""
+        return self.preparer.find(sql, catalog, namespace, params) if len(sql) <= INLINE_CHARS_MAX else None
+
     async def single(self, sql: str) -> str:
         """Return the text of one statement; raise `InvalidInput` for none or several."""
         texts = await self.split(sql)

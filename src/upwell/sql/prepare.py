@@ -61,6 +61,14 @@ class _Cache:
     entries: dict[Hashable, Entry] = field(default_factory=dict)
     _lock: Lock = field(default_factory=Lock)
 
+    def of_shape(self, lifted: Lifted, namespace: str) -> Entry | None:
+        """Return what is known of a shape with values of these types."""
+        shape, values = lifted
+        found = self.entries.get((shape, namespace))
+        if found is _BY_TYPES:
+            found = self.entries.get((shape, namespace, tuple(map(type, values))))
+        return found
+
     def put(self, key: Hashable, entry: Entry) -> None:
         with self._lock:
             while len(self.entries) >= self.entries_max:
@@ -147,19 +155,32 @@ class Preparer:
                     return found.statement, values
         return self._written(cache, sql, namespace, params).statement, params
 
+    def find(
+        self, sql: str, catalog: Catalog, namespace: str, params: Sequence[Value]
+    ) -> tuple[Statement, Sequence[Value]] | None:
+        """Return what `prepare` would, if `sql` is one statement that was seen before; else None."""
+        cache = self._cache
+        if cache is None or cache.catalog is not catalog:
+            return None
+        if params:
+            found = cache.entries.get(("text", sql, namespace, tuple(map(type, params))))
+            check_parameters(params)
+            return (found.statement, params) if isinstance(found, Prepared) else None
+        lifted = self._lift(sql)
+        if lifted is None:
+            return None
+        found = cache.of_shape(lifted, namespace)
+        return (found.statement, lifted[1]) if isinstance(found, Prepared) else None
+
     def prepare_insert(self, lifted: Lifted, catalog: Catalog, namespace: str) -> Insert | None:
         """Return an INSERT of rows that its shape was seen to be; None for what takes more than its values.
 
         That are queries, clauses, and references among its own rows.
         """
         cache = self._cache
-        shape, values = lifted
         if cache is None or cache.catalog is not catalog:
             return None
-        found = cache.entries.get((shape, namespace))
-        if found is _BY_TYPES:
-            found = cache.entries.get((shape, namespace, tuple(map(type, values))))
-        match found:
+        match cache.of_shape(lifted, namespace):
             case Prepared(Insert(table, query=None, conflict=None, returning=None) as statement):
                 is_own = any(reference.parent == table.id for reference in table.references)
                 return None if is_own else statement
