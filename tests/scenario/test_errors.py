@@ -52,7 +52,7 @@ def _state(site: Site, space: str) -> list[list[object]]:
         ("SAVEPOINT a", INVALID_SQL, "Unsupported statement type: SAVEPOINT"),
         ("ALTER TABLE N.t TRUNCATE x", INVALID_SQL, "Unsupported statement type: ALTER TABLE … TRUNCATE"),
         ("CREATE TOPIC N.x", INVALID_SQL, "Unsupported statement type: CREATE TOPIC"),
-        ("CREATE VIEW N.x AS SELECT 1", INVALID_SQL, "Unsupported statement type: CREATE VIEW"),
+        ("CREATE TRIGGER N.x AS SELECT 1", INVALID_SQL, "Unsupported statement type: CREATE TRIGGER"),
         ("COPY N.t TO '/tmp/x'", INVALID_SQL, "Unsupported statement type: COPY"),
         ("CREATE EXTERNAL TABLE x STORED AS CSV LOCATION '/etc/passwd'", INVALID_SQL, "CREATE EXTERNAL"),
         ("SELECT * INTO N.x FROM N.t", INVALID_SQL, "can only read"),

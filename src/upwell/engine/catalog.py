@@ -12,7 +12,8 @@ from typing import TypeVar
 
 import msgspec
 
-from upwell.errors import TableNotFound
+from upwell.engine.named_query import NamedQuery, QueryName
+from upwell.errors import InvalidOperation, TableNotFound
 from upwell.ids import snowflake_floor
 from upwell.storage.definition import Storage
 from upwell.storage.hot import ExpectationFailed, HotReader, Kind, RecordWrite
@@ -250,6 +251,7 @@ class Catalog:
     users: Mapping[str, User]
     dropped_users: Mapping[str, User] = field(default_factory=dict)
     storages: Mapping[str, Storage] = field(default_factory=dict)
+    queries: Mapping[QueryName, NamedQuery] = field(default_factory=dict)
 
     @cached_property
     def by_identity(self) -> dict[str, User]:
@@ -272,8 +274,17 @@ class Catalog:
     def get_table(self, namespace: str, name: str) -> Table:
         table = self.tables.get((namespace, name))
         if table is None:
+            self.refuse_query(namespace, name)
             raise TableNotFound(f"{namespace}.{name}; SHOW TABLES lists what there is")
         return table
+
+    def refuse_query(self, namespace: str, name: str) -> None:
+        """Raise if that is a named query where only a table will do."""
+        if (namespace, name) in self.queries:
+            raise InvalidOperation(
+                f"{namespace}.{name} is a view, which SELECT reads and DROP VIEW drops; for anything "
+                "else name the tables that it reads"
+            )
 
     def in_namespace(self, namespace: str) -> list[Table]:
         return [table for table in self.tables.values() if table.namespace == namespace]
@@ -295,7 +306,7 @@ class Catalog:
         """Return the catalog after a commit of these records."""
         namespaces, tables = dict(self.namespaces), dict(self.tables)
         users = {**self.dropped_users, **self.users}
-        storages = dict(self.storages)
+        storages, queries = dict(self.storages), dict(self.queries)
         for record in records:
             match record.kind:
                 case Kind.NAMESPACE:
@@ -304,6 +315,11 @@ class Catalog:
                     _put(users, record.name, record.value, User)
                 case Kind.STORAGE:
                     _put(storages, record.name, record.value, Storage)
+                case Kind.QUERY:
+                    place = (record.name.split(".")[0], record.name.split(".")[1])
+                    queries.pop(place, None)
+                    if record.value is not None:
+                        queries[place] = msgspec.json.decode(record.value, type=NamedQuery)
                 case Kind.TABLE:
                     old = self.by_id.get(int(record.name))
                     if old:
@@ -316,7 +332,7 @@ class Catalog:
         # The same mapping as long as no table changes: who follows tables sees that at a glance.
         is_altered = any(record.kind is Kind.TABLE for record in records)
         tables_now = tables if is_altered else self.tables
-        return Catalog(namespaces, tables_now, *_by_existence(users.values()), storages)
+        return Catalog(namespaces, tables_now, *_by_existence(users.values()), storages, queries)
 
     @staticmethod
     def _waits_for(table: Table, rest: Mapping[TableId, Table]) -> bool:
@@ -385,17 +401,23 @@ def namespace_record(namespace: Namespace, *, dropped: bool = False) -> RecordWr
     return RecordWrite(Kind.NAMESPACE, namespace.name, None if dropped else _json.encode(namespace))
 
 
+def query_record(query: NamedQuery, *, dropped: bool = False) -> RecordWrite:
+    return RecordWrite(Kind.QUERY, query.full_name, None if dropped else _json.encode(query))
+
+
 def load_catalog(reader: HotReader) -> Catalog:
     """Read the whole catalog from its records."""
     tables = [msgspec.json.decode(value, type=Table) for _, value in reader.scan_records(Kind.TABLE)]
     users = [msgspec.json.decode(value, type=User) for _, value in reader.scan_records(Kind.USER)]
     storages = [msgspec.json.decode(value, type=Storage) for _, value in reader.scan_records(Kind.STORAGE)]
+    queries = [msgspec.json.decode(value, type=NamedQuery) for _, value in reader.scan_records(Kind.QUERY)]
     spaces = [msgspec.json.decode(value, type=Namespace) for _, value in reader.scan_records(Kind.NAMESPACE)]
     return Catalog(
         {space.name: space for space in spaces},
         {(table.namespace, table.name): table for table in tables},
         *_by_existence(users),
         {storage.id: storage for storage in storages},
+        {query.place: query for query in queries},
     )
 
 

@@ -26,7 +26,7 @@ from upwell.types import Owner, TableId
 
 log = logging.getLogger("upwell.commit")
 
-_CATALOG_KINDS = frozenset({Kind.NAMESPACE, Kind.TABLE, Kind.USER, Kind.STORAGE})
+_CATALOG_KINDS = frozenset({Kind.NAMESPACE, Kind.TABLE, Kind.USER, Kind.STORAGE, Kind.QUERY})
 
 
 class Durability(Enum):

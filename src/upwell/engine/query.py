@@ -9,8 +9,7 @@ number; `hidden` sets are anti-joins against a few integers, never literals.
 
 import re
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
 from functools import reduce
 from operator import or_
 from threading import Lock
@@ -39,6 +38,16 @@ from upwell.engine.json_value import FUNCTIONS
 from upwell.engine.overlay import Overlay
 from upwell.engine.refusal import CATALOG, QUERY_BYTES_MAX, translated
 from upwell.engine.rows import Rows
+from upwell.engine.source import (
+    OWNER,
+    OWNER_FIELD,
+    AnySource,
+    Derived,
+    Everybody,
+    Resolve,
+    Source,
+    schema_of,
+)
 from upwell.engine.stage import Staged
 from upwell.engine.stop import Stop
 from upwell.engine.view import View
@@ -50,13 +59,11 @@ from upwell.storage.arrow import (
     physical_name,
     record_batch,
     scan_schema,
-    table_schema,
 )
 from upwell.storage.cold import ColdPartition
 from upwell.storage.manifest import Segment
 from upwell.types import Column, Owner, coerce, owner_user
 
-OWNER = "_owner"
 COLD_PLANS_MAX = 256
 RESULT_BYTES_MAX = 64 * 1024 * 1024
 """What is larger is no answer in one piece, but a stream."""
@@ -64,40 +71,10 @@ NAMES_KEPT_MAX = 2_048
 NAMES_KEPT_TEXT_CHARS_MAX = 16_384
 # Possessive and from a word's begin: a literal of a megabyte costs one pass, not one for each letter.
 _BEFORE_A_DOT = re.compile(r"\b(\w++)\"?\s*+\.")
-_OWNER_FIELD = pa.field(OWNER, pa.string(), nullable=False)
 _JSON_FUNCTIONS = [
     udf(call, arguments, result, "immutable", name) for name, arguments, result, call in FUNCTIONS
 ]
 _ONLY_QUERIES = SQLOptions().with_allow_ddl(False).with_allow_dml(False).with_allow_statements(False)
-
-
-@dataclass(frozen=True, slots=True)
-class Source:
-    """What a name in a query stands for: the rows of a table that belong to `owner`.
-
-    In a transaction also what it has `staged` there; such a source is read by nobody else. Of rows that
-    expire those with a `_seq` below `alive_from` are left out.
-    """
-
-    table: Table
-    owner: Owner
-    staged: Staged | None = None
-    alive_from: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Everybody:
-    """The rows of a USER table that belong to all its users; the column OWNER says to whom.
-
-    Of rows that expire those with a `_seq` below `alive_from` are left out.
-    """
-
-    table: Table
-    alive_from: int = 0
-
-
-Resolve = Callable[[str, str], "Source | Everybody | pa.Table"]
-"""(namespace, name) → rows; raises TableNotFound or PermissionDenied."""
 
 
 class QueryEngine:
@@ -122,24 +99,42 @@ class QueryEngine:
         known = self._table_names.get((text, namespace))
         if known is not None:
             return known
-        scout = _Scout(resolve)
+        names, _ = self.scouted(text, namespace, resolve)
+        if len(text) <= NAMES_KEPT_TEXT_CHARS_MAX:
+            if len(self._table_names) >= NAMES_KEPT_MAX:
+                self._table_names.clear()
+            self._table_names[text, namespace] = names
+        return names
+
+    def scouted(self, text: str, namespace: str, resolve: Resolve) -> tuple[list[tuple[str, str]], pa.Schema]:
+        """Return what a query reads, and the columns of its result; nothing of it is run."""
+        known: dict[tuple[str, str], pa.Schema] = {}
+        while True:
+            scout = _Scout(resolve, known)
+            found = self._scouted(text, namespace, scout)
+            if found is not None:
+                return list(scout.seen), found
+            # The engine can't plan one query while it plans another: those within go before.
+            for place, inner in scout.derived.items():
+                known[place] = self.scouted(inner.text, inner.query.home, resolve)[1]
+
+    @staticmethod
+    def _scouted(text: str, namespace: str, scout: "_Scout") -> pa.Schema | None:
+        """Return the columns of a query's result; None: a named query in it has to tell its own first."""
         context = _context(namespace, text)
         catalog = FusionCatalog.memory_catalog()
         context.register_catalog_provider(CATALOG, catalog)
         for name in _mentioned_namespaces(text, namespace):
             catalog.register_schema(name, _ScoutSchema(name, scout))
         try:
-            context.sql_with_options(text, _ONLY_QUERIES)
+            schema = context.sql_with_options(text, _ONLY_QUERIES).schema()
         except BaseException as error:
-            raise scout.failure or translated(error) from error
+            if not scout.derived or scout.failure:
+                raise scout.failure or translated(error) from error
+            return None
         if scout.failure:
             raise scout.failure
-        names = list(scout.seen)
-        if len(text) <= NAMES_KEPT_TEXT_CHARS_MAX:
-            if len(self._table_names) >= NAMES_KEPT_MAX:
-                self._table_names.clear()
-            self._table_names[text, namespace] = names
-        return names
+        return schema
 
     def refuse_bad_grammar(self, text: str) -> None:
         """Raise `InvalidSql` if `text` is no query, whatever its names stand for."""
@@ -200,7 +195,8 @@ class QueryEngine:
                 schemas[space] = catalog.schema(space)
             if name:
                 source = resolve(space, name)
-                schemas[space].register_table(name, self._fusion_table(context, view, source))
+                table = self._fusion_table(context, view, source, resolve)
+                schemas[space].register_table(name, table)
         try:
             return context.sql_with_options(text, _ONLY_QUERIES)
         except BaseException as error:
@@ -251,10 +247,13 @@ class QueryEngine:
         return hot.count + partition.row_count_max + staged
 
     def _fusion_table(
-        self, context: SessionContext, view: View, source: "Source | Everybody | pa.Table"
+        self, context: SessionContext, view: View, source: AnySource, resolve: Resolve
     ) -> FusionTable:
         if isinstance(source, pa.Table):
             return FusionTable(context.from_arrow(source))
+        if isinstance(source, Derived):
+            names = self.tables_in(source.text, source.query.home, resolve)
+            return FusionTable(self._frame(view, source.text, source.query.home, names, resolve))
         if isinstance(source, Everybody):
             return FusionTable(self._of_everybody(context, view, source))
         frame = self._both_tiers(context, view, source)
@@ -268,7 +267,7 @@ class QueryEngine:
             hot = self._overlay.hot_rows(view, table, owner)
             hot = hot.since(source.alive_from) if source.alive_from else hot
             batches += [
-                batch.append_column(_OWNER_FIELD, pa.array([user] * batch.num_rows, pa.string()))
+                batch.append_column(OWNER_FIELD, pa.array([user] * batch.num_rows, pa.string()))
                 for batch in hot.batches
             ]
             cold = self._cold_frame(view, table, owner)
@@ -276,7 +275,7 @@ class QueryEngine:
                 cold = _without(context, cold, hot.superseded) if hot.superseded else cold
                 frames.append(cold.with_column(OWNER, literal(user)))
         if batches or not frames:
-            nothing = pa.RecordBatch.from_pylist([], schema=_schema(source))
+            nothing = pa.RecordBatch.from_pylist([], schema=schema_of(source))
             frames.append(context.create_dataframe([batches or [nothing]]))
         return _union(frames)
 
@@ -310,13 +309,6 @@ class QueryEngine:
         return frame
 
 
-def _schema(source: "Source | Everybody | pa.Table") -> pa.Schema:
-    if isinstance(source, pa.Table):
-        return source.schema
-    schema = table_schema(source.table.columns, physical=False)
-    return schema.append(_OWNER_FIELD) if isinstance(source, Everybody) else schema
-
-
 def _union(frames: Sequence[DataFrame]) -> DataFrame:
     """Return the rows of all frames; halves of halves, because the engine recurses into unions."""
     if len(frames) == 1:
@@ -328,8 +320,11 @@ def _union(frames: Sequence[DataFrame]) -> DataFrame:
 class _Scout:
     """Learns which tables a query reads while it is planned over empty ones."""
 
-    def __init__(self, resolve: Resolve) -> None:
+    def __init__(self, resolve: Resolve, known: Mapping[tuple[str, str], pa.Schema]) -> None:
         self._resolve = resolve
+        self._known = known
+        self.derived: dict[tuple[str, str], Derived] = {}
+        """Named queries whose columns aren't known."""
         self.seen: dict[tuple[str, str], None] = {}
         self.failure: UpwellError | None = None
 
@@ -339,8 +334,13 @@ class _Scout:
         except UpwellError as error:
             self.failure = self.failure or error
             return None
+        schema = self._known.get((namespace, name)) if isinstance(source, Derived) else schema_of(source)
+        if schema is None:
+            assert isinstance(source, Derived), "a table knows its columns"
+            self.derived[namespace, name] = source
+            return None
         self.seen[namespace, name] = None
-        return FusionTable(dataset.dataset(_schema(source).empty_table()))
+        return FusionTable(dataset.dataset(schema.empty_table()))
 
 
 class _ScoutSchema(SchemaProvider):

@@ -7,7 +7,8 @@ partition didn't change since.
 from collections.abc import Iterable, Sequence
 
 from upwell.engine.catalog import Reference, Table
-from upwell.engine.query import QueryEngine, Source
+from upwell.engine.query import QueryEngine
+from upwell.engine.source import Source
 from upwell.engine.view import View
 from upwell.errors import TableNotFound
 from upwell.storage.arrow import cells

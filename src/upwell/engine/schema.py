@@ -24,11 +24,13 @@ from upwell.engine.catalog import (
     dropped_record,
     load_versions,
     namespace_record,
+    query_record,
     table_record,
     user_record,
     version_record,
 )
 from upwell.engine.commit import Committer
+from upwell.engine.query_schema import refuse_read, refuse_used
 from upwell.engine.view import View
 from upwell.errors import AlreadyExists, ConstraintViolation, InvalidOperation, NotFound
 from upwell.ids import Seq
@@ -98,7 +100,11 @@ class Schema:
                 raise NotFound(f"Namespace '{name}' not found")
             tables = self._catalog.in_namespace(name)
             self._refuse_referenced(tables)
+            queries = [query for query in self._catalog.queries.values() if query.namespace == name]
+            places = [(name, table.name) for table in tables] + [query.place for query in queries]
+            refuse_read(self._catalog, places)
             records = [record for table in tables for record in self._drop(table)]
+            records += [query_record(query, dropped=True) for query in queries]
             records.append(namespace_record(space, dropped=True))
             return self._committer.apply(Batch(records=records)), tables
 
@@ -110,6 +116,8 @@ class Schema:
                 if if_not_exists:
                     return None, existing
                 raise AlreadyExists(f"Table {table.full_name} already exists")
+            if (table.namespace, table.name) in self._catalog.queries:
+                raise AlreadyExists(f"View {table.full_name} already exists")
             if table.namespace not in self._catalog.namespaces:
                 raise NotFound(
                     f"Namespace '{table.namespace}' does not exist. "
@@ -128,10 +136,12 @@ class Schema:
         with self._committer.lock:
             table = self._catalog.tables.get((namespace, name))
             if table is None:
+                self._catalog.refuse_query(namespace, name)
                 if if_exists:
                     return None, None
                 raise NotFound(f"Table '{name}' not found in namespace '{namespace}'")
             self._refuse_referenced([table])
+            refuse_read(self._catalog, [(namespace, name)])
             return self._committer.apply(Batch(records=self._drop(table))), table
 
     def alter_table(
@@ -151,6 +161,7 @@ class Schema:
                 new = altered(table, alteration, self._catalog.children.get(table.id, ()))
                 if new is None:
                     return None, table
+                refuse_used(self._catalog, table, alteration)
                 self._require_storage(new)
                 new = replace(new, updated_at_us=self._clock.now_us())
                 records = [table_record(new), version_record(table), *self._moved_children(table, new)]

@@ -7,13 +7,12 @@ from collections.abc import Sequence
 
 import pyarrow as pa
 
-from upwell.engine.query import Everybody, QueryEngine, Source
+from upwell.engine.query import QueryEngine
+from upwell.engine.source import AnySource, Source
 from upwell.engine.view import View
 
 
-def with_tiers(
-    plan: pa.Table, query: QueryEngine, view: View, sources: Sequence[Source | Everybody | pa.Table]
-) -> pa.Table:
+def with_tiers(plan: pa.Table, query: QueryEngine, view: View, sources: Sequence[AnySource]) -> pa.Table:
     """Return an explained plan with one more row: a line for each table that one owner's rows are read of."""
     lines = [_line(query, view, source) for source in sources if isinstance(source, Source)]
     if not lines:

@@ -6,9 +6,10 @@ Law: the answer is that of one View, over all owners and both tiers.
 from dataclasses import dataclass
 
 from upwell.engine.catalog import Table
-from upwell.engine.query import QueryEngine, Source
+from upwell.engine.query import QueryEngine
 from upwell.engine.rows import Rows
 from upwell.engine.schema import refuse_value
+from upwell.engine.source import Source
 from upwell.engine.view import View
 from upwell.types import Column
 

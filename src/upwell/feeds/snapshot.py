@@ -13,7 +13,8 @@ import msgspec
 from upwell.engine.catalog import Table
 from upwell.engine.changelog import Changelog
 from upwell.engine.history import is_lost
-from upwell.engine.query import QueryEngine, Source
+from upwell.engine.query import QueryEngine
+from upwell.engine.source import Source
 from upwell.engine.view import View
 from upwell.errors import InvalidInput, SeqTrimmed, TableNotFound
 from upwell.feeds.match import Watch, judge

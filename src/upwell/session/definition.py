@@ -89,6 +89,7 @@ class Definer:
         view = await self.growth.reached(self.committer.last_seq)
         table = view.catalog.tables.get((namespace, name))
         if table is None:
+            view.catalog.refuse_query(namespace, name)
             raise NotFound(f"Table '{name}' not found in namespace '{namespace}'")
         require_alter(call.principal, table, alteration)
         if isinstance(alteration, AddColumn):

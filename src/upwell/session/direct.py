@@ -9,7 +9,8 @@ import pyarrow as pa
 
 from upwell.engine.direct import Comparison, DirectQuery, count_direct, keys_direct, run_direct
 from upwell.engine.expression import Literal, Parameter
-from upwell.engine.query import QueryEngine, Source
+from upwell.engine.query import QueryEngine
+from upwell.engine.source import Source
 from upwell.engine.view import View
 from upwell.sql.statements import DirectRead
 from upwell.types import Key, Value

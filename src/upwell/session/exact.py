@@ -8,9 +8,8 @@ it reads them. Only names that mean nothing else in the query's tables are looke
 from collections.abc import Iterable, Sequence
 from uuid import UUID
 
-from upwell.engine.catalog import Table
 from upwell.sql.lex import END, Token, tokenize
-from upwell.types import SqlType
+from upwell.types import Column, SqlType
 
 DIGITS_MAX = 38
 _COMPARISONS = frozenset({"=", "<>", "!=", "<", "<=", ">", ">="})
@@ -20,11 +19,14 @@ _SIGNS = frozenset({"-", "+"})
 _AROUND_LITERALS = frozenset({"-", "+", ",", "(", ")"})
 
 
-def with_exact_literals(text: str, tables: Iterable[Table]) -> str:
-    """Return a query's text with its number literals as DECIMAL, and its UUIDs as they are stored."""
+def with_exact_literals(text: str, tables: Iterable[Sequence[Column]]) -> str:
+    """Return a query's text with its number literals as DECIMAL, and its UUIDs as they are stored.
+
+    `tables` are the columns of what it reads.
+    """
     types: dict[str, set[SqlType]] = {}
-    for table in tables:
-        for column in table.columns:
+    for columns in tables:
+        for column in columns:
             types.setdefault(column.name, set()).add(column.type)
     if not any(kinds in ({SqlType.DECIMAL}, {SqlType.UUID}) for kinds in types.values()):
         return text

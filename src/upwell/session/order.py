@@ -11,8 +11,8 @@ from itertools import pairwise
 import pyarrow as pa
 import pyarrow.compute
 
-from upwell.engine.query import Everybody, Source
 from upwell.engine.result import result_columns
+from upwell.engine.source import AnySource, Derived, Source
 from upwell.errors import QueryFailure
 from upwell.sql.lex import END, Token, tokenize
 
@@ -31,7 +31,7 @@ Run = Callable[[str], pa.Table]
 
 def ordered(
     text: str,
-    sources: Sequence["Source | Everybody | pa.Table"],
+    sources: Sequence[AnySource],
     run: Run,
     *,
     rows_unordered: Callable[[Source], int],
@@ -43,8 +43,10 @@ def ordered(
     source = sources[0] if len(sources) == 1 else None
     tokens = tokenize(text)
     words = {token.word for token in tokens}
-    if not isinstance(source, Source) or "ORDER" in words:
+    if not isinstance(source, (Source, Derived)) or "ORDER" in words:
         return run(text)
+    if isinstance(source, Derived):
+        return run(text) if "order" in source.query.words else _by_key(run(text))
     if words & _FORMING:
         return _by_key(run(text))
     unordered = rows_unordered(source)
@@ -62,7 +64,7 @@ def ordered(
 
 def text_in_order(
     text: str,
-    sources: Sequence["Source | Everybody | pa.Table"],
+    sources: Sequence[AnySource],
     *,
     rows_unordered: Callable[[Source], int],
 ) -> str:

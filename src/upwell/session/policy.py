@@ -28,7 +28,16 @@ from upwell.sql.statements import (
     RestoreDatabase,
     RetryJob,
 )
-from upwell.sql.tree import CompactTree, CreateTableTree, DropTableTree, FlushTree, SelectTree, Tree
+from upwell.sql.tree import (
+    CompactTree,
+    CreateTableTree,
+    CreateViewTree,
+    DropTableTree,
+    DropViewTree,
+    FlushTree,
+    SelectTree,
+    Tree,
+)
 
 _RANK = {Role.USER: 1, Role.SERVICE: 2, Role.DBA: 3, Role.SYSTEM: 4}
 
@@ -70,6 +79,8 @@ def require_statement(principal: Principal, tree: Tree) -> None:
             require_admin(principal, "namespace management")
         case CreateUser() | DropUser():
             require_admin(principal, "user management")
+        case CreateViewTree() | DropViewTree():
+            require_admin(principal, "view management")
         case SelectTree(explains=True):
             require_admin(principal, "EXPLAIN statements")
         case CreateTableTree(namespace, table) if table.kind is not None or namespace is not None:

@@ -1,16 +1,16 @@
 """Reads: a SELECT by key at once, any other in a query thread, each through one View."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 
 import pyarrow as pa
 
-from upwell.engine.catalog import Table
 from upwell.engine.expression import Parameter, find_key
-from upwell.engine.query import Everybody, QueryEngine, Resolve, Source
+from upwell.engine.query import QueryEngine
 from upwell.engine.result import refuse_not_finite, without_directories
 from upwell.engine.rows import Rows, WouldBlock
+from upwell.engine.source import AnySource, Resolve, Source
 from upwell.engine.stop import Stop
 from upwell.engine.tiers import with_tiers
 from upwell.engine.view import View
@@ -30,7 +30,7 @@ from upwell.session.outcome import Answer, PointAnswer, Streamed
 from upwell.session.point import point_answer
 from upwell.session.policy import Action, require_table
 from upwell.session.server import Server
-from upwell.session.source import resolve
+from upwell.session.source import resolve, stored_columns
 from upwell.session.threads import QueryThreads
 from upwell.session.transaction import Transactions
 from upwell.sql.render import render
@@ -96,8 +96,17 @@ class Reader:
         refuse_ignored(text)
         resolver = self._resolver(call, view, write) if given is None else lambda namespace, name: given
         tables = self.query.tables_in(text, call.namespace, resolver)
-        text = with_exact_literals(text, _stored(resolver(*name) for name in tables))
+        text = with_exact_literals(text, stored_columns(resolver(*name) for name in tables))
         return self.query.run(view, text, call.namespace, tables, resolver, stop=stop)
+
+    def scouted(
+        self, call: Call, view: View, text: str, namespace: str
+    ) -> tuple[list[tuple[str, str]], pa.Schema]:
+        """Return what a query reads, and the columns of its result; nothing of it is run."""
+        text = render(text, (), call.context())
+        refuse_deep(text)
+        refuse_ignored(text)
+        return self.query.scouted(text, namespace, self._resolver(call, view, None))
 
     def find_keys(
         self,
@@ -173,7 +182,7 @@ class Reader:
 
     def _named(
         self, call: Call, view: View, statement: Select
-    ) -> tuple[str, Resolve, list[tuple[str, str]], Sequence[Source | Everybody | pa.Table]]:
+    ) -> tuple[str, Resolve, list[tuple[str, str]], Sequence[AnySource]]:
         """Return a query's text for the engine, and what the names in it stand for."""
         text = render(statement.text, call.values, call.context())
         refuse_deep(text)
@@ -182,7 +191,7 @@ class Reader:
         resolver = self._resolver(call, view, write, is_open=statement.is_open, others=statement.others)
         tables = self.query.tables_in(text, call.namespace, resolver)
         sources = [resolver(*name) for name in tables]
-        return with_exact_literals(text, _stored(sources)), resolver, tables, sources
+        return with_exact_literals(text, stored_columns(sources)), resolver, tables, sources
 
     def _resolver(
         self,
@@ -193,10 +202,5 @@ class Reader:
         is_open: bool = False,
         others: frozenset[str] = frozenset(),
     ) -> Resolve:
-        now_us, principal = call.context().now_us, call.principal
-        parts = (self.registry, self.feed, self.transactions, self.server, write)
-        return partial(resolve, view, principal, *parts, now_us, is_open, others)
-
-
-def _stored(sources: Iterable[Source | Everybody | pa.Table]) -> list[Table]:
-    return [source.table for source in sources if not isinstance(source, pa.Table)]
+        parts = (self.registry, self.feed, self.transactions, self.server, write, call.context())
+        return partial(resolve, view, call.principal, *parts, is_open, others)

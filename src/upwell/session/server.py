@@ -33,6 +33,7 @@ _TEXT, _BIG, _INT, _SMALL, _BOOL, _FLOAT, _JSON = (
 )  # fmt: skip
 _STATS: Layout = [("metric_name", _TEXT), ("metric_value", _TEXT)]
 _SETTINGS: Layout = [("name", _TEXT), ("value", _TEXT), ("description", _TEXT), ("category", _TEXT)]
+ENGINE_SETTINGS: Layout = [("name", _TEXT), ("value", _TEXT), ("description", _TEXT)]
 _SERVER_LOGS: Layout = [
     ("timestamp", _TEXT), ("level", _TEXT), ("thread", _TEXT), ("target", _TEXT), ("line", _BIG),
     ("message", _TEXT),
@@ -168,6 +169,10 @@ class Server:
 
     def _settings(self, view: View) -> Rows:
         return [(each.name, each.value, each.description, each.category) for each in self.facts.settings]
+
+    def engine_settings(self) -> Rows:
+        """Return the rows of `information_schema.df_settings`: they are set for all of the server."""
+        return [(each.name, each.value, each.description) for each in self.facts.settings]
 
     def _server_logs(self, view: View) -> Rows:
         return [

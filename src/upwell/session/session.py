@@ -21,6 +21,7 @@ from upwell.engine.defaults import Defaults
 from upwell.engine.expression import Context
 from upwell.engine.flush import Flush
 from upwell.engine.query import QueryEngine
+from upwell.engine.query_schema import QuerySchema
 from upwell.engine.rows import Rows, WouldBlock
 from upwell.engine.schema import Schema
 from upwell.engine.storages import StorageSchema
@@ -48,6 +49,7 @@ from upwell.session.definition import Definer
 from upwell.session.limit import NO_LIMITS, RowLimits
 from upwell.session.live import kill_live
 from upwell.session.maintenance import Maintenance
+from upwell.session.named import QueryDefiner
 from upwell.session.outcome import Answer, Message, Outcome, Result, StatementFailed, Streamed
 from upwell.session.policy import (
     Principal,
@@ -83,11 +85,13 @@ from upwell.sql.statements import (
     CreateStorage,
     CreateTable,
     CreateUser,
+    CreateView,
     Delete,
     DropNamespace,
     DropStorage,
     DropTable,
     DropUser,
+    DropView,
     ExecuteAs,
     FlushAll,
     FlushTable,
@@ -173,6 +177,9 @@ class Sessions:
             growth,
             slow_threads,
             engine.clock,
+        )
+        self._queries = QueryDefiner(
+            QuerySchema(engine.committer, engine.clock), self._reader, engine.audit, growth, threads
         )
         self._accounts = Accounts(
             engine.schema, authenticator, engine.audit, engine.sign_ins, growth, slow_threads, engine.clock
@@ -399,6 +406,8 @@ class Sessions:
                 return await self._definer.define(call, statement)
             case CreateTable() | AlterTable() | DropTable():
                 return await self._definer.define(call, statement)
+            case CreateView() | DropView():
+                return await self._queries.define(call, statement)
             case ClusterAction(action, target):
                 require_admin(call.principal, "cluster management")
                 return Answer(made(*self._server.cluster_done(self.growth.view, action, target)))

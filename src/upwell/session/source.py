@@ -4,20 +4,36 @@ Law: nobody's query reads what its principal may not read, nor what another writ
 staged.
 """
 
+from collections.abc import Iterable
+from functools import partial
+
 import pyarrow as pa
 
 from upwell.engine.catalog import TableKind
-from upwell.engine.query import OWNER, Everybody, Source
+from upwell.engine.expression import Context
+from upwell.engine.named_query import NamedQuery
+from upwell.engine.source import OWNER, AnySource, Derived, Everybody, Resolve, Source
 from upwell.engine.view import View
 from upwell.engine.write import Write
 from upwell.errors import InvalidOperation
 from upwell.feeds.live import LiveFeed
 from upwell.feeds.registry import Registry
+from upwell.session.exact import with_exact_literals
 from upwell.session.policy import Action, Principal, require_admin, require_table
-from upwell.session.server import SERVER_LAYOUTS, Server
-from upwell.session.system import SYSTEM, TRANSACTIONS, is_system, made, system_table, transactions_table
+from upwell.session.server import ENGINE_SETTINGS, SERVER_LAYOUTS, Server
+from upwell.session.system import (
+    SETTINGS,
+    SYSTEM,
+    TRANSACTIONS,
+    is_system,
+    made,
+    system_table,
+    transactions_table,
+)
 from upwell.session.transaction import Transactions
 from upwell.sql.owners import PREFIX
+from upwell.sql.render import render
+from upwell.types import Column
 
 
 def resolve(
@@ -28,19 +44,19 @@ def resolve(
     transactions: Transactions,
     server: Server,
     write: Write | None,
-    now_us: int,
+    context: Context,
     is_open: bool,
     others: frozenset[str],
     namespace: str,
     name: str,
-) -> Source | Everybody | pa.Table:
+) -> AnySource:
     """Return the rows behind a name; raise `PermissionDenied` or `TableNotFound`.
 
     `is_open`: SHOW and DESCRIBE ask, who may read system tables for everybody. `others` are the names by
     which this query, and the audit log knows it, reads the rows of all users.
     """
     if namespace == SYSTEM and name in others:
-        return _everybody(view, principal, name.removeprefix(PREFIX), now_us)
+        return _everybody(view, principal, name.removeprefix(PREFIX), context.now_us)
     if (namespace, name) == TRANSACTIONS:
         return transactions_table(principal, transactions)
     if namespace == SYSTEM and name in SERVER_LAYOUTS:
@@ -49,13 +65,37 @@ def resolve(
         found = server.find(name, view, principal)
         assert found is not None, "each layout has its rows"
         return made(*found)
+    if (namespace, name) == SETTINGS:
+        require_admin(principal, "settings")
+        return made(ENGINE_SETTINGS, server.engine_settings())
     if is_system(namespace):
         return system_table(namespace, name, view, principal, registry, feed, is_open=is_open)
+    named = view.catalog.queries.get((namespace, name))
+    if named is not None:
+        parts = (registry, feed, transactions, server, write, context)
+        # What the query that reads a view may read beyond its principal's rights, the view may not.
+        return _derived(named, context, partial(resolve, view, principal, *parts, False, frozenset()))
     table = view.catalog.get_table(namespace, name)
     require_table(principal, Action.READ, table)
     owner = table.owner_for(principal.user)
     staged = None if write is None else write.staged_in(table, owner)
-    return Source(table, owner, staged, table.alive_from(now_us))
+    return Source(table, owner, staged, table.alive_from(context.now_us))
+
+
+def stored_columns(sources: Iterable[AnySource]) -> list[tuple[Column, ...]]:
+    """Return the columns of what isn't a system table."""
+    return [
+        source.query.columns if isinstance(source, Derived) else source.table.columns
+        for source in sources
+        if not isinstance(source, pa.Table)
+    ]
+
+
+def _derived(query: NamedQuery, context: Context, resolver: Resolve) -> Derived:
+    """Return a view as who asks may read it; raise if they may not read a table that it names."""
+    places = [place for place in query.reads if not is_system(place[0])]
+    text = render(query.selected, (), context)
+    return Derived(query, with_exact_literals(text, stored_columns(resolver(*place) for place in places)))
 
 
 def _everybody(view: View, principal: Principal, name: str, now_us: int) -> Everybody:

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 import pyarrow as pa
 
 from upwell.engine.catalog import Table
-from upwell.engine.query import QueryEngine, Source
+from upwell.engine.query import QueryEngine
 from upwell.engine.result import result_rows
 from upwell.engine.rows import Rows
+from upwell.engine.source import Source
 from upwell.engine.stop import Stop
 from upwell.engine.view import View
 from upwell.feeds.live import LiveFeed

@@ -26,7 +26,7 @@ from upwell.session.jobs import JOB_NODES, JOBS, job_nodes, jobs
 from upwell.session.live import LIVE_QUERIES, live_queries
 from upwell.session.people import AUDIT_LOG, USERS, audit_log, users
 from upwell.session.policy import Principal, require_admin
-from upwell.session.server import SERVER_LAYOUTS
+from upwell.session.server import ENGINE_SETTINGS, SERVER_LAYOUTS
 from upwell.session.transaction import Transactions
 from upwell.storage.arrow import array, system_field
 from upwell.storage.hot import Change
@@ -36,6 +36,7 @@ SYSTEM = "system"
 INFORMATION = "information_schema"
 LIVE = (SYSTEM, "live")
 TRANSACTIONS = (SYSTEM, "transactions")
+SETTINGS = (INFORMATION, "df_settings")
 LOG_PAGE = 5_000
 
 _TEXT, _BIG, _INT, _BOOL, _TIME, _JSON = (
@@ -173,12 +174,14 @@ _TABLES: dict[tuple[str, str], _SystemTable] = {
     (SYSTEM, "describe"): _of_catalog(tables.DESCRIBE, tables.described),
     (INFORMATION, "schemata"): _of_catalog(tables.INFORMATION_SCHEMATA, tables.information_schemata),
     (INFORMATION, "tables"): _of_catalog(tables.INFORMATION_TABLES, tables.information_tables),
+    (INFORMATION, "views"): _SystemTable(tables.INFORMATION_VIEWS, tables.information_views),
     (INFORMATION, "columns"): _of_catalog(tables.INFORMATION_COLUMNS, tables.information_columns),
 }
 _LAYOUTS: dict[tuple[str, str], Layout] = {
     **{name: table.layout for name, table in _TABLES.items()},
     LIVE: LIVE_QUERIES,
     TRANSACTIONS: _TRANSACTIONS,
+    SETTINGS: ENGINE_SETTINGS,
     **{(SYSTEM, name): layout for name, layout in FLEET_LAYOUTS.items()},
     **{(SYSTEM, name): layout for name, layout in SERVER_LAYOUTS.items()},
 }

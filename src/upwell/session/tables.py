@@ -9,8 +9,10 @@ from collections.abc import Iterator, Mapping, Sequence
 import msgspec
 
 from upwell.engine.catalog import Namespace, Table, TableKind, load_versions
+from upwell.engine.named_query import NamedQuery
 from upwell.engine.view import View
 from upwell.session.fleet import Layout, Rows
+from upwell.session.policy import Principal
 from upwell.types import Column, SqlType, Value, type_text, wire_type
 
 CATALOG = "upwell"
@@ -54,6 +56,9 @@ INFORMATION_TABLES: Layout = [
 INFORMATION_COLUMNS: Layout = [
     ("table_catalog", _TEXT), ("table_schema", _TEXT), ("table_name", _TEXT), ("column_name", _TEXT),
     ("ordinal_position", _BIG), ("column_default", _TEXT), ("is_nullable", _TEXT), ("data_type", _TEXT),
+]  # fmt: skip
+INFORMATION_VIEWS: Layout = [
+    ("table_catalog", _TEXT), ("table_schema", _TEXT), ("table_name", _TEXT), ("definition", _TEXT),
 ]  # fmt: skip
 
 STORAGES: Layout = [
@@ -128,6 +133,14 @@ def described(view: View, system: SystemLayouts) -> Rows:
         for table in _versions(view, newest)
         for column in table.columns
     ]  # fmt: skip
+    rows += [
+        (
+            column.name, column.id, column.id, type_text(column), True, False, None, None, 1,
+            query.namespace, query.name, True,
+        )
+        for query in _queries(view)
+        for column in query.columns
+    ]  # fmt: skip
     for (namespace, name), layout in sorted(system.items()):
         for number, (column_name, kind) in enumerate(layout, 1):
             rows.append(
@@ -145,16 +158,26 @@ def information_tables(view: View, system: SystemLayouts) -> Rows:
     rows: list[Sequence[Value]] = [
         (CATALOG, table.namespace, table.name, "BASE TABLE") for table in _sorted(view)
     ]
+    rows += [(CATALOG, query.namespace, query.name, "VIEW") for query in _queries(view)]
     return rows + [(CATALOG, namespace, name, "VIEW") for namespace, name in sorted(system)]
 
 
+def information_views(view: View, principal: Principal) -> Rows:
+    """All views; what is in their text is for administrators."""
+    return [
+        (CATALOG, query.namespace, query.name, query.text if principal.is_admin else None)
+        for query in _queries(view)
+    ]
+
+
 def information_columns(view: View, system: SystemLayouts) -> Rows:
+    named: list[Table | NamedQuery] = [*_sorted(view), *_queries(view)]
     rows: list[Sequence[Value]] = [
         (
             CATALOG, table.namespace, table.name, column.name, column.id, default_text(column),
             "YES" if column.nullable else "NO", type_text(column),
         )
-        for table in _sorted(view)
+        for table in named
         for column in table.columns
     ]  # fmt: skip
     for (namespace, name), layout in sorted(system.items()):
@@ -198,7 +221,8 @@ def _schema(table: Table, *, is_latest: bool) -> Sequence[Value]:
         name if is_latest else f"{name}:{table.version}", table.name, table.namespace, table.kind.value,
         table.created_at_us, table.version, _json([_column(column) for column in table.columns]), None,
         table.updated_at_us or table.created_at_us, _json(table_options(table)),
-        table.access.value if table.kind is TableKind.SHARED else None, is_latest, table.storage, False,
+        table.access.value if table.kind is TableKind.SHARED else None, is_latest, table.storage,
+        table.options.get("use_user_storage", "").upper() == "TRUE",
     )  # fmt: skip
 
 
@@ -220,6 +244,10 @@ def _json_or_none(values: Mapping[str, str]) -> str | None:
 
 def _json(value: object) -> str:
     return msgspec.json.encode(value).decode()
+
+
+def _queries(view: View) -> list[NamedQuery]:
+    return sorted(view.catalog.queries.values(), key=lambda query: query.full_name)
 
 
 def _sorted(view: View) -> list[Table]:

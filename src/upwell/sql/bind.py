@@ -11,6 +11,7 @@ from itertools import pairwise
 from upwell.engine.alter import Alteration, SetOptions
 from upwell.engine.catalog import SYSTEM_NAMESPACE, Catalog, Table, TableKind
 from upwell.engine.expression import And
+from upwell.engine.named_query import QueryName
 from upwell.engine.schema import refuse_ephemeral_parent
 from upwell.errors import InvalidOperation, InvalidSql
 from upwell.sql.clause import (
@@ -47,12 +48,14 @@ from upwell.sql.statements import (
     CreateStorage,
     CreateTable,
     CreateUser,
+    CreateView,
     Delete,
     DirectRead,
     DropNamespace,
     DropStorage,
     DropTable,
     DropUser,
+    DropView,
     ExecuteAs,
     FlushAll,
     FlushTable,
@@ -77,9 +80,11 @@ from upwell.sql.tree import (
     CompactTree,
     ConflictTree,
     CreateTableTree,
+    CreateViewTree,
     DeleteTree,
     DescribeTree,
     DropTableTree,
+    DropViewTree,
     ExecuteAsTree,
     FlushTree,
     InsertTree,
@@ -144,6 +149,11 @@ class Binder:
                 return DropTable(*self._ddl_name(table, "drop"), if_exists)
             case AlterTableTree(table, alteration):
                 return AlterTable(*self._ddl_name(table, "alter"), self._altered(alteration))
+            case CreateViewTree(name, labels, text, replaces, if_not_exists):
+                home, place = self._namespace, self._ddl_name(name, "create")
+                return CreateView(*place, text, home, labels, replaces, if_not_exists)
+            case DropViewTree(name, if_exists):
+                return DropView(*self._ddl_name(name, "drop"), if_exists)
             case FlushTree(table, users):
                 return self._flush(_lasting(self._target(table, "flush"), "STORAGE FLUSH"), users)
             case DescribeTree():
@@ -330,7 +340,7 @@ class Binder:
 
     def _describe(self, tree: DescribeTree) -> Select:
         namespace, table = self._name(tree.table)
-        if namespace not in SYSTEM_NAMESPACES:
+        if namespace not in SYSTEM_NAMESPACES and (namespace, table) not in self._catalog.queries:
             self._catalog.get_table(namespace, table)
         versions = "TRUE" if tree.history else "is_latest"
         text = _DESCRIBED.format(quoted(namespace), quoted(table), versions)
@@ -356,9 +366,16 @@ class Binder:
             if before.word in ("FROM", "JOIN", ",", "(") and token.kind in ("word", "quoted"):
                 rest = Tokens(query, tokens)
                 rest.index = tokens.index(token)
-                table = self._catalog.tables.get(self._name(rest.qualified()))
-                found += [] if table is None else [table]
+                found += self._tables_behind(self._name(rest.qualified()))
         return found
+
+    def _tables_behind(self, name: QueryName) -> list[Table]:
+        """Return the table of that name, or those that the named query reads."""
+        query = self._catalog.queries.get(name)
+        if query is not None:
+            return [table for each in query.reads for table in self._tables_behind(each)]
+        table = self._catalog.tables.get(name)
+        return [] if table is None else [table]
 
 
 def _values(

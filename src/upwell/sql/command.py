@@ -10,6 +10,7 @@ from upwell.sql.account import read_alter_user, read_create_user, read_drop_user
 from upwell.sql.alter import parse_alter_table
 from upwell.sql.define import parse_create_table
 from upwell.sql.lex import Tokens, string_value
+from upwell.sql.named import is_create_view, read_create_view, read_drop_view
 from upwell.sql.scalar import number_value
 from upwell.sql.statements import (
     AlterNamespace,
@@ -49,6 +50,8 @@ _NAMESPACE = re.compile(r"[a-z_][a-z0-9_]*")
 
 
 def read_create(tokens: Tokens) -> Tree:
+    if is_create_view(tokens):
+        return read_create_view(tokens)
     match tokens.peek(1).word:
         case "NAMESPACE":
             return _create_namespace(tokens)
@@ -65,6 +68,8 @@ def read_create(tokens: Tokens) -> Tree:
 def read_drop(tokens: Tokens) -> Tree:
     if tokens.sees("DROP", "STORAGE"):
         return read_drop_storage(tokens)
+    if tokens.sees("DROP", "VIEW"):
+        return read_drop_view(tokens)
     tokens.take()
     if tokens.sees("USER") and tokens.peek(1).word != "TABLE":
         return read_drop_user(tokens)

@@ -9,7 +9,16 @@ from dataclasses import replace
 from upwell.engine.catalog import OnDelete, TableKind
 from upwell.sql.column import NAME, Draft, Refused, not_enforced, read_column, read_on_delete, read_reference
 from upwell.sql.lex import Tokens
-from upwell.sql.option import access_of, check_lifetime, check_synced, flag, kind_of, read_option, read_ttl
+from upwell.sql.option import (
+    access_of,
+    check_lifetime,
+    check_synced,
+    check_user_storage,
+    flag,
+    kind_of,
+    read_option,
+    read_ttl,
+)
 from upwell.sql.statements import ColumnDefinition, CompositeReference, CreateTable
 from upwell.sql.tree import CreateTableTree
 from upwell.types import SqlType
@@ -34,6 +43,7 @@ def parse_create_table(tokens: Tokens) -> CreateTableTree:
         read_ttl(tokens, draft)
     kind = kind_of(keyword, draft.options.pop("TYPE", None))
     check_lifetime(draft, kind)
+    check_user_storage(draft, kind)
     synced = flag(draft.options.pop("SYNC", "FALSE"))
     access = access_of(draft.options.pop("ACCESS_LEVEL", None), kind)
     options = tuple((key.lower(), value) for key, value in draft.options.items())

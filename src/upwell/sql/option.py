@@ -14,6 +14,8 @@ from upwell.types import SqlType
 
 _FLUSH_POLICY = re.compile(r"(rows|interval):0*[1-9][0-9]*(,(?!\1)(rows|interval):0*[1-9][0-9]*)?")
 _CHANGEABLE = ("ACCESS_LEVEL", "FLUSH_POLICY", "DELETED_RETENTION_HOURS", "STORAGE_ID")
+USER_STORAGE = "USE_USER_STORAGE"
+"""Files go to the storage of the row's user, that of the table where a user has none."""
 _TTL_S_MAX = 100 * 365 * 24 * 3600
 
 
@@ -56,10 +58,20 @@ def _check_ttl(value: str) -> None:
         raise Refused(f"TTL_SECONDS must be a whole number of seconds, 1 to {_TTL_S_MAX}")
 
 
-def flag(value: str) -> bool:
+def flag(value: str, option: str = "SYNC") -> bool:
     if value.upper() not in ("TRUE", "FALSE"):
-        raise Refused("SYNC must be TRUE or FALSE")
+        raise Refused(f"{option} must be TRUE or FALSE")
     return value.upper() == "TRUE"
+
+
+def _check_user_storage(value: str) -> None:
+    flag(value, "USE_USER_STORAGE")
+
+
+def check_user_storage(draft: Draft, kind: TableKind | None) -> None:
+    """Refuse USE_USER_STORAGE of a table whose rows are of no user, or never become files."""
+    if kind is not TableKind.USER and USER_STORAGE in draft.options:
+        raise Refused(f"{USER_STORAGE} is only supported for USER tables")
 
 
 def _any(value: str) -> None:
@@ -71,6 +83,7 @@ _OPTIONS: dict[str, Callable[[str], object]] = {
     "ACCESS_LEVEL": _any,
     "SYNC": flag,
     "STORAGE_ID": _any,
+    USER_STORAGE: _check_user_storage,
     "FLUSH_POLICY": _check_flush_policy,
     "DELETED_RETENTION_HOURS": _check_retention,
     "TTL_SECONDS": _check_ttl,

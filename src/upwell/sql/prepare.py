@@ -20,7 +20,15 @@ from upwell.sql.render import parameter_count
 from upwell.sql.scalar import Scope, parse_scalar
 from upwell.sql.shape import Lifted, lift, lift_all, numbered
 from upwell.sql.statements import Delete, Insert, Scalar, Select, Statement, Update
-from upwell.sql.tree import DeleteTree, ExecuteAsTree, InsertTree, SelectTree, Tree, UpdateTree
+from upwell.sql.tree import (
+    CreateViewTree,
+    DeleteTree,
+    ExecuteAsTree,
+    InsertTree,
+    SelectTree,
+    Tree,
+    UpdateTree,
+)
 from upwell.types import SqlType, Value
 
 PARAMETERS_MAX = 50
@@ -279,7 +287,7 @@ class Preparer:
 def query_in(tree: Tree) -> str | None:
     """Return the text in a tree that the query engine reads as a whole; None if there is none."""
     match tree:
-        case SelectTree(text):
+        case SelectTree(text) | CreateViewTree(text=text):
             return text
         case InsertTree(query=query):
             return query

@@ -120,6 +120,26 @@ class DropTable:
 
 
 @dataclass(frozen=True, slots=True)
+class CreateView:
+    """CREATE VIEW; no `labels`: the columns have the query's names. `home` is where it looks for tables."""
+
+    namespace: str
+    name: str
+    text: str
+    home: str
+    labels: tuple[str, ...]
+    replaces: bool
+    if_not_exists: bool
+
+
+@dataclass(frozen=True, slots=True)
+class DropView:
+    namespace: str
+    name: str
+    if_exists: bool
+
+
+@dataclass(frozen=True, slots=True)
 class AlterTable:
     namespace: str
     name: str
@@ -327,8 +347,6 @@ class CheckStorage:
 
 @dataclass(frozen=True, slots=True)
 class BackupDatabase:
-    """BACKUP DATABASE TO 'path'"""
-
     path: str
 
 
@@ -376,7 +394,7 @@ class Begin:
 
 @dataclass(frozen=True, slots=True)
 class Commit:
-    pass
+    """COMMIT"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -399,6 +417,8 @@ Statement = (
     | CreateTable
     | DropTable
     | AlterTable
+    | CreateView
+    | DropView
     | ShowStats
     | ClusterAction
     | CreateUser

@@ -161,6 +161,21 @@ class DropTableTree:
 
 
 @dataclass(frozen=True, slots=True)
+class CreateViewTree:
+    name: TableName
+    labels: tuple[str, ...]
+    text: str
+    replaces: bool
+    if_not_exists: bool
+
+
+@dataclass(frozen=True, slots=True)
+class DropViewTree:
+    name: TableName
+    if_exists: bool
+
+
+@dataclass(frozen=True, slots=True)
 class AlterTableTree:
     table: TableName
     alteration: Alteration
@@ -209,6 +224,8 @@ Tree = (
     | CreateTableTree
     | DropTableTree
     | AlterTableTree
+    | CreateViewTree
+    | DropViewTree
     | FlushTree
     | FlushAll
     | CompactTree

@@ -31,6 +31,7 @@ class Kind(Enum):
     TABLE = "table"
     USER = "user"
     STORAGE = "storage"
+    QUERY = "query"
     MANIFEST = "manifest"
     RECEIPT = "receipt"
     SOURCE = "source"

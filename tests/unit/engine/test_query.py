@@ -3,7 +3,7 @@
 import pyarrow as pa
 import pytest
 
-from upwell.engine.query import Resolve, Source
+from upwell.engine.source import Resolve, Source
 from upwell.errors import InvalidSql, PermissionDenied, QueryFailure, TableNotFound, UpwellError
 from upwell.testing.embedded import Embedded
 from upwell.types import SHARED, user_owner

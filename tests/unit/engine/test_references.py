@@ -5,8 +5,9 @@ from collections.abc import Sequence
 import pytest
 
 from upwell.engine.catalog import Reference, Table
-from upwell.engine.query import QueryEngine, Resolve
+from upwell.engine.query import QueryEngine
 from upwell.engine.references import Children
+from upwell.engine.source import Resolve
 from upwell.engine.view import View
 from upwell.testing.embedded import Embedded
 from upwell.types import Key, user_owner

@@ -23,10 +23,11 @@ from upwell.engine.expression import Arithmetic, ColumnRef, Compare, Literal, No
 from upwell.engine.flush import Flush
 from upwell.engine.overlay import Overlay
 from upwell.engine.partition import PartitionWriter
-from upwell.engine.query import QueryEngine, Source
+from upwell.engine.query import QueryEngine
 from upwell.engine.result import result_rows
 from upwell.engine.rows import Rows
 from upwell.engine.schema import Schema
+from upwell.engine.source import Source
 from upwell.engine.trim import LogLimits, LogTrim
 from upwell.engine.write import Write
 from upwell.errors import InvalidInput, InvalidOperation, TableNotFound, UpwellError

@@ -12,7 +12,7 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from upwell.engine.query import Source
+from upwell.engine.source import Source
 from upwell.session.call import Call
 from upwell.session.direct import find_direct
 from upwell.session.outcome import Answer

@@ -6,7 +6,7 @@ import pyarrow as pa
 import pytest
 
 from upwell.engine.catalog import Access, Table, TableKind
-from upwell.engine.query import Source
+from upwell.engine.source import Source
 from upwell.errors import QueryFailure
 from upwell.session.order import ORDERED_ROWS_MAX, ordered
 from upwell.storage.arrow import FLAGS_METADATA, TYPE_METADATA

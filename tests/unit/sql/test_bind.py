@@ -281,7 +281,7 @@ def test_execute_as(catalog: Catalog, notes: Table) -> None:
 FAILURES = [
     ("ALTER TABLE notes TRUNCATE x", "Invalid SQL: Unsupported statement type: ALTER TABLE … TRUNCATE"),
     ("ALTER TOPIC n ADD SOURCE m", "Invalid SQL: Unsupported statement type: ALTER TOPIC"),
-    ("CREATE VIEW v AS SELECT 1", "Invalid SQL: Unsupported statement type: CREATE VIEW"),
+    ("CREATE TRIGGER v AS SELECT 1", "Invalid SQL: Unsupported statement type: CREATE TRIGGER"),
 
     ("KILL FLUSH 'FL-1'", "Invalid SQL: Unsupported statement type: KILL FLUSH"),
     ("KILL LIVE QUERY x", "Invalid SQL: expected the live query's id, as system.live shows it, in quotes"),
