@@ -9,7 +9,7 @@ from functools import partial
 
 import pyarrow as pa
 
-from upwell.engine.catalog import DEFAULT_NAMESPACE, Catalog
+from upwell.engine.catalog import DEFAULT_NAMESPACE, Catalog, Table
 from upwell.engine.expression import Context, freeze
 from upwell.errors import (
     InvalidInput,
@@ -24,12 +24,14 @@ from upwell.feeds.lookout import Question
 from upwell.feeds.match import Watch
 from upwell.feeds.subscription import ending_code
 from upwell.protocol.messages import Subscription
+from upwell.session.depth import refuse_deep
+from upwell.session.exact import with_exact_literals
+from upwell.session.ignored import refuse_ignored
 from upwell.session.policy import Action, Principal, require_table
 from upwell.session.system import is_stored, key_columns
-from upwell.sql.lex import tokenize
+from upwell.sql.condition import with_moment
 from upwell.sql.live import find_system_query, parse_live_query
 from upwell.sql.render import render
-from upwell.types import format_timestamp
 
 Look = Callable[[Principal, str], Awaitable[pa.Table]]
 """Runs a query of system tables for an administrator."""
@@ -42,12 +44,17 @@ def bind_watch(
     query = parse_live_query(asked.sql, catalog, DEFAULT_NAMESPACE)
     after = asked.options.after if asked.options is not None else None
     require_table(principal, Action.READ, query.table)
+    where = None if query.where is None else _bound(query.where, query.table, context)
+    condition = None
+    if where is not None and not query.is_whole:
+        condition = feed.condition(query.table, where, query.names)
     return Watch(
         table=query.table,
         owner=query.table.owner_for(principal.user),
         projection=feed.projection(query.table, query.columns),
         predicate=freeze(query.predicate, (), context) if query.predicate is not None else None,
-        where=_bound(query.where, context) if query.where is not None else None,
+        where=where,
+        condition=condition,
         view=asked.options is not None and asked.options.view,
         require=partial(require_table, principal, Action.READ),
         untold=(after or 0, query.table.alive_from(context.now_us)),
@@ -92,15 +99,8 @@ def live_code(error: UpwellError) -> str:
             return ending_code(error)
 
 
-def _bound(where: str, context: Context) -> str:
-    """Return a predicate's text with the session's functions and NOW() as values."""
-    text = render(where, (), context)
-    tokens = tokenize(text)
-    moment = f"TIMESTAMP '{format_timestamp(context.now_us).removesuffix('Z')}'"
-    for at in range(len(tokens) - 1, -1, -1):
-        token = tokens[at]
-        is_called = [each.word for each in tokens[at + 1 : at + 3]] == ["(", ")"]
-        if token.word == "CURRENT_TIMESTAMP" or (token.word == "NOW" and is_called):
-            end = tokens[at + 2].end if is_called else token.end
-            text = text[: token.start] + moment + text[end:]
-    return text
+def _bound(where: str, table: Table, context: Context) -> str:
+    """Return a predicate's text for the query engine, with what changes by itself as values."""
+    refuse_deep(where)
+    refuse_ignored(where)
+    return with_exact_literals(with_moment(render(where, (), context), context.now_us), [table.columns])

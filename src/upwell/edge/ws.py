@@ -42,6 +42,7 @@ from upwell.protocol.codec import (
 from upwell.protocol.messages import AuthError, AuthSuccess, ClientFrame, Error
 from upwell.session.auth import Authenticator
 from upwell.session.policy import Principal
+from upwell.sql.place import pointed
 
 log = logging.getLogger("upwell.live")
 
@@ -281,7 +282,7 @@ class LiveSocket:
             if socket.is_closing:
                 self._feed.unsubscribe(socket.subscriptions[asked.id])
         except UpwellError as error:
-            socket.say(Error(asked.id, live_code(error), str(error)))
+            socket.say(Error(asked.id, live_code(error), pointed(str(error), asked.sql)))
         except Exception:  # noqa: BLE001 — one live query must not take the others of its socket with it
             socket.say(_unexpected(asked))
 

@@ -13,7 +13,7 @@ from upwell.engine.catalog import Catalog
 from upwell.engine.changelog import Changelog
 from upwell.errors import RequestRefused
 from upwell.feeds.cursor import Growth
-from upwell.feeds.match import Watch
+from upwell.feeds.match import Watch, needs_decision
 from upwell.feeds.subscription import Deltas, State, Subscription, deltas
 from upwell.ids import snowflake_ms
 
@@ -86,7 +86,9 @@ class Behind:
         watch = subscription.watch
         table, owner = watch.table.id, watch.owner
         own = [change for change in changes if change.table == table and change.owner == owner]
-        return _send(subscription, deltas(subscription, watch, own, until=view.seq))
+        if any(needs_decision(watch, change) for change in own):
+            return False
+        return _send(subscription, deltas(subscription, watch, own, view=view, until=view.seq))
 
     async def _send_page(self, subscription: Subscription) -> None:
         loop = asyncio.get_running_loop()
@@ -106,7 +108,8 @@ class Behind:
             needed=watch.needed,
         )
         is_last = len(changes) < PAGE_CHANGES
-        return deltas(subscription, watch, changes, until=view.seq if is_last else changes[-1].seq)
+        until = view.seq if is_last else changes[-1].seq
+        return deltas(subscription, watch, changes, view=view, until=until)
 
 
 def _send(subscription: Subscription, found: Deltas) -> bool:

@@ -28,7 +28,18 @@ def follow(watch: Watch, table: Table, projection: MakeProjection) -> Watch:
         for index in sorted(columns_read(predicate)):
             _check_filter(watch.table, table, index, _place(now, watch.table, index))
         predicate = moved(predicate, lambda index: _place(now, watch.table, index))
-    return replace(watch, table=table, projection=projection(table, columns), predicate=predicate)
+    condition = watch.condition
+    if condition is not None:
+        for index in sorted(condition.columns):
+            _check_filter(watch.table, table, index, _place(now, watch.table, index))
+        condition = condition.on(table)
+    return replace(
+        watch,
+        table=table,
+        projection=projection(table, columns),
+        predicate=predicate,
+        condition=condition,
+    )
 
 
 def _place(now: dict[int, int | None], before: Table, index: int) -> int:

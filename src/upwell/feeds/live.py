@@ -18,6 +18,7 @@ from weakref import WeakValueDictionary
 
 from upwell.engine.catalog import Catalog, Table
 from upwell.engine.changelog import Changelog, Needed
+from upwell.engine.condition import Condition
 from upwell.engine.query import QueryEngine
 from upwell.engine.view import View
 from upwell.errors import (
@@ -33,7 +34,7 @@ from upwell.feeds.behind import LAG_S_MAX, PAGE_CHANGES, Behind
 from upwell.feeds.cursor import Growth
 from upwell.feeds.delta import Projection
 from upwell.feeds.follow import follow
-from upwell.feeds.match import Index, Watch, judge
+from upwell.feeds.match import Index, Watch, judge, needs_decision
 from upwell.feeds.snapshot import Page, Snapshot, expect_same_table, read_batch
 from upwell.feeds.subscription import (
     Listing,
@@ -98,6 +99,7 @@ class LiveFeed:
         self._projections: WeakValueDictionary[
             tuple[int, int, tuple[tuple[int, str], ...] | None], Projection
         ] = WeakValueDictionary()
+        self._conditions: WeakValueDictionary[tuple[int, int, str], Condition] = WeakValueDictionary()
 
     async def run(self) -> None:
         """Pump the log to the subscriptions at the head, until cancelled or the server is read-only."""
@@ -162,6 +164,14 @@ class LiveFeed:
             found = self._projections[place] = Projection.of(table, columns)
         return found
 
+    def condition(self, table: Table, where: str, names: frozenset[str]) -> Condition:
+        """Return the one condition of this text, which reads the columns `names`."""
+        place = (table.id, table.version, where)
+        found = self._conditions.get(place)
+        if found is None:
+            found = self._conditions[place] = Condition(self._query, table, where, names)
+        return found
+
     async def subscribe(
         self,
         watch: Watch,
@@ -178,6 +188,9 @@ class LiveFeed:
         a resume from below the log's floor, `InvalidInput` for options, and what a query raises; nothing is
         left then.
         """
+        if watch.condition is not None and options is None:
+            # Who gets a snapshot hears from that what is wrong with the query.
+            await self._in_thread(partial(watch.condition.check, self._growth.view))
         view = self._growth.view
         if watch.table.id not in view.catalog.by_id:
             raise TableNotFound(f"{watch.table.full_name} was dropped")
@@ -365,6 +378,11 @@ class LiveFeed:
     def _put(self, outbox: Outbox, subscription: Subscription, change: Change, tails: _Tails) -> None:
         watch = subscription.watch
         try:
+            if watch.condition is not None:
+                # Only the query engine can tell, and nobody else waits for that: it reads on for itself.
+                if needs_decision(watch, change):
+                    self._fall_behind(subscription, after=change.seq - 1)
+                return
             kind = judge(watch, change)
             if kind is None:
                 return

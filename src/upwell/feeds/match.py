@@ -4,15 +4,20 @@ Law: the index finds exactly the subscriptions that a scan over all of them woul
 doesn't depend on those it doesn't concern: by (table, owner), then by one equality of the predicate.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import chain
+from types import MappingProxyType
 from typing import Generic, NoReturn, Protocol, TypeVar
 
 from upwell.engine.catalog import Table
 from upwell.engine.changelog import Needed
+from upwell.engine.condition import Condition, Verdicts
 from upwell.engine.expression import Context, Literal, Node, columns_read, equalities
 from upwell.engine.expression import predicate as compiled
+from upwell.engine.view import View
+from upwell.errors import QueryFailure
 from upwell.feeds.delta import Projection
 from upwell.protocol.messages import ChangeType
 from upwell.storage.hot import Change
@@ -33,8 +38,9 @@ _FROZEN = Context("", "", 0, _unbound, _unbound, _unbound)
 class Watch:
     """What a subscription watches: rows of `owner` in `table` for which `predicate` (frozen) is true.
 
-    `where` is the same predicate as SQL, for the snapshot. With `view`, rows that enter or leave the
-    filter count as inserted or deleted. Of rows with untold[0] < `_seq` < untold[1] the subscriber never
+    `where` is the same predicate as SQL, for the snapshot. With a `condition` it says more than `predicate`,
+    and the query engine has to be asked of rows for which that is true. With `view`, rows that enter or leave
+    the filter count as inserted or deleted. Of rows with untold[0] < `_seq` < untold[1] the subscriber never
     hears: they had expired when it asked. `require` raises when the table has become one that its owner
     may not read.
     """
@@ -47,6 +53,7 @@ class Watch:
     view: bool = False
     untold: tuple[int, int] = (0, 0)
     require: Callable[[Table], object] | None = None
+    condition: Condition | None = None
 
     @property
     def needed(self) -> Needed:
@@ -79,17 +86,20 @@ class Watch:
         return next(iter(by_key + found), None)
 
 
-def judge(watch: Watch, change: Change) -> ChangeType | None:
-    """Return what a change of the watched partition is to `watch`, None if it is nothing."""
+def judge(watch: Watch, change: Change, verdicts: Verdicts = MappingProxyType({})) -> ChangeType | None:
+    """Return what a change of the watched partition is to `watch`, None if it is nothing.
+
+    `verdicts` are what `decide` said. Raises `QueryFailure` where SQL has no answer for a row.
+    """
     # An update that changed no value isn't left out: the row has a new `_seq`, so that a snapshot which is
     # being read doesn't show it any more.
     before, after = change.before, change.after
     if change.op == Op.EXPIRE.value and not _is_told_end(watch, change):
         return None
-    is_in = after is not None and watch.matches(after, change.seq)
+    is_in = after is not None and _is_in(watch, after, change.seq, verdicts)
     if not watch.view and after is not None:
         return None if not is_in else "insert" if change.op == Op.INSERT.value else "update"
-    was_in = before is not None and watch.matches(before, change.previous)
+    was_in = before is not None and _is_in(watch, before, change.previous, verdicts)
     if is_in:
         return "update" if was_in else "insert"
     return "delete" if was_in else None
@@ -97,6 +107,41 @@ def judge(watch: Watch, change: Change) -> ChangeType | None:
 
 def _is_told_end(watch: Watch, change: Change) -> bool:
     return watch.view and not watch.untold[0] < change.previous < watch.untold[1]
+
+
+def decide(view: View, watch: Watch, changes: Sequence[Change]) -> Verdicts:
+    """Return what the query engine says of the rows that `judge` asks about; blocks its thread."""
+    if watch.condition is None:
+        return {}
+    return watch.condition.decide(
+        view, dict(chain.from_iterable(_asked(watch, change) for change in changes))
+    )
+
+
+def needs_decision(watch: Watch, change: Change) -> bool:
+    """Whether `judge` needs a verdict on the change; raises `QueryFailure` as it does."""
+    return watch.condition is not None and any(True for _ in _asked(watch, change))
+
+
+def _asked(watch: Watch, change: Change) -> Iterator[tuple[int, Row]]:
+    if change.op == Op.EXPIRE.value and not _is_told_end(watch, change):
+        return
+    if change.after is not None and watch.matches(change.after, change.seq):
+        yield change.seq, change.after
+    is_asked = watch.view or change.after is None
+    if is_asked and change.before is not None and watch.matches(change.before, change.previous):
+        yield change.previous, change.before
+
+
+def _is_in(watch: Watch, row: Row, seq: int, verdicts: Verdicts) -> bool:
+    if not watch.matches(row, seq):
+        return False
+    if watch.condition is None:
+        return True
+    verdict = verdicts[seq]
+    if isinstance(verdict, QueryFailure):
+        raise verdict
+    return verdict
 
 
 class Watching(Protocol):

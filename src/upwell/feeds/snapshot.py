@@ -12,12 +12,13 @@ import msgspec
 
 from upwell.engine.catalog import Table
 from upwell.engine.changelog import Changelog
+from upwell.engine.condition import quoted
 from upwell.engine.history import is_lost
 from upwell.engine.query import QueryEngine
 from upwell.engine.source import Source
 from upwell.engine.view import View
 from upwell.errors import InvalidInput, SeqTrimmed, TableNotFound
-from upwell.feeds.match import Watch, judge
+from upwell.feeds.match import Watch, decide, judge
 from upwell.ids import snowflake_floor
 from upwell.protocol.codec import encode_frame, encode_row
 from upwell.protocol.messages import (
@@ -155,10 +156,11 @@ def missed_deletes(
         changes = changelog.read(
             view, watch.table.id, watch.owner, after=after, limit=SCAN_CHANGES, needed=watch.needed
         )
+        verdicts = decide(view, watch, changes)
         for change in changes:
             if change.seq > until:
                 return missed
-            kind = judge(watch, change)
+            kind = judge(watch, change, verdicts)
             if kind == "delete":
                 missed[change.key] = change.seq
             elif kind is not None:
@@ -189,18 +191,14 @@ def _run(
 
 
 def _text(watch: Watch, snapshot: Snapshot, names: Sequence[str]) -> str:
-    columns = ", ".join(_quoted(name) for name in ("_seq", *names))
+    columns = ", ".join(quoted(name) for name in ("_seq", *names))
     # The line break ends a comment that the predicate may end with.
     where = f"({watch.where}\n) AND " if watch.where else ""
     order, limit = "", snapshot.batch_rows + 1
     if snapshot.newest is not None:
         order, limit = " DESC", snapshot.newest
     return (
-        f"SELECT {columns} FROM {_quoted(watch.table.namespace)}.{_quoted(watch.table.name)} "
+        f"SELECT {columns} FROM {quoted(watch.table.namespace)}.{quoted(watch.table.name)} "
         f'WHERE {where}"_seq" > {snapshot.after} AND "_seq" <= {snapshot.until} '
         f'ORDER BY "_seq"{order} LIMIT {limit}'
     )
-
-
-def _quoted(name: str) -> str:
-    return '"' + name.replace('"', '""') + '"'

@@ -10,8 +10,9 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Protocol
 
+from upwell.engine.view import View
 from upwell.errors import PermissionDenied, RequestRefused, SeqTrimmed, TableNotFound, UpwellError
-from upwell.feeds.match import Watch, judge
+from upwell.feeds.match import Watch, decide, judge
 from upwell.feeds.snapshot import Snapshot
 from upwell.ids import snowflake_ms
 from upwell.logs import fields
@@ -178,18 +179,22 @@ class Deltas:
     is_whole: bool
 
 
-def deltas(subscription: Subscription, watch: Watch, changes: Sequence[Change], *, until: int) -> Deltas:
+def deltas(
+    subscription: Subscription, watch: Watch, changes: Sequence[Change], *, view: View, until: int
+) -> Deltas:
     """Return frames for all changes up to `until`, or up to a page's bytes; any thread may call it.
+
+    It blocks if a change `needs_decision`.
 
     `watch` is the subscription's, taken before the changes were read, so that they have its columns.
     Raises `QueryFailure` where the predicate has no answer.
     """
     frames: list[bytes] = []
     size = 0
-    for change in changes:
-        if change.seq <= subscription.missed_until and subscription.missed.get(change.key) != change.seq:
-            continue
-        kind = judge(watch, change)
+    told = [change for change in changes if not _is_known(subscription, change)]
+    verdicts = decide(view, watch, told)
+    for change in told:
+        kind = judge(watch, change, verdicts)
         if kind is None:
             continue
         tail = watch.projection.tail(kind, change, subscription.protocol.serialization)
@@ -198,6 +203,11 @@ def deltas(subscription: Subscription, watch: Watch, changes: Sequence[Change], 
         if size >= PAGE_BYTES_MAX:
             return Deltas(frames, change.seq, is_whole=change is changes[-1] and change.seq == until)
     return Deltas(frames, until, is_whole=True)
+
+
+def _is_known(subscription: Subscription, change: Change) -> bool:
+    """Whether a resume showed it: up to `missed_until` only the deletes are told that were missed."""
+    return change.seq <= subscription.missed_until and subscription.missed.get(change.key) != change.seq
 
 
 class Outbox:

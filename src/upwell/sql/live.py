@@ -1,22 +1,23 @@
 """Live queries: the text of a subscription → table, columns and a predicate for changes.
 
-Law: whatever is accepted here can be judged row by row with exactly the SELECT's outcome; a WHERE that
-can't is refused, never skipped.
+Law: whatever is accepted here can be judged row by row with exactly the SELECT's outcome: by a tree, or by
+the query engine itself. A WHERE that looks at other rows, or changes by itself, is refused, never skipped.
 """
 
 from dataclasses import dataclass
 
 from upwell.engine.catalog import Catalog, Table
-from upwell.engine.expression import Cast, Literal, Node, walk
+from upwell.engine.expression import And, Node
 from upwell.errors import InvalidSql
+from upwell.sql.agreement import agreed_condition
 from upwell.sql.bind import SYSTEM_NAMESPACES
 from upwell.sql.clause import own_names
+from upwell.sql.condition import conjuncts, named_columns, refuse_undecidable
 from upwell.sql.lex import Tokens, split
 from upwell.sql.plain import parse_plain_select
 from upwell.sql.read import bind_projection
-from upwell.sql.scalar import SYSTEM_COLUMNS, Scope, parse_condition
+from upwell.sql.scalar import SYSTEM_COLUMNS, Scope
 from upwell.sql.tree import PlainSelect
-from upwell.types import coerce
 
 _FORM = "Subscription query supports only SELECT ... FROM ... [WHERE ...]."
 _REFUSED = {
@@ -41,12 +42,16 @@ class LiveQuery:
 
     `columns` are (index, output name), with `engine.expression`'s indexes for `_seq` and `_deleted`;
     None is `*`, which follows the table when it changes. `where` is the predicate's text as written.
+    `predicate` is true for each row that matches; unless it `is_whole`, `where` has to be asked as well,
+    which reads the columns `names`.
     """
 
     table: Table
     columns: tuple[tuple[int, str], ...] | None
     predicate: Node | None
     where: str | None
+    is_whole: bool = True
+    names: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,14 +93,14 @@ def parse_live_query(sql: str, catalog: Catalog, namespace: str) -> LiveQuery:
     columns = None if everything else _named_once(bind_projection(plain.columns, scope), table)
     if plain.where is None:
         return LiveQuery(table, columns, None, None)
-    predicate = parse_condition(plain.where, scope)
-    if predicate is None or any(token.kind == "parameter" for token in plain.where.tokens):
-        raise InvalidSql(
-            "Subscription query WHERE supports AND, OR, NOT, comparisons, IN, BETWEEN, LIKE, ILIKE and "
-            "IS NULL over columns and literals of the same type"
-        )
-    _check_literals(predicate)
-    return LiveQuery(table, columns, predicate, own_names(plain.where, scope))
+    refuse_undecidable(plain.where, split(sql)[0])
+    parts = [agreed_condition(each, scope) for each in conjuncts(plain.where)]
+    known = tuple(part for part in parts if part is not None)
+    predicate = And(known) if len(known) > 1 else next(iter(known), None)
+    where = own_names(plain.where, scope)
+    if len(known) == len(parts):
+        return LiveQuery(table, columns, predicate, where)
+    return LiveQuery(table, columns, predicate, where, False, named_columns(plain.where, table))
 
 
 def _named_once(columns: tuple[tuple[int, str], ...], table: Table) -> tuple[tuple[int, str], ...]:
@@ -111,13 +116,6 @@ def _named_once(columns: tuple[tuple[int, str], ...], table: Table) -> tuple[tup
                 "give one of them another name with AS"
             )
     return tuple(dict.fromkeys(columns))
-
-
-def _check_literals(predicate: Node) -> None:
-    """Raise `InvalidValue` now for a literal that would fail on every change."""
-    for part in walk(predicate):
-        if isinstance(part, Cast) and isinstance(part.item, Literal):
-            coerce(part.item.value, part.column)
 
 
 def _plain_query(sql: str) -> PlainSelect:
@@ -147,7 +145,7 @@ def _refuse_clauses(tokens: Tokens) -> None:
             continue
         if token.word in ("SELECT", "FROM", "WHERE"):
             clause = token.word
-        # IS DISTINCT FROM belongs to WHERE, which says what it can't do itself.
+        # IS DISTINCT FROM belongs to WHERE.
         if token.word in _REFUSED and not (clause == "WHERE" and token.word == "DISTINCT"):
             raise InvalidSql(f"Subscription query does not support {_REFUSED[token.word]}. {_FORM}")
         if token.word == "," and clause == "FROM":

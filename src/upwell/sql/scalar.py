@@ -72,6 +72,7 @@ _PRODUCT: dict[str, ArithmeticOp] = {"*": "*", "/": "/", "%": "%"}
 _RESERVED = frozenset(
     {"SELECT", "FROM", "WHERE", "CASE", "WHEN", "THEN", "ELSE", "END", "EXISTS", "ARRAY", "ALL", "ANY"}
     | {"SOME", "DISTINCT", "AND", "OR", "NOT", "IN", "IS", "LIKE", "ILIKE", "BETWEEN", "AS", "ON", "DEFAULT"}
+    | {"CURRENT_DATE", "CURRENT_TIME"}
 )
 
 

@@ -22,10 +22,10 @@ from upwell.errors import InvalidValue
 from upwell.types import Column, SqlType, Value, WrittenFloat, coerce
 
 NUMBERS = frozenset({SqlType.SMALLINT, SqlType.INT, SqlType.BIGINT, SqlType.FLOAT, SqlType.DOUBLE})
-_MOMENTS = frozenset({SqlType.TIMESTAMP, SqlType.DATETIME})
+MOMENTS = frozenset({SqlType.TIMESTAMP, SqlType.DATETIME})
 TEXTS = frozenset({SqlType.TEXT, SqlType.JSON})
 _PRINTED = TEXTS | NUMBERS - {SqlType.DOUBLE, SqlType.FLOAT}
-_ADAPTING = frozenset({SqlType.UUID, SqlType.DATE, SqlType.TIME}) | _MOMENTS | NUMBERS
+_ADAPTING = frozenset({SqlType.UUID, SqlType.DATE, SqlType.TIME}) | MOMENTS | NUMBERS
 KIND_OF: dict[type, SqlType | None] = {
     bool: SqlType.BOOLEAN,
     int: SqlType.BIGINT,
@@ -106,7 +106,7 @@ def meet(left: Typed, right: Typed) -> tuple[Node, Node]:
     a, b = left.kind, right.kind
     if SqlType.DECIMAL in (a, b):
         raise Foreign  # held as text
-    if {a, b} == _MOMENTS:
+    if {a, b} == MOMENTS:
         return left.node, right.node
     if a is None or b is None or a == b or {a, b} <= NUMBERS or {a, b} <= TEXTS:
         return left.node, right.node

@@ -4,7 +4,7 @@ import pytest
 
 from upwell.engine.catalog import Catalog, Table
 from upwell.engine.expression import SEQ, And, Call, ColumnRef, Compare, Literal, Not
-from upwell.errors import InvalidSql, InvalidValue, QueryFailure, TableNotFound, UpwellError
+from upwell.errors import InvalidSql, QueryFailure, TableNotFound, UpwellError
 from upwell.sql.live import LiveQuery, parse_live_query
 
 
@@ -51,10 +51,24 @@ REFUSED: list[tuple[str, type[UpwellError], str]] = [
     ("SELECT * FROM app.notes UNION SELECT * FROM app.notes", UpwellError, "does not support UNION."),
     ("SELECT COUNT(*) FROM app.notes", UpwellError, "The projection is * or column names"),
     ("SELECT 1", UpwellError, "The projection is * or column names"),
-    ("SELECT * FROM app.notes WHERE EXISTS (SELECT 1)", UpwellError, "Subscription query WHERE supports"),
-    ("SELECT * FROM app.notes WHERE stars = title", UpwellError, "Subscription query WHERE supports"),
-    ("SELECT * FROM app.notes WHERE id = $1", UpwellError, "Subscription query WHERE supports"),
-    ("SELECT * FROM app.notes WHERE ref = 'x'", InvalidValue, "column 'ref' (UUID) cannot hold 'x'"),
+    ("SELECT * FROM app.notes WHERE EXISTS (SELECT 1)", InvalidSql, "a subquery at Line: 1, Column: 31"),
+    ("SELECT * FROM app.notes WHERE id IN\n (SELECT 1)", InvalidSql, "a subquery at Line: 2, Column: 3"),
+    (
+        "SELECT * FROM app.notes WHERE sum(id) OVER () > 1",
+        InvalidSql,
+        "can't have OVER() at Line: 1, Column: 39",
+    ),
+    (
+        "SELECT * FROM app.notes WHERE random() < 0.5",
+        InvalidSql,
+        "can't have RANDOM() at Line: 1, Column: 31",
+    ),
+    ("SELECT * FROM app.notes WHERE title <> ULID()", InvalidSql, "another one each time"),
+    (
+        "SELECT * FROM app.notes WHERE id = $1",
+        InvalidSql,
+        "write the value in place of $1 at Line: 1, Column: 36",
+    ),
     ("SELECT * FROM app.nowhere", TableNotFound, "Table not found: app.nowhere"),
     ("SELECT id, title AS id FROM app.notes", InvalidSql, "calls two columns 'id'"),
     ("SELECT title AS id FROM app.notes", InvalidSql, "calls two columns 'id'"),
@@ -70,3 +84,35 @@ def test_refusals(sql: str, error: type[UpwellError], message: str, catalog: Cat
     with pytest.raises(error) as caught:
         parse_live_query(sql, catalog, "app")
     assert message in str(caught.value)
+
+
+A, B = ColumnRef(0), ColumnRef(1)
+
+
+@pytest.mark.parametrize(
+    ("where", "predicate", "names"),
+    [
+        ("stars + 1 > 2", None, {"stars"}),
+        ("id = 1 AND stars + 1 > 2", Compare("=", A, Literal(1)), {"id", "stars"}),
+        (
+            "id = 1 AND stars BETWEEN 1 + 1 AND 3 AND title = 'a'",
+            And((Compare("=", A, Literal(1)), Compare("=", B, Literal("a")))),
+            {"id", "stars", "title"},
+        ),
+        ("id = 1 OR stars + 1 > 2", None, {"id", "stars"}),
+        ("NOT (id = 1 AND lower(title) = 'a')", None, {"id", "title"}),
+        (
+            "CASE WHEN id = 1 AND stars = 2 THEN TRUE ELSE notes.title = '' END",
+            None,
+            {"id", "stars", "title"},
+        ),
+        ("title = 'a' AND ref = 'x'", Compare("=", B, Literal("a")), {"title", "ref"}),
+        ("title = 'a' AND CURRENT_DATE > DATE '2026-01-01'", Compare("=", B, Literal("a")), {"title"}),
+    ],
+)
+def test_what_only_the_query_engine_decides(
+    where: str, predicate: object, names: set[str], catalog: Catalog
+) -> None:
+    """What is left is true for each row that matches, so that it finds the live query."""
+    found = parse_live_query(f"SELECT * FROM app.notes WHERE {where}", catalog, "app")
+    assert (found.predicate, found.where, found.is_whole, found.names) == (predicate, where, False, names)
