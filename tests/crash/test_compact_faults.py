@@ -171,32 +171,6 @@ def test_rows_change_at_a_point(make_world: Callable[[], World], point: str) -> 
     world.finish()
 
 
-class AttemptFailed(OSError):
-    """The compaction ends where it stands."""
-
-
-@pytest.mark.parametrize("point", POINTS)
-def test_three_compactions_in_a_row_end_at_a_point(make_world: Callable[[], World], point: str) -> None:
-    """What they left behind is invisible, and gone after the one that succeeds."""
-    world = make_world()
-
-    def fail() -> None:
-        raise AttemptFailed
-
-    for round_ in range(3):
-        world.actions[point] = fail
-        with pytest.raises(AttemptFailed):
-            world.db.compact(TABLE)
-        world.actions = {}
-        world.check()
-        if round_ == 1:
-            world.db.reopen()
-        world.write(3 + round_)
-        world.db.flush(TABLE)
-        world.check()
-    world.finish()
-
-
 def test_a_flush_that_comes_meanwhile_waits(make_world: Callable[[], World]) -> None:
     """Both write one manifest after the other; neither undoes the other."""
     world = make_world()

@@ -51,9 +51,17 @@ class Publication:
         with self._changed:
             return list(self._in_use)
 
-    def listen(self, listener: Callable[[], object]) -> None:
-        """Call `listener` (in the publishing thread) after every change of `view` or `failure`."""
-        self._listeners.append(listener)
+    def listen(self, listener: Callable[[], object]) -> Callable[[], None]:
+        """Call `listener` (in the publishing thread) after every change of `view` or `failure`.
+
+        Returns what ends that; calling `listener` once more meanwhile must do no harm.
+        """
+        self._listeners = [*self._listeners, listener]
+
+        def unlisten() -> None:
+            self._listeners = [each for each in self._listeners if each is not listener]
+
+        return unlisten
 
     def publish(self, view: View) -> None:
         with self._changed:

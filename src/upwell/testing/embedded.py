@@ -37,9 +37,11 @@ from upwell.feeds.cursor import Growth
 from upwell.feeds.live import LiveFeed
 from upwell.feeds.registry import Registry
 from upwell.ids import Snowflakes
+from upwell.jobs.job import Job
 from upwell.jobs.kinds import Kinds
-from upwell.jobs.queue import JobQueue
+from upwell.jobs.queue import JobQueue, load_jobs
 from upwell.jobs.retention import JobRetention
+from upwell.jobs.runner import JobRunner, Work
 from upwell.session.audit import AuditLog
 from upwell.session.auth import Authenticator
 from upwell.session.outcome import Answer, Changed, Outcome, PointAnswer, StatementFailed
@@ -63,6 +65,8 @@ RETENTION_S = 3_600.0
 LOG_BYTES_MAX = 1 << 30
 """How long the log and jobs are kept: move the clock by more, and what is older may go."""
 JOBS_KEPT_MAX = 100
+
+JOBS_S_MAX = 60.0
 
 GRACE_S = 60.0
 """How long the ends of expired rows stay in the log."""
@@ -126,7 +130,7 @@ class Embedded:
         )
         self.flusher = Flush(self.committer, self.partitions, points=self.points)
         self.compactor = Compact(self.committer, self.partitions, points=self.points)
-        self.jobs = JobQueue(self.committer, self.clock)
+        self.jobs = JobQueue(self.committer, self.clock, points=self.points)
         self.cleanup = Cleanup(self.committer, self.storages, self.cold, points=self.points)
         self.registry = Registry(self.committer, self.clock)
         limits = LogLimits(RETENTION_S, LOG_BYTES_MAX)
@@ -248,6 +252,32 @@ class Embedded:
         self.partitions.collect_due()
         self.settle()
         return not any(name.startswith("collect/") for name in self.record_names(Kind.META))
+
+    def work_off(self, work: Work | None = None, *, jobs_max: int = 1) -> list[Job]:
+        """Run what is queued, or was interrupted, to its end as a server does; return all jobs."""
+
+        async def run() -> list[Job]:
+            ended = asyncio.Event()
+            loop = asyncio.get_running_loop()
+
+            def look() -> None:
+                if not any(job.is_open for job in load_jobs(self.view.hot)):
+                    loop.call_soon_threadsafe(ended.set)
+
+            stop_listening = self.committer.publication.listen(look)
+            with ThreadPoolExecutor(jobs_max) as threads:
+                runner = JobRunner(self.jobs, work or self.kinds.run, threads, jobs_max=jobs_max)
+                task = asyncio.create_task(runner.run())
+                look()
+                try:
+                    await asyncio.wait_for(ended.wait(), JOBS_S_MAX)
+                finally:
+                    stop_listening()
+                    task.cancel()
+                    await asyncio.gather(task, return_exceptions=True)
+            return load_jobs(self.view.hot)
+
+        return self.runner.run(run())
 
     def settle(self) -> View:
         """Return a View of all that was applied so far."""

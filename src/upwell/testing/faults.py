@@ -11,6 +11,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Mapping
 from copy import copy
+from functools import partial
 from pathlib import Path
 from typing import Generic, Protocol, TypeVar
 
@@ -86,6 +87,29 @@ class FailingFiles(OsFiles):
         self.trace.append((name, path))
         if self._only in (None, name):
             self.fault.step()
+        return fn()
+
+
+class TornFiles(OsFiles):
+    """`Files` whose next write to a file with `part` in its name, once armed, stops half-way by `end`."""
+
+    def __init__(self, part: str, end: Callable[[], None]) -> None:
+        self._part = part
+        self._end = end
+        self._is_armed = False
+
+    def arm(self) -> None:
+        """Tear the next such write, and no other."""
+        self._is_armed = True
+
+    def _call(self, name: Call, path: Path, fn: Callable[[], T]) -> T:
+        if name == "write" and self._is_armed and self._part in path.name:
+            self._is_armed = False
+            assert isinstance(fn, partial), "a write says what it writes, and where"
+            descriptor, rest = fn.args
+            os.write(descriptor, rest[: len(rest) // 2])
+            self._end()
+            raise AssertionError("a torn write ends what it is part of")
         return fn()
 
 

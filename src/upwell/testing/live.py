@@ -50,9 +50,10 @@ class Subscriber:
         self._resumed_at: int | None = None
         self._news = asyncio.Event()
 
-    def copy(self) -> Self:
-        """Return a client of its own that holds what this one does, and hasn't subscribed."""
-        twin = type(self)(self._db, self._feed, self.user, self.sql, pk=self._pk)
+    def copy(self, db: Embedded | None = None) -> Self:
+        """Return a client of its own that holds what this one does, and hasn't subscribed; to `db` by now."""
+        feed = self._feed if db is None else db.sessions.feed
+        twin = type(self)(db or self._db, feed, self.user, self.sql, pk=self._pk)
         twin.rows, twin._seqs, twin.told = dict(self.rows), dict(self._seqs), self.told
         return twin
 

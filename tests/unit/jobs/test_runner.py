@@ -10,7 +10,7 @@ import pytest
 from upwell.engine.stop import Stop
 from upwell.errors import NotFound, ReadOnly
 from upwell.jobs import job as job_module
-from upwell.jobs.job import OPEN, RETRIES_MAX, Job, JobType, Status
+from upwell.jobs.job import RETRIES_MAX, Job, JobType, Status
 from upwell.jobs.kinds import Done
 from upwell.jobs.queue import JobQueue, load_jobs
 from upwell.jobs.runner import JobRunner, Work
@@ -31,26 +31,7 @@ def flush(db: Embedded, table: str = "app.ours") -> Job:
 
 def run_until_idle(db: Embedded, work: Work | None = None, jobs_max: int = 1) -> list[Job]:
     """Run what is queued to its end; return all jobs."""
-
-    async def run() -> list[Job]:
-        ended = asyncio.Event()
-        loop = asyncio.get_running_loop()
-
-        def look() -> None:
-            if not any(job.status in OPEN for job in load_jobs(db.view.hot)):
-                loop.call_soon_threadsafe(ended.set)
-
-        db.committer.publication.listen(look)
-        with ThreadPoolExecutor(jobs_max) as threads:
-            runner = JobRunner(db.jobs, work or db.kinds.run, threads, jobs_max=jobs_max)
-            task = asyncio.create_task(runner.run())
-            look()
-            await asyncio.wait_for(ended.wait(), 30)
-            task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
-        return load_jobs(db.view.hot)
-
-    return db.runner.run(run())
+    return db.work_off(work, jobs_max=jobs_max)
 
 
 def test_a_flush_job_ends_with_what_it_did(db: Embedded) -> None:
