@@ -44,7 +44,7 @@ def test_a_flush_of_many_users_stops_at_the_first_failure_and_goes_on_from_there
     for user in users:
         db.change("INSERT INTO app.mine VALUES (1), (2)", user=user)
     flush = job(db, JobType.FLUSH, table_number=db.table("app.mine").id)
-    files.arm(100)
+    files.arm(30, only="fsync")
     with pytest.raises(OSError, match="injected"):
         db.kinds.run(flush, Stop())
     db.settle()
