@@ -19,6 +19,7 @@ from upwell.edge.export import Format, StreamCut, find_format, send_stream
 from upwell.edge.fault import Fault, fault_of, masked, public
 from upwell.edge.packet import Exchange, exchange_of
 from upwell.edge.render import render_outcomes, row_count
+from upwell.edge.turn import Turns
 from upwell.engine.view import Publication
 from upwell.errors import (
     InvalidInput,
@@ -48,6 +49,8 @@ Header = tuple[bytes, bytes]
 T = TypeVar("T")
 
 SQL_PATH = "/v1/api/sql"
+TURN_ROWS_MIN = 50
+"""Answers of so many rows are rendered one in a turn of the event loop."""
 RENDER_INLINE_ROWS_MAX = 1_000
 BODY_S_MAX = 30
 _JSON = (b"content-type", b"application/json")
@@ -149,6 +152,7 @@ class SqlEndpoint:
         self._threads = threads
         self._body_bytes_max = body_bytes_max
         self._sql_bytes_max = sql_bytes_max
+        self._turns = Turns()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         began = time.perf_counter()
@@ -194,9 +198,12 @@ class SqlEndpoint:
         outcomes = await self._outcomes(principal, request)
         if not outcomes:
             raise RequestRefused("EMPTY_SQL", "No SQL statements provided")
+        rows = row_count(outcomes)
+        if TURN_ROWS_MIN <= rows <= RENDER_INLINE_ROWS_MAX:
+            await self._turns.take()
         took_ms = (time.perf_counter() - began) * 1000
         render = partial(render_outcomes, outcomes, took_ms=took_ms, each=request.statements is not None)
-        if row_count(outcomes) <= RENDER_INLINE_ROWS_MAX:
+        if rows <= RENDER_INLINE_ROWS_MAX:
             return render()
         return await asyncio.get_running_loop().run_in_executor(self._threads, render)
 
