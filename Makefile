@@ -10,10 +10,10 @@ STAMP := $(VENV)/.setup-stamp
 INPUTS = cat requirements.lock pyproject.toml | cksum; pwd
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check fmt bench soak serve clean
+.PHONY: help setup demo test clients check fmt bench soak serve clean
 
 help:  ## List these commands
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-7s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 	@echo
 	@echo "  PYTHON=python3.12 make setup   takes another interpreter for a new $(VENV)"
 	@echo "  ARGS='…' make demo|test|bench|serve   passes arguments on"
@@ -50,6 +50,9 @@ demo: setup  ## Run the main job on a real server, real devices and real files
 
 test: setup  ## Run all tests
 	@$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(ARGS)
+
+clients: setup  ## Run the published client of KalamDB for Rust, unmodified, against a real server (needs cargo)
+	@$(BIN)/python tests/clients/run.py
 
 check: setup  ## Check format, lint, types and imports
 	$(BIN)/ruff format --check .
