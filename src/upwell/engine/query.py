@@ -129,11 +129,13 @@ class QueryEngine:
         try:
             schema = context.sql_with_options(text, _ONLY_QUERIES).schema()
         except BaseException as error:
-            if not scout.derived or scout.failure:
-                raise scout.failure or translated(error) from error
+            failure = scout.take_failure()
+            if failure is not None or not scout.derived:
+                raise failure or translated(error) from error
             return None
-        if scout.failure:
-            raise scout.failure
+        failure = scout.take_failure()
+        if failure is not None:
+            raise failure
         return schema
 
     def refuse_bad_grammar(self, text: str) -> None:
@@ -326,13 +328,21 @@ class _Scout:
         self.derived: dict[tuple[str, str], Derived] = {}
         """Named queries whose columns aren't known."""
         self.seen: dict[tuple[str, str], None] = {}
-        self.failure: UpwellError | None = None
+        self._failure: UpwellError | None = None
+
+    def take_failure(self) -> UpwellError | None:
+        """Return what went wrong first, and let go of it.
+
+        The engine holds the scout, and a failure that was raised the engine: nobody breaks that circle.
+        """
+        failure, self._failure = self._failure, None
+        return failure
 
     def table(self, namespace: str, name: str) -> FusionTable | None:
         try:
             source = self._resolve(namespace, name)
         except UpwellError as error:
-            self.failure = self.failure or error
+            self._failure = self._failure or error
             return None
         schema = self._known.get((namespace, name)) if isinstance(source, Derived) else schema_of(source)
         if schema is None:

@@ -1,5 +1,8 @@
 """The door to DataFusion: a query sees one View, resolved over both tiers before any predicate."""
 
+import gc
+import weakref
+
 import pyarrow as pa
 import pytest
 
@@ -167,3 +170,24 @@ def test_a_count_of_whole_tables_is_arithmetic_that_agrees_with_a_scan(db: Embed
             assert db.rows("SELECT COUNT(*) FROM app.mine", user="ann") == [(scanned,)]
         known += db.query.find_count(db.settle(), source) is not None
     assert known >= 5, "and mostly it is known"
+
+
+@pytest.mark.parametrize(
+    "text", ["SELECT * FROM secret.t ORDER BY 1", "SELECT n + 1 FROM nothing", "SELECT nothing FROM mine"]
+)
+def test_a_refused_query_holds_no_view(db: Embedded, text: str) -> None:
+    """What is held would keep its snapshot, and the files that it names, for ever."""
+    gone = []
+    for key in range(3):
+        db.change(f"INSERT INTO app.mine (id, n, s) VALUES ({key}, 1, 's')", user="ann")
+        gone.append(weakref.ref(db.view))
+        with pytest.raises(UpwellError):
+            refused(db, text)
+    db.change("INSERT INTO app.mine (id, n, s) VALUES (9, 1, 's')", user="ann")
+    gc.collect()
+    assert [each() for each in gone] == [None] * 3
+
+
+def refused(db: Embedded, text: str) -> None:
+    view = db.view
+    db.query.tables_in(text, "app", lambda *name: resolver(db)(*name) if view else pa.table({}))
