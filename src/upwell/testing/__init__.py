@@ -13,6 +13,7 @@ and, which need the server's libraries,
 
     stock        a stock client of go-oversync with its weaknesses, on a file of its own (`stock_file`)
     embedded     a whole engine inside the test's process
+    database     a model of tables, definitions and changes; `phrases` and `writer` make random statements
     inprocess    device sync on an `embedded`: faults on the line, crashes of the server, killed apps
     ledger       what a fleet of such apps wrote and where it went: the laws of sync
 """

@@ -88,8 +88,10 @@ class Embedded:
         wal_sync: WalSync | None = None,
         durability: Durability = Durability.GROUP,
         grace_s: float = 0.0,
+        shapes: bool = True,
     ) -> None:
         self.grace_s = grace_s
+        self._shapes = shapes
         self.directory = directory
         self.clock = clock or SystemClock()
         self.files = files or OsFiles()
@@ -202,7 +204,14 @@ class Embedded:
         queries = QueryThreads(self.threads, slots=4, timeout_s=60)
         feed = LiveFeed(self.committer.changelog, growth, self.query, self.threads)
         return Sessions(
-            self.engine, growth, Preparer(), authenticator, queries, self.threads, self.registry, feed
+            self.engine,
+            growth,
+            Preparer(shapes=self._shapes),
+            authenticator,
+            queries,
+            self.threads,
+            self.registry,
+            feed,
         )
 
     async def outcomes(self, sql: str, params: Sequence[Value] = (), user: str = ROOT) -> list[Outcome]:
