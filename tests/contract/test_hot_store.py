@@ -4,6 +4,7 @@ import threading
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -15,6 +16,7 @@ from upwell.storage.hot import (
     Batch,
     Change,
     Drop,
+    DropRange,
     Expectation,
     ExpectationFailed,
     HotReader,
@@ -288,6 +290,27 @@ def test_a_drop_forgets_a_row_unless_it_moved_on(store: HotStore) -> None:
     assert store.find_row(NOTES, ANN, "a") is None
     write(store, put("a"))
     assert keys(store) == ["a", "b", "c", "d"]
+
+
+@pytest.mark.parametrize(
+    "names", ["abcdefg", [-3, -1, 0, 1, 2, 1 << 40, 1 << 62], [b"", b"\0", b"a", b"b", b"c", b"d", b"e"]]
+)
+def test_a_range_of_rows_is_forgotten_but_for_those_that_are_kept(store: HotStore, names: Any) -> None:
+    first, second, third, fourth, *rest = names
+    write(store, *map(put, names), *(put(key, owner=BOB) for key in names))
+    _, before = store.snapshot()
+    store.apply(Batch(ranges=[DropRange(NOTES, ANN, second, rest[1], (third, rest[0]))]))
+    assert keys(store) == [first, third, rest[0], rest[2]]
+    assert keys(store, owner=BOB) == [row.key for row in before.scan_rows(NOTES, ANN)] == list(names)
+    assert logged(store, NOTES, ANN) == list(names)
+    assert store.find_row(NOTES, ANN, fourth) is None
+    store.apply(Batch(rows=[put(fourth)], ranges=[DropRange(NOTES, ANN, first, rest[2], (first,))]))
+    assert keys(store) == [first, fourth]
+    store.apply(
+        Batch(ranges=[DropRange(NOTES, ANN, fourth, fourth), DropRange(NOTES, BOB, first, first, (first,))])
+    )
+    assert keys(store) == [first]
+    assert list(store.owners(NOTES)) == [ANN, BOB]
 
 
 def test_owners_without_hot_rows_are_not_listed(store: HotStore) -> None:

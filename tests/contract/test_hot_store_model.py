@@ -19,6 +19,7 @@ from upwell.storage.hot import (
     Batch,
     Change,
     Drop,
+    DropRange,
     ExpectationFailed,
     HotReader,
     HotStore,
@@ -66,6 +67,11 @@ class Model:
         for drop in batch.drops:
             if self.seq_of((drop.table, drop.owner, drop.key)) == drop.seq != NO_SEQ:
                 del self.rows[drop.table, drop.owner, drop.key]
+        for each in batch.ranges:
+            for table, owner, key in list(self.rows):
+                is_near = (table, owner) == (each.table, each.owner) and each.first <= key <= each.last
+                if is_near and key not in each.kept:
+                    del self.rows[table, owner, key]
         made = [
             self._write(row, seq, row is batch.rows[-1]) for row, seq in zip(batch.rows, seqs, strict=True)
         ]
@@ -166,6 +172,12 @@ def dump(reader: HotReader) -> Dump:
 
 
 places = st.tuples(st.sampled_from(TABLES), st.sampled_from(OWNERS), st.integers(-2, 3))
+key_ranges = st.builds(
+    lambda table, owner, keys: DropRange(table, owner, keys[0], keys[-1], tuple(keys[1:-1])),
+    st.sampled_from(TABLES),
+    st.sampled_from(OWNERS),
+    st.sets(st.integers(-3, 4), min_size=1).map(sorted),
+)
 records = st.builds(
     RecordWrite, st.sampled_from(KINDS), st.sampled_from(NAMES), st.sampled_from([None, b"", b"v", b"w"])
 )
@@ -188,6 +200,7 @@ class HotStores(RuleBasedStateMachine):
     @rule(
         written=st.dictionaries(places, st.sampled_from([None, 1, 2, "three"]), max_size=6),
         dropped=st.lists(places, max_size=4),
+        ranges=st.lists(key_ranges, max_size=2),
         stale=st.booleans(),
         records=st.lists(records, max_size=3),
     )
@@ -195,6 +208,7 @@ class HotStores(RuleBasedStateMachine):
         self,
         written: dict[Place, str | int | None],
         dropped: list[Place],
+        ranges: list[DropRange],
         stale: bool,
         records: list[RecordWrite],
     ) -> None:
@@ -204,7 +218,7 @@ class HotStores(RuleBasedStateMachine):
             Drop(*place, self.model.seq_of(place) + seq_off) for place in dropped if place not in written
         ]
         distinct = list({(drop.table, drop.owner, drop.key): drop for drop in drops}.values())
-        self.commit_everywhere(Batch(rows, records, self.truths(), distinct))
+        self.commit_everywhere(Batch(rows, records, self.truths(), distinct, ranges))
 
     def row(self, place: Place, cell: str | int | None) -> RowWrite:
         known = self.model.rows.get(place)

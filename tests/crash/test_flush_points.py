@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from upwell.engine import flush as flush_module
+from upwell.engine import sweep as sweep_module
 from upwell.engine.flush import Flushed
 from upwell.engine.stop import Stop
 from upwell.jobs.job import JobType
@@ -138,10 +138,19 @@ ACTIONS: Mapping[str, Callable[[World], None]] = {
 }
 
 
-@pytest.fixture
-def make_world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], World]]:
+CLEANUPS: Mapping[str, Mapping[str, int]] = {
+    "row by row": {"DROPS_MAX": 3},
+    "in ranges": {"SCAN_ROWS": 2, "RANGE_ROWS_MIN": 1, "RANGE_ROWS_MAX": 3},
+}
+
+
+@pytest.fixture(params=CLEANUPS)
+def make_world(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> Iterator[Callable[[], World]]:
     # The cleanup passes its point after each slice: in between, some rows are hot and cold.
-    monkeypatch.setattr(flush_module, "CLEANUP_ROWS", 3)
+    for limit, rows in CLEANUPS[request.param].items():
+        monkeypatch.setattr(sweep_module, limit, rows)
     worlds: list[World] = []
 
     def make() -> World:

@@ -7,6 +7,7 @@ So an acknowledgement (`Publication.wait`, `Growth.reached`) always follows a sy
 
 import logging
 import threading
+from collections.abc import Sequence
 from enum import Enum
 
 import msgspec
@@ -20,9 +21,18 @@ from upwell.engine.view import Publication, View
 from upwell.errors import ReadOnly
 from upwell.ids import Seq
 from upwell.logs import fields
-from upwell.storage.hot import Batch, ExpectationFailed, HotStore, Kind, RecordWrite, RowWrite
+from upwell.storage.hot import (
+    Batch,
+    Change,
+    DropRange,
+    ExpectationFailed,
+    HotStore,
+    Kind,
+    RecordWrite,
+    RowWrite,
+)
 from upwell.storage.place import Place
-from upwell.types import Owner, TableId
+from upwell.types import Key, Owner, TableId
 
 log = logging.getLogger("upwell.commit")
 
@@ -88,7 +98,8 @@ class Committer:
         self.pending = Pending(pace or FlushPace())
         for table in self._catalog.by_id.values():
             self.pending.define(table)
-        self._flushing: set[tuple[TableId, Owner]] = set()
+        self._flushing: dict[tuple[TableId, Owner], dict[Key, int]] = {}
+        """The partitions that are marked, and the newest seq of each key written there since."""
         self._flushed_until: dict[tuple[TableId, Owner], int] = {}
         seq, reader = store.snapshot()
         self.changelog = Changelog(floor=seq)
@@ -134,6 +145,7 @@ class Committer:
             self.commits += 1
             self.changes += len(applied.changes)
             self.changelog.append(applied.changes)
+            self._note_written(applied.changes)
             self.pending.note(applied.changes)
             self._note_records(batch)
         self._points.reach("commit:after-write")
@@ -159,7 +171,7 @@ class Committer:
         one may be on its way into a segment.
         """
         with self.lock:
-            self._flushing.add((table, owner))
+            self._flushing[table, owner] = {}
             self.pending.begin(table, owner)
             seq = self._store.last_seq
         return self.publication.wait(seq)
@@ -167,8 +179,19 @@ class Committer:
     def end_flush(self, table: TableId, owner: Owner, left: tuple[int, int] | None = None) -> None:
         """Take the mark away; the flush has switched, or has failed (`left` None, see `Pending.end`)."""
         with self.lock:
-            self._flushing.discard((table, owner))
+            self._flushing.pop((table, owner), None)
             self.pending.end(table, owner, left)
+
+    def forget_flushed(self, table: TableId, owner: Owner, first: Key, last: Key, *, until: int) -> None:
+        """Forget the hot rows from key `first` until `last` of a marked partition whose `_seq` ≤ `until`.
+
+        All that were there when it was marked must be so old; what came since is known here.
+        """
+        with self.lock:
+            drop = DropRange(table, owner, first, last)
+            newer = (key for key, seq in self._flushing[table, owner].items() if seq > until)
+            kept = tuple(sorted(filter(drop.covers, newer)))
+            self.apply(Batch(ranges=[msgspec.structs.replace(drop, kept=kept)]))
 
     def close(self) -> None:
         """Sync and publish what is applied, then stop. The store stays open."""
@@ -190,6 +213,14 @@ class Committer:
         if partition not in self._flushing and row.previous > self._cold_until(partition):
             return row
         return msgspec.structs.replace(row, supersedes=(*row.supersedes, row.previous))
+
+    def _note_written(self, changes: Sequence[Change]) -> None:
+        if not self._flushing:
+            return
+        for change in changes:
+            written = self._flushing.get((TableId(change.table), Owner(change.owner)))
+            if written is not None:
+                written[change.key] = change.seq
 
     def _cold_until(self, partition: tuple[TableId, Owner]) -> int:
         until = self._flushed_until.get(partition)

@@ -30,7 +30,6 @@ from upwell.storage.cold import load_filter, load_superseded
 from upwell.storage.hot import Kind
 from upwell.storage.manifest import Manifest, Segment, file_columns, write_hidden
 from upwell.storage.merge import (
-    keys_of,
     load_segment,
     merged,
     size_in_memory,
@@ -154,8 +153,7 @@ class Compact:
                 rows = without_tombstones(rows, base.table.columns, is_needed)
             if rows.num_rows:
                 write = partial(write_rows, rows=rows, columns=base.table.columns)
-                keys = keys_of(rows, base.table.columns)
-                new.append(self._partitions.write_segment(base, number, keys, write, "compact"))
+                new.append(self._partitions.write_segment(base, number, write, "compact"))
                 number += 1
         rest = [seq for seq in superseded if any(each.min_seq <= seq <= each.max_seq for each in stay)]
         hidden = (write_hidden(base.files, base.next_number("hidden"), rest),) if rest else ()

@@ -8,25 +8,25 @@ Law: the commit is the switch. Before it nothing refers to the new files; after 
 nor doubles a row, and a flush that is run again goes on where the last one was.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 
 from upwell.effects import Points
 from upwell.engine.catalog import Table
 from upwell.engine.commit import Committer, decode_manifest_record, partition_name
 from upwell.engine.compact import is_due
 from upwell.engine.partition import Base, PartitionWriter
-from upwell.engine.rows import shaped
 from upwell.engine.stop import Stop
+from upwell.engine.sweep import Sweep
 from upwell.engine.view import View
 from upwell.storage.hot import Batch, Drop, Kind, Version
 from upwell.storage.manifest import Manifest, write_hidden
 from upwell.storage.segments import write_segment
 from upwell.types import Owner, user_owner
 
-CLEANUP_ROWS = 500
 FLUSH_THREADS = 8
 OWNERS_AHEAD = 256
 
@@ -105,17 +105,13 @@ class Flush:
         in_force = decode_manifest_record(
             view.hot.find_record(Kind.MANIFEST, partition_name(table.id, owner))
         )
-        versions = [
-            version if version.schema == table.version else shaped(version, table)
-            for version in view.hot.scan_rows(table.id, owner)
-        ]
-        fresh = [version for version in versions if in_force.flushed_until < version.seq <= asked]
-        written = [version for version in fresh if _belongs_in_parquet(version, table)]
-        until, due = in_force.flushed_until, in_force.is_due
-        if fresh:
-            until = max(version.seq for version in fresh)
+        sweep = Sweep(table, in_force.flushed_until, asked, until=in_force.flushed_until)
+        rows = sweep.rows(view.hot.scan_rows(table.id, owner))
+        first = next(rows, None)
+        due = in_force.is_due
+        if sweep.fresh:
             base = self._partitions.open(view, table, owner)
-            manifest = self._write_files(base, written, fresh, until)
+            manifest = self._write_files(base, sweep, () if first is None else chain((first,), rows))
             self._points.reach("flush:before-commit")
             due = is_due(manifest, synced=table.synced)
             self._partitions.switch(base, manifest, is_due=due)
@@ -124,44 +120,41 @@ class Flush:
         elif in_force.number:
             # An earlier flush may have ended between its commit and the copy for other readers.
             self._partitions.copy_again(table, owner, in_force)
-        self._clean_up(table, owner, [version for version in versions if version.seq <= until])
+        self._clean_up(table, owner, sweep)
         self._points.reach("flush:after-cleanup")
-        left = sum(version.seq > asked for version in versions)
-        live = sum(version.row is not None for version in written)
-        return Flushed(len(written), live, until, (left, asked), due)
+        return Flushed(sweep.written, sweep.live, sweep.until, (sweep.newer, asked), due)
 
-    def _write_files(
-        self, base: Base, written: Sequence[Version], fresh: Sequence[Version], until: int
-    ) -> Manifest:
+    def _write_files(self, base: Base, sweep: Sweep, rows: Iterable[Version]) -> Manifest:
         segments, hidden = base.manifest.segments, base.manifest.hidden
         last_number = base.manifest.last_sequence_number
-        if written:
+        if sweep.written:
             last_number = base.number_next
             write = partial(
                 write_segment,
-                versions=written,
+                versions=rows,
                 columns=base.table.columns,
                 owner=base.owner,
                 synced=base.table.synced,
             )
-            keys = [version.key for version in written]
-            segments = (*segments, self._partitions.write_segment(base, last_number, keys, write, "flush"))
-        superseded = {seq for version in fresh for seq in version.supersedes}
-        if superseded:
-            hidden = (*hidden, write_hidden(base.files, base.next_number("hidden"), superseded))
+            segments = (*segments, self._partitions.write_segment(base, last_number, write, "flush"))
+        if sweep.superseded:
+            number = base.next_number("hidden")
+            hidden = (*hidden, write_hidden(base.files, number, sweep.superseded))
         return self._partitions.write_manifest(
             base,
             "flush",
             segments=segments,
             hidden=hidden,
-            flushed_until=until,
+            flushed_until=sweep.until,
             last_sequence_number=last_number,
         )
 
-    def _clean_up(self, table: Table, owner: Owner, versions: Sequence[Version]) -> None:
-        for start in range(0, len(versions), CLEANUP_ROWS):
-            drops = [Drop(table.id, owner, v.key, v.seq) for v in versions[start : start + CLEANUP_ROWS]]
-            self._committer.apply(Batch(drops=drops))
+    def _clean_up(self, table: Table, owner: Owner, sweep: Sweep) -> None:
+        for rows in sweep.few():
+            self._committer.apply(Batch(drops=[Drop(table.id, owner, *row) for row in rows]))
+            self._points.reach("flush:mid-cleanup")
+        for first, last in sweep.ranges():
+            self._committer.forget_flushed(table.id, owner, first, last, until=sweep.until)
             self._points.reach("flush:mid-cleanup")
 
 
@@ -178,8 +171,3 @@ def _is_left(view: View, table: Table, owner: Owner) -> bool:
     record = view.hot.find_record(Kind.MANIFEST, partition_name(table.id, owner))
     until = decode_manifest_record(record).flushed_until
     return any(version.seq <= until for version in view.hot.scan_rows(table.id, owner))
-
-
-def _belongs_in_parquet(version: Version, table: Table) -> bool:
-    """Rows do; tombstones only while they hide a cold version, or a device may still ask for their count."""
-    return version.row is not None or bool(version.supersedes) or table.synced

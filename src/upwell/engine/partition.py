@@ -8,10 +8,11 @@ a grace longer for readers from outside, who read the files of `manifest.json` a
 
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import msgspec
 
@@ -25,6 +26,7 @@ from upwell.errors import ColdFileMissing, StorageFailed
 from upwell.storage.cold import collect_orphans, path_of
 from upwell.storage.files import PartitionFiles
 from upwell.storage.hot import Batch, Expectation, Kind, RecordIs, RecordWrite
+from upwell.storage.key_filter import KeyDigests
 from upwell.storage.manifest import (
     Manifest,
     Segment,
@@ -37,9 +39,9 @@ from upwell.storage.manifest import (
     write_manifest,
 )
 from upwell.storage.place import MANIFEST_COPY, Place
-from upwell.storage.segments import KeyFilter, SegmentStats
+from upwell.storage.segments import SegmentStats
 from upwell.storage.storages import Storages
-from upwell.types import SHARED, Key, Owner, TableId, user_owner
+from upwell.types import SHARED, Owner, TableId, user_owner
 
 _COLLECT = "collect/"
 
@@ -83,6 +85,12 @@ class Base:
     def is_elsewhere(self, segment: Segment) -> bool:
         """Whether a segment isn't where new ones go."""
         return segment.place not in (None, self.files.place)
+
+
+class WriteSegment(Protocol):
+    """Writes a segment to a temporary path, and tells its keys to `digests`."""
+
+    def __call__(self, path: Path, /, *, digests: KeyDigests) -> SegmentStats: ...
 
 
 class PartitionWriter:
@@ -193,18 +201,17 @@ class PartitionWriter:
         self,
         base: Base,
         number: int,
-        keys: Sequence[Key],
-        write: Callable[[Path], SegmentStats],
+        write: "WriteSegment",
         points: str,
     ) -> Segment:
         """Write one segment and its key filter, durably; nothing refers to them yet."""
         files, partition = base.files, base.files.partition
         name = partition.segment_name(number)
-        temp = files.temp(name)
-        stats = write(temp)
+        temp, digests = files.temp(name), KeyDigests()
+        stats = write(temp, digests=digests)
         self._points.reach(f"{points}:segment-written")
         files.publish(temp, name)
-        files.write_new(partition.filter_name(number), KeyFilter.build(keys).encode())
+        files.write_new(partition.filter_name(number), digests.filter().encode())
         self._points.reach(f"{points}:segment-published")
         return stats.entry(partition, number, schema=base.table.version, time_ms=self.now_ms)
 

@@ -156,6 +156,21 @@ class Drop(msgspec.Struct, frozen=True, gc=False):
     seq: int
 
 
+class DropRange(msgspec.Struct, frozen=True, gc=False):
+    """Forget the hot copies of a partition's rows from key `first` until `last`, all cold by now, but those
+    of the keys `kept`, which are sorted. No change of data; it costs nothing per row."""
+
+    table: TableId
+    owner: Owner
+    first: Key
+    last: Key
+    kept: tuple[Key, ...] = ()
+
+    def covers(self, key: Any) -> bool:
+        """Whether a key is between the first and the last."""
+        return bool(self.first <= key <= self.last)
+
+
 @dataclass(frozen=True, slots=True)
 class Trim:
     """Forget one entry of the log, and with it what the owner's own log has up to its counter.
@@ -178,6 +193,7 @@ class Batch:
     records: list[RecordWrite] = field(default_factory=list)
     expectations: list[Expectation] = field(default_factory=list)
     drops: list[Drop] = field(default_factory=list)
+    ranges: list[DropRange] = field(default_factory=list)
     trims: list[Trim] = field(default_factory=list)
     is_newest: bool = False
     """Evaluated on the newest state while holding the write lock: all that it relies on is true."""

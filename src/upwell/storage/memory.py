@@ -21,6 +21,7 @@ from upwell.storage.hot import (
     Applied,
     Batch,
     Change,
+    DropRange,
     HotReader,
     Kind,
     RecordWrite,
@@ -182,6 +183,8 @@ class MemoryStore(MemoryReader):
             self._trim(batch.trims)
             for drop in drops:
                 self._rows_of(drop.table, drop.owner).pop(drop.key, None)  # seq 0: there is none
+            for each in batch.ranges:
+                self._drop_range(each)
             self._keep(batch, allotted)
             for record in batch.records:
                 self._keep_record(record)
@@ -241,6 +244,11 @@ class MemoryStore(MemoryReader):
             self._state = self._state.copied()
             self._private.clear()
             self._is_shared = False
+
+    def _drop_range(self, drop: DropRange) -> None:
+        rows, kept = self._rows_of(drop.table, drop.owner), set(drop.kept)
+        for key in [key for key in rows if drop.covers(key) and key not in kept]:
+            del rows[key]
 
     def _keep(self, batch: Batch, allotted: Allotted) -> None:
         state = self._state

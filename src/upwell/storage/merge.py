@@ -14,11 +14,13 @@ import pyarrow.parquet as pq
 
 from upwell.errors import ColdFileMissing
 from upwell.storage.arrow import DELETED, SEQ, cells, column_array, column_type, key_index, physical_name
+from upwell.storage.key_filter import KeyDigests
 from upwell.storage.segments import (
     ROW_GROUP_ROWS,
     UPLOADED,
     SegmentStats,
     column_stats,
+    footer,
     reading,
     segment_schema,
     segment_writer,
@@ -114,8 +116,13 @@ def keys_of(rows: pa.Table, columns: Sequence[Column]) -> list[Key]:
     return cells(rows.column(_key_name(columns)), columns[key_index(columns)].type)  # type: ignore[return-value]
 
 
-def write_rows(path: Path, rows: pa.Table, columns: Sequence[Column]) -> SegmentStats:
-    """Write merged rows as a segment; doesn't sync. Raises `OSError` if the system refuses."""
+def write_rows(path: Path, rows: pa.Table, columns: Sequence[Column], *, digests: KeyDigests) -> SegmentStats:
+    """Write merged rows as a segment, and tell its keys to `digests`; doesn't sync.
+
+    Raises `OSError` if the system refuses.
+    """
+    for start in range(0, rows.num_rows, ROW_GROUP_ROWS):
+        digests.add(keys_of(rows.slice(start, ROW_GROUP_ROWS), columns))
     try:
         with segment_writer(path, columns, rows.schema) as writer:
             writer.write_table(rows, row_group_size=ROW_GROUP_ROWS)
@@ -129,7 +136,7 @@ def write_rows(path: Path, rows: pa.Table, columns: Sequence[Column]) -> Segment
         min_seq=bounds["min"],
         max_seq=bounds["max"],
         size_bytes=path.stat().st_size,
-        column_stats=column_stats(pq.read_metadata(path), columns),
+        column_stats=column_stats(footer(writer), columns),
     )
 
 

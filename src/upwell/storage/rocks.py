@@ -19,7 +19,7 @@ from upwell.effects import Files, NoPoints, OsFiles, Points
 from upwell.errors import ReadOnly, StartRefused
 from upwell.ids import EPOCH_SHIFT, Seq, Snowflakes
 from upwell.storage import rocks_keys
-from upwell.storage.hot import Applied, Batch, Drop, HotReader, Kind, Trim
+from upwell.storage.hot import Applied, Batch, Drop, DropRange, HotReader, Kind, Trim
 from upwell.storage.order import Allotted, allot, newest_trims, verify, version
 from upwell.storage.rocks_read import Moment, RocksReader, decode_head
 from upwell.types import Owner, TableId, owner_user
@@ -211,6 +211,8 @@ class RocksStore(RocksReader):
         """Return what is to be written; `grown` gets by how many bytes the log of each table grows."""
         out = WriteBatch(raw_mode=True)
         self._drop(out, batch.drops)
+        for each in batch.ranges:
+            _drop_range(out, each)
         self._trim(out, batch.trims, grown)
         for write, change in zip(batch.rows, allotted.changes, strict=True):
             row = rocks_keys.row(write.table, write.owner, write.key)
@@ -280,6 +282,19 @@ class RocksStore(RocksReader):
             self._counters.popitem(last=False)
         while len(self._fenced) > PARTITIONS_CACHED_MAX:
             self._fenced.popitem(last=False)
+
+
+def _drop_range(out: WriteBatch, drop: DropRange) -> None:
+    """Delete what is between the kept rows; what the batch writes itself comes after, and stays."""
+    start = rocks_keys.row(drop.table, drop.owner, drop.first)
+    for key in drop.kept:
+        row = rocks_keys.row(drop.table, drop.owner, key)
+        if start < row:
+            out.delete_range(start, row)
+        start = row + b"\0"
+    stop = rocks_keys.row(drop.table, drop.owner, drop.last) + b"\0"
+    if start < stop:
+        out.delete_range(start, stop)
 
 
 class _Pin:

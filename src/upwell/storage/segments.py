@@ -1,4 +1,4 @@
-"""Segments: immutable Parquet files of versions sorted by primary key, and the key filters beside them.
+"""Segments: immutable Parquet files of versions sorted by primary key.
 
 Law: a segment has one version per key; `find` and `scan` give back exactly what was written, with the
 columns of today, up to the last one that the file has: those that were added later are missing, so that
@@ -10,14 +10,14 @@ key's change count), `_owner` (the user, NULL if shared) and for synced tables `
 statistics, row groups of 10,000 rows. A tombstone has its key, the system columns, and NULLs.
 """
 
-import hashlib
-import struct
 import threading
 from bisect import bisect_left
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from itertools import pairwise
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from itertools import chain, islice
+from operator import lt
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -27,6 +27,7 @@ import pyarrow.parquet as pq
 from upwell.errors import ColdFileMissing
 from upwell.storage import arrow
 from upwell.storage.hot import Version
+from upwell.storage.key_filter import KeyDigests
 from upwell.storage.manifest import ColumnStats, Scalar, Segment
 from upwell.storage.place import Partition
 from upwell.types import Column, Key, Owner, SqlType, Value, coerce, owner_user
@@ -36,18 +37,14 @@ SYSTEM_NAMES = frozenset({arrow.SEQ, arrow.DELETED, VERSION, OWNER, UPLOADED})
 """Names that no declared column may have in Parquet."""
 
 ROW_GROUP_ROWS = 10_000
+PIECE_ROWS = 2_000
+"""So many rows are converted at once."""
 SCAN_ROWS_MAX = 1_000
 STATS_BYTES_MAX = 64
-FILTER_BITS_PER_KEY = 10
-FILTER_PROBES = 7
 
 # Declared columns count from 1; far above them, and below what Iceberg reserves.
 _FIELD_IDS = {arrow.SEQ: 2_000_000_001, arrow.DELETED: 2_000_000_002, VERSION: 2_000_000_003,
               OWNER: 2_000_000_004, UPLOADED: 2_000_000_005}  # fmt: skip
-_FILTER_HEAD = struct.Struct("<4sBBHQ16s")
-_HALVES = struct.Struct("<QQ")
-_FILTER_MAGIC = b"UWKF"
-_FILTER_VERSION = 1
 _SCALARS = {
     SqlType.BOOLEAN: "Boolean",
     SqlType.SMALLINT: "Int16",
@@ -110,36 +107,75 @@ def segment_schema(columns: Sequence[Column], *, synced: bool) -> pa.Schema:
 
 def write_segment(
     path: Path,
-    versions: Sequence[Version],
+    versions: Iterable[Version],
     columns: Sequence[Column],
     *,
     owner: Owner,
     synced: bool,
+    digests: KeyDigests | None = None,
     group_rows: int = ROW_GROUP_ROWS,
 ) -> SegmentStats:
     """Write at least one version, sorted by primary key, each of the shape of `columns`; doesn't sync.
 
-    `path` is a temporary one that the caller publishes. Raises `OSError` if the system refuses.
+    They are taken piece by piece, so that they never are in memory all at once, and no piece keeps other
+    threads waiting; `digests` gets their keys. `path` is a temporary one that the caller publishes. Raises
+    `OSError` if the system refuses.
     """
-    assert versions, "a segment has at least one row"
-    assert all(a.key < b.key for a, b in pairwise(versions)), "versions come sorted, one per key"
-    try:
-        groups = (versions[start : start + group_rows] for start in range(0, len(versions), group_rows))
-        schema = segment_schema(columns, synced=synced)
+    schema = segment_schema(columns, synced=synced)
+    total = _Total()
+    with ExitStack() as failed:
+        failed.callback(path.unlink, missing_ok=True)
         with segment_writer(path, columns, schema) as writer:
-            for group in groups:
-                writer.write_batch(_group_batch(group, columns, schema, owner))
-    except OSError:
-        path.unlink(missing_ok=True)
-        raise
+            for group in _groups(iter(versions), min(PIECE_ROWS, group_rows), group_rows):
+                batches = []
+                for piece in group:
+                    keys = total.add(piece)
+                    if digests is not None:
+                        digests.add(keys)
+                    batches.append(_piece_batch(piece, columns, schema, owner))
+                writer.write_table(pa.Table.from_batches(batches))
+        assert total.row_count, "a segment has at least one row"
+        failed.pop_all()
     return SegmentStats(
-        row_count=len(versions),
-        live_count=sum(version.row is not None for version in versions),
-        min_seq=min(version.seq for version in versions),
-        max_seq=max(version.seq for version in versions),
+        row_count=total.row_count,
+        live_count=total.live_count,
+        min_seq=total.min_seq,
+        max_seq=total.max_seq,
         size_bytes=path.stat().st_size,
-        column_stats=column_stats(pq.read_metadata(path), columns),
+        column_stats=column_stats(footer(writer), columns),
     )
+
+
+@dataclass(slots=True)
+class _Total:
+    """What has been written so far."""
+
+    row_count: int = 0
+    live_count: int = 0
+    min_seq: int = 1 << 63
+    max_seq: int = 0
+    last: list[Key] = field(default_factory=list)
+
+    def add(self, piece: Sequence[Version]) -> list[Key]:
+        """Count some more versions, and return their keys."""
+        keys: list[Key] = [version.key for version in piece]
+        follow = [*self.last, *keys]
+        assert all(map(lt, follow, islice(follow, 1, None))), "versions come sorted, one per key"
+        seqs = [version.seq for version in piece]
+        self.row_count += len(piece)
+        self.live_count += len(piece) - [version.row for version in piece].count(None)
+        self.min_seq, self.max_seq = min(self.min_seq, *seqs), max(self.max_seq, *seqs)
+        self.last = keys[-1:]
+        return keys
+
+
+def _groups(
+    versions: Iterator[Version], piece_rows: int, group_rows: int
+) -> Iterator[Iterator[list[Version]]]:
+    """Yield the pieces of one row group after the other; each group is consumed before the next."""
+    pieces = iter(lambda: list(islice(versions, piece_rows)), [])
+    for first in pieces:
+        yield chain([first], islice(pieces, group_rows // piece_rows - 1))
 
 
 def segment_writer(path: Path, columns: Sequence[Column], schema: pa.Schema) -> pq.ParquetWriter:
@@ -153,6 +189,11 @@ def segment_writer(path: Path, columns: Sequence[Column], schema: pa.Schema) -> 
         write_page_checksum=True,
         sorting_columns=[pq.SortingColumn(arrow.key_index(columns))],
     )
+
+
+def footer(writer: pq.ParquetWriter) -> pq.FileMetaData:
+    """Return what a writer that has been closed wrote at the end of its file, without reading it there."""
+    return writer.writer.metadata
 
 
 def load_keys(path: Path, columns: Sequence[Column], *, row_count: int) -> list[tuple[Key, int]]:
@@ -199,61 +240,6 @@ class GroupCache:
     @property
     def size_bytes(self) -> int:
         return self._bytes
-
-
-class KeyFilter:
-    """A Bloom filter of a segment's keys: about 10 bits a key, 7 probes, under 1 % false positives.
-
-    Probes are derived from two halves of a 128-bit BLAKE2b (Kirsch and Mitzenmacher, 2006). The file:
-
-        bytes 0–3 magic `UWKF` · 4 format version (1) · 5 number of probes · 6–7 zero
-        8–15 number of bits, little-endian · 16–31 BLAKE2b-128 of what follows · then the bits,
-        bit n in byte n // 8 at 1 << n % 8
-    """
-
-    def __init__(self, bits: bytes | bytearray) -> None:
-        assert bits, "a filter has at least one byte"
-        self._bits = bits
-
-    @classmethod
-    def build(cls, keys: Sequence[Key]) -> "KeyFilter":
-        """Return the filter of these keys."""
-        bit_count = max(64, len(keys) * FILTER_BITS_PER_KEY + 7) // 8 * 8
-        # A byte for each bit, because that is what Python sets quickly; Arrow packs them as they have to be.
-        flags = bytearray(bit_count)
-        for key in keys:
-            first, step = _HALVES.unpack(hashlib.blake2b(_key_bytes(key), digest_size=16).digest())
-            bit, step = first % bit_count, (step | 1) % bit_count
-            for _ in range(FILTER_PROBES):
-                flags[bit] = 1
-                bit += step
-                if bit >= bit_count:
-                    bit -= bit_count
-        packed = pa.Array.from_buffers(pa.uint8(), bit_count, [None, pa.py_buffer(flags)]).cast(pa.bool_())
-        return cls(packed.buffers()[1].to_pybytes()[: bit_count // 8])
-
-    @classmethod
-    def decode(cls, data: bytes) -> "KeyFilter":
-        """Return the filter of a file's content; raise `ValueError` if it isn't one, or is damaged."""
-        if len(data) <= _FILTER_HEAD.size:
-            raise ValueError("too short for a key filter")
-        magic, version, probes, reserved, bit_count, digest = _FILTER_HEAD.unpack_from(data)
-        bits = data[_FILTER_HEAD.size :]
-        if (magic, version, probes, reserved) != (_FILTER_MAGIC, _FILTER_VERSION, FILTER_PROBES, 0):
-            raise ValueError("not a key filter of this version")
-        if bit_count != len(bits) * 8 or digest != _digest(bits):
-            raise ValueError("its checksum is wrong")
-        return cls(bits)
-
-    def encode(self) -> bytes:
-        """Return the content of the filter's file."""
-        head = (_FILTER_MAGIC, _FILTER_VERSION, FILTER_PROBES, 0, len(self._bits) * 8, _digest(self._bits))
-        return _FILTER_HEAD.pack(*head) + self._bits
-
-    def may_contain(self, key: Key) -> bool:
-        """Return False only if the key is certainly not in the segment."""
-        bits = self._bits
-        return all(bits[bit >> 3] & 1 << (bit & 7) for bit in _probes(key, len(bits) * 8))
 
 
 class SegmentReader:
@@ -353,34 +339,11 @@ class SegmentReader:
         ]
 
 
-def _probes(key: Key, bit_count: int) -> Iterator[int]:
-    digest = _digest(_key_bytes(key))
-    first, step = _HALVES.unpack(digest)
-    step |= 1
-    return ((first + probe * step) % bit_count for probe in range(FILTER_PROBES))
-
-
-def _key_bytes(key: Key) -> bytes:
-    match key:
-        case str():
-            return key.encode()
-        case bytes():
-            return key
-        case float():
-            return struct.pack("<d", key + 0.0)  # −0.0 equals 0.0
-        case _:
-            return struct.pack("<q", key)
-
-
-def _digest(data: bytes | bytearray) -> bytes:
-    return hashlib.blake2b(data, digest_size=16).digest()
-
-
 def _system_field(name: str, sql_type: SqlType, *, nullable: bool) -> pa.Field:
     return arrow.system_field(name, sql_type, nullable=nullable, field_id=_FIELD_IDS[name])
 
 
-def _group_batch(
+def _piece_batch(
     versions: Sequence[Version], columns: Sequence[Column], schema: pa.Schema, owner: Owner
 ) -> pa.RecordBatch:
     arrays = arrow.declared_arrays(versions, columns)

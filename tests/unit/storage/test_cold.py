@@ -12,6 +12,7 @@ from upwell.effects import Files, OsFiles
 from upwell.errors import ColdFileMissing
 from upwell.storage.cold import ColdCache, ColdPartition, collect_orphans, drop_partition
 from upwell.storage.hot import Version
+from upwell.storage.key_filter import KeyFilter
 from upwell.storage.manifest import (
     Manifest,
     copy_manifest,
@@ -21,7 +22,7 @@ from upwell.storage.manifest import (
     write_manifest,
 )
 from upwell.storage.place import Partition
-from upwell.storage.segments import GroupCache, KeyFilter, write_segment
+from upwell.storage.segments import GroupCache, write_segment
 from upwell.storage.storages import Storages
 from upwell.testing.cold import audit
 from upwell.testing.faults import FailingFiles, each_fault

@@ -1,7 +1,6 @@
 """A segment gives back exactly what was written, to `find` and `scan` and to a reader that isn't ours."""
 
 from pathlib import Path
-from typing import Any
 
 import duckdb
 import pyarrow.parquet as pq
@@ -16,7 +15,6 @@ from upwell.storage.place import Partition
 from upwell.storage.segments import (
     SYSTEM_NAMES,
     GroupCache,
-    KeyFilter,
     SegmentReader,
     SegmentStats,
     segment_schema,
@@ -249,34 +247,3 @@ def test_decoded_row_groups_are_kept_within_bounds(tmp_path: Path) -> None:
 def read_from(cache: GroupCache, path: Path) -> int:
     groups = [cache.find((path, 1, index)) for index in range(4)]
     return sum(group.num_rows for group in groups if group is not None)
-
-
-@given(st.sampled_from(list(KEYS)), st.data())
-def test_a_filter_knows_every_key(sql_type: SqlType, data: st.DataObject) -> None:
-    keys = data.draw(st.lists(KEYS[sql_type]))
-    decoded = KeyFilter.decode(KeyFilter.build(keys).encode())
-    assert all(decoded.may_contain(key) for key in keys)
-
-
-def test_a_filter_is_small_and_rarely_wrong() -> None:
-    key_filter = KeyFilter.build([f"key {n}" for n in range(5000)])
-    assert len(key_filter.encode()) == 32 + 5000 * 10 // 8
-    assert sum(key_filter.may_contain(f"other {n}") for n in range(5000)) < 100
-    assert not KeyFilter.build([]).may_contain("a")
-    zero: Any = KeyFilter.build([0.0])
-    assert zero.may_contain(-0.0)
-
-
-def test_the_filter_s_bytes_stay_what_they_are() -> None:
-    assert KeyFilter.build([1, "a", b"b", 2.5, True]).encode().hex() == (
-        "55574b4601070000400000000000000067d1d71e531a4bf29a1b1f77c39046240c1ac560a700f10a"
-    )
-
-
-def test_a_damaged_filter_is_refused() -> None:
-    data = KeyFilter.build([1, 2, 3]).encode()
-    for at in range(len(data)):
-        with pytest.raises(ValueError, match=r"filter|checksum"):
-            KeyFilter.decode(data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :])
-        with pytest.raises(ValueError, match=r"filter|checksum"):
-            KeyFilter.decode(data[:at])

@@ -1,0 +1,87 @@
+"""A key filter knows each of its keys and few others, and has the bits that its file format says."""
+
+import hashlib
+import struct
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from upwell.storage import key_filter
+from upwell.storage.key_filter import KeyDigests, KeyFilter
+from upwell.types import Key
+
+HEAD_BYTES = 32
+INT64 = st.integers(-(2**63), 2**63 - 1)
+TEXT = st.text(st.characters(exclude_categories=["Cs"])) | st.integers(0, 9).map(
+    lambda n: "x" * 5000 + str(n)
+)
+FLOATS = st.floats(allow_nan=False, allow_infinity=False)
+
+
+@given(st.one_of(*map(st.lists, (st.booleans(), INT64, FLOATS, TEXT, st.binary()))))
+def test_a_filter_knows_every_key(keys: list[Key]) -> None:
+    decoded = KeyFilter.decode(KeyFilter.build(keys).encode())
+    assert all(decoded.may_contain(key) for key in keys)
+
+
+def test_a_filter_is_small_and_rarely_wrong() -> None:
+    key_filter = KeyFilter.build([f"key {n}" for n in range(5000)])
+    assert len(key_filter.encode()) == HEAD_BYTES + 5000 * 10 // 8
+    assert all(key_filter.may_contain(f"key {n}") for n in range(5000))
+    assert sum(key_filter.may_contain(f"other {n}") for n in range(5000)) < 100
+    assert not KeyFilter.build([]).may_contain("a")
+    zero: Any = KeyFilter.build([0.0])
+    assert zero.may_contain(-0.0)
+
+
+def test_the_filter_s_bytes_stay_what_they_are() -> None:
+    assert KeyFilter.build([1, "a", b"b", 2.5, True]).encode().hex() == (
+        "55574b4601070000400000000000000067d1d71e531a4bf29a1b1f77c39046240c1ac560a700f10a"
+    )
+
+
+@pytest.mark.parametrize("count", [1, 7, 99, 100, 101, 1000])
+@pytest.mark.parametrize("window_bits", [256, 1 << 24])
+def test_each_bit_is_where_the_format_says(
+    monkeypatch: pytest.MonkeyPatch, count: int, window_bits: int
+) -> None:
+    monkeypatch.setattr(key_filter, "WINDOW_BITS", window_bits)
+    for keys in (
+        list(range(-5, count - 5)),
+        [f"ключ {n}" for n in range(count)],
+        [n + 0.5 for n in range(count)],
+    ):
+        digests = KeyDigests()
+        for start in range(0, count, 40):
+            digests.add(keys[start : start + 40])
+        assert digests.filter().encode()[HEAD_BYTES:] == bits_of(keys)
+
+
+def bits_of(keys: list[Any]) -> bytes:
+    """Set 7 bits for each key as the file format says, one by one."""
+    size = max(64, (len(keys) * 10 + 7) // 8 * 8)
+    bits = 0
+    for key in keys:
+        match key:
+            case str():
+                data = key.encode()
+            case float():
+                data = struct.pack("<d", key)
+            case _:
+                data = struct.pack("<q", key)
+        digest = hashlib.blake2b(data, digest_size=16).digest()
+        first, step = int.from_bytes(digest[:8], "little"), int.from_bytes(digest[8:], "little") | 1
+        for probe in range(7):
+            bits |= 1 << (first + probe * step) % size
+    return bits.to_bytes(size // 8, "little")
+
+
+def test_a_damaged_filter_is_refused() -> None:
+    data = KeyFilter.build([1, 2, 3]).encode()
+    for at in range(len(data)):
+        with pytest.raises(ValueError, match=r"filter|checksum"):
+            KeyFilter.decode(data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :])
+        with pytest.raises(ValueError, match=r"filter|checksum"):
+            KeyFilter.decode(data[:at])
