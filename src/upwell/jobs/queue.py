@@ -109,6 +109,7 @@ class JobQueue:
                 self._move(job, job.moved(Status.QUEUED, job.message, self._clock.now_us()))
         for table in load_dropped(self._committer.newest):
             self.submit_cleanup(table)
+        self._committer.publication.wait(self._committer.last_seq)
 
     def submit(
         self,
@@ -122,33 +123,20 @@ class JobQueue:
 
         The slot is the key, unless the key is a name that another thing may have later.
         """
-        slot = slot or idempotency_key
-        with self._lock:
-            if self._holder(slot) is not None:
-                return None
-            now = self._clock.now_us()
-            job = Job(
-                job_id=self._make_id(job_type.prefix),
-                job_type=job_type,
-                status=Status.NEW,
-                parameters=dict(parameters),
-                idempotency_key=idempotency_key,
-                slot=slot,
-                asked_seq=self._committer.last_seq,
-                created_at=now,
-                updated_at=now,
-            )
-            job, seq = self._apply(None, job.moved(Status.QUEUED, None, now))
+        queued = self._queue(job_type, parameters, idempotency_key, slot or idempotency_key)
+        if queued is None:
+            return None
         # Not under the lock: the event loop asks for the next job, and must not wait for a sync.
-        self._committer.publication.wait(seq)
+        self._committer.publication.wait(queued[1])
         self.points.reach("job:queued")
         self.wake()
-        return job
+        return queued[0]
 
     def submit_cleanup(self, table: Table) -> Job | None:
         """Queue the removal of what is left of a dropped table, and cancel what else was to be done with it.
 
         Returns the job that removes it, which somebody else may have queued; None if that has ended already.
+        Doesn't wait: the job is as durable as the drop, which was committed before it.
         """
         with self._lock:
             for other in self.open_jobs():
@@ -159,9 +147,11 @@ class JobQueue:
             "table_name": table.name, "table_type": table.kind.value,
         }  # fmt: skip
         slot = f"cleanup-{table.id}"
-        job = self.submit(JobType.CLEANUP, parameters, slot)
         with self._lock:
-            return self._holder(slot) if job is None else job
+            queued = self._queue(JobType.CLEANUP, parameters, slot, slot)
+            job = self._holder(slot) if queued is None else queued[0]
+        self.wake()
+        return job
 
     def find(self, name: str) -> Job | None:
         """Return a job, open or over; None if it was never there or is forgotten."""
@@ -276,6 +266,26 @@ class JobQueue:
                 for name in gone:
                     del self._finished.ends[name]
         return len(names)
+
+    def _queue(
+        self, job_type: JobType, parameters: Mapping[str, Parameter], idempotency_key: str, slot: str
+    ) -> tuple[Job, int] | None:
+        with self._lock:
+            if self._holder(slot) is not None:
+                return None
+            now = self._clock.now_us()
+            job = Job(
+                job_id=self._make_id(job_type.prefix),
+                job_type=job_type,
+                status=Status.NEW,
+                parameters=dict(parameters),
+                idempotency_key=idempotency_key,
+                slot=slot,
+                asked_seq=self._committer.last_seq,
+                created_at=now,
+                updated_at=now,
+            )
+            return self._apply(None, job.moved(Status.QUEUED, None, now))
 
     def _cancel(self, name: str, message: str) -> tuple[Job, int]:
         with self._lock:

@@ -1,5 +1,6 @@
 """Definition: CREATE, ALTER and DROP of namespaces and tables, with their rights and messages."""
 
+import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -73,14 +74,16 @@ class Definer:
             defined = await self._alter(call, statement)
         else:
             defined = define(statement, call.principal, self.schema, self.growth.view.catalog)
+        text = defined.text
         if defined.seq is not None:
             self.audit.append(call.principal.user, *audited(statement))
-        # Also for the entry of the audit log; and nothing to do is an answer about the newest state.
-        await self.growth.reached(self.committer.last_seq)
-        text = defined.text
         for table in defined.dropped:
-            job = await self.slow.run(partial(self.jobs.submit_cleanup, table))
+            job = self.jobs.submit_cleanup(table)
             text += f". Cleanup job: {job.job_id}" if job and isinstance(statement, DropTable) else ""
+            if len(defined.dropped) > 1:
+                await asyncio.sleep(0)
+        # Also for the audit log's entry and the job; and nothing to do is an answer about the newest state.
+        await self.growth.reached(self.committer.last_seq)
         return Message(text)
 
     async def _alter(self, call: Call, statement: AlterTable) -> Defined:
