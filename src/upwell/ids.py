@@ -21,6 +21,7 @@ _TIME_SHIFT = 22
 _CROCKFORD = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
 
 EPOCH_SHIFT = 32
+COUNTER_MASK = (1 << EPOCH_SHIFT) - 1
 """An owner's counter, the cursor of devices, is epoch · 2³² + n."""
 
 RandomBytes = Callable[[int], bytes]
@@ -32,7 +33,7 @@ def entries_between(cursor: int, head: int) -> int:
     Of a cursor from an older epoch it is what the newest epoch has.
     """
     if cursor >> EPOCH_SHIFT < head >> EPOCH_SHIFT:
-        return head & ((1 << EPOCH_SHIFT) - 1)
+        return head & COUNTER_MASK
     return max(head - cursor, 0)
 
 

@@ -149,8 +149,8 @@ def test_devices_outlive_the_server(start_server: Callable[..., ServerProcess]) 
         device = devices(world, "u")["phone"]
         assert (standing(device), device["first_seen"]) == first
         # What isn't recorded when the power goes is older afterwards, or not there; never newer.
-        world.handset("u", "phone").download(after=0)
-        world.handset("u", "tablet").download(after=1)
+        world.handset("u", "phone").download(after=1)
+        world.handset("u", "tablet").put()
         assert set(devices(world, "u")) == {"phone", "tablet"}
     server.kill()
     server.start()

@@ -112,8 +112,8 @@ def _device_routes(
     uploads = Uploads(committer, engine.rows, engine.query, engine.defaults, limits)
     endpoints = DeviceEndpoints(
         uploads,
-        StockDownloads(committer, engine.rows, Downloads(committer, stream_id=parts.stream_id)),
-        Hydrations(committer, engine.rows, stream_id=parts.stream_id),
+        StockDownloads(committer, engine.rows, Downloads(committer, stream_id=parts.stream_id), registry),
+        Hydrations(committer, engine.rows, registry, stream_id=parts.stream_id),
         Failures(committer.publication, uploads),
         streams,
         registry,

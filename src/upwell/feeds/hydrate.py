@@ -24,6 +24,7 @@ from upwell.engine.view import View
 from upwell.engine.write import shown
 from upwell.errors import SeqTrimmed
 from upwell.feeds.download import synced_table, table_numbers
+from upwell.feeds.registry import Registry
 from upwell.protocol import sync
 from upwell.storage.hot import Version
 from upwell.types import Key, Owner, user_owner
@@ -48,9 +49,10 @@ class HydrationCursor(msgspec.Struct, frozen=True, array_like=True):
 class Hydrations:
     """Serves the live rows of one owner's synced tables; blocks its thread."""
 
-    def __init__(self, committer: Committer, rows: Rows, *, stream_id: str) -> None:
+    def __init__(self, committer: Committer, rows: Rows, registry: Registry, *, stream_id: str) -> None:
         self._committer = committer
         self._rows = rows
+        self._registry = registry
         self._stream_id = stream_id
 
     def hydrate(
@@ -65,6 +67,7 @@ class Hydrations:
         newest = view.hot.owner_counter(owner)
         at = self._decoded(cursor) if cursor else HydrationCursor(self._stream_id, newest)
         pages, at, has_more = self._live_rows(view, owner, at, limit, schema)
+        self._registry.give(user, source, at.began, asked=None)
         return sync.HydrateResponse(
             tables=pages,
             table_numbers=table_numbers(view.catalog, schema),

@@ -1,7 +1,8 @@
 """The registry: which devices there are, and how far each has read its user's log.
 
-Law: a cursor is what a device asked with, never what it was answered, so that a lost answer doesn't count
+Laws: a cursor is what a device asked with, never what it was answered, so that a lost answer doesn't count
 as read. Requests note in memory; records follow behind, and a crash makes a cursor older, never newer.
+Of the numbers of the log, a device holds none, or one of those that it may hold: a crash widens them.
 """
 
 import asyncio
@@ -10,27 +11,48 @@ import threading
 from concurrent.futures import Executor
 
 import msgspec
+from msgspec import structs
 
 from upwell.clock import Clock
 from upwell.engine.commit import Committer
 from upwell.engine.names import source_name, user_prefix
 from upwell.errors import ReadOnly
+from upwell.ids import COUNTER_MASK
 from upwell.logs import fields
 from upwell.storage.hot import Batch, HotReader, Kind, RecordWrite
 
 log = logging.getLogger("upwell.sync")
 
 COMMIT_RECORDS_MAX = 2_000
+ANY_NUMBER = (1 << 63) - 1
 
 
 class DeviceRecord(msgspec.Struct, frozen=True, array_like=True):
-    """One source of one user; `cursor` None: it hasn't read the log yet. Times are µs since the epoch."""
+    """One source of one user; `cursor` None: it hasn't read the log yet. Times are µs since the epoch.
+
+    It may hold the numbers of the log from `asked`, its last question to the log, to `given`, at least what
+    it was ever answered. (A record of a version that didn't know them says: any.)
+    """
 
     user: str
     source: str
     cursor: int | None
     first_seen_us: int
     last_seen_us: int
+    asked: int = 0
+    given: int = ANY_NUMBER
+
+    def told(self, number: int, asked: int | None) -> "DeviceRecord":
+        """Return the device after an answer; None: it asked something else than the log."""
+        asked = min(self.asked, number) if asked is None else asked
+        if number > self.given:
+            # Half as much again, so that few answers of many need a commit.
+            return structs.replace(self, asked=asked, given=number + (number & COUNTER_MASK) // 2)
+        return structs.replace(self, asked=asked)
+
+    def may_hold_more_than(self, other: "DeviceRecord") -> bool:
+        """Tell whether there is a number that this one may hold and the other may not."""
+        return self.asked < other.asked or self.given > other.given
 
 
 def load_devices(reader: HotReader, user: str | None = None) -> list[DeviceRecord]:
@@ -53,13 +75,38 @@ class Registry:
 
     def note(self, user: str, source: str, cursor: int | None) -> None:
         """Remember that a device is here now, and the cursor that it asked with, if it did."""
-        name, now_us = source_name(user, source), self._clock.now_us()
+        now_us = self.now_us()
         with self._lock:
-            known = self._noted.get(name) or self._find(name)
-            if known is not None and cursor is None:
-                cursor = known.cursor
-            first_us = known.first_seen_us if known is not None else now_us
-            self._noted[name] = DeviceRecord(user, source, cursor, first_us, now_us)
+            known = self._known(user, source, now_us)
+            cursor = known.cursor if cursor is None else cursor
+            self._noted[source_name(user, source)] = structs.replace(
+                known, cursor=cursor, last_seen_us=now_us
+            )
+
+    def give(self, user: str, source: str, number: int, *, asked: int | None) -> None:
+        """Remember that a device may hold a number of the log; to be called before it is answered.
+
+        `asked` is what it asked the log with, None if it asked something else. Durable, if it may hold more
+        than was known.
+        """
+        name = source_name(user, source)
+        with self._lock:
+            known = self._known(user, source, self.now_us())
+            told = known.told(number, asked)
+            if not told.may_hold_more_than(known):
+                if told != known:
+                    self._noted[name] = told
+                return
+        with self._committer.lock, self._lock:
+            told = self._known(user, source, self.now_us()).told(number, asked)
+            seq = self._committer.apply(Batch(records=[_record(told)]))
+            self._noted.pop(name, None)
+        self._committer.publication.wait(seq)
+
+    def find(self, user: str, source: str) -> DeviceRecord:
+        """Return a device as it is now; one that was never seen holds nothing."""
+        with self._lock:
+            return self._known(user, source, self.now_us())
 
     def devices(self, user: str | None = None) -> list[DeviceRecord]:
         """Return the devices of a user, or of all users, as they are now."""
@@ -110,20 +157,21 @@ class Registry:
         with self._committer.lock, self._lock:
             names = list(self._noted)[:COMMIT_RECORDS_MAX]
             if names:
-                batch = Batch(
-                    records=[
-                        RecordWrite(Kind.DEVICE, name, msgspec.msgpack.encode(self._noted[name]))
-                        for name in names
-                    ]
-                )
-                self._committer.apply(batch)
+                self._committer.apply(Batch(records=[_record(self._noted[name]) for name in names]))
                 for name in names:
                     del self._noted[name]
             return bool(self._noted)
 
-    def _find(self, name: str) -> DeviceRecord | None:
+    def _known(self, user: str, source: str, now_us: int) -> DeviceRecord:
+        name = source_name(user, source)
+        if noted := self._noted.get(name):
+            return noted
         record = self._committer.newest.find_record(Kind.DEVICE, name)
-        return _decode(record) if record is not None else None
+        return _decode(record) if record else DeviceRecord(user, source, None, now_us, now_us, given=0)
+
+
+def _record(device: DeviceRecord) -> RecordWrite:
+    return RecordWrite(Kind.DEVICE, source_name(device.user, device.source), msgspec.msgpack.encode(device))
 
 
 def _decode(record: bytes) -> DeviceRecord:

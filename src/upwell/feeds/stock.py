@@ -5,13 +5,16 @@ what was deleted there, children first, for a file that still has it; then the l
 What was changed above comes from the log, or before the first row that refers to it. Only rows that refer to
 each other in a circle have no such order: they come last.
 
-A stock client repeats the number that it was given, so a page is a number below the floor: there are no more
-rows than entries that were trimmed. What the number stands for is a record, so that a hydration goes on after
-a restart of the server.
+A stock client repeats the number that it was given, so a page has a number below the floor. What it stands
+for is a record, so that a hydration goes on after a restart of the server. A number is given to one page of a
+source, and to none if the source may hold it as a number of the log: whatever requests come again, or late,
+no cursor is taken for a page. Where no number is left, the page goes on to the end, and there are no more
+rows than entries that were trimmed.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain, dropwhile
 
 import msgspec
@@ -27,6 +30,7 @@ from upwell.engine.write import shown
 from upwell.errors import SeqTrimmed
 from upwell.feeds.download import PAGE_BYTES_MAX, Downloads, change_time, synced_tables, table_numbers
 from upwell.feeds.lineage import CIRCLE, Place, groups_of, in_order, parents_of
+from upwell.feeds.registry import Registry
 from upwell.protocol import sync
 from upwell.storage.hot import Batch, Floor, HotReader, Kind, RecordWrite, Version, load_floor
 from upwell.types import Op, Owner, user_owner
@@ -35,11 +39,32 @@ DELETED = CIRCLE + 1
 """The depth of tombstones: behind all live rows."""
 
 
+PLACES_MAX = 8
+"""Pages that are known: a device repeats its newest one, and late copies of requests make others."""
+
+
 class _Hydration(msgspec.Struct, frozen=True, array_like=True):
-    """One hydration: the floor that it fills, and the last rows of its two newest pages by their numbers."""
+    """One hydration: the floor that it fills, and the last rows of its newest pages by their numbers.
+
+    `last` was given already, or is below all that may be; `until` is what numbers have to stay below.
+    """
 
     floor: Floor
     places: dict[int, Place | None]
+    last: int = 0
+    until: int = 0
+
+    def number_of(self, place: Place | None, after: int) -> int | None:
+        """Return the number of the page behind `after` that ends here, a free one if it has none yet."""
+        known = (number for number, end in self.places.items() if end == place and number > after)
+        return next(known, self.last + 1 if self.last + 1 < self.until else None)
+
+    def having(self, number: int, place: Place | None, after: int) -> "_Hydration":
+        """Return the hydration with a page's number, as the newest behind `after`."""
+        places = self.places | {number: place}
+        kept = {after, *sorted(places)[-PLACES_MAX:]} & places.keys()
+        newest = {number: places[number] for number in kept}
+        return _Hydration(self.floor, newest, max(self.last, number), self.until)
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +74,7 @@ class StockDownloads:
     committer: Committer
     rows: Rows
     downloads: Downloads
+    registry: Registry
 
     def download(
         self,
@@ -67,47 +93,53 @@ class StockDownloads:
         """
         if self.downloads.is_trimmed(user, after):
             return self._page(user, source, after, limit, schema, include_self=include_self)
-        return self.downloads.download(
+        answer = self.downloads.download(
             user, source, after=after, until=until, limit=limit, schema=schema, include_self=include_self
         )
+        self.registry.give(user, source, answer.next_after, asked=after)
+        return answer
 
     def _page(
         self, user: str, source: str, after: int, limit: int, schema: str | None, *, include_self: bool
     ) -> sync.DownloadResponse:
         view, owner = self.committer.publication.view, user_owner(user)
-        name = source_name(user, source)
         floor = load_floor(view.hot, owner)
-        hydration = _Hydration(floor, {0: None}) if after == 0 else _find(view.hot, name)
-        if hydration is None or after not in hydration.places or hydration.floor != floor:
-            raise SeqTrimmed("the log was trimmed meanwhile; download from 0, or hydrate")
-        # The client looks for its own changes to learn which change ids it has used.
-        origin = (source, change_id_max(view.hot, user, source)) if include_self else ("", 0)
-        page: list[sync.DownloadChange] = []
-        size_bytes = 0
-        last = hydration.places[after]
+        hydration = self._hydration(view.hot, user, source, after, floor)
+        last = hydration.places.get(after)
         following = chain(
             self._live(view, owner, last, floor, schema),
             self._deleted(view, owner, last, floor, schema),
         )
-        for place, versions in following:
-            page += [_hydrated(table, version, after + 1, origin) for table, version in versions]
-            last = place
-            size_bytes += sum(len(bytes(change.payload)) for change in page[-len(versions) :])
-            if len(page) >= limit or size_bytes > PAGE_BYTES_MAX:
-                break
-        has_more = next(following, None) is not None
-        if has_more:
-            self._remember(name, hydration, after, last)
+        # The client looks for its own changes to learn which change ids it has used.
+        origin = (source, change_id_max(view.hot, user, source)) if include_self else ("", 0)
+        end = partial(self._end, source_name(user, source), hydration, after)
+        page, number = _collect(following, limit, after, origin, end)
+        if number is None:
+            self.registry.give(user, source, floor.counter, asked=None)
         newest = view.hot.owner_counter(owner)
         return sync.DownloadResponse(
             changes=page,
-            has_more=has_more or newest > floor.counter,
-            next_after=after + 1 if has_more else floor.counter,
+            has_more=number is not None or newest > floor.counter,
+            next_after=floor.counter if number is None else number,
             window_until=newest,
             stream_id=self.downloads.stream_id,
             max_server_id=newest,
             table_numbers=table_numbers(view.catalog, schema),
         )
+
+    def _hydration(self, reader: HotReader, user: str, source: str, after: int, floor: Floor) -> _Hydration:
+        """Return the hydration that `after` is a page of; 0 begins it."""
+        found = _find(reader, source_name(user, source))
+        if found is not None and found.floor == floor and (after == 0 or after in found.places):
+            return found
+        if after > 0:
+            raise SeqTrimmed("the log was trimmed meanwhile; download from 0, or hydrate")
+        # It holds 0, a number of an earlier page, or one of the log from `asked` to `given`.
+        device, last = self.registry.find(user, source), 0 if found is None else found.last
+        above, below = max(device.given, last), min(device.asked, floor.counter)
+        if floor.counter - above >= below - last:
+            return _Hydration(floor, {}, above, floor.counter)
+        return _Hydration(floor, {}, last, below)
 
     def _live(
         self, view: View, owner: Owner, after: Place | None, floor: Floor, schema: str | None
@@ -169,12 +201,39 @@ class StockDownloads:
                     todo.append((parent, live, False))
         return found
 
-    def _remember(self, name: str, hydration: _Hydration, after: int, last: Place | None) -> None:
-        assert after + 1 < hydration.floor.counter, "a row below the floor has an entry of its own there"
-        places = {after: hydration.places[after], after + 1: last}
-        record = msgspec.msgpack.encode(_Hydration(hydration.floor, places))
-        seq = self.committer.apply(Batch(records=[RecordWrite(Kind.HYDRATION, name, record)]))
+    def _end(self, name: str, begun: _Hydration, after: int, last: Place | None) -> int | None:
+        """Return the number of a page that ends here, after recording it; None if no number is left."""
+        with self.committer.lock:
+            found = _find(self.committer.newest, name)
+            hydration = found if found is not None and found.floor == begun.floor else begun
+            number = hydration.number_of(last, after)
+            if number is None or number in hydration.places:
+                return number
+            record = msgspec.msgpack.encode(hydration.having(number, last, after))
+            seq = self.committer.apply(Batch(records=[RecordWrite(Kind.HYDRATION, name, record)]))
         self.committer.publication.wait(seq)
+        return number
+
+
+def _collect(
+    following: Iterator[tuple[Place, list[tuple[Table, Version]]]],
+    limit: int,
+    after: int,
+    origin: tuple[str, int],
+    end: Callable[[Place | None], int | None],
+) -> tuple[list[sync.DownloadChange], int | None]:
+    """Return a full page and its number, or all that is left, if `end` has no number for it."""
+    page: list[sync.DownloadChange] = []
+    last, size_bytes, is_whole = None, 0, False
+    for place, versions in following:
+        if not is_whole and (len(page) >= limit or size_bytes > PAGE_BYTES_MAX):
+            if (number := end(last)) is not None:
+                return page, number
+            is_whole = True
+        page += [_hydrated(table, version, after + 1, origin) for table, version in versions]
+        last = place
+        size_bytes += sum(len(bytes(change.payload)) for change in page[-len(versions) :])
+    return page, None
 
 
 def _find(reader: HotReader, name: str) -> _Hydration | None:

@@ -103,8 +103,8 @@ class SyncServer:
         uploads = Uploads(committer, rows, db.query, db.engine.defaults, LIMITS)
         self._endpoints = DeviceEndpoints(
             uploads,
-            StockDownloads(committer, rows, Downloads(committer, stream_id=history)),
-            Hydrations(committer, rows, stream_id=history),
+            StockDownloads(committer, rows, Downloads(committer, stream_id=history), db.registry),
+            Hydrations(committer, rows, db.registry, stream_id=history),
             Failures(committer.publication, uploads),
             LogStreams(db.growth, committer.changelog, self._authenticator, streams_max=1),
             db.registry,

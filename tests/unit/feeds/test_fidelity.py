@@ -295,8 +295,8 @@ class Site:
         defaults = db.engine.defaults
         self.uploads = Uploads(committer, rows, db.query, defaults, UploadLimits(100, 1 << 20))
         self.downloads = Downloads(committer, stream_id="s")
-        self.stock = StockDownloads(committer, rows, self.downloads)
-        self.hydrations = Hydrations(committer, rows, stream_id="s")
+        self.stock = StockDownloads(committer, rows, self.downloads, db.registry)
+        self.hydrations = Hydrations(committer, rows, db.registry, stream_id="s")
         db.run("CREATE NAMESPACE app")
 
 

@@ -4,13 +4,16 @@ import asyncio
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
+import msgspec
 import pytest
 
 from upwell.clock import ManualClock
 from upwell.effects import NoPoints
 from upwell.engine.commit import Committer
+from upwell.engine.names import source_name
 from upwell.feeds import registry as registry_module
-from upwell.feeds.registry import DeviceRecord, Registry, load_devices
+from upwell.feeds.registry import ANY_NUMBER, DeviceRecord, Registry, load_devices
+from upwell.storage.hot import Batch, Kind, RecordWrite
 from upwell.storage.memory import MemoryStore
 from upwell.testing import wait_until
 
@@ -45,7 +48,7 @@ def test_a_note_costs_no_commit(desk: Desk) -> None:
     for cursor in range(100):
         registry.note("u", "s", cursor)
     assert desk.committer.last_seq == before
-    assert registry.devices() == [DeviceRecord("u", "s", 99, START_US, START_US)]
+    assert registry.devices() == [DeviceRecord("u", "s", 99, START_US, START_US, given=0)]
     assert desk.recorded() == []
 
 
@@ -83,10 +86,33 @@ def test_a_crash_makes_a_cursor_older_never_newer(desk: Desk) -> None:
     registry.note("u", "s", 9)
     registry.note("u", "t", 9)
     again = desk.registry()
-    assert again.devices("u") == [DeviceRecord("u", "s", 5, START_US, START_US)]
+    assert again.devices("u") == [DeviceRecord("u", "s", 5, START_US, START_US, given=0)]
     # Whoever comes without a cursor keeps the recorded one, and the time it was first seen.
     again.note("u", "s", None)
-    assert again.devices("u") == [DeviceRecord("u", "s", 5, START_US, START_US + SECOND_US)]
+    assert again.devices("u") == [DeviceRecord("u", "s", 5, START_US, START_US + SECOND_US, given=0)]
+
+
+def test_a_crash_forgets_no_number_that_a_device_may_hold(desk: Desk) -> None:
+    registry = desk.registry()
+    registry.give("u", "s", 10, asked=0)
+    assert desk.registry().find("u", "s").given == 15, "half as much again is recorded"
+    commits = desk.committer.last_seq
+    registry.give("u", "s", 14, asked=10)
+    assert desk.committer.last_seq == commits
+    assert (registry.find("u", "s").asked, desk.registry().find("u", "s").asked) == (10, 0)
+    registry.write()
+    registry.give("u", "s", 12, asked=3)
+    assert desk.registry().find("u", "s").asked == 3, "an earlier number is recorded at once"
+    registry.give("u", "s", 12, asked=10)
+    registry.give("u", "s", 2, asked=None)
+    assert desk.registry().find("u", "s").asked == 2, "a hydration may have begun before"
+
+
+def test_a_record_of_a_version_that_kept_no_numbers_says_any(desk: Desk) -> None:
+    old = msgspec.msgpack.encode(("u", "s", 5, START_US, START_US))
+    desk.committer.apply(Batch(records=[RecordWrite(Kind.DEVICE, source_name("u", "s"), old)]))
+    device = desk.registry().find("u", "s")
+    assert (device.cursor, device.asked, device.given) == (5, 0, ANY_NUMBER)
 
 
 def test_the_slowest_cursor_is_that_of_the_devices_seen_since(desk: Desk) -> None:

@@ -2,6 +2,7 @@
 
 import sqlite3
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 from upwell.clock import ManualClock
 from upwell.errors import SeqTrimmed
 from upwell.feeds.download import Downloads
+from upwell.feeds.hydrate import Hydrations
 from upwell.feeds.stock import StockDownloads
 from upwell.protocol.sync import DownloadResponse
 from upwell.testing.embedded import RETENTION_S, Embedded
@@ -49,12 +51,13 @@ class Phone:
         self.file.execute("PRAGMA foreign_keys = ON")
         self.file.executescript(TABLES)
 
-    def fetch(self) -> DownloadResponse:
+    def fetch(self, after: int | None = None) -> DownloadResponse:
         committer, rows = self.db.committer, self.db.rows_by_key
-        downloads = StockDownloads(committer, rows, Downloads(committer, stream_id="s"))
-        self.db.registry.note("ann", self.source, self.cursor)
+        downloads = StockDownloads(committer, rows, Downloads(committer, stream_id="s"), self.db.registry)
+        after = self.cursor if after is None else after
+        self.db.registry.note("ann", self.source, after)
         return downloads.download(
-            "ann", self.source, after=self.cursor, until=0, limit=self.limit, schema="app", include_self=True
+            "ann", self.source, after=after, until=0, limit=self.limit, schema="app", include_self=True
         )
 
     def store(self, page: DownloadResponse) -> None:
@@ -221,3 +224,156 @@ def test_after_a_lost_history_a_cursor_from_it_is_refused(db: Embedded, kept: st
     page = behind.fetch()
     expected = [(2**32 + 1, "u2")] if kept == "tail" else []
     assert [(change.server_id, change.pk) for change in page.changes] == expected
+
+
+# --- a number means one thing
+
+
+def write_users(db: Embedded, count: int, first: int = 0) -> None:
+    for number in range(first, first + count):
+        db.change("INSERT INTO app.users VALUES ($1, 'n')", [f"u{number:03}"], user="ann")
+
+
+def trim(db: Embedded, clock: ManualClock) -> None:
+    clock.advance(RETENTION_S + 1)
+    db.trim.run()
+
+
+@pytest.mark.parametrize("is_server_killed", [False, True])
+@pytest.mark.parametrize("limit", [1, 2])
+def test_a_late_first_request_begins_no_pages_with_a_number_that_the_device_holds(
+    db: Embedded, clock: ManualClock, limit: int, is_server_killed: bool
+) -> None:
+    """Its own cursor would be taken for a page, and the rows of the pages before would be skipped."""
+    phone = Phone(db, limit)
+    write_users(db, 1)
+    phone.read()
+    assert phone.cursor == 1
+    if is_server_killed:
+        db.reopen()
+    write_users(db, 5, first=1)
+    trim(db, clock)
+    for after in (0, 2, 1):
+        with suppress(SeqTrimmed):
+            Phone(db, limit).fetch(after)
+    with pytest.raises(SeqTrimmed):
+        phone.fetch()
+
+
+def test_what_a_hydration_gave_is_no_number_of_a_page(db: Embedded, clock: ManualClock) -> None:
+    write_users(db, 3)
+    began = Hydrations(db.committer, db.rows_by_key, db.registry, stream_id="s").hydrate(
+        "ann", "phone", cursor=None, limit=10, schema="app"
+    )
+    assert began.next_after == 3
+    write_users(db, 7, first=3)
+    trim(db, clock)
+    read_beside(db, held=3)
+
+
+def test_where_a_hydration_ended_is_no_number_of_a_later_page(db: Embedded, clock: ManualClock) -> None:
+    write_users(db, 5)
+    trim(db, clock)
+    phone = Phone(db, 2)
+    phone.read()
+    assert phone.cursor == 5
+    write_users(db, 15, first=5)
+    trim(db, clock)
+    read_beside(db, held=5)
+
+
+def read_beside(db: Embedded, *, held: int) -> None:
+    """Late copies read all pages; the device that holds a number is told that it leads nowhere."""
+    late, is_at_end = Phone(db, 1), False
+    while not is_at_end:
+        page = late.fetch()
+        late.store(page)
+        is_at_end = not page.has_more
+        with pytest.raises(SeqTrimmed):
+            late.fetch(held)
+
+
+@pytest.mark.parametrize("behind", [0, 1, 40])
+def test_a_source_that_is_installed_again_reads_all_rows_in_pages(
+    db: Embedded, clock: ManualClock, behind: int
+) -> None:
+    """It held a number close to the floor: its pages are numbered below."""
+    write_users(db, 200 - behind)
+    phone = Phone(db, 1000)
+    phone.read()
+    phone.read()
+    if behind:
+        write_users(db, behind, first=200 - behind)
+    trim(db, clock)
+    again, sizes = Phone(db, 10), []
+    for _ in range(20):
+        page = again.fetch()
+        again.store(page)
+        sizes.append((len(page.changes), page.has_more))
+    assert sizes == [(10, True)] * 19 + [(10, False)]
+    assert again.cursor == 200
+    assert again.rows() == server_rows(db)
+
+
+def test_where_numbers_run_out_the_last_page_has_all_the_rest(db: Embedded, clock: ManualClock) -> None:
+    """It asked with 2 and was given 19, the last below the floor: a page can be called 1 only."""
+    write_users(db, 2)
+    phone = Phone(db, 100)
+    phone.read()
+    write_users(db, 17, first=2)
+    page = phone.fetch()
+    write_users(db, 1, first=19)
+    assert (phone.cursor, page.next_after) == (2, 19)
+    trim(db, clock)
+    again, sizes = Phone(db, 5), []
+    for _ in range(2):
+        page = again.fetch()
+        again.store(page)
+        sizes.append((len(page.changes), page.has_more, page.next_after))
+    assert sizes == [(5, True, 1), (15, False, 20)]
+    assert again.rows() == server_rows(db)
+
+
+def test_a_page_of_an_earlier_hydration_is_none_of_a_later_one(db: Embedded, clock: ManualClock) -> None:
+    write_users(db, 10)
+    trim(db, clock)
+    phone = Phone(db, 2)
+    for _ in range(2):
+        phone.store(phone.fetch())
+    db.change("UPDATE app.users SET name = 'new' WHERE id > 'u003'", user="ann")
+    write_users(db, 10, first=10)
+    trim(db, clock)
+    late = Phone(db, 2)
+    for _ in range(8):
+        late.store(late.fetch())
+    with pytest.raises(SeqTrimmed):
+        phone.fetch()
+
+
+def test_a_late_first_request_disturbs_no_hydration(db: Embedded, clock: ManualClock) -> None:
+    write_users(db, 30)
+    trim(db, clock)
+    phone = Phone(db, 3)
+    for _ in range(9):
+        phone.store(phone.fetch())
+        Phone(db, 3).fetch()
+        Phone(db, 2).fetch(phone.cursor)
+    phone.read()
+    assert phone.rows() == server_rows(db)
+    assert len(phone.seen) == len(set(phone.seen))
+
+
+def test_a_read_costs_a_commit_only_where_the_device_may_hold_a_greater_number(
+    db: Embedded, clock: ManualClock
+) -> None:
+    write_users(db, 100)
+    phone, commits = Phone(db, 1), 0
+    for _ in range(100):
+        before = db.committer.last_seq
+        phone.store(phone.fetch())
+        commits += db.committer.last_seq > before
+    assert phone.cursor == 100
+    assert commits <= 12
+    before = db.committer.last_seq
+    phone.fetch()
+    assert db.committer.last_seq == before
