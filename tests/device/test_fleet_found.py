@@ -305,3 +305,31 @@ def test_killed_between_any_two_statements(world: World, step: str) -> None:
         world.db.change("DELETE FROM app.users", user="ada")
         app.device.download()
     assert statement > 10
+
+
+@pytest.mark.parametrize("step", ["upload", "download"])
+def test_no_orphan_stays_when_a_download_was_cut_off(world: World, step: str) -> None:
+    """The file refuses a row, its child comes with the next page, and the app ends anywhere."""
+    app = world.app("phone", download_limit=1)
+    app.device.connection.execute("CREATE UNIQUE INDEX one_of_a_name ON users (name)")
+    world.insert(KEYS[0])
+    app.device.sync()
+    for statement in itertools.count(1):
+        parent, child = str(uuid.uuid4()), str(uuid.uuid4())
+        world.insert(parent)
+        world.sql("INSERT INTO app.posts VALUES ($1, 'a post', $2)", child, parent)
+        app.kill_at(statement)
+        with suppress(Killed):
+            app.device.download()
+        is_whole = not app.is_dead
+        app.restart()
+        getattr(app.device, step)()
+        assert app.device.connection.execute("PRAGMA foreign_key_check").fetchall() == []
+        world.sql("UPDATE app.users SET name = id WHERE id = $1", parent)
+        app.device.sync()
+        assert app.device.connection.execute("SELECT id, author FROM posts").fetchall() == [(child, parent)]
+        if is_whole:
+            break
+        world.sql("DELETE FROM app.posts WHERE id = $1", child)
+        app.device.download()
+    assert statement > 10

@@ -125,7 +125,9 @@ class Syncer:
 
     def _uploaded(self, report: UploadReport) -> UploadReport:
         with self._file.applying():
-            if self._applier.settle_withheld(self._capture.tables) or report.conflicts:
+            is_settling = self._applier.settle_withheld(self._capture.tables) or report.conflicts
+            # A pass that was cut off between two pages may have left children whose parents come later.
+            if is_settling or self._file.find("pass"):
                 self._orphans.settle(self._capture.tables)
         pending = self._file.pending_count()
         deferred = self._file.count("attempts > 0 AND quarantined = 0", "_sync_pending")
@@ -219,7 +221,7 @@ class Syncer:
             )
             self._tell("download", report.received, None)
             if not page.has_more:
-                self._close_pass(is_settling=report.received > 0)
+                self._close_pass()
                 return report
 
     def _page(self, until: int, *, is_self_included: bool) -> Exchange[wire.DownloadResponse | None]:
@@ -249,15 +251,18 @@ class Syncer:
             )
             self._file.set_cursor(max(page.next_after, self._file.cursor()))
             self._file.note_head(page.max_server_id or page.window_until)
+            if page.changes:
+                self._file.put("pass", "open")
         return outcomes
 
-    def _close_pass(self, *, is_settling: bool) -> None:
+    def _close_pass(self) -> None:
         with self._file.applying():
             # A whole log, read from its beginning by a source that never wrote before, is a hydration too.
             self._file.put("hydrated", "1")
-            if is_settling:
+            if self._file.find("pass"):
                 self._applier.settle_withheld(self._capture.tables)
                 self._orphans.settle(self._capture.tables)
+                self._file.put("pass", "")
 
     # --- hydration
 
@@ -368,6 +373,7 @@ class Syncer:
                     queue_unknown(connection, shape)
             self._file.put("hydration_phase", "done")
             self._file.put("hydrated", "1")
+            self._file.put("pass", "")
 
     def _hydrated(self, report: HydrateReport) -> HydrateReport:
         with self._file.transaction():
