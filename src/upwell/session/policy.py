@@ -135,9 +135,14 @@ def require_create(principal: Principal, kind: TableKind) -> None:
 
 
 def require_alter(principal: Principal, table: Table, alteration: Alteration) -> None:
-    """Raise unless the role may alter the table. Role user may only add: nobody loses by it."""
+    """Raise unless the role may alter the table. Role user may only add: nobody loses by it.
+
+    Whether a column may be NOT NULL without a DEFAULT would tell them that others have rows.
+    """
     if _RANK[principal.role] >= _RANK[Role.SERVICE]:
         return
+    if isinstance(alteration, AddColumn) and not (alteration.column.nullable or alteration.column.default):
+        raise PermissionDenied("role user may add a column that is nullable or has a DEFAULT")
     if table.kind is TableKind.SHARED or not isinstance(alteration, AddColumn):
         raise PermissionDenied(
             f"Insufficient privileges to alter table {table.full_name}; it needs role service, dba or system"
