@@ -23,6 +23,7 @@ from upwell.errors import StartRefused
 from upwell.feeds.cursor import Growth
 from upwell.feeds.live import LiveFeed
 from upwell.feeds.registry import Registry
+from upwell.feeds.resume import Resumes
 
 
 def run(config: Config, *, files: Files | None = None) -> int:
@@ -50,7 +51,12 @@ async def _serve(parts: Parts) -> None:
         loop = asyncio.get_running_loop()
         growth = Growth(committer.publication, loop)
         feed = LiveFeed(
-            committer.changelog, growth, parts.engine.query, pools.query, lag_s_max=config.ws_lag_s_max
+            committer.changelog,
+            growth,
+            parts.engine.query,
+            pools.query,
+            Resumes(committer),
+            lag_s_max=config.ws_lag_s_max,
         )
         doors = build_doors(parts, pools, growth, feed, registry, loop.time)
         runner, schedule = job_loops(parts, registry, pools.jobs, pools.looks)

@@ -10,9 +10,11 @@ import asyncio
 import socket
 from collections import deque
 from collections.abc import Awaitable, Callable, MutableMapping, Sequence
+from itertools import count
 from typing import Any, Protocol
 
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
+from websockets.frames import Frame
 from websockets.http11 import Request
 
 Scope = MutableMapping[str, Any]
@@ -24,6 +26,9 @@ EXTENSION = "x.upwell.protocol"
 SEND_BUFFER_BYTES = 128 * 1024
 PONGS_BYTES_MAX = 64 * 1024
 """Bytes that wait for a reader before its pings stay unanswered."""
+PINGS_MAX = 100
+"""Pings of one reader that wait for an answer; older ones are forgotten."""
+_pings = count(1)
 _NO_HOST = b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
 _OTHER_VERSION = (
     b"HTTP/1.1 426 Upgrade Required\r\nSec-WebSocket-Version: 13\r\n"
@@ -31,6 +36,7 @@ _OTHER_VERSION = (
 )
 # JSON text begins so; gzip and MessagePack maps don't.
 _TEXT_START = b"{"
+_PING_HEADER = b"\x89\x08"
 _NEEDED_OF_TRANSPORT = ("write", "abort", "is_closing", "get_write_buffer_size", "set_write_buffer_limits")
 
 
@@ -38,6 +44,21 @@ class RawWS(WebSocketsSansIOProtocol):
     """uvicorn's protocol with its transport in reach: `Config(…, ws=RawWS, ws_per_message_deflate=False)`."""
 
     heard_at = 0.0
+    asked: dict[bytes, Callable[[], None]] | None = None
+
+    def when_taken(self, then: Callable[[], None]) -> None:
+        """Ping the reader, and call `then` when it answers: so it has read what was written before."""
+        asked = self.asked = self.asked or {}
+        payload = next(_pings).to_bytes(8, "big")
+        asked[payload] = then
+        if len(asked) > PINGS_MAX:
+            del asked[next(iter(asked))]
+        self.transport.write(_PING_HEADER + payload)
+
+    def handle_pong(self, event: Frame) -> None:
+        then = self.asked.pop(bytes(event.data), None) if self.asked else None
+        if then is not None:
+            then()
 
     def data_received(self, data: bytes) -> None:
         self.heard_at = self.loop.time()
@@ -94,6 +115,8 @@ class Wire(Protocol):
 
     async def drained(self) -> None: ...
 
+    def when_taken(self, then: Callable[[], None]) -> None: ...
+
     async def handed_over(self) -> None:
         """Return when all that was written is on its way, so that a close frame comes after it."""
         ...
@@ -143,6 +166,10 @@ class RawWire:
 
     async def drained(self) -> None:
         await self._protocol.writable.wait()
+
+    def when_taken(self, then: Callable[[], None]) -> None:
+        if not self._protocol.close_sent and not self.is_gone:
+            self._protocol.when_taken(then)
 
     async def handed_over(self) -> None:
         pass
@@ -198,6 +225,9 @@ class QueuedWire:
 
     async def drained(self) -> None:
         await self._emptied.wait()
+
+    def when_taken(self, then: Callable[[], None]) -> None:
+        """Do nothing: ASGI has no ping, so nobody knows."""
 
     async def handed_over(self) -> None:
         await self._idle.wait()

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable
 from upwell.effects import NoPoints, Points
 from upwell.engine.catalog import Table, dropped_record, load_dropped
 from upwell.engine.commit import Committer, decode_manifest_record
+from upwell.engine.names import resume_prefix
 from upwell.engine.rows import target_of
 from upwell.errors import InvalidOperation
 from upwell.storage.cold import ColdCache, drop_partition
@@ -66,7 +67,9 @@ class Cleanup:
         newest.forget_table(table)
         self._cold.forget_table(table)
         self._points.reach("cleanup:rows-removed")
+        resumes = newest.scan_records(Kind.META, resume_prefix(table))
         gone = [RecordWrite(Kind.MANIFEST, each, None) for each in records]
+        gone += [RecordWrite(Kind.META, each, None) for each, _ in resumes]
         self._committer.apply(Batch(records=[*gone, dropped_record(table, None)]))
         return len(cold)
 

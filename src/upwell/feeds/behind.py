@@ -14,7 +14,8 @@ from upwell.engine.changelog import Changelog
 from upwell.errors import RequestRefused
 from upwell.feeds.cursor import Growth
 from upwell.feeds.match import Watch, needs_decision
-from upwell.feeds.subscription import Deltas, State, Subscription, deltas
+from upwell.feeds.snapshot import Leg
+from upwell.feeds.subscription import Deltas, State, Subscription, deltas, leg_deltas
 from upwell.ids import snowflake_ms
 
 PAGE_CHANGES = 500
@@ -48,9 +49,12 @@ class Behind:
         began_s = asyncio.get_running_loop().time()
         while subscription.state is State.BEHIND:
             await self._room(subscription, began_s)
-            if self._send_tail(subscription):
+            if subscription.legs:
+                await self._send_leg(subscription, subscription.legs[0])
+            elif self._send_tail(subscription):
                 return True
-            await self._send_page(subscription)
+            else:
+                await self._send_page(subscription)
         return False
 
     async def _room(self, subscription: Subscription, began_s: float) -> None:
@@ -73,7 +77,7 @@ class Behind:
             raise RequestRefused(
                 "LAG_LIMIT_EXCEEDED",
                 f"The live query has been behind for more than {self._lag_s_max:g} s (ws_lag_s_max); "
-                f"read faster, and resume with `from` {subscription.after}",
+                f"read faster, and resume with `from` {subscription.cursor}",
             )
 
     def _send_tail(self, subscription: Subscription) -> bool:
@@ -89,6 +93,28 @@ class Behind:
         if any(needs_decision(watch, change) for change in own):
             return False
         return _send(subscription, deltas(subscription, watch, own, view=view, until=view.seq))
+
+    async def _send_leg(self, subscription: Subscription, leg: Leg) -> None:
+        loop = asyncio.get_running_loop()
+        found = await loop.run_in_executor(self._threads, partial(self._read_leg, subscription, leg))
+        if subscription.state is State.BEHIND:
+            _write(subscription, found.frames, found.after)
+            leg.after = found.after
+            if found.is_whole:
+                subscription.legs.remove(leg)
+                if not subscription.legs and subscription.taken is not None:
+                    subscription.outlet.when_taken(subscription.taken)
+
+    def _read_leg(self, subscription: Subscription, leg: Leg) -> Deltas:
+        view = self._growth.view
+        watch = self._followed(subscription.watch, view.catalog)
+        changes = self._changelog.read(
+            view, watch.table.id, watch.owner, after=leg.after, limit=PAGE_CHANGES, needed=watch.needed
+        )
+        found = leg_deltas(subscription, watch, leg, changes)
+        if found.is_whole and len(changes) == PAGE_CHANGES and changes[-1].seq < leg.until:
+            return Deltas(found.frames, changes[-1].seq, is_whole=False)
+        return found
 
     async def _send_page(self, subscription: Subscription) -> None:
         loop = asyncio.get_running_loop()
@@ -113,11 +139,13 @@ class Behind:
 
 
 def _send(subscription: Subscription, found: Deltas) -> bool:
-    if found.frames:
-        subscription.outlet.write(found.frames)
-        subscription.sent_changes += len(found.frames)
-        subscription.sent_seq = found.after
+    _write(subscription, found.frames, found.after)
     subscription.after = found.after
-    if subscription.after >= subscription.missed_until:
-        subscription.missed = {}
     return found.is_whole
+
+
+def _write(subscription: Subscription, frames: list[bytes], seq: int) -> None:
+    if frames:
+        subscription.outlet.write(frames)
+        subscription.sent_changes += len(frames)
+        subscription.sent_seq = seq

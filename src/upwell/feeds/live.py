@@ -35,6 +35,7 @@ from upwell.feeds.cursor import Growth
 from upwell.feeds.delta import Projection
 from upwell.feeds.follow import follow
 from upwell.feeds.match import Index, Watch, judge, needs_decision
+from upwell.feeds.resume import Resumes, Resuming
 from upwell.feeds.snapshot import Page, Snapshot, expect_same_table, read_batch
 from upwell.feeds.subscription import (
     Listing,
@@ -58,7 +59,7 @@ from upwell.protocol.messages import (
     SubscriptionOptions,
 )
 from upwell.storage.hot import Change
-from upwell.types import Key, Owner, TableId
+from upwell.types import Owner, TableId
 
 log = logging.getLogger("upwell.live")
 
@@ -82,6 +83,7 @@ class LiveFeed:
         growth: Growth,
         query: QueryEngine,
         threads: Executor,
+        resumes: Resumes,
         *,
         lag_s_max: float = LAG_S_MAX,
     ) -> None:
@@ -89,6 +91,7 @@ class LiveFeed:
         self._growth = growth
         self._query = query
         self._threads = threads
+        self._resuming = Resuming(resumes, growth, threads)
         self._behind = Behind(changelog, growth, threads, self._followed, lag_s_max=lag_s_max)
         self._head: int = growth.view.seq
         self._catalog: Catalog = growth.view.catalog
@@ -206,6 +209,7 @@ class LiveFeed:
                 outlet.write([self._ack(subscription, _READY)])
                 self._join(subscription)
             else:
+                await self._resuming.start(subscription, snapshot)
                 await self._send_batch(subscription, snapshot)
         except BaseException:
             self.unsubscribe(subscription)
@@ -242,7 +246,8 @@ class LiveFeed:
     async def _send_batch(self, subscription: Subscription, snapshot: Snapshot) -> None:
         await subscription.outlet.drained()
         try:
-            page, frame, missed = await self._in_thread(partial(self._read_batch, subscription, snapshot))
+            page, frame = await self._in_thread(partial(self._read_batch, subscription, snapshot))
+            await self._resuming.keep(subscription, snapshot, page)
         except UpwellError:
             raise
         except Exception as error:
@@ -258,23 +263,16 @@ class LiveFeed:
             assert page.last_seq is not None, "a page that isn't the last has rows"
             snapshot.after = page.last_seq
         else:
-            self._go_live(subscription, snapshot, missed)
+            subscription.legs = snapshot.legs()
+            subscription.taken = partial(self._resuming.taken, subscription, snapshot)
+            self._fall_behind(subscription, after=subscription.after)
 
-    def _read_batch(
-        self, subscription: Subscription, snapshot: Snapshot
-    ) -> tuple[Page, bytes, dict[Key, int]]:
-        """Return the next page, its frame and, with the last page of a resume, the deletes it missed."""
+    def _read_batch(self, subscription: Subscription, snapshot: Snapshot) -> tuple[Page, bytes]:
+        """Return the next page and its frame."""
         view, protocol = self._growth.view, subscription.protocol
         watch = self._followed(subscription.watch, view.catalog)
-        page, missed = read_batch(self._changelog, self._query, view, watch, snapshot, protocol.serialization)
-        return page, page.frame(subscription.id, snapshot.batch_num, protocol), missed
-
-    def _go_live(self, subscription: Subscription, snapshot: Snapshot, missed: dict[Key, int]) -> None:
-        if missed:
-            assert snapshot.resumed_after is not None, "only a resume misses deletes"
-            subscription.missed, subscription.missed_until = missed, snapshot.until
-            subscription.after = snapshot.resumed_after
-        self._fall_behind(subscription, after=subscription.after)
+        page = read_batch(self._changelog, self._query, view, watch, snapshot, protocol.serialization)
+        return page, page.frame(subscription.id, snapshot.batch_num, protocol)
 
     def _ack(self, subscription: Subscription, control: BatchControl) -> bytes:
         schema = subscription.watch.projection.schema()

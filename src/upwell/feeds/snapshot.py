@@ -6,7 +6,7 @@ View is kept from page to page.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import msgspec
 
@@ -36,12 +36,31 @@ BATCH_BYTES_MAX = 4 << 20
 SCAN_CHANGES = 1_000
 
 
+class Window(msgspec.Struct, frozen=True, array_like=True):
+    """A resume from `after` that may have been cut off: its client's cursor is somewhere up to `until`."""
+
+    after: int
+    until: int
+
+
+@dataclass(slots=True)
+class Leg:
+    """Deletes to be told from the log, after < seq ≤ until: key → seq; told with their own or `told_seq`."""
+
+    after: int
+    until: int
+    deletes: dict[Key, int]
+    told_seq: int | None = None
+
+
 @dataclass(slots=True)
 class Snapshot:
     """How far a snapshot has been read: rows with `after` < `_seq` ≤ `until` are still to come.
 
-    `resumed_after` is where the client had been, None without a resume; `newest` asks the first page to
-    begin with so many of the newest rows.
+    `resumed_after` is where the client had been, None without a resume. `deletes` are told after the rows;
+    they begin before that, at `told_after`, if the client may not have seen all those of an earlier resume.
+    `window` is recorded while this one may be cut off. `newest` asks the first page to begin with so many of
+    the newest rows.
     """
 
     until: int
@@ -50,6 +69,9 @@ class Snapshot:
     resumed_after: int | None = None
     newest: int | None = None
     batch_num: int = 0
+    told_after: int = 0
+    deletes: dict[Key, int] = field(default_factory=dict)
+    window: Window | None = None
 
     @classmethod
     def begin(cls, options: SubscriptionOptions, *, until: int) -> "Snapshot":
@@ -58,7 +80,7 @@ class Snapshot:
         if options.after is not None:
             # Seqs are positive: below them there is nothing, and the log isn't asked for it.
             after = max(options.after, 0)
-            return cls(until, after, batch_rows, resumed_after=after)
+            return cls(until, after, batch_rows, resumed_after=after, told_after=after)
         newest = options.last_rows
         if newest is not None and newest > batch_rows:
             raise InvalidInput(
@@ -66,6 +88,23 @@ class Snapshot:
                 "paginated last_rows replay is not supported"
             )
         return cls(until, 0, batch_rows, newest=newest)
+
+    def is_safe(self, page: "Page") -> bool:
+        """Whether a client that is cut off anywhere, this being the first page, misses no delete."""
+        assert self.resumed_after is not None, "only a resume misses deletes"
+        if not self.deletes:
+            return True
+        first = min(self.deletes.values())
+        return first > self.resumed_after and not page.has_more and (page.last_seq or 0) < first
+
+    def legs(self) -> list[Leg]:
+        """Return how the deletes are told: new ones in their places, then those that were missed twice."""
+        after, until = self.resumed_after or 0, self.until
+        new = {key: seq for key, seq in self.deletes.items() if seq > after}
+        again = {key: seq for key, seq in self.deletes.items() if seq <= after}
+        # Their own seqs would count as seen by a client whose cursor is later.
+        legs = [Leg(after, until, new), Leg(self.told_after, after, again, told_seq=until)]
+        return [leg for leg in legs if leg.deletes]
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,24 +146,20 @@ def read_batch(
     watch: Watch,
     snapshot: Snapshot,
     serialization: Serialization,
-) -> tuple[Page, dict[Key, int]]:
-    """Return the next page, and with the last page of a resume the deletes that it missed.
+) -> Page:
+    """Return the next page; with the first page of a resume, the snapshot gets the deletes that it missed.
 
     Blocks its thread; raises `SeqTrimmed` if the log doesn't tell them any more, and what a query raises.
     """
-    after, until = snapshot.resumed_after, snapshot.until
-    if after is not None and snapshot.batch_num == 0 and is_lost(view.hot, after):
-        raise SeqTrimmed(
-            f"the cursor {after} is of a history that was lost: a backup was restored, or the server ended "
-            "without notice; subscribe again without `from`"
-        )
-    if after is not None and snapshot.batch_num == 0:
-        # Whether the log reaches back so far is told at once, not with the last page.
-        changelog.read(view, watch.table.id, watch.owner, after=after, limit=1, needed=watch.needed)
-    page = read_page(query, view, watch, snapshot, serialization)
-    if page.has_more or after is None:
-        return page, {}
-    return page, missed_deletes(changelog, view, watch, after=after, until=until)
+    after = snapshot.told_after
+    if snapshot.resumed_after is not None and snapshot.batch_num == 0:
+        if is_lost(view.hot, snapshot.resumed_after):
+            raise SeqTrimmed(
+                f"the cursor {snapshot.resumed_after} is of a history that was lost: a backup was restored, "
+                "or the server ended without notice; subscribe again without `from`"
+            )
+        snapshot.deletes = missed_deletes(changelog, view, watch, after=after, until=snapshot.until)
+    return read_page(query, view, watch, snapshot, serialization)
 
 
 def read_page(

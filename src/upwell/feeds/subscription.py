@@ -10,17 +10,18 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Protocol
 
+import msgspec
+
 from upwell.engine.view import View
 from upwell.errors import PermissionDenied, RequestRefused, SeqTrimmed, TableNotFound, UpwellError
 from upwell.feeds.match import Watch, decide, judge
-from upwell.feeds.snapshot import Snapshot
+from upwell.feeds.snapshot import Leg, Snapshot
 from upwell.ids import snowflake_ms
 from upwell.logs import fields
 from upwell.protocol import messages
 from upwell.protocol.codec import PLAIN, Tail, change_head
 from upwell.protocol.messages import SubscriptionOptions
 from upwell.storage.hot import Change
-from upwell.types import Key
 
 log = logging.getLogger("upwell.live")
 
@@ -41,6 +42,10 @@ class Outlet(Protocol):
 
     async def drained(self) -> None:
         """Return when the outlet isn't full, or its reader is gone."""
+        ...
+
+    def when_taken(self, then: Callable[[], None]) -> None:
+        """Call `then` when the reader has shown that it took all that was written so far, if it does."""
         ...
 
 
@@ -72,9 +77,9 @@ class Origin:
 class Subscription:
     """One live query of one socket. `after` is its cursor: what is later has still to be sent.
 
-    At the head the cursor isn't moved; the pump only skips what isn't later. Up to `missed_until` a resume
-    sends nothing but the deletes in `missed` (key → seq). `sent_changes` of them were written, the newest
-    with `sent_seq`.
+    At the head the cursor isn't moved; the pump only skips what isn't later. Before anything that is later
+    than `after`, a resume has the deletes of `legs` to send, and then asks whether they came (`taken`).
+    `sent_changes` changes were written, the newest with `sent_seq`.
     """
 
     id: str
@@ -85,8 +90,8 @@ class Subscription:
     protocol: messages.Protocol = PLAIN
     snapshot: Snapshot | None = None
     state: State = State.LOADING
-    missed: dict[Key, int] = field(default_factory=dict)
-    missed_until: int = 0
+    legs: list[Leg] = field(default_factory=list)
+    taken: Callable[[], None] | None = None
     task: asyncio.Task[None] | None = None
     sent_changes: int = 0
     sent_seq: int = 0
@@ -100,6 +105,11 @@ class Subscription:
     @property
     def is_ended(self) -> bool:
         return self.state is State.ENDED
+
+    @property
+    def cursor(self) -> int:
+        """Where to resume, for one who is told so now."""
+        return min([self.after, *(leg.after for leg in self.legs)])
 
     @property
     def live_id(self) -> str:
@@ -191,9 +201,8 @@ def deltas(
     """
     frames: list[bytes] = []
     size = 0
-    told = [change for change in changes if not _is_known(subscription, change)]
-    verdicts = decide(view, watch, told)
-    for change in told:
+    verdicts = decide(view, watch, changes)
+    for change in changes:
         kind = judge(watch, change, verdicts)
         if kind is None:
             continue
@@ -205,9 +214,22 @@ def deltas(
     return Deltas(frames, until, is_whole=True)
 
 
-def _is_known(subscription: Subscription, change: Change) -> bool:
-    """Whether a resume showed it: up to `missed_until` only the deletes are told that were missed."""
-    return change.seq <= subscription.missed_until and subscription.missed.get(change.key) != change.seq
+def leg_deltas(subscription: Subscription, watch: Watch, leg: Leg, changes: Sequence[Change]) -> Deltas:
+    """Return frames for the deletes of `leg` among these changes, as `deltas` does."""
+    frames: list[bytes] = []
+    size = 0
+    for change in changes:
+        if change.seq > leg.until:
+            break
+        if leg.deletes.get(change.key) != change.seq:
+            continue
+        told = change if leg.told_seq is None else msgspec.structs.replace(change, seq=leg.told_seq)
+        tail = watch.projection.tail("delete", told, subscription.protocol.serialization)
+        frames.append(subscription.frame(tail))
+        size += len(tail.body)
+        if size >= PAGE_BYTES_MAX:
+            return Deltas(frames, change.seq, is_whole=False)
+    return Deltas(frames, leg.until, is_whole=True)
 
 
 class Outbox:

@@ -36,6 +36,7 @@ from upwell.engine.write import Write
 from upwell.feeds.cursor import Growth
 from upwell.feeds.live import LiveFeed
 from upwell.feeds.registry import Registry
+from upwell.feeds.resume import Resumes
 from upwell.ids import Snowflakes
 from upwell.jobs.job import Job
 from upwell.jobs.kinds import Kinds
@@ -202,7 +203,7 @@ class Embedded:
             bcrypt_cost=4,
         )
         queries = QueryThreads(self.threads, slots=4, timeout_s=60)
-        feed = LiveFeed(self.committer.changelog, growth, self.query, self.threads)
+        feed = LiveFeed(self.committer.changelog, growth, self.query, self.threads, Resumes(self.committer))
         return Sessions(
             self.engine,
             growth,

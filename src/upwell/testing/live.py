@@ -27,6 +27,8 @@ Event = tuple[str, Any, int]
 class Subscriber:
     """One live query of one user, and an outlet that is full while `is_stalled`.
 
+    It is cut off when it has taken `frames_left` more frames, without anybody knowing; None: never.
+
     `rows` by primary key is what a client would hold; `events` are the changes since the snapshot;
     `told` is the newest seq that it has been told, from which it can resume.
     """
@@ -40,6 +42,7 @@ class Subscriber:
         self.errors: list[tuple[str, str]] = []
         self.told = 0
         self.is_stalled = False
+        self.frames_left: int | None = None
         self.subscription: Subscription | None = None
         self._db = db
         self._feed = feed
@@ -68,8 +71,9 @@ class Subscriber:
         context = self._db.sessions.context(who)
         watch = bind_watch(query, who, self._db.view.catalog, context, self._feed)
         self._resumed_at = asked.after if asked is not None else None
+        self._has_more = False
         self.subscription = await self._feed.subscribe(watch, subscription_id="s", outlet=self, options=asked)
-        while self._has_more:
+        while self._has_more and self.frames_left != 0:
             if between is not None:
                 await between()
             await self._feed.next_batch(self.subscription)
@@ -110,8 +114,15 @@ class Subscriber:
 
     def write(self, frames: Sequence[bytes]) -> None:
         for frame in frames:
-            self._take(json.loads(frame))
+            if self.frames_left != 0:
+                self._take(json.loads(frame))
+            if self.frames_left:
+                self.frames_left -= 1
         self._news.set()
+
+    def when_taken(self, then: Callable[[], None]) -> None:
+        if self.frames_left is None:
+            then()
 
     async def drained(self) -> None:
         while self.is_stalled:
@@ -148,6 +159,8 @@ class Subscriber:
     def _hold(self, row: Row) -> None:
         key, seq = row[self._pk], int(row["_seq"])
         assert seq > self._seqs.get(key, -1), f"{key} came again at {seq}"
+        # Clients drop what isn't newer than the cursor that they resumed from.
+        assert seq > (self._resumed_at or 0), f"{key} at {seq} is before the cursor {self._resumed_at}"
         self._seqs[key] = seq
         self.told = max(self.told, seq)
         shown = {name: value for name, value in row.items() if name not in SYSTEM_COLUMNS}

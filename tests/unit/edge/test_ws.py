@@ -29,6 +29,7 @@ from upwell.engine.schema import Schema
 from upwell.feeds.cursor import Growth
 from upwell.feeds.live import LiveFeed
 from upwell.feeds.lookout import Lookouts
+from upwell.feeds.resume import Resumes
 from upwell.ids import Snowflakes
 from upwell.session.auth import LEEWAY_S, Authenticator
 from upwell.session.policy import Principal
@@ -143,7 +144,8 @@ async def serving(directory: Path, config: Config) -> AsyncIterator[Server]:
         committer.publication.wait(committer.last_seq)
         growth = Growth(committer.publication, asyncio.get_running_loop())
         rows = Rows(ColdCache(Storages(directory, OsFiles()), partitions_max=1, group_bytes_max=1 << 20))
-        feed = LiveFeed(committer.changelog, growth, QueryEngine(rows, Overlay()), threads)
+        query = QueryEngine(rows, Overlay())
+        feed = LiveFeed(committer.changelog, growth, query, threads, Resumes(committer))
         authenticator = Authenticator(
             secret="a-secret-of-a-test-with-more-than-32-bytes",
             clock=clock, expiry_hours=1, device_expiry_hours=1, bcrypt_cost=4,

@@ -35,6 +35,7 @@ from upwell.feeds.cursor import Growth
 from upwell.feeds.delta import Projection
 from upwell.feeds.live import LiveFeed
 from upwell.feeds.match import Watch
+from upwell.feeds.resume import Resumes
 from upwell.feeds.subscription import Origin, Subscription
 from upwell.ids import snowflake_ms
 from upwell.protocol.codec import Tail, decode_server_frame
@@ -98,7 +99,14 @@ class Rig:
         self.committer.publication.wait(seq)
         self.threads = threads
         self.growth = Growth(self.committer.publication, asyncio.get_running_loop())
-        self.feed = LiveFeed(self.committer.changelog, self.growth, self.query, threads, lag_s_max=lag_s_max)
+        self.feed = LiveFeed(
+            self.committer.changelog,
+            self.growth,
+            self.query,
+            threads,
+            Resumes(self.committer),
+            lag_s_max=lag_s_max,
+        )
 
     def write(self, *steps: Callable[[Write], None]) -> int:
         """Commit some steps at once; returns the seq of the commit."""
@@ -202,6 +210,9 @@ class Reader:
         while self.is_stalled:
             await self._next()
 
+    def when_taken(self, then: Callable[[], None]) -> None:
+        then()
+
     def release(self) -> None:
         self.is_stalled = False
         self._news.set()
@@ -269,6 +280,9 @@ class RawReader:
     async def drained(self) -> None:
         pass
 
+    def when_taken(self, then: Callable[[], None]) -> None:
+        then()
+
     async def until_frames(self, count: int) -> None:
         async with asyncio.timeout(WAIT_S):
             while len(self.frames) < count:
@@ -277,9 +291,13 @@ class RawReader:
 
 
 async def subscribe(
-    rig: Rig, reader: Reader, watch: Watch, options: SubscriptionOptions | None = None
+    rig: Rig,
+    reader: Reader,
+    watch: Watch,
+    options: SubscriptionOptions | None = None,
+    origin: Origin = Origin(),  # noqa: B008 — a frozen value: nobody
 ) -> Subscription:
-    return await rig.feed.subscribe(watch, subscription_id="s", outlet=reader, options=options)
+    return await rig.feed.subscribe(watch, subscription_id="s", outlet=reader, options=options, origin=origin)
 
 
 async def load(rig: Rig, reader: Reader, subscription: Subscription, between: Callable[[], object]) -> None:
@@ -663,6 +681,8 @@ async def test_snapshot_and_deltas_are_the_select(tmp_path: Path, seed: int, tai
                 reader,
                 rig.watch(ANN, FILTERS[name], view=view),
                 SubscriptionOptions(batch_size=chance.choice([1, 7, 1000]), from_seq=resumed_after),
+                # Apps of one user that are at it at once may be told more than they missed.
+                Origin(f"app{len(readers)}"),
             )
             readers.append((reader, name, view, begun, resumed_after))
             await load(rig, reader, subscription, partial(write_something, rig, chance))
