@@ -397,10 +397,9 @@ async def test_a_resume_after_a_cursor_of_an_earlier_table_is_refused(server: Se
     peer = server.connect(token=token)
     peer.say(subscription("SELECT * FROM default.items", **{"from": cursor}))
     error = await peer.frame("error")
-    assert (error["code"], error["message"]) == (
-        "NOT_FOUND",
-        "Table not found: default.items was made anew after this cursor; subscribe without `from`",
-    )
+    assert error["code"] == "NOT_FOUND"
+    assert error["message"].startswith("Table not found: default.items ")
+    assert error["message"].endswith(" was made anew after this cursor; subscribe without `from`")
     peer.say(subscription("SELECT * FROM default.items", **{"from": server.insert(again, "ann", 2)}))
     await peer.frame("initial_data_batch")
     peer.say(subscription("SELECT * FROM default.items", **{"from": 0}))
