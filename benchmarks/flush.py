@@ -1,5 +1,6 @@
 """Flush speed over HTTP: rows of 10 columns from RocksDB to Parquet, end to end; prints one JSON line.
 
+    restart     after a SIGKILL with all rows hot: seconds until ready, and resident memory then in MB
     rows_s      rows of one SHARED partition, from the command to the completed job
     owners_s    partitions of a USER table with a row each
     insert      single inserts into the flushed table, quiet and while it is flushed: p50 and p99 in ms
@@ -72,8 +73,15 @@ def flush(connection: Connection, table: str) -> float:
         time.sleep(0.05)
 
 
+def restart(server: ServerProcess) -> dict[str, object]:
+    server.kill()
+    start = time.perf_counter()
+    server.start()
+    seconds = time.perf_counter() - start
+    return {"restart_s": round(seconds, 2), "restart_mb": server.memory_bytes() >> 20}
+
+
 def measure_rows(connection: Connection, inserter: Inserter, rows: int) -> dict[str, object]:
-    load(connection, rows)
     for _ in range(QUIET_INSERTS):
         inserter.insert()
     quiet = inserter.quantiles()
@@ -109,11 +117,14 @@ def main() -> None:
     parser.add_argument("--owners", type=int, default=10_000)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as directory, ServerProcess(Path(directory) / "data") as server:
-        root, other = (Connection(server.url, "root", server.root_password) for _ in range(2))
+        root = Connection(server.url, "root", server.root_password)
         root.sql("CREATE NAMESPACE bench")
         for table, kind in ((TABLE, "SHARED"), (USERS, "USER")):
             root.sql(f"CREATE TABLE {table} ({COLUMNS}) WITH (TYPE='{kind}', FLUSH_POLICY='rows:100000000')")
-        found = measure_rows(root, Inserter(other, options.rows), options.rows)
+        load(root, options.rows)
+        found = restart(server)
+        root, other = (Connection(server.url, "root", server.root_password) for _ in range(2))
+        found |= measure_rows(root, Inserter(other, options.rows), options.rows)
         found |= measure_owners(root, options.owners)
     print(json.dumps({"benchmark": "flush", "cores": os.cpu_count(), **found}))
 
