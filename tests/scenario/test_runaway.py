@@ -1,5 +1,7 @@
 """Statements that never end or give too much are answered in time, and harm nobody else."""
 
+import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -7,6 +9,8 @@ import pytest
 
 from upwell.client import Client, ServerError, connect
 from upwell.testing import ServerProcess
+from upwell.testing.wait import wait_until
+from upwell.testing.wire import SQL, Site, Wire
 
 ROWS = 3_000
 ENDLESS = "SELECT sum(a.id * b.id * c.id) FROM app.n a, app.n b, app.n c"
@@ -37,6 +41,36 @@ def test_an_endless_statement_ends_alone(server: ServerProcess, client: Client) 
     assert server.terminate(timeout_s=20) == 0, (
         "what still burns a thread doesn't keep the server from ending"
     )
+
+
+RECURSION = "WITH RECURSIVE r AS (SELECT 1 AS n UNION ALL SELECT n + 1 FROM r) SELECT COUNT(*) FROM r"
+
+
+def test_a_query_ends_with_its_client(tmp_path: Path) -> None:
+    update = f"UPDATE n.t SET v = 1 WHERE id IN ({RECURSION})"
+    with ServerProcess(tmp_path / "patient", env={"UPWELL_STATEMENT_TIMEOUT_S": "600"}) as server:
+        site = Site(server)
+        site.root.run("CREATE NAMESPACE n; CREATE USER TABLE n.t (id BIGINT PRIMARY KEY, v INT)")
+        site.root.run("INSERT INTO n.t (id) VALUES (1)")
+        for accept, sql in (("application/json", RECURSION), ("text/csv", RECURSION), ("*/*", update)):
+            with Wire(server.port, site.root.token) as wire:
+                wire.send(SQL, {"sql": sql}, headers={"Accept": accept})
+                wait_until(lambda: not _idles(server), timeout_s=20, what="the query to run")
+            wait_until(lambda: _idles(server), timeout_s=20, what="nobody to work for who has gone")
+        assert site.root.run("SELECT id, v FROM n.t").rows == [["1", None]]
+        site.close()
+
+
+def _idles(server: ServerProcess) -> bool:
+    began, cpu_s = time.monotonic(), _cpu_s(server)
+    while time.monotonic() < began + 0.3:
+        pass
+    return _cpu_s(server) - cpu_s < 0.03
+
+
+def _cpu_s(server: ServerProcess) -> float:
+    fields = Path(f"/proc/{server.pid}/stat").read_text(encoding="ascii").rsplit(")", 1)[1].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def test_a_result_too_large_is_refused(client: Client) -> None:

@@ -16,12 +16,13 @@ import pyarrow as pa
 import pyarrow.csv
 
 from upwell.edge.render import json_cells
+from upwell.engine.flow import Flow, Given
 from upwell.engine.result import refuse_not_finite, result_columns
 from upwell.engine.stop import Stop
 from upwell.errors import QueryFailure, UpwellError
 from upwell.protocol.messages import FieldSchema
 from upwell.session.outcome import Streamed
-from upwell.session.threads import QueryThreads
+from upwell.session.threads import QueryThreads, client
 from upwell.types import wire_type
 
 PIECE_BYTES = 256 * 1024
@@ -38,7 +39,6 @@ class StreamCut(Exception):
 
 
 Send = Callable[[dict[str, Any]], Any]
-Receive = Callable[[], Any]
 
 
 class Arrow:
@@ -159,28 +159,23 @@ def _preference(item: str) -> tuple[float, str]:
         return 0.0, name
 
 
-async def send_stream(
-    streamed: Streamed, form: Format, threads: QueryThreads, receive: Receive, send: Send
-) -> None:
+async def send_stream(streamed: Streamed, form: Format, threads: QueryThreads, send: Send) -> None:
     """Send the rows; raise the query's error, which is ordinary as long as nothing was sent."""
-    pieces = _pieces(form(streamed.schema), streamed.batches)
-    first = await threads.run(lambda stop: _next(pieces, stop))
+    pieces = _Pieces(form(streamed.schema), streamed.flow)
+    piece = await threads.run(pieces.next)
     await send({"type": "http.response.start", "status": 200, "headers": _headers(form, streamed.schema)})
-    gone = asyncio.ensure_future(receive())
-    piece = first
+    who = client.get()
     try:
-        while piece is not None and not gone.done():
+        while piece is not None and not (who is not None and who.gone.done()):
             async with asyncio.timeout(STALL_S_MAX):
                 await send({"type": "http.response.body", "body": piece, "more_body": True})
-            piece = await threads.run(lambda stop: _next(pieces, stop))
+            piece = await threads.run(pieces.next)
         if piece is None:
             await send({"type": "http.response.body", "body": b""})
     except TimeoutError as error:
         raise StreamCut(f"the client took nothing for {STALL_S_MAX} s") from error
     except UpwellError as error:
         raise StreamCut(str(error)) from error
-    finally:
-        gone.cancel()
 
 
 def _headers(form: Format, schema: pa.Schema) -> list[tuple[bytes, bytes]]:
@@ -195,22 +190,35 @@ def _headers(form: Format, schema: pa.Schema) -> list[tuple[bytes, bytes]]:
     return headers
 
 
-def _pieces(form: Arrow | Ndjson | Csv, batches: Iterator[pa.RecordBatch]) -> Iterator[bytes]:
-    parts: list[bytes] = []
-    size = 0
-    for batch in batches:
-        for start in range(0, batch.num_rows, SLICE_ROWS):
-            parts.append(form.encode(batch.slice(start, SLICE_ROWS)))
-            size += len(parts[-1])
-            if size >= PIECE_BYTES:
-                yield b"".join(parts)
-                parts, size = [], 0
-    yield b"".join([*parts, form.end()])
+class _Pieces:
+    """A result in pieces of about PIECE_BYTES."""
+
+    def __init__(self, form: Arrow | Ndjson | Csv, flow: Flow | Given) -> None:
+        self._form = form
+        self._flow = flow
+        self._slices: Iterator[pa.RecordBatch] = iter(())
+        self._is_over = False
+
+    def next(self, stop: Stop) -> bytes | None:
+        """Return the next piece, None after the last."""
+        parts: list[bytes] = []
+        size = 0
+        while size < PIECE_BYTES and not self._is_over:
+            for rows in self._slices:
+                parts.append(self._form.encode(rows))
+                size += len(parts[-1])
+                if size >= PIECE_BYTES:
+                    break
+            else:
+                batch = self._flow.read(stop)
+                self._is_over = batch is None
+                self._slices = iter(()) if batch is None else _sliced(batch)
+                parts += [self._form.end()] if batch is None else []
+        return b"".join(parts) if parts else None
 
 
-def _next(pieces: Iterator[bytes], stop: Stop) -> bytes | None:
-    stop.check()
-    return next(pieces, None)
+def _sliced(batch: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
+    return (batch.slice(start, SLICE_ROWS) for start in range(0, batch.num_rows, SLICE_ROWS))
 
 
 def _common(kind: pa.DataType) -> pa.DataType:

@@ -36,6 +36,7 @@ from upwell.session.outcome import Outcome, StatementFailed
 from upwell.session.policy import Principal
 from upwell.session.request import Asked
 from upwell.session.session import Sessions
+from upwell.session.threads import Client, client
 from upwell.sql.place import pointed
 from upwell.sql.prepare import check_parameter_count
 from upwell.types import Value
@@ -95,6 +96,12 @@ async def _received(receive: Receive, bytes_max: int) -> bytes:
         chunks.append(chunk)
         if not message.get("more_body"):
             return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+
+
+async def _hung_up(receive: Receive) -> None:
+    """Return when the client of a request whose body was read has gone."""
+    while (await receive())["type"] != "http.disconnect":
+        pass
 
 
 class Reply:
@@ -157,6 +164,8 @@ class SqlEndpoint:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         began = time.perf_counter()
         principal: Principal | None = None
+        who = Client(partial(_hung_up, receive))
+        before = client.set(who)
         try:
             principal = self._authenticator.principal(
                 header(scope, b"authorization"), self._publication.view.catalog
@@ -166,7 +175,7 @@ class SqlEndpoint:
             body = await read_body(scope, receive, bytes_max=self._body_bytes_max)
             form = find_format(header(scope, b"accept"))
             if form is not None:
-                await self._stream(principal, self._parsed(body), form, receive, send)
+                await self._stream(principal, self._parsed(body), form, send)
                 return
             answer = await self._answer(principal, body, began)
         except StatementFailed as failed:
@@ -175,10 +184,11 @@ class SqlEndpoint:
             await respond(send, *_error_body(fault_of(error, is_admin=False), None, began))
         else:
             await respond(send, 200, answer)
+        finally:
+            client.reset(before)
+            who.close()
 
-    async def _stream(
-        self, principal: Principal, request: SqlRequest, form: Format, receive: Receive, send: Send
-    ) -> None:
+    async def _stream(self, principal: Principal, request: SqlRequest, form: Format, send: Send) -> None:
         if request.sql is None or request.statements is not None or request.rows is not None:
             raise InvalidInput(f"{form.media_type} is for one query in `sql`; ask for application/json")
         params = _params(request.params or [])
@@ -186,7 +196,7 @@ class SqlEndpoint:
             principal, self._bounded(request.sql), params, request.namespace_id
         )
         try:
-            await send_stream(streamed, form, self._sessions.threads, receive, send)
+            await send_stream(streamed, form, self._sessions.threads, send)
         except UpwellError as error:
             raise StatementFailed(1, request.sql, error) from error
         except StreamCut as cut:

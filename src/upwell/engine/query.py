@@ -9,7 +9,7 @@ number; `hidden` sets are anti-joins against a few integers, never literals.
 
 import re
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import reduce
 from operator import or_
 from threading import Lock
@@ -33,6 +33,7 @@ from datafusion.catalog import Table as FusionTable
 from datafusion.functions import when
 
 from upwell.engine.catalog import Table
+from upwell.engine.flow import Flow, collected
 from upwell.engine.hot_rows import HotRows
 from upwell.engine.json_value import FUNCTIONS
 from upwell.engine.overlay import Overlay
@@ -65,10 +66,12 @@ from upwell.storage.manifest import Segment
 from upwell.types import Column, Owner, coerce, owner_user
 
 COLD_PLANS_MAX = 256
-RESULT_BYTES_MAX = 64 * 1024 * 1024
-"""What is larger is no answer in one piece, but a stream."""
+LONG_ROWS_MIN = 50_000
+"""A query over so many rows can be stopped while it runs; shorter ones are faster without."""
 NAMES_KEPT_MAX = 2_048
 NAMES_KEPT_TEXT_CHARS_MAX = 16_384
+# What may last however few rows its tables have.
+_LASTING = re.compile(r"\b(?:recursive|generate_series|range|unnest|repeat)\b", re.IGNORECASE)
 # Possessive and from a word's begin: a literal of a megabyte costs one pass, not one for each letter.
 _BEFORE_A_DOT = re.compile(r"\b(\w++)\"?\s*+\.")
 _JSON_FUNCTIONS = [
@@ -164,9 +167,10 @@ class QueryEngine:
         Raises `Stopped` between two batches after a request to stop, `QueryFailure` above
         `RESULT_BYTES_MAX`.
         """
-        frame = self._frame(view, text, namespace, tables, resolve)
+        frame, large = self._frame(view, text, namespace, tables, resolve)
         try:
-            batches = _collected(frame, stop or Stop())
+            is_long = large or len(tables) > 1 or _LASTING.search(text) is not None
+            batches = collected(frame.execute_stream(), stop or Stop(), is_long=is_long)
             schema = batches[0].schema if batches else frame.schema()
         except UpwellError:
             raise
@@ -176,18 +180,16 @@ class QueryEngine:
 
     def stream(
         self, view: View, text: str, namespace: str, tables: list[tuple[str, str]], resolve: Resolve
-    ) -> tuple[pa.Schema, Iterator[pa.RecordBatch]]:
-        """Plan a query and return the schema and the batches of its result, made as they are asked for.
-
-        Each batch may be asked for in another thread, which blocks.
-        """
-        frame = self._frame(view, text, namespace, tables, resolve)
-        return frame.schema(), _flowing(frame, view)
+    ) -> tuple[pa.Schema, Flow]:
+        """Plan a query and return the schema and the batches of its result, made as they are asked for."""
+        frame, _ = self._frame(view, text, namespace, tables, resolve)
+        return frame.schema(), Flow(frame.execute_stream(), view)
 
     def _frame(
         self, view: View, text: str, namespace: str, tables: list[tuple[str, str]], resolve: Resolve
-    ) -> DataFrame:
-        context = _context(namespace, text)
+    ) -> tuple[DataFrame, bool]:
+        """Return the planned query, and whether it reads many rows."""
+        context, is_large = _context(namespace, text), False
         catalog = FusionCatalog.memory_catalog()
         context.register_catalog_provider(CATALOG, catalog)
         schemas: dict[str, Schema] = {}
@@ -197,12 +199,20 @@ class QueryEngine:
                 schemas[space] = catalog.schema(space)
             if name:
                 source = resolve(space, name)
+                is_large = is_large or self._is_large(view, source)
                 table = self._fusion_table(context, view, source, resolve)
                 schemas[space].register_table(name, table)
         try:
-            return context.sql_with_options(text, _ONLY_QUERIES)
+            return context.sql_with_options(text, _ONLY_QUERIES), is_large
         except BaseException as error:
             raise translated(error) from error
+
+    def _is_large(self, view: View, source: AnySource) -> bool:
+        if not isinstance(source, Source):
+            return True  # there is no telling
+        hot = self._overlay.hot_rows(view, source.table, source.owner)
+        cold = self._rows.cold_partition(view.hot, source.table, source.owner)
+        return hot.count + (0 if cold is None else cold.row_count_max) > LONG_ROWS_MIN
 
     def find_hot_only(self, view: View, source: Source, *, changes_max: int | None) -> HotRows | None:
         """Return the hot rows of a source if it has no cold ones, else None.
@@ -255,7 +265,7 @@ class QueryEngine:
             return FusionTable(context.from_arrow(source))
         if isinstance(source, Derived):
             names = self.tables_in(source.text, source.query.home, resolve)
-            return FusionTable(self._frame(view, source.text, source.query.home, names, resolve))
+            return FusionTable(self._frame(view, source.text, source.query.home, names, resolve)[0])
         if isinstance(source, Everybody):
             return FusionTable(self._of_everybody(context, view, source))
         frame = self._both_tiers(context, view, source)
@@ -369,32 +379,6 @@ class _ScoutSchema(SchemaProvider):
 
     def table(self, name: str) -> FusionTable | None:
         return self._scout.table(self._name, name)
-
-
-def _collected(frame: DataFrame, stop: Stop) -> list[pa.RecordBatch]:
-    batches: list[pa.RecordBatch] = []
-    size_bytes = 0
-    for batch in frame.execute_stream():
-        stop.check()
-        batches.append(batch.to_pyarrow())
-        size_bytes += batches[-1].nbytes
-        if size_bytes > RESULT_BYTES_MAX:
-            raise QueryFailure(
-                f"the result is larger than {RESULT_BYTES_MAX >> 20} MiB; narrow it with WHERE or LIMIT, or "
-                "ask for a stream by the header Accept: application/vnd.apache.arrow.stream, "
-                "application/x-ndjson or text/csv"
-            )
-    return batches
-
-
-def _flowing(frame: DataFrame, view: View) -> Iterator[pa.RecordBatch]:
-    try:
-        for batch in frame.execute_stream():
-            yield batch.to_pyarrow()
-    except BaseException as error:
-        raise translated(error) from error
-    finally:
-        del view  # held until here: the files that it names stay as long
 
 
 def _context(namespace: str, text: str = "") -> SessionContext:

@@ -50,7 +50,7 @@ _CLEARER = [
 
 def translated(error: BaseException) -> BaseException:
     """Return the domain error for a failure of the engine, and what isn't one as it is."""
-    if type(error).__name__ == "PanicException":  # no Exception, and importable from nowhere
+    if type(error).__name__ in ("PanicException", "RustPanic"):  # importable from nowhere
         return QueryFailure("the query engine could not handle this query; write it another way")
     if not isinstance(error, Exception):
         return error

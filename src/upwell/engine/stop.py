@@ -1,10 +1,12 @@
 """Stop: asks work in another thread to give up, and settles which of the two was faster.
 
 Law: work that was stopped has no effect, and work that has begun to take effect is not stopped any more.
-The query engine can't be interrupted inside a batch: stopped work may still burn its thread for a while.
+Where the query engine makes no pause stopped work may still burn its thread for a while.
 """
 
 import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from upwell.errors import SqlFailure
 
@@ -20,12 +22,28 @@ class Stop:
         self._lock = threading.Lock()
         self._is_requested = False
         self._is_taking_effect = False
+        self._call: Callable[[], object] | None = None
 
     def request(self) -> bool:
         """Ask the work to stop; False if it is too late and its outcome has to be waited for."""
         with self._lock:
             self._is_requested = not self._is_taking_effect
+            if self._is_requested and self._call is not None:
+                self._call()
             return self._is_requested
+
+    @contextmanager
+    def calling(self, call: Callable[[], object]) -> Iterator[None]:
+        """Call `call`, from the thread that asks, when the work is asked to stop meanwhile."""
+        with self._lock:
+            self._call = call
+        if self._is_requested:
+            call()
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._call = None
 
     def check(self) -> None:
         """Raise `Stopped` if the work was asked to stop."""

@@ -1,10 +1,11 @@
 """Outcomes: what a statement gave, before any wire has a say in how it looks."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import pyarrow as pa
 
+from upwell.engine.flow import Flow, Given
 from upwell.engine.result import ResultColumn
 from upwell.types import Value
 
@@ -36,7 +37,7 @@ class Streamed:
     """The rows of a query that are made as they are asked for, in any thread that may block."""
 
     schema: pa.Schema
-    batches: Iterator[pa.RecordBatch]
+    flow: Flow | Given
 
 
 @dataclass(frozen=True, slots=True)

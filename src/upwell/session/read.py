@@ -7,6 +7,7 @@ from functools import partial
 import pyarrow as pa
 
 from upwell.engine.expression import Parameter, find_key
+from upwell.engine.flow import Given
 from upwell.engine.query import QueryEngine
 from upwell.engine.result import refuse_not_finite, without_directories
 from upwell.engine.rows import Rows, WouldBlock
@@ -67,7 +68,7 @@ class Reader:
         if statement.explains:
             table = without_directories(table)
         refuse_not_finite(table)
-        return Streamed(table.schema, iter(table.to_batches())) if call.streams else Answer(table)
+        return Streamed(table.schema, Given(table)) if call.streams else Answer(table)
 
     def find_at_once(self, call: Call, statement: Select, view: View) -> Answer | PointAnswer | None:
         """Answer a plain query of what is in memory; None, or `WouldBlock`, if that takes a query thread."""

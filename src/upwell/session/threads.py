@@ -1,22 +1,55 @@
 """Query threads: planned queries and long writes, a few at a time, each with a time limit.
 
-Law: one statement that never ends doesn't keep the others waiting. When its time is over the request is
-answered and its slot is free, although its thread may go on for a while; spare threads make up for that.
+Law: one statement that never ends doesn't keep the others waiting. When its time is over, or who asked for
+it has gone, the request is answered and its slot is free, although its thread may go on for a while; spare
+threads make up for that.
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from concurrent.futures import Executor
-from typing import TypeVar
+from contextvars import ContextVar
+from typing import Any, TypeVar
 
 from upwell.engine.stop import Stop
 from upwell.errors import SqlFailure
 
 T = TypeVar("T")
 
+PATIENCE_S = 0.1
+"""After so long somebody looks whether the client is still there; most statements are done by then."""
+
 
 class StatementTimeout(SqlFailure):
     """A statement ran longer than `statement_timeout_s`; nothing of it was applied."""
+
+
+class ClientGone(SqlFailure):
+    """Nobody waits for the answer any more; nothing of the statement was applied."""
+
+
+class Client:
+    """Who waits for an answer. `wait_gone` returns when they have hung up; it is asked only if need be."""
+
+    def __init__(self, wait_gone: Callable[[], Awaitable[Any]]) -> None:
+        self._wait_gone = wait_gone
+        self._gone: asyncio.Future[Any] | None = None
+
+    @property
+    def gone(self) -> asyncio.Future[Any]:
+        """What is done when they have gone."""
+        if self._gone is None:
+            self._gone = asyncio.ensure_future(self._wait_gone())
+        return self._gone
+
+    def close(self) -> None:
+        """Look no longer."""
+        if self._gone is not None:
+            self._gone.cancel()
+
+
+client: ContextVar[Client | None] = ContextVar("client", default=None)
+"""Who waits for what runs in this context; None: nobody who could hang up."""
 
 
 class QueryThreads:
@@ -28,19 +61,39 @@ class QueryThreads:
         self._timeout_s = timeout_s
 
     async def run(self, work: Callable[[Stop], T]) -> T:
-        """Run `work`; raise `StatementTimeout` if it takes too long and had no effect yet."""
+        """Run `work`; raise `StatementTimeout` or `ClientGone` if it was given up before it had an effect."""
+        who = client.get()
+        gone = who.gone if who is not None and self._slots.locked() else None
         async with self._slots:
+            if gone is not None and gone.done():
+                raise ClientGone("the client went away before its turn")
             stop = Stop()
             future = asyncio.get_running_loop().run_in_executor(self._threads, work, stop)
-            done, _ = await asyncio.wait([future], timeout=self._timeout_s)
-            if not done and stop.request():
+            failure = await self._given_up(future, who)
+            if failure is not None and stop.request():
                 # Its end is nobody's news any more, not even a failure.
                 future.add_done_callback(lambda ended: ended.cancelled() or ended.exception())
-                raise StatementTimeout(
-                    f"Handler execution timeout: exceeded {self._timeout_s:g}s; narrow the statement, or "
-                    "raise statement_timeout_s"
-                )
+                raise failure
             return await future
+
+    async def _given_up(self, future: asyncio.Future[T], who: Client | None) -> SqlFailure | None:
+        """Return why nobody waits for `future` any longer; None: it is done."""
+        timeout_s = self._timeout_s
+        if who is not None and timeout_s > PATIENCE_S:
+            early, _ = await asyncio.wait([future], timeout=PATIENCE_S)
+            if early:
+                return None
+            timeout_s -= PATIENCE_S
+        waited: set[asyncio.Future[Any]] = {future} if who is None else {future, who.gone}
+        done, _ = await asyncio.wait(waited, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
+        if future in done:
+            return None
+        if done:
+            return ClientGone("the client went away")
+        return StatementTimeout(
+            f"Handler execution timeout: exceeded {self._timeout_s:g}s; narrow the statement, or "
+            "raise statement_timeout_s"
+        )
 
 
 class SlowThreads:

@@ -150,6 +150,11 @@ class Wire:
             self._connection.close()
             raise
 
+    def send(self, path: str, body: object, *, headers: dict[str, str]) -> None:
+        """Send a request whose answer nobody waits for."""
+        sent = {"Content-Type": "application/json", "Authorization": f"Bearer {self.token}", **headers}
+        self._connection.request("POST", path, json.dumps(body).encode(), sent)
+
     def _leave_if_closed(self) -> None:
         """Let go of a connection that the server has closed meanwhile, as a keep-alive client does."""
         connection = self._connection.sock

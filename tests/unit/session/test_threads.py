@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from upwell.engine.stop import Stop, Stopped
-from upwell.session.threads import QueryThreads, StatementTimeout
+from upwell.session.threads import Client, ClientGone, QueryThreads, StatementTimeout, client
 
 
 async def test_a_runaway_is_given_up_and_its_slot_is_free() -> None:
@@ -50,12 +50,41 @@ async def test_what_has_begun_to_take_effect_is_waited_for() -> None:
         assert await answer == "done"
 
 
+async def test_who_has_gone_is_not_worked_for() -> None:
+    hung_up, end = asyncio.Event(), threading.Event()
+    token = client.set(Client(hung_up.wait))
+    try:
+        with ThreadPoolExecutor(2) as pool:
+            threads = QueryThreads(pool, slots=1, timeout_s=30)
+            first = asyncio.create_task(threads.run(lambda stop: end.wait(30)))
+            second = asyncio.create_task(threads.run(lambda stop: pytest.fail("nobody waits for it")))
+            await asyncio.sleep(0)
+            hung_up.set()
+            for each in (first, second):
+                with pytest.raises(ClientGone):
+                    await each
+            end.set()
+            assert await threads.run(lambda stop: 7) == 7, "a short one is done before anybody looks"
+    finally:
+        client.reset(token)
+
+
 async def test_failures_of_the_work_are_its_own() -> None:
     def fails(stop: Stop) -> None:
         raise ValueError("of the work")
 
     with ThreadPoolExecutor(1) as pool, pytest.raises(ValueError, match="of the work"):
         await QueryThreads(pool, slots=1, timeout_s=30).run(fails)
+
+
+def test_a_stop_calls_who_can_end_the_work() -> None:
+    called: list[int] = []
+    stop = Stop()
+    with stop.calling(lambda: called.append(1)):
+        assert not called
+        assert stop.request()
+    with stop.calling(lambda: called.append(2)):
+        assert called == [1, 2], "also who comes too late"
 
 
 def test_a_stop_is_settled_once() -> None:
