@@ -70,7 +70,21 @@ _SUM: dict[str, ArithmeticOp] = {"+": "+", "-": "-"}
 _PRODUCT: dict[str, ArithmeticOp] = {"*": "*", "/": "/", "%": "%"}
 # A word that stands where an operand should is grammar that only the query engine knows.
 _RESERVED = frozenset(
-    {"SELECT", "FROM", "WHERE", "CASE", "WHEN", "THEN", "ELSE", "END", "EXISTS", "ARRAY", "ALL", "ANY"}
+    {
+        "SELECT",
+        "WITH",
+        "FROM",
+        "WHERE",
+        "CASE",
+        "WHEN",
+        "THEN",
+        "ELSE",
+        "END",
+        "EXISTS",
+        "ARRAY",
+        "ALL",
+        "ANY",
+    }
     | {"SOME", "DISTINCT", "AND", "OR", "NOT", "IN", "IS", "LIKE", "ILIKE", "BETWEEN", "AS", "ON", "DEFAULT"}
     | {"CURRENT_DATE", "CURRENT_TIME"}
 )
