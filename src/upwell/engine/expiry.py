@@ -36,6 +36,7 @@ class Expiry:
         self._clock = clock
         self._grace_us = round(grace_s * 1_000_000)
         self._ended: dict[TableId, deque[_Ended]] = {}
+        self._swept: dict[TableId, int] = {}
         for table in self._tables():
             # What an earlier process removed may still be in the files.
             self._note(table, 0, 0)
@@ -44,7 +45,7 @@ class Expiry:
         """End all rows whose time is over; return how many entries of the log went."""
         count = 0
         for table in self._tables():
-            while gone := self._end_slice(table.id):
+            while (gone := self._end_slice(table.id)) is not None:
                 count += gone
         return count
 
@@ -71,22 +72,31 @@ class Expiry:
     def _tables(self) -> list[Table]:
         return [table for table in self._committer.newest_catalog.by_id.values() if table.is_ephemeral]
 
-    def _end_slice(self, table_id: TableId) -> int:
+    def _end_slice(self, table_id: TableId) -> int | None:
+        """Return how many entries went, None if there is nothing left to look at."""
         committer = self._committer
         with committer.lock:
             table = committer.newest_catalog.by_id.get(table_id)
             if table is None:
-                return 0
+                return None
             last = table.alive_from(self._clock.now_us()) - 1
-            entries = committer.newest.read_log(table.id, None, 0, last, SLICE_ENTRIES)
+            swept = self._swept.get(table.id, 0)
+            entries = committer.newest.read_log(table.id, None, swept, last, SLICE_ENTRIES)
             if not entries:
+                return None
+            self._swept[table.id] = entries[-1].seq
+            # What tells of an end stays for the grace, however short rows live.
+            gone = [entry for entry in entries if entry.after is not None]
+            if len(gone) < len(entries):
+                self._note(table, swept, entries[-1].seq)
+            if not gone:
                 return 0
             before = committer.last_seq
-            rows = [row for entry in entries for row in self._ends(table, entry)]
-            seq = committer.apply(_removal(table.id, entries, self._floor(table.id, entries), rows))
+            rows = [row for entry in gone for row in self._ends(table, entry)]
+            seq = committer.apply(_removal(table.id, gone, self._floor(table.id, gone), rows))
             self._note(table, before, seq)
         committer.publication.wait(seq)
-        return len(entries)
+        return len(gone)
 
     def _ends(self, table: Table, entry: Change) -> list[RowWrite]:
         """Return the end of the row that the entry made, if no later one has taken its place."""

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 from upwell.engine.expression import GENERATORS, Context
 from upwell.errors import InvalidSql, ParameterError
+from upwell.sql.distinct import with_whole_distinct
 from upwell.sql.json_path import with_json_calls
 from upwell.sql.lex import END, Token, tokenize
 from upwell.sql.scalar import BARE_FUNCTIONS, CONTEXT_FUNCTIONS, parameter_index
@@ -49,7 +50,7 @@ def render(text: str, values: Sequence[Value], context: Context) -> str:
     each of a query's rows.
     """
     if _CANDIDATE.search(text) is None:
-        return with_json_calls(text)
+        return _in_engine_words(text)
     tokens = tokenize(text)
     reads_rows = any(token.word == "FROM" for token in tokens)
     parts: list[str] = []
@@ -71,7 +72,11 @@ def render(text: str, values: Sequence[Value], context: Context) -> str:
         if function is not None and _is_output(tokens, at, end):
             parts.append(f' AS "{text[token.start : end].lower()}"')
         done = end
-    return with_json_calls("".join(parts) + text[done:])
+    return _in_engine_words("".join(parts) + text[done:])
+
+
+def _in_engine_words(text: str) -> str:
+    return with_json_calls(with_whole_distinct(text))
 
 
 def parameter_count(text: str) -> int:

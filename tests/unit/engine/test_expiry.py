@@ -135,8 +135,17 @@ def test_delete_leaves_no_tombstone_and_of_what_is_over_nothing(db: Embedded, cl
     clock.advance(TTL_S + 1)
     assert db.change("DELETE FROM app.typing WHERE id = 1", user="ann") == 0
     assert db.change("DELETE FROM app.typing", user="ann") == 0
-    assert db.expiry.run() == 4, "three inserts and a delete"
-    assert [change.op for change in entries(db)] == ["EXPIRE", "EXPIRE"]
+    assert db.expiry.run() == 3, "the inserts"
+    assert [change.op for change in entries(db)] == ["DELETE", "EXPIRE", "EXPIRE"]
+    clock.advance(GRACE_S - 1)
+    assert db.expiry.run() == 0
+    assert db.expiry.due() == []
+    assert len(entries(db)) == 3, (
+        "who resumes learns of all the ends, although rows live for less than the grace"
+    )
+    clock.advance(1)
+    assert db.expiry.evict(db.table("app.typing").id) == 3
+    assert entries(db) == []
 
 
 def test_rows_without_a_key(db: Embedded, clock: ManualClock) -> None:
@@ -180,9 +189,12 @@ def test_the_time_goes_on_while_the_server_is_down(db: Embedded, clock: ManualCl
     assert (seen(db), stored(db)) == ([2], [2])
     clock.advance(TTL_S + 1)
     db.reopen()
-    assert db.expiry.run() == 2, "2's entry, and that of 1's end, whose grace nobody remembers"
+    assert db.expiry.run() == 1, "2's entry"
     assert seen(db) == []
-    assert [(change.op, change.key) for change in entries(db)] == [("EXPIRE", 2)]
+    assert [(change.op, change.key) for change in entries(db)] == [("EXPIRE", 1), ("EXPIRE", 2)]
+    clock.advance(GRACE_S)
+    db.expiry.evict(db.table("app.typing").id)
+    assert entries(db) == []
 
 
 def test_other_tables_of_the_owner_keep_their_log(db: Embedded, clock: ManualClock) -> None:

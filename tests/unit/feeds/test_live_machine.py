@@ -6,6 +6,7 @@ back from any cursor. After each step each client's fold is compared.
 """
 
 import asyncio
+import json
 import random
 import shutil
 import sqlite3
@@ -38,6 +39,8 @@ FLUSHES_MAX = 1
 KINDS = [None, "a", "b", "ab", "B", "a%"]
 SIZES = [None, -2, 0, 1, 2, 5]
 
+COLUMNS = "id, kind, size, doc, price"
+
 Row = tuple[int, str | None, int | None]
 
 kinds, sizes, ids = st.sampled_from(KINDS), st.sampled_from(SIZES), st.sampled_from(range(1, 7))
@@ -47,6 +50,11 @@ lasting = st.sampled_from(["mine", "ours"])
 
 def literal(value: object) -> str:
     return "NULL" if value is None else f"'{value}'" if isinstance(value, str) else str(value)
+
+
+def derived(kind: str | None, size: int | None) -> tuple[str, str | None]:
+    """Return the document and the price of a row of this kind and size."""
+    return json.dumps({"kind": kind, "size": size}), None if size is None else f"{size * 1.25:.2f}"
 
 
 def _condition(chance: random.Random) -> str:
@@ -64,7 +72,31 @@ def _condition(chance: random.Random) -> str:
         chance.choice(["kind IS NULL", "size IS NOT NULL", "kind LIKE 'a%'", "kind NOT LIKE '_b'"]),
         f"size + id {compared} {size}",
     ]
-    return chance.choice(forms)
+    return chance.choice(forms if chance.random() < 0.6 else _of_the_engine(chance, kind, size, compared))
+
+
+def _of_the_engine(chance: random.Random, kind: str, size: int, compared: str) -> list[str]:
+    """Return conditions that only the query engine decides, in words that SQLite means the same by."""
+    return [
+        f"CASE WHEN size > {size} THEN kind = {kind} ELSE size IS NOT NULL END",
+        f"CASE kind WHEN {kind} THEN {size} ELSE size END {compared} 1",
+        f"COALESCE(kind, 'a') {compared} {kind}",
+        f"COALESCE(size, id, 0) {compared} {size}",
+        f"NULLIF(size, {size}) IS NULL",
+        f"CAST(size AS TEXT) {compared} '{size}'",
+        f"size IS DISTINCT FROM {size}",
+        f"kind IS NOT DISTINCT FROM {chance.choice([kind, 'NULL'])}",
+        f"doc ->> 'kind' {compared} {kind}",
+        f"doc -> 'kind' = '\"{kind[1:-1]}\"'",
+        f"CAST(doc ->> 'size' AS INT) {compared} {size}",
+        f"price {compared} {size * 1.25:.2f}",
+        f"price BETWEEN 0.5 AND {size * 1.25:.2f}",
+        f"LOWER(kind) {compared} 'b'",
+        f"LENGTH(kind) + id {compared} 3",
+        f"kind || 'x' LIKE '{chance.choice(['%bx', '_x'])}'",
+        f"ABS(size) % 2 = 1 AND kind {compared} {kind}",
+        f"100 / NULLIF(size, 0) {compared} 20",
+    ]
 
 
 def _predicate(chance: random.Random, depth: int = 2) -> str:
@@ -98,7 +130,8 @@ class Oracle:
     def make(self, name: str) -> None:
         """Make a table, anew if it is there."""
         self._db.execute(f"DROP TABLE IF EXISTS {name}")
-        columns = "owner, id INT, kind TEXT, size INT, made_ms INT, PRIMARY KEY (owner, id)"
+        columns = "owner, id INT, kind TEXT, size INT, doc TEXT, price NUMERIC, made_ms INT"
+        columns += ", PRIMARY KEY (owner, id)"
         self._db.execute(f"CREATE TABLE {name} ({columns})")
 
     def add_column(self, name: str, column: str) -> None:
@@ -185,7 +218,7 @@ class LiveMachine(RuleBasedStateMachine):
 
     def made(self, table: str) -> str:
         """Return the statement that makes a table."""
-        columns = "id BIGINT PRIMARY KEY, kind TEXT, size INT"
+        columns = "id BIGINT PRIMARY KEY, kind TEXT, size INT, doc JSON, price DECIMAL(8, 2)"
         return f"CREATE TABLE {self.space}.{table} ({columns}) WITH ({OPTIONS[table]})"
 
     # What happens to the rows
@@ -335,15 +368,19 @@ class LiveMachine(RuleBasedStateMachine):
         """Return the INSERT of the rows whose keys are free, and do it in SQLite."""
         owner, free = self.owner(table, user), []
         for row in new:
-            sql = f"INSERT INTO {table} (owner, id, kind, size, made_ms) VALUES (?, ?, ?, ?, ?)"
-            if self.oracle.change(sql, owner, *row, self.now_ms()) > 0:
-                free.append(f"({', '.join(map(literal, row))})")
-        return f"INSERT INTO {self.space}.{table} (id, kind, size) VALUES {', '.join(free)}" if free else ""
+            cells = (*row, *derived(*row[1:]))
+            sql = f"INSERT INTO {table} (owner, {COLUMNS}, made_ms) VALUES (?, ?, ?, ?, ?, ?, ?)"
+            if self.oracle.change(sql, owner, *cells, self.now_ms()) > 0:
+                free.append(f"({', '.join(map(literal, cells))})")
+        return f"INSERT INTO {self.space}.{table} ({COLUMNS}) VALUES {', '.join(free)}" if free else ""
 
     def updated(self, table: str, user: str, where: str, kind: str | None, size: int | None) -> str:
-        sql = f"UPDATE {table} SET kind = ?, size = ? WHERE owner = ? AND ({where})"
-        self.oracle.change(sql, kind, size, self.owner(table, user))
-        return f"UPDATE {self.space}.{table} SET kind = {literal(kind)}, size = {literal(size)} WHERE {where}"
+        cells = (kind, size, *derived(kind, size))
+        sql = f"UPDATE {table} SET kind = ?, size = ?, doc = ?, price = ? WHERE owner = ? AND ({where})"
+        self.oracle.change(sql, *cells, self.owner(table, user))
+        settings = zip(COLUMNS.split(", ")[1:], map(literal, cells), strict=True)
+        assignments = ", ".join(f"{name} = {value}" for name, value in settings)
+        return f"UPDATE {self.space}.{table} SET {assignments} WHERE {where}"
 
     def deleted(self, table: str, user: str, where: str) -> str:
         self.oracle.change(f"DELETE FROM {table} WHERE owner = ? AND ({where})", self.owner(table, user))
