@@ -20,7 +20,7 @@ from upwell.clock import SystemClock
 from upwell.config import Config
 from upwell.effects import Files, OsFiles, points_from_environment
 from upwell.errors import StartRefused
-from upwell.feeds.cursor import Growth
+from upwell.feeds.cursor import Growth, synced_by_turns
 from upwell.feeds.live import LiveFeed
 from upwell.feeds.registry import Registry
 from upwell.feeds.resume import Resumes
@@ -47,8 +47,12 @@ def run(config: Config, *, files: Files | None = None) -> int:
 
 async def _serve(parts: Parts) -> None:
     config, committer = parts.config, parts.committer
-    with started(config) as pools, closing(Registry(committer, parts.engine.clock)) as registry:
-        loop = asyncio.get_running_loop()
+    loop = asyncio.get_running_loop()
+    with (
+        started(config) as pools,
+        closing(Registry(committer, parts.engine.clock)) as registry,
+        synced_by_turns(committer, loop),
+    ):
         growth = Growth(committer.publication, loop)
         feed = LiveFeed(
             committer.changelog,

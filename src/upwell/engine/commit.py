@@ -7,7 +7,7 @@ So an acknowledgement (`Publication.wait`, `Growth.reached`) always follows a sy
 
 import logging
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from enum import Enum
 
 import msgspec
@@ -103,8 +103,10 @@ class Committer:
         self._flushed_until: dict[tuple[TableId, Owner], int] = {}
         seq, reader = store.snapshot()
         self.changelog = Changelog(floor=seq)
-        self.publication = Publication(View(seq, reader, self._catalog))
         self._work = threading.Event()
+        self.publication = Publication(View(seq, reader, self._catalog), self._work.set)
+        self.ask_sync: Callable[[], None] = self._work.set
+        """Called after each commit; who applies many in a turn may ask once for all of them."""
         self.commits = self.changes = self.syncs = 0
         """How many there were since the start; `syncs` are those of the log that made commits durable."""
         self._closing = False
@@ -151,7 +153,7 @@ class Committer:
         self._points.reach("commit:after-write")
         if self._durability is Durability.ASYNC:
             self._publish_now()
-        self._work.set()
+        self.ask_sync()
         return applied.seq
 
     def settle_on_disk(self) -> None:

@@ -28,10 +28,11 @@ class View:
 
 
 class Publication:
-    """The View in force. One thread publishes; everyone else reads `view` or waits for a seq."""
+    """The View in force. One thread publishes, at once if `ask` is called; others read `view` or wait."""
 
-    def __init__(self, first: View) -> None:
+    def __init__(self, first: View, ask: Callable[[], None]) -> None:
         self._view = first
+        self._ask = ask
         self._failure: ReadOnly | None = None
         self._changed = threading.Condition()
         self._in_use: WeakSet[View] = WeakSet([first])
@@ -75,6 +76,8 @@ class Publication:
 
     def wait(self, seq: int) -> View:
         """Block this thread until the View has reached `seq`; raise `ReadOnly` if it never will."""
+        if self._view.seq < seq:
+            self._ask()
         with self._changed:
             self._changed.wait_for(lambda: self._view.seq >= seq or self._failure is not None)
         if self._view.seq < seq and self._failure is not None:

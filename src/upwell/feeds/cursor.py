@@ -5,8 +5,12 @@ cannot strand anybody. One wake-up of the loop serves all who wait.
 """
 
 import asyncio
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from heapq import heappop, heappush
 
+from upwell.engine.commit import Committer
 from upwell.engine.view import Publication, View
 
 
@@ -59,3 +63,33 @@ class Growth:
             future = heappop(self._waiting)[2]
             if not future.done():
                 future.set_result(None)
+
+
+@contextmanager
+def synced_by_turns(committer: Committer, loop: asyncio.AbstractEventLoop) -> Iterator[None]:
+    """Let what this thread's loop commits in one turn share a sync, asked for when the turn has ended.
+
+    The thread that syncs then doesn't fight for the write lock with those who still apply.
+    """
+    ask_now, own_thread = committer.ask_sync, threading.get_ident()
+    is_asked = False
+
+    def ask() -> None:
+        nonlocal is_asked
+        if threading.get_ident() != own_thread:
+            ask_now()
+        elif not is_asked:
+            is_asked = True
+            loop.call_soon(ask_at_end)
+
+    def ask_at_end() -> None:
+        nonlocal is_asked
+        is_asked = False
+        ask_now()
+
+    committer.ask_sync = ask
+    try:
+        yield
+    finally:
+        committer.ask_sync = ask_now
+        ask_now()
