@@ -1,4 +1,5 @@
-"""SQL as sqllogictest files, each run hot-only, cold-only and mixed: the tier never shows in an answer.
+"""SQL as sqllogictest files, each run hot-only, cold-only, mixed and without shapes: neither the tier
+nor what was seen before shows in an answer.
 
     statement ok                a statement that succeeds
     statement count N           a statement that changes N rows
@@ -24,6 +25,7 @@ from upwell.client import Client, Result, ServerError, connect
 from upwell.testing import ServerProcess, wait_until
 
 FILES = sorted(Path(__file__).parent.glob("*.slt"))
+_OF_USERS = re.compile("CREATE (USER|SHARED) TABLE")
 _CHANGED = re.compile(r"(?:INSERT INTO|UPDATE|DELETE FROM)\s+(\w+)", re.IGNORECASE)
 
 
@@ -115,7 +117,7 @@ def test_duckdb_gives_the_same_answers(file: Path) -> None:
     with duckdb.connect() as other:
         for record in parse(file.read_text()):
             where = f"{file.name}:{record.line} (duckdb)\n{record.sql}"
-            found = other.execute(record.sql.replace("CREATE USER TABLE", "CREATE TABLE")).fetchall()
+            found = other.execute(_OF_USERS.sub("CREATE TABLE", record.sql)).fetchall()
             if record.kind == "query":
                 assert [" | ".join(_cell(_as_here(cell)) for cell in row) for row in found] == record.rows, (
                     where
@@ -144,11 +146,33 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
         yield server
 
 
+@pytest.fixture(scope="module")
+def unshaped(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
+    """A server that parses each text as it stands."""
+    settings = {"UPWELL_BCRYPT_COST": "4", "UPWELL_SHAPE_CACHE": "false"}
+    with ServerProcess(tmp_path_factory.mktemp("slt") / "data", env=settings) as server:
+        yield server
+
+
 @pytest.mark.parametrize(("mode", "every"), [("hot", 0), ("cold", 1), ("mixed", 2)])
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
 def test_a_file_gives_the_same_answers_in_every_tier(
     server: ServerProcess, file: Path, mode: str, every: int
 ) -> None:
+    _run_file(server, file, mode, every)
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
+def test_a_file_gives_the_same_answers_without_shapes(unshaped: ServerProcess, file: Path) -> None:
+    _run_file(unshaped, file, "unshaped", 2)
+
+
+def test_there_are_enough_queries() -> None:
+    records = [record for file in FILES for record in parse(file.read_text())]
+    assert sum(record.kind == "query" for record in records) >= 500
+
+
+def _run_file(server: ServerProcess, file: Path, mode: str, every: int) -> None:
     namespace = f"{file.stem}_{mode}"
     with connect(server.url, user="root", password=server.root_password, namespace=namespace) as client:
         client.execute(f"CREATE NAMESPACE {namespace}")
