@@ -65,6 +65,15 @@ def test_only_a_device_token_opens_the_sync(world: World, method: str, path: str
         assert status(world, method, path, f"Bearer {token}") == 200
 
 
+@pytest.mark.filterwarnings("ignore::jwt.warnings.InsecureKeyLengthWarning")
+@pytest.mark.parametrize("algorithm", ["HS384", "HS512"])
+def test_an_apps_own_back_end_may_sign_with_any_hmac(world: World, algorithm: str) -> None:
+    claims, secret = {"sub": world.user(), "did": "phone"}, world.server.jwt_secret
+    assert status(world, "GET", "/sync/download", f"Bearer {jwt.encode(claims, secret, algorithm)}") == 200
+    forged = jwt.encode(claims, OTHER_SECRET, algorithm)
+    assert status(world, "GET", "/sync/download", f"Bearer {forged}") == 401
+
+
 def test_a_refused_upload_writes_nothing(world: World) -> None:
     user = world.user()
     body = {"changes": [{**upsert(1, "users", key(1), name="n"), "schema": world.ns}]}

@@ -712,23 +712,27 @@ def test_what_is_no_request_is_refused_whole(world: World, body: bytes) -> None:
 @pytest.mark.parametrize(
     "payload",
     [
-        '{"id":"x","name":' + "[" * 50_000 + "]" * 50_000 + "}",
-        '{"id":"x","name":"\\ud800"}',
-        '{"id":"x","name":"n","email":1e999}',
+        b'{"id":"x","name":' + b"[" * 50_000 + b"]" * 50_000 + b"}",
+        b'{"id":"x","name":"\\ud800"}',
+        b'{"id":"x","name":"n","email":1e999}',
+        b'{"id":"x","name":NaN}',
+        b'{"id":"x","name":"\xff, \\"}, {"}',
+        b'{"id":"x" "name"}',
     ],
 )
-def test_a_payload_that_cannot_be_read_stops_nothing_else(world: World, payload: str) -> None:
+def test_a_payload_that_cannot_be_read_stops_nothing_else(world: World, payload: bytes) -> None:
     phone = world.handset()
-    good, bad = ({**upsert(n, "users", key(n), name="n"), "schema": world.ns} for n in (1, 2))
-    text = json.dumps({"changes": [good, {**bad, "payload": "PAYLOAD"}]}).replace('"PAYLOAD"', payload)
-    answer = phone.call("POST", "/sync/upload", content=text)
-    if answer.status_code == 200:
-        statuses = answer.json()["statuses"]
-        assert statuses[0] == applied(1, 1)
-        assert statuses[1]["status"] == "invalid"
-    else:
-        assert (answer.status_code, answer.json()["error"]) == (400, "invalid_request")
-        assert phone.log() == []
+    good, bad, best = ({**upsert(n, "users", key(n), name="n"), "schema": world.ns} for n in (1, 2, 3))
+    text = json.dumps({"changes": [good, {**bad, "payload": "PAYLOAD"}, {**best, "payload": "BEST"}]})
+    body = text.encode().replace(b'"PAYLOAD"', payload).replace(b'"BEST"', b'{"name":"n", "email" : "}"}')
+    for _ in range(2):
+        answer = phone.call("POST", "/sync/upload", content=body)
+        assert answer.status_code == 200, answer.text
+        first, refused, last = answer.json()["statuses"]
+        assert (first["status"], last["status"]) == ("applied", "applied")
+        assert (refused["status"], refused["invalid"]["reason"]) == ("invalid", "bad_payload")
+    assert [change["payload"] for change in phone.log()] == [good["payload"], {"name": "n", "email": "}"}]
+    assert [failure["pk"] for failure in phone.call("GET", "/admin/materialize-failures").json()] == [key(2)]
 
 
 def test_unknown_fields_of_the_request_are_ignored(world: World) -> None:

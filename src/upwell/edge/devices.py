@@ -32,6 +32,7 @@ from upwell.feeds.registry import Registry
 from upwell.feeds.stock import StockDownloads
 from upwell.feeds.upload import Uploads
 from upwell.protocol import sync
+from upwell.protocol.salvage import decode_upload_request
 from upwell.session.auth import Authenticator
 from upwell.session.policy import Principal
 
@@ -188,8 +189,8 @@ class DeviceEndpoints:
                     why = f"bytes={int(length)} limit={self._limits.batch_bytes_max}"
                     return await self._in_thread(partial(self._uploads.refuse, user, changes, why))
                 return await self._in_thread(partial(self._uploads.upload, user, source, request))
-        request = _parsed(await read_body(scope, receive, bytes_max=self._limits.batch_bytes_max))
-        return await self._in_thread(partial(self._uploads.upload, user, source, request))
+        body = await read_body(scope, receive, bytes_max=self._limits.batch_bytes_max)
+        return await self._in_thread(lambda: self._uploads.upload(user, source, _parsed(body)))
 
     async def _in_thread(self, call: Callable[[], object]) -> bytes:
         return await asyncio.get_running_loop().run_in_executor(self._threads, lambda: sync.encode(call()))
@@ -202,7 +203,7 @@ async def refuse(send: Send, status: int, code: str, message: str) -> None:
 
 def _parsed(body: bytes) -> sync.UploadRequest:
     try:
-        return sync.decode_upload_request(body)
+        return decode_upload_request(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise InvalidInput(f"invalid JSON: {error}") from error
 

@@ -24,7 +24,9 @@ from upwell.session.trust import Trust
 
 LEEWAY_S = 60
 TOKENS_KEPT_MAX = 10_000
-_ALGORITHMS = ["HS256"]
+_ALGORITHM = "HS256"
+_DEVICE_ALGORITHMS = [_ALGORITHM, "HS384", "HS512"]
+"""An app's own back end may sign a device's token with any of them, as section 1.3 of its contract says."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +108,7 @@ class Authenticator:
         now = self.now_s()
         until = now + (self._device_expiry_s if expiry_s is None else expiry_s)
         claims = {"sub": user, "did": device, "iat": now, "exp": until, "iss": OWN_ISSUER}
-        return Token(jwt.encode(claims, self._secret, "HS256"), until)
+        return Token(jwt.encode(claims, self._secret, _ALGORITHM), until)
 
     def principal(self, authorization: str | None, catalog: Catalog) -> Principal:
         """Return who sends an `Authorization` header of an access token, ours or a trusted issuer's."""
@@ -196,7 +198,7 @@ class Authenticator:
             "role": user.role.value,
             "token_type": token_type,
         }
-        return Token(jwt.encode(claims, self._secret, "HS256"), now + expiry_s)
+        return Token(jwt.encode(claims, self._secret, _ALGORITHM), now + expiry_s)
 
     def _verified_claims(self, token: str) -> Verified:
         digest = hashlib.sha256(token.encode()).hexdigest()
@@ -231,13 +233,16 @@ class Authenticator:
         return Verified(claims, issuer)
 
     def _decode(self, token: str) -> dict[str, object]:
-        claims: dict[str, object] = jwt.decode(
+        found = jwt.decode_complete(
             token,
             self._secret,
-            algorithms=_ALGORITHMS,
+            algorithms=_DEVICE_ALGORITHMS,
             options={"verify_exp": False, "verify_iat": False, "verify_aud": False},
             leeway=LEEWAY_S,
         )
+        claims: dict[str, object] = found["payload"]
+        if "did" not in claims and found["header"]["alg"] != _ALGORITHM:
+            raise jwt.InvalidAlgorithmError("only a device's token may be signed with this algorithm")
         return claims
 
     def now_s(self) -> int:
