@@ -173,9 +173,11 @@ class Evaluation:
     ) -> list[Sequence[Value] | None]:
         texts = [scalar.text for _, scalar in conflict.assignments]
         condition = "TRUE" if conflict.where is None else conflict.where.text
-        text = f'SELECT {", ".join(_named([condition, *texts]))} FROM "{table.namespace}"."{table.name}"'
+        # Beside the key no aggregate of all rows can stand.
+        columns = [f'"{table.columns[table.key_index].name}"', *_named([condition, *texts])]
+        text = f'SELECT {", ".join(columns)} FROM "{table.namespace}"."{table.name}"'
         found = self._inquiry.rows(text, self._values, conflicts_table(table, there))
-        return [cells[1:] if cells[0] is True else None for cells in result_rows(found)]
+        return [cells[2:] if cells[1] is True else None for cells in result_rows(found)]
 
     def update(self, statement: Update, values_each: Sequence[Sequence[Value]]) -> int:
         """Stage an UPDATE, once for each list of values; returns how many rows really change."""

@@ -69,7 +69,8 @@ def _kind(node: Node, table: Table) -> SqlType | None:
         case Literal(value):
             return KIND_OF[type(value)]
         case ColumnRef(index) if index >= 0:
-            return table.columns[index].type
+            # Behind a row's own columns are those of the row that it is in conflict with.
+            return table.columns[index % len(table.columns)].type
         case ColumnRef(index):
             return SqlType.BOOLEAN if index == DELETED else SqlType.BIGINT
         case Call("COALESCE", arguments):

@@ -10,11 +10,12 @@ from functools import lru_cache
 from itertools import pairwise
 
 from upwell.engine.catalog import Table
-from upwell.engine.expression import Call, ColumnRef, Literal, Node, Parameter
+from upwell.engine.expression import Call, ColumnRef, Literal, Node, Parameter, columns_read
 from upwell.errors import InvalidOperation, InvalidSql, QueryFailure, SystemColumnViolation
+from upwell.sql.agreement import agreed_condition
 from upwell.sql.lex import Fragment
 from upwell.sql.parse import judge
-from upwell.sql.scalar import SYSTEM_COLUMNS, Scope, parameter_index, parse_condition, parse_scalar
+from upwell.sql.scalar import SYSTEM_COLUMNS, Scope, parameter_index, parse_scalar
 from upwell.sql.statements import OnConflict, Returning, Scalar
 from upwell.sql.tree import ConflictTree, ReturnedItem
 from upwell.types import Column, SqlType, WrittenFloat
@@ -57,7 +58,7 @@ def bind_conflict(tree: ConflictTree, scope: Scope) -> OnConflict:
     ]
     where = None
     if tree.where is not None:
-        node = parse_condition(tree.where, scope)
+        node = agreed_condition(tree.where, scope)
         if node is None:
             judge(tree.where)
         where = Scalar(own_names(tree.where, scope), node)
@@ -144,6 +145,8 @@ def bind_scalar(fragment: Fragment, column: Column, scope: Scope) -> Scalar:
     node = parse_scalar(fragment, scope)
     if node is None:
         judge(fragment)
+    elif any(index < 0 for index in columns_read(node)):
+        node = None  # `_seq` and `_deleted` are no cells of the row that it would be evaluated on
     return Scalar(own_names(fragment, scope), node)
 
 

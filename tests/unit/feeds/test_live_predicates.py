@@ -13,7 +13,7 @@ from upwell.clock import ManualClock
 from upwell.errors import InvalidSql, QueryFailure, UpwellError
 from upwell.feeds.live import LiveFeed
 from upwell.storage.memory import MemoryStore
-from upwell.testing.embedded import Embedded
+from upwell.testing.embedded import Embedded, answer_rows
 from upwell.testing.live import Subscriber
 from upwell.types import Value
 
@@ -146,8 +146,8 @@ class World:
         self.db.runner.run(subscriber.open(**{"view": True, **options}))
         return subscriber
 
-    def found(self, where: str) -> set[str]:
-        return {str(key) for (key,) in self.db.rows(f"SELECT id FROM a.t WHERE {where}", user="ann")}
+    def found(self, where: str, user: str = "ann") -> set[str]:
+        return {str(key) for (key,) in self.db.rows(f"SELECT id FROM a.t WHERE {where}", user=user)}
 
     def settle(self, live: dict[str, Subscriber]) -> None:
         """Wait until each live view is what SELECT finds; say which one isn't."""
@@ -298,3 +298,36 @@ def test_who_asks_the_same_asks_the_query_engine_once(world: World) -> None:
     for each in same:
         world.settle({"n % 2 = 1": each})
     assert len({id(each.subscription.watch.condition) for each in same if each.subscription}) == 1
+
+
+def test_update_and_delete_find_the_rows_that_select_finds(world: World) -> None:
+    for row in ROWS:
+        world.insert(row)
+    for where in PREDICATES:
+        wanted = world.found(where, user="root")
+        for statement in (f"UPDATE a.t SET t = 'new' WHERE {where}", f"DELETE FROM a.t WHERE {where}"):
+            sql = f"BEGIN; {statement}\nRETURNING id; ROLLBACK"
+            done = world.db.runner.run(world.db.outcomes(sql))[-2]
+            assert (statement, {str(key) for (key,) in answer_rows(done)}) == (statement, wanted)
+
+
+def test_a_row_is_set_to_its_seq(world: World) -> None:
+    world.db.run("INSERT INTO a.t (id, n, ts) VALUES (1, 1, 77), (2, 2, 88)")
+    seqs = dict(world.db.rows("SELECT id, _seq FROM a.t"))
+    world.db.run("UPDATE a.t SET n = _seq WHERE id = 1")
+    world.db.run("UPDATE a.t SET n = _seq + 1, b = _deleted WHERE id > 1")
+    assert world.db.rows("SELECT id, n, b FROM a.t") == [(1, seqs[1], None), (2, seqs[2] + 1, False)]
+
+
+@pytest.mark.parametrize("settings", ["n = sum(excluded.n)", "n = 3 WHERE sum(t.n) > 0"])
+def test_a_conflict_is_settled_row_by_row(world: World, settings: str) -> None:
+    world.db.run("INSERT INTO a.t (id, n) VALUES (1, 1), (2, 2)")
+    with pytest.raises(QueryFailure, match="GROUP BY"):
+        world.db.run(
+            f"INSERT INTO a.t (id, n) VALUES (1, 1), (2, 1) ON CONFLICT (id) DO UPDATE SET {settings}"
+        )
+    world.db.run(
+        "INSERT INTO a.t (id, n) VALUES (1, 5), (2, 5) ON CONFLICT (id) DO UPDATE SET n = excluded.n"
+        " WHERE t.n / 0.0 > 1 AND t.u IS DISTINCT FROM 'x' AND t.n < 2"
+    )
+    assert world.db.rows("SELECT id, n FROM a.t") == [(1, 5), (2, 2)]
