@@ -100,15 +100,33 @@ def test_what_is_no_statement_about_users(site: Site, text: str) -> None:
 
 
 def test_a_changed_password_replaces_the_old_one(site: Site) -> None:
-    name, wire = site.account()
+    name, _ = site.account()
     site.root.run(f"ALTER USER {name} SET PASSWORD 'the-new-one'")
     assert _log_in(site, name, PASSWORD).status == 401
     assert _log_in(site, name, "the-new-one").status == 200
+    wire = site.wire(site.login(name, "the-new-one")["access_token"])
     wire.run(f"ALTER USER {name} SET PASSWORD 'my-own-choice'")
-    assert _log_in(site, name, "my-own-choice").status == 200
+    wire = site.wire(site.login(name, "my-own-choice")["access_token"])
     wire.run(f"ALTER USER {name} SET EMAIL 'me@example.com'")
     assert _user(site, name)["email"] == "me@example.com"
     assert _log_in(site, name, "my-own-choice").json["user"]["email"] == "me@example.com"
+
+
+def test_a_new_password_ends_the_tokens_of_before(site: Site) -> None:
+    name, wire = site.account()
+    login, device = site.login(name), wire.call("POST", "/v1/api/auth/device", {"device": "phone"}).json
+    site.root.run(f"ALTER USER {name} SET EMAIL 'new@example.com'")
+    wire.run("SELECT 1")
+    wire.run(f"ALTER USER {name} SET PASSWORD 'another-password'")
+    wire.sql("SELECT 1").refused(401, "INVALID_CREDENTIALS")
+    refresh = site.wire(login["refresh_token"]).call("POST", "/v1/api/auth/refresh")
+    assert (refresh.status, refresh.json["error"]) == (401, "unauthorized")
+    fresh = site.login(name, "another-password")
+    assert site.wire(fresh["access_token"]).run("SELECT CURRENT_USER()").cell == name
+    again = site.wire(fresh["refresh_token"]).call("POST", "/v1/api/auth/refresh").json
+    assert site.wire(again["access_token"]).run("SELECT CURRENT_USER()").cell == name
+    offline = site.wire(device["token"]).call("GET", "/sync/schema-version")
+    assert offline.status == 200, "what is on the device has to come up"
 
 
 @pytest.mark.parametrize("role", ["user", "service"])
@@ -252,7 +270,10 @@ def test_a_right_password_forgets_the_wrong_ones(site: Site) -> None:
         assert _log_in(site, name, PASSWORD).status == 200
 
 
-@pytest.mark.parametrize("change", ["DROP USER {}", "ALTER USER {} SET ROLE service"])
+@pytest.mark.parametrize(
+    "change",
+    ["DROP USER {}", "ALTER USER {} SET ROLE service", "ALTER USER {} SET PASSWORD 'another-password'"],
+)
 def test_the_sockets_of_a_changed_account_end(site: Site, change: str) -> None:
     name, wire = site.account()
     other, _ = site.account()

@@ -116,6 +116,33 @@ def test_a_role_in_an_outside_token_means_nothing(site: Site) -> None:
     assert wire.run("SELECT CURRENT_ROLE()").cell == "user"
 
 
+@pytest.mark.parametrize(
+    "said",
+    [
+        {"token_type": "refresh"},
+        {"token_type": "Refresh"},
+        {"token_type": "id"},
+        {"token_type": 1},
+        {"token_use": "id"},
+        {"typ": "Refresh"},
+        {"typ": "ID"},
+        {"typ": "Bearer", "token_type": "refresh"},
+    ],
+)
+def test_a_token_for_something_else_is_no_access_token(site: Site, said: dict[str, Any]) -> None:
+    site.wire(_shop(_name(), **said)).sql("SELECT 1").refused(401, INVALID)
+    assert site.wire(_shop(_name(), did="phone", **said)).call("GET", "/sync/schema-version").status == 401
+
+
+def test_a_header_may_say_what_a_token_is_for(site: Site) -> None:
+    claims = {"iss": "https://shop.example", "sub": _name(), "exp": int(time.time()) + 600}
+    for kind, status in (("at+jwt", 200), ("application/at+jwt", 200), ("refresh+jwt", 401), (7, 401)):
+        token = jwt.encode(claims, SECRET, "HS256", headers={"typ": kind})
+        assert site.wire(token).sql("SELECT 1").status == status, kind
+    for said in ({"typ": "Bearer"}, {"token_use": "access"}, {"token_type": "access"}):
+        site.wire(_shop(_name(), **said)).run("SELECT 1")
+
+
 def test_a_socket_takes_an_outside_token(site: Site) -> None:
     name = _name()
     with Socket(site.server.port, _shop(name)) as socket:

@@ -36,8 +36,8 @@ class Connection:
     epoch_s: Callable[[], float]
     protocol: Protocol = PLAIN
     principal: Principal | None = None
-    anew_at_us: int = 0
-    """Which of the accounts that had the name one after the other it is."""
+    life: tuple[int, int] = (0, 0)
+    """Of the account, when the socket signed in."""
     subscriptions: dict[str, Subscription] = field(default_factory=dict)
     asked_ahead: int = 0
     is_busy: bool = False

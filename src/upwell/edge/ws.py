@@ -176,7 +176,7 @@ class LiveSocket:
             socket.say(AuthError(str(error)))
             raise _Closing(POLICY, "Authentication failed") from error
         account = catalog.users.get(socket.principal.user)
-        socket.anew_at_us = account.anew_at_us if account is not None else 0
+        socket.life = account.life if account is not None else (0, 0)
         socket.negotiate(asked)
         socket.say(_welcome(socket))
 
@@ -349,7 +349,7 @@ class LiveSocket:
         for socket in list(self._sockets):
             if socket.principal is not None:
                 user = catalog.users.get(socket.principal.user)
-                if user is None or (user.role, user.anew_at_us) != (socket.principal.role, socket.anew_at_us):
+                if user is None or (user.role, user.life) != (socket.principal.role, socket.life):
                     socket.say(AuthError("the account was changed; sign in again"))
                     self._begin_closing(socket, POLICY, "Authentication failed")
 

@@ -233,6 +233,14 @@ class User:
     deleted_at_us: int | None = None
     anew_at_us: int = 0
     """When an account began anew under the name of a dropped one, whose tokens don't open it."""
+    era: int = 0
+    """How often its password was changed; tokens of another era don't open it."""
+    era_began_us: int = 0
+
+    @property
+    def life(self) -> tuple[int, int]:
+        """What tokens and sockets end with."""
+        return self.anew_at_us, self.era
 
 
 @dataclass(frozen=True)

@@ -79,6 +79,8 @@ class Accounts:
                 password_hash=password_hash or user.password_hash,
                 email=user.email if statement.email is None else statement.email or None,
                 updated_at_us=now,
+                era=user.era + (password_hash is not None),
+                era_began_us=user.era_began_us if password_hash is None else now,
             )
 
         self.schema.alter_user(statement.name, changed)

@@ -20,13 +20,14 @@ from upwell.engine.catalog import Catalog, Role, User
 from upwell.errors import AuthenticationFailed
 from upwell.issuer import OWN_ISSUER, Issuer
 from upwell.session.policy import Principal
-from upwell.session.trust import Trust
+from upwell.session.trust import Trust, is_for_access
 
 LEEWAY_S = 60
 TOKENS_KEPT_MAX = 10_000
 _ALGORITHM = "HS256"
 _DEVICE_ALGORITHMS = [_ALGORITHM, "HS384", "HS512"]
 """An app's own back end may sign a device's token with any of them, as section 1.3 of its contract says."""
+_ERA = "era"
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,6 +199,8 @@ class Authenticator:
             "role": user.role.value,
             "token_type": token_type,
         }
+        if user.era:
+            claims[_ERA] = user.era
         return Token(jwt.encode(claims, self._secret, _ALGORITHM), now + expiry_s)
 
     def _verified_claims(self, token: str) -> Verified:
@@ -224,6 +227,8 @@ class Authenticator:
         except jwt.InvalidTokenError as error:
             raise _invalid() from error
         issuer = None if outside is None else outside.issuer
+        if outside is not None and not is_for_access(token, claims):
+            raise _invalid()
         names = ("sub", "did") if issuer is None else (issuer.user_claim, issuer.device_claim)
         if not _is_text(claims.get(names[0])) or not _is_text(claims.get(names[1], "-")):
             raise _invalid()
@@ -257,13 +262,15 @@ def _require_own(claims: dict[str, object]) -> None:
 
 
 def _account(claims: dict[str, object], catalog: Catalog) -> User | None:
-    """Return the account that a token was given to; None if it is gone, or a later one of its name."""
+    """Return the account that a token was given to; None: it is gone, another one, or has a new password."""
     user = catalog.users.get(str(claims["sub"]))
-    if user is None or not user.anew_at_us:
-        return user
-    issued = claims.get("iat")
-    is_its_own = isinstance(issued, (int, float)) and issued >= user.anew_at_us // 1_000_000
-    return user if is_its_own else None
+    if user is None or claims.get(_ERA, user.era) != user.era:
+        return None
+    issued = claims.get("iat", 0)
+    if not isinstance(issued, (int, float)) or issued < user.anew_at_us // 1_000_000:
+        return None
+    # A token without an era is of the first one, or somebody made it who has our secret: the time tells.
+    return user if _ERA in claims or not user.era or issued > user.era_began_us // 1_000_000 else None
 
 
 def _is_text(claim: object) -> bool:

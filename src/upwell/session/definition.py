@@ -94,9 +94,9 @@ class Definer:
         if table is None:
             view.catalog.refuse_query(namespace, name)
             raise NotFound(f"Table '{name}' not found in namespace '{namespace}'")
-        require_alter(call.principal, table, alteration)
         if isinstance(alteration, AddColumn):
             alteration = replace(alteration, column=_begun(alteration.column, self.clock.now_us()))
+        require_alter(call.principal, table, alteration)
         needs = needs_values(table, alteration)
         alter = partial(self.schema.alter_table, namespace, name, alteration, refuse_null=self.refuse_null)
         # Only looking for NULL takes long.

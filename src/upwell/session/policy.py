@@ -7,7 +7,7 @@ user's rows cannot even be named. (Reference contract, sections 3.1, 5.5 and 5.6
 from dataclasses import dataclass
 from enum import Enum
 
-from upwell.engine.alter import AddColumn, Alteration
+from upwell.engine.alter import Alteration, needs_values
 from upwell.engine.catalog import Access, Role, Table, TableKind
 from upwell.errors import PermissionDenied, Unauthorized
 from upwell.sql.statements import (
@@ -135,17 +135,20 @@ def require_create(principal: Principal, kind: TableKind) -> None:
 
 
 def require_alter(principal: Principal, table: Table, alteration: Alteration) -> None:
-    """Raise unless the role may alter the table. Role user may only add: nobody loses by it.
+    """Raise unless the role may alter the table. USER and STREAM tables are everybody's to alter.
 
-    Whether a column may be NOT NULL without a DEFAULT would tell them that others have rows.
+    But whether a column may be NOT NULL would tell role user what rows others have.
     """
     if _RANK[principal.role] >= _RANK[Role.SERVICE]:
         return
-    if isinstance(alteration, AddColumn) and not (alteration.column.nullable or alteration.column.default):
-        raise PermissionDenied("role user may add a column that is nullable or has a DEFAULT")
-    if table.kind is TableKind.SHARED or not isinstance(alteration, AddColumn):
+    if table.kind is TableKind.SHARED:
         raise PermissionDenied(
             f"Insufficient privileges to alter table {table.full_name}; it needs role service, dba or system"
+        )
+    if needs_values(table, alteration) is not None:
+        raise PermissionDenied(
+            "Insufficient privileges to alter table: role user may add a column that is nullable or has a "
+            "DEFAULT, and make none NOT NULL, which depends on everybody's rows"
         )
 
 

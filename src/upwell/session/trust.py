@@ -20,6 +20,10 @@ _ASYMMETRIC = frozenset(
     {"RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA"}
 )
 
+# What issuers call the kind of a token, in its claims and in the header `typ` (RFC 9068).
+_KINDS = ("token_type", "token_use", "typ")
+_ACCESS = frozenset({"access", "access_token", "bearer", "jwt", "at+jwt"})
+
 Claims = dict[str, object]
 
 
@@ -135,6 +139,14 @@ class Trust:
         if len(name) > NAME_CHARS_MAX or name in catalog.users or name in catalog.dropped_users:
             raise _invalid()
         return name, None
+
+
+def is_for_access(token: str, claims: Claims) -> bool:
+    """Whether a token doesn't say that it is for something else: to refresh, or to show who somebody is."""
+    said = [claims[name] for name in _KINDS if claims.get(name) is not None]
+    kind = jwt.get_unverified_header(token).get("typ")
+    said += [] if kind is None else [str(kind).lower().removeprefix("application/")]
+    return all(isinstance(each, str) and each.lower() in _ACCESS for each in said)
 
 
 def identity(issuer: Issuer, claims: Claims) -> str:

@@ -37,9 +37,9 @@ class Identity(msgspec.Struct, frozen=True):
 def read_create_user(tokens: Tokens) -> CreateUser:
     """Read CREATE USER name WITH PASSWORD '…' | OAUTH '{…}' | INTERNAL ROLE role [EMAIL '…']."""
     tokens.expect("CREATE", "USER")
+    if tokens.sees("IF", "NOT", "EXISTS"):
+        raise InvalidSql("CREATE USER has no IF NOT EXISTS; SELECT user_id FROM system.users lists them")
     name = read_user_name(tokens)
-    if not 0 < len(name) <= NAME_CHARS_MAX:
-        raise InvalidSql(f"a user's name has 1..{NAME_CHARS_MAX} characters")
     tokens.expect("WITH")
     password, auth_data = None, None
     if tokens.accept("PASSWORD"):
@@ -79,6 +79,13 @@ def read_drop_user(tokens: Tokens) -> DropUser:
 
 def read_user_name(tokens: Tokens) -> str:
     """Take a user's name, bare or in quotes."""
+    name = _written_name(tokens)
+    if not 0 < len(name) <= NAME_CHARS_MAX:
+        raise InvalidSql(f"a user's name has 1..{NAME_CHARS_MAX} characters")
+    return name
+
+
+def _written_name(tokens: Tokens) -> str:
     token = tokens.peek()
     if token.kind == "word":
         # Bare up to a space or parenthesis, as the contract has it: alice-1 is more than one token.
@@ -93,7 +100,7 @@ def read_user_name(tokens: Tokens) -> str:
 
 
 def _role(tokens: Tokens) -> Role:
-    written = read_user_name(tokens)
+    written = _written_name(tokens)
     role = _ROLES.get(written.lower())
     if role is None:
         raise InvalidSql(f"Invalid role '{written[:60]}'; use user, service, dba or system")
