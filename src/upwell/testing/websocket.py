@@ -11,6 +11,7 @@ import os
 import socket
 import struct
 from collections import defaultdict, deque
+from copy import copy
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -221,6 +222,8 @@ class Socket:
 class Watched:
     """One subscription, folded by hand: `rows` is what a client holds now, without system columns.
 
+    It begins with what `held` holds, whose `cursor` it asks to resume `from` by itself (in `options`).
+
     Law: the versions of a row come in seq order, each once; an update lacks exactly the NULL columns.
     """
 
@@ -232,6 +235,7 @@ class Watched:
         id: str = "s",  # noqa: A002
         pk: str = "id",
         options: dict[str, Any] | None = None,
+        held: "Watched | None" = None,
     ) -> None:
         self.socket = socket
         self.id = id
@@ -240,11 +244,20 @@ class Watched:
         self.cursor = 0
         self._pk = pk
         self._seqs: dict[str, int] = {}
+        if held is not None:
+            self.rows, self._seqs, self.cursor = dict(held.rows), dict(held._seqs), held.cursor
+        self._resumed_at = self.cursor
         socket.say(type="subscribe", subscription={"id": id, "sql": sql, "options": options})
         self.ack = self._next("subscription_ack")
         names = [field["name"] for field in self.ack["schema"]]
         self._shows_deleted = "_deleted" in names
         self.columns = [name for name in names if name not in _SYSTEM_COLUMNS]
+
+    def copy(self) -> "Watched":
+        """Return what is held, to be resumed later; it isn't connected."""
+        twin = copy(self)
+        twin.rows, twin._seqs = dict(self.rows), dict(self._seqs)
+        return twin
 
     def batch(self) -> dict[str, Any]:
         """Take one batch of the snapshot, whose number must be the next."""
@@ -310,6 +323,8 @@ class Watched:
     def _hold(self, row: dict[str, Any]) -> None:
         key, seq = row[self._pk], int(row["_seq"])
         assert seq > self._seqs.get(key, -1), row
+        # Clients drop what isn't newer than the cursor that they resumed from.
+        assert seq > self._resumed_at, row
         self._seqs[key] = seq
         self.cursor = max(self.cursor, seq)
         shown = {name: value for name, value in row.items() if name not in _SYSTEM_COLUMNS}

@@ -6,10 +6,8 @@ back from any cursor. After each step each client's fold is compared.
 """
 
 import asyncio
-import json
 import random
 import shutil
-import sqlite3
 import tempfile
 from contextlib import suppress
 from dataclasses import dataclass
@@ -26,6 +24,17 @@ from upwell.storage.memory import MemoryStore
 from upwell.testing.embedded import Embedded
 from upwell.testing.inprocess import OneThread
 from upwell.testing.live import Subscriber
+from upwell.testing.live_oracle import (
+    COLUMNS,
+    KINDS,
+    SIZES,
+    Oracle,
+    Row,
+    a_predicate,
+    derived,
+    literal,
+    some_rows,
+)  # fmt: skip
 
 USERS = ("ann", "ben")
 TTL_S = 10
@@ -36,119 +45,16 @@ OPTIONS = {
 }
 CLIENTS_MAX = 3
 FLUSHES_MAX = 1
-KINDS = [None, "a", "b", "ab", "B", "a%"]
-SIZES = [None, -2, 0, 1, 2, 5]
-
-COLUMNS = "id, kind, size, doc, price"
-
-Row = tuple[int, str | None, int | None]
 
 kinds, sizes, ids = st.sampled_from(KINDS), st.sampled_from(SIZES), st.sampled_from(range(1, 7))
 tables, users = st.sampled_from(list(OPTIONS)), st.sampled_from(USERS)
 lasting = st.sampled_from(["mine", "ours"])
 
 
-def literal(value: object) -> str:
-    return "NULL" if value is None else f"'{value}'" if isinstance(value, str) else str(value)
-
-
-def derived(kind: str | None, size: int | None) -> tuple[str, str | None]:
-    """Return the document and the price of a row of this kind and size."""
-    return json.dumps({"kind": kind, "size": size}), None if size is None else f"{size * 1.25:.2f}"
-
-
-def _condition(chance: random.Random) -> str:
-    kind, other = (literal(chance.choice([kind for kind in KINDS if kind])) for _ in range(2))
-    size, more = (chance.choice([size for size in SIZES if size is not None]) for _ in range(2))
-    compared = chance.choice(["=", "<>", "<", "<=", ">", ">="])
-    forms = [
-        f"size {compared} {size}",
-        f"kind {compared} {kind}",
-        f"id {compared} {chance.randint(1, 6)}",
-        f"kind = {kind}",
-        f"size BETWEEN {min(size, more)} AND {max(size, more)}",
-        f"size NOT IN ({size}, {more})",
-        f"kind IN ({kind}, {other})",
-        chance.choice(["kind IS NULL", "size IS NOT NULL", "kind LIKE 'a%'", "kind NOT LIKE '_b'"]),
-        f"size + id {compared} {size}",
-    ]
-    return chance.choice(forms if chance.random() < 0.6 else _of_the_engine(chance, kind, size, compared))
-
-
-def _of_the_engine(chance: random.Random, kind: str, size: int, compared: str) -> list[str]:
-    """Return conditions that only the query engine decides, in words that SQLite means the same by."""
-    return [
-        f"CASE WHEN size > {size} THEN kind = {kind} ELSE size IS NOT NULL END",
-        f"CASE kind WHEN {kind} THEN {size} ELSE size END {compared} 1",
-        f"COALESCE(kind, 'a') {compared} {kind}",
-        f"COALESCE(size, id, 0) {compared} {size}",
-        f"NULLIF(size, {size}) IS NULL",
-        f"CAST(size AS TEXT) {compared} '{size}'",
-        f"size IS DISTINCT FROM {size}",
-        f"kind IS NOT DISTINCT FROM {chance.choice([kind, 'NULL'])}",
-        f"doc ->> 'kind' {compared} {kind}",
-        f"doc -> 'kind' = '\"{kind[1:-1]}\"'",
-        f"CAST(doc ->> 'size' AS INT) {compared} {size}",
-        f"price {compared} {size * 1.25:.2f}",
-        f"price BETWEEN 0.5 AND {size * 1.25:.2f}",
-        f"LOWER(kind) {compared} 'b'",
-        f"LENGTH(kind) + id {compared} 3",
-        f"kind || 'x' LIKE '{chance.choice(['%bx', '_x'])}'",
-        f"ABS(size) % 2 = 1 AND kind {compared} {kind}",
-        f"100 / NULLIF(size, 0) {compared} 20",
-    ]
-
-
-def _predicate(chance: random.Random, depth: int = 2) -> str:
-    form = chance.choice(["one", "one", "and", "or", "not"]) if depth else "one"
-    if form == "one":
-        return _condition(chance)
-    inner = _predicate(chance, depth - 1)
-    return f"NOT ({inner})" if form == "not" else f"({inner} {form.upper()} {_predicate(chance, depth - 1)})"
-
-
-def _rows(chance: random.Random) -> list[Row]:
-    keys = chance.sample(range(1, 7), chance.randint(1, 3))
-    return [(key, chance.choice(KINDS), chance.choice(SIZES)) for key in keys]
-
-
 # Made beforehand: one draw each.
 _CHANCE = random.Random(0)
-predicates = st.sampled_from([_predicate(_CHANCE) for _ in range(400)])
-row_lists = st.sampled_from([_rows(_CHANCE) for _ in range(400)])
-
-
-class Oracle:
-    """The tables in SQLite, which has never heard of Upwell; shared rows have the owner ''."""
-
-    def __init__(self) -> None:
-        self._db = sqlite3.connect(":memory:", isolation_level=None)
-        self._db.execute("PRAGMA case_sensitive_like = ON")
-        for name in OPTIONS:
-            self.make(name)
-
-    def make(self, name: str) -> None:
-        """Make a table, anew if it is there."""
-        self._db.execute(f"DROP TABLE IF EXISTS {name}")
-        columns = "owner, id INT, kind TEXT, size INT, doc TEXT, price NUMERIC, made_ms INT"
-        columns += ", PRIMARY KEY (owner, id)"
-        self._db.execute(f"CREATE TABLE {name} ({columns})")
-
-    def add_column(self, name: str, column: str) -> None:
-        self._db.execute(f"ALTER TABLE {name} ADD COLUMN {column} TEXT DEFAULT 'm'")
-
-    def change(self, sql: str, *values: object) -> int:
-        """Run a statement; return how many rows it touched, -1 if a key was taken."""
-        try:
-            return self._db.execute(sql, values).rowcount
-        except sqlite3.IntegrityError:
-            return -1
-
-    def select(self, name: str, owner: str, columns: list[str], where: str) -> dict[str, dict[str, Any]]:
-        """Return the rows by key, with cells as the wire has them: BIGINT as text."""
-        text = f"SELECT {', '.join(columns)} FROM {name} WHERE owner = ? AND ({where})"
-        found = [dict(zip(columns, row, strict=True)) for row in self._db.execute(text, (owner,))]
-        return {str(row["id"]): row | {"id": str(row["id"])} for row in found}
+predicates = st.sampled_from([a_predicate(_CHANCE) for _ in range(400)])
+row_lists = st.sampled_from([some_rows(_CHANCE) for _ in range(400)])
 
 
 @dataclass
@@ -199,7 +105,7 @@ class LiveMachine(RuleBasedStateMachine):
         self.engine.examples += 1
         self.space = f"n{self.engine.examples}"
         self.clock, self.db, self.feed = self.engine.clock, self.engine.db, self.engine.feed
-        self.oracle = Oracle()
+        self.oracle = Oracle(OPTIONS)
         self.clients: list[Client] = []
         self.past: list[Client] = []
         self.added = dict.fromkeys(OPTIONS, 0)
