@@ -74,7 +74,12 @@ class OneThread(asyncio.SelectorEventLoop):
     ) -> asyncio.Future[T]:
         """Return the future of what is done already."""
         future: asyncio.Future[T] = self.create_future()
-        future.set_result(func(*args))
+        # In a thread of its own it would not see that a loop is running, and may run one itself.
+        asyncio._set_running_loop(None)
+        try:
+            future.set_result(func(*args))
+        finally:
+            asyncio._set_running_loop(self)
         return future
 
 
