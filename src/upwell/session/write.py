@@ -16,7 +16,6 @@ from upwell.engine.references import Children
 from upwell.engine.result import refuse_not_finite
 from upwell.engine.rows import Rows, WouldBlock
 from upwell.engine.stop import Stop
-from upwell.engine.view import View
 from upwell.engine.write import Write
 from upwell.errors import Conflict
 from upwell.feeds.cursor import Growth
@@ -164,9 +163,9 @@ class Writer:
     async def _write_deferred(self, call: Call, statement: Dml) -> tuple[int, Effect]:
         committer = self.committer
         for _ in range(ATTEMPTS_MAX):
-            view = await self.growth.reached(committer.last_seq)
+            await self.growth.reached(committer.last_seq)
             try:
-                return await self.threads.run(partial(self._write_on, call, view, statement))
+                return await self.threads.run(partial(self._write_on, call, statement))
             except ExpectationFailed:
                 self._refuse_stale(statement.table)
         raise Conflict("the rows of this statement keep changing; run it again")
@@ -176,7 +175,9 @@ class Writer:
         if self.committer.newest_catalog.tables.get((table.namespace, table.name)) != table:
             raise Altered
 
-    def _write_on(self, call: Call, view: View, statement: Dml, stop: Stop) -> tuple[int, Effect]:
+    def _write_on(self, call: Call, statement: Dml, stop: Stop) -> tuple[int, Effect]:
+        # Taken when its turn has come: what others commit while it waits for that is no reason to fail.
+        view = self.committer.publication.view
         write = Write(
             self.rows,
             view.hot,
