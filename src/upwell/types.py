@@ -54,6 +54,8 @@ def owner_user(owner: Owner) -> str | None:
 class SqlType(Enum):
     """A column's type; the value is the name that `data_type` has on the wire."""
 
+    __hash__ = object.__hash__  # a member is one object; the hash of its name costs a call
+
     BOOLEAN = "Boolean"
     SMALLINT = "SmallInt"
     INT = "Int"

@@ -55,6 +55,8 @@ class OnDelete(Enum):
 class Role(Enum):
     """What an account may do; `rank` orders them."""
 
+    __hash__ = object.__hash__  # a member is one object; the hash of its name costs a call
+
     USER = "user"
     SERVICE = "service"
     DBA = "dba"

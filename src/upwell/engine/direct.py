@@ -6,11 +6,11 @@ column, rows that are cold, and −0.0 in a column to order by, which Arrow take
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import reduce
 from math import copysign
 from typing import Any
 
+import msgspec
 import pyarrow as pa
 import pyarrow.compute as compute
 
@@ -33,8 +33,7 @@ _EXACT_IN_DOUBLE = 1 << 53
 _MINUS_ZERO_BITS = pa.scalar(-(1 << 63), pa.int64())
 
 
-@dataclass(frozen=True, slots=True)
-class Comparison:
+class Comparison(msgspec.Struct, frozen=True):
     """`column op value`; `column` is an index with `expression`'s ones for system columns."""
 
     column: int
@@ -42,15 +41,13 @@ class Comparison:
     value: Value
 
 
-@dataclass(frozen=True, slots=True)
-class OrderKey:
+class OrderKey(msgspec.Struct, frozen=True):
     column: int
     descending: bool
     nulls_first: bool
 
 
-@dataclass(frozen=True, slots=True)
-class DirectQuery:
+class DirectQuery(msgspec.Struct, frozen=True):
     """SELECT `columns` (index, output name), or COUNT(*) named `count`, of the rows that meet all of `where`.
 
     Without `order` rows come by primary key.

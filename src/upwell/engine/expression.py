@@ -12,6 +12,8 @@ import operator
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 
+import msgspec
+
 from upwell.engine.operation import (
     ARITHMETIC,
     COMPARE,
@@ -140,8 +142,7 @@ Node = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Context:
+class Context(msgspec.Struct, frozen=True):
     """What a statement knows of its session and moment; `now_us` is the same for the whole statement."""
 
     user: str

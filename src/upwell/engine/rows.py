@@ -6,7 +6,6 @@ table, whatever columns the table had when the row was written.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 import msgspec
 
@@ -24,8 +23,7 @@ class WouldBlock(Exception):
     """The answer needs a file; the caller has to ask again from a worker thread."""
 
 
-@dataclass(frozen=True, slots=True)
-class Found:
+class Found(msgspec.Struct, frozen=True):
     """The newest version of a key (None: never existed), and what proves it at commit time.
 
     `hot_seq` is the hot version's `_seq` or NO_SEQ; with NO_SEQ the answer also relied on the

@@ -5,7 +5,8 @@ there is one write, whatever was done to it in which order: what the row was bef
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+
+import msgspec
 
 from upwell.engine.catalog import Catalog, Table
 from upwell.engine.rows import Found, Rows
@@ -14,8 +15,7 @@ from upwell.storage.hot import Batch, Expectation, HotReader, RecordWrite, RowWr
 from upwell.types import Key, Op, Owner, Row
 
 
-@dataclass(frozen=True, slots=True)
-class Origin:
+class Origin(msgspec.Struct, frozen=True):
     """The device's change behind a write: its source, change id and the payload text to keep."""
 
     source: str
@@ -23,16 +23,14 @@ class Origin:
     uploaded: str | None
 
 
-@dataclass(frozen=True, slots=True)
-class Savepoint:
+class Savepoint(msgspec.Struct, frozen=True):
     """How much a `Write` had staged at one moment."""
 
     steps: int
     records: int
 
 
-@dataclass(frozen=True, slots=True)
-class Staged:
+class Staged(msgspec.Struct, frozen=True):
     """What is staged of one partition: live rows, and the `_seq`s of the versions that they replace."""
 
     versions: Sequence[Version]

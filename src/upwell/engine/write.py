@@ -7,7 +7,8 @@ through here, so a constraint holds for all of them.
 
 from collections import deque
 from collections.abc import Callable, Container, Iterable, Sequence
-from dataclasses import dataclass
+
+import msgspec
 
 from upwell.engine.catalog import TABLES_MADE, Catalog, OnDelete, Reference, Table, TableKind
 from upwell.engine.payload import text_after
@@ -27,8 +28,7 @@ def shown(key: Key) -> str:
     return key.hex() if isinstance(key, bytes) else str(key)
 
 
-@dataclass(frozen=True, slots=True)
-class _Deleted:
+class _Deleted(msgspec.Struct, frozen=True):
     """Rows whose tombstones are staged and whose children have still to be settled."""
 
     table: Table

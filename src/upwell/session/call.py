@@ -1,7 +1,8 @@
 """A call: what one statement runs with."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+
+import msgspec
 
 from upwell.engine.expression import Context
 from upwell.session.policy import Principal
@@ -9,8 +10,7 @@ from upwell.session.transaction import Transaction
 from upwell.types import Value
 
 
-@dataclass(frozen=True, slots=True)
-class Call:
+class Call(msgspec.Struct, frozen=True):
     """Who runs the statement, with which parameters, in which namespace, and what it knows of its session.
 
     `context` reads the clock anew each time.

@@ -4,8 +4,8 @@ Law: the answers are those of the very state that the write is evaluated on, wha
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
+import msgspec
 import pyarrow as pa
 
 from upwell.engine.stop import Stop
@@ -18,8 +18,7 @@ from upwell.sql.statements import DirectRead
 from upwell.types import Key, Value
 
 
-@dataclass(frozen=True, slots=True)
-class ThreadInquiry:
+class ThreadInquiry(msgspec.Struct, frozen=True):
     """Asks from a worker thread, where queries may run; `view` is what the write is evaluated on."""
 
     reader: Reader
@@ -35,8 +34,7 @@ class ThreadInquiry:
         return self.reader.find_keys(self.call, self.view, self.write, read, values, inline=False)
 
 
-@dataclass(frozen=True, slots=True)
-class InlineInquiry:
+class InlineInquiry(msgspec.Struct, frozen=True):
     """Asks from the event loop: nothing that takes long. Without `view` no View has the state."""
 
     reader: Reader

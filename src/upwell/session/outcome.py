@@ -1,8 +1,8 @@
 """Outcomes: what a statement gave, before any wire has a say in how it looks."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
+import msgspec
 import pyarrow as pa
 
 from upwell.engine.flow import Flow, Given
@@ -10,38 +10,33 @@ from upwell.engine.result import ResultColumn
 from upwell.types import Value
 
 
-@dataclass(frozen=True, slots=True)
-class Message:
+class Message(msgspec.Struct, frozen=True):
     """A statement that did something else than change rows."""
 
     text: str
 
 
-@dataclass(frozen=True, slots=True)
-class Changed:
+class Changed(msgspec.Struct, frozen=True):
     """`verb` is Inserted, Updated or Deleted."""
 
     verb: str
     count: int
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
+class Answer(msgspec.Struct, frozen=True):
     """The rows of a query."""
 
     table: pa.Table
 
 
-@dataclass(frozen=True, slots=True)
-class Streamed:
+class Streamed(msgspec.Struct, frozen=True):
     """The rows of a query that are made as they are asked for, in any thread that may block."""
 
     schema: pa.Schema
     flow: Flow | Given
 
 
-@dataclass(frozen=True, slots=True)
-class PointAnswer:
+class PointAnswer(msgspec.Struct, frozen=True):
     """The row of a read by key, or none; or the rows that a change gave back."""
 
     columns: tuple[ResultColumn, ...]
@@ -51,8 +46,7 @@ class PointAnswer:
 Result = Message | Changed | Answer | PointAnswer | Streamed
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
+class Outcome(msgspec.Struct, frozen=True):
     """What one statement gave, and as whom it ran."""
 
     result: Result

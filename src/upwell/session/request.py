@@ -5,8 +5,9 @@ statements before it committed stays. A transaction never outlives its request.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import cached_property
+
+import msgspec
 
 from upwell.engine.view import View
 from upwell.errors import Conflict, InvalidOperation, RequestRefused
@@ -19,8 +20,7 @@ from upwell.sql.shape import Lifted
 from upwell.types import Value
 
 
-@dataclass(frozen=True, slots=True)
-class Asked:
+class Asked(msgspec.Struct, frozen=True):
     """One statement: its text and the values of `$1`, `$2`, …; or `rows`, to run it once for each.
 
     With `streams` it has to be a query, whose rows are given as a stream.

@@ -8,11 +8,12 @@ import asyncio
 from collections.abc import Sequence
 from concurrent.futures import Executor
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import TypeVar, assert_never
 
 import pyarrow as pa
+from msgspec import structs
 
 from upwell.clock import Clock
 from upwell.engine.catalog import DEFAULT_NAMESPACE, Role
@@ -155,6 +156,8 @@ class Sessions:
     ) -> None:
         self.engine = engine
         self._limits = limits
+        self._next_uuid = partial(uuid7, engine.clock)
+        self._next_ulid = partial(ulid, engine.clock)
         self.growth = growth
         self.threads = threads
         self.feed = feed
@@ -250,7 +253,7 @@ class Sessions:
         self, principal: Principal, asked: Sequence[Asked], namespace: str | None, *, atomic: bool
     ) -> list[Outcome]:
         """Run statements that come one by one, each with its own values; see `run`."""
-        single = [replace(one, sql=await self._texts.single(one.sql)) for one in asked]
+        single = [structs.replace(one, sql=await self._texts.single(one.sql)) for one in asked]
         return await self.run(principal, single, namespace, atomic=atomic)
 
     async def run(
@@ -262,7 +265,7 @@ class Sessions:
         request = Request(
             principal,
             (namespace or DEFAULT_NAMESPACE).lower(),
-            partial(uuid7, self.engine.clock),
+            self._next_uuid,
             self.transactions,
             self._writer,
             self.growth,
@@ -297,8 +300,8 @@ class Sessions:
             role=principal.role.value,
             now_us=clock.now_us(),
             next_id=self.engine.defaults.next_id,
-            next_uuid=partial(uuid7, clock),
-            next_ulid=partial(ulid, clock),
+            next_uuid=self._next_uuid,
+            next_ulid=self._next_ulid,
         )
 
     async def _settled(self, error: UpwellError) -> UpwellError:

@@ -11,6 +11,7 @@ from functools import partial
 from upwell.engine.catalog import Table
 from upwell.engine.commit import Committer
 from upwell.engine.defaults import Defaults
+from upwell.engine.expression import Context
 from upwell.engine.query import QueryEngine
 from upwell.engine.references import Children
 from upwell.engine.result import refuse_not_finite
@@ -107,7 +108,7 @@ class Writer:
             write.may_block = False
             try:
                 inquiry = InlineInquiry(self.reader, call, transaction.view, write)
-                return self._evaluate(call, statement, write, inquiry)
+                return self._evaluate(call, statement, write, inquiry, call.context())
             except (WouldBlock, Foreign):
                 write.roll_back(savepoint)
         return await self.threads.run(partial(self._stage_on, call, transaction, statement))
@@ -115,7 +116,7 @@ class Writer:
     def _stage_on(self, call: Call, transaction: Transaction, statement: Dml, stop: Stop) -> Effect:
         transaction.write.may_block = True
         inquiry = ThreadInquiry(self.reader, call, transaction.view, transaction.write, stop)
-        return self._evaluate(call, statement, transaction.write, inquiry)
+        return self._evaluate(call, statement, transaction.write, inquiry, call.context())
 
     def _must_defer(self, call: Call, statement: Dml) -> bool:
         """Whether the statement is long or looks at other rows than those that it names."""
@@ -138,6 +139,7 @@ class Writer:
         if not committer.lock.acquire(timeout=LOCK_WAIT_S_MAX):
             return None  # a worker thread commits many rows
         try:
+            context = call.context()
             write = Write(
                 self.rows,
                 committer.newest,
@@ -145,11 +147,12 @@ class Writer:
                 may_block=False,
                 find_children=None,
                 view_seq=None,
-                now_us=call.context().now_us,
+                now_us=context.now_us,
             )
             # While we hold the lock and all is published, the View is the newest state too.
             view = self.growth.view if self.growth.view.seq == committer.last_seq else None
-            effect = self._evaluate(call, statement, write, InlineInquiry(self.reader, call, view, write))
+            inquiry = InlineInquiry(self.reader, call, view, write)
+            effect = self._evaluate(call, statement, write, inquiry, context)
             # Nothing to write is also an answer about the newest state: it waits for that one's sync.
             batch = write.batch
             batch.is_newest = True
@@ -178,6 +181,7 @@ class Writer:
     def _write_on(self, call: Call, statement: Dml, stop: Stop) -> tuple[int, Effect]:
         # Taken when its turn has come: what others commit while it waits for that is no reason to fail.
         view = self.committer.publication.view
+        context = call.context()
         write = Write(
             self.rows,
             view.hot,
@@ -185,16 +189,19 @@ class Writer:
             may_block=True,
             find_children=Children(self.query, view),
             view_seq=view.seq,
-            now_us=call.context().now_us,
+            now_us=context.now_us,
         )
-        effect = self._evaluate(call, statement, write, ThreadInquiry(self.reader, call, view, write, stop))
+        inquiry = ThreadInquiry(self.reader, call, view, write, stop)
+        effect = self._evaluate(call, statement, write, inquiry, context)
         stop.take_effect()
         batch = write.batch
         return (self.committer.apply(batch) if batch.rows else view.seq), effect
 
-    def _evaluate(self, call: Call, statement: Dml, write: Write, inquiry: Inquiry) -> Effect:
+    def _evaluate(
+        self, call: Call, statement: Dml, write: Write, inquiry: Inquiry, context: Context
+    ) -> Effect:
         owner = statement.table.owner_for(call.principal.user)
-        evaluation = Evaluation(write, owner, call.context(), self.defaults, inquiry)
+        evaluation = Evaluation(write, owner, context, self.defaults, inquiry)
         match statement:
             case Insert():
                 count = evaluation.insert(statement, call.values_each)

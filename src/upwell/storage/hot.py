@@ -26,6 +26,8 @@ NO_SEQ = Seq(0)
 class Kind(Enum):
     """What a named record is about; each has its own name space."""
 
+    __hash__ = object.__hash__  # a member is one object; the hash of its name costs a call
+
     META = "meta"
     NAMESPACE = "namespace"
     TABLE = "table"
@@ -107,8 +109,7 @@ class RowWrite(msgspec.Struct, frozen=True, gc=False):
     """Whether a row that goes leaves no tombstone."""
 
 
-@dataclass(frozen=True, slots=True)
-class RecordWrite:
+class RecordWrite(msgspec.Struct, frozen=True):
     """Set a named record, or delete it with `value` None."""
 
     kind: Kind
@@ -116,8 +117,7 @@ class RecordWrite:
     value: bytes | None
 
 
-@dataclass(frozen=True, slots=True)
-class RecordIs:
+class RecordIs(msgspec.Struct, frozen=True):
     """The record must have exactly this value (None: must not exist)."""
 
     kind: Kind
@@ -125,8 +125,7 @@ class RecordIs:
     value: bytes | None
 
 
-@dataclass(frozen=True, slots=True)
-class RowIs:
+class RowIs(msgspec.Struct, frozen=True):
     """The key's hot version must have this `_seq` (NO_SEQ: none must be there)."""
 
     table: TableId
@@ -135,8 +134,7 @@ class RowIs:
     seq: int
 
 
-@dataclass(frozen=True, slots=True)
-class NoChangeAfter:
+class NoChangeAfter(msgspec.Struct, frozen=True):
     """The partition (owner None: the whole table) must not have changed after this seq."""
 
     table: TableId
@@ -199,8 +197,7 @@ class Batch:
     """Evaluated on the newest state while holding the write lock: all that it relies on is true."""
 
 
-@dataclass(frozen=True, slots=True)
-class Applied:
+class Applied(msgspec.Struct, frozen=True):
     """What a commit became: the seq of its end, and its changes in order."""
 
     seq: Seq

@@ -5,8 +5,9 @@ batch's rows, an owner's counters are dense, and exactly the last change of a co
 """
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from itertools import count
+
+import msgspec
 
 from upwell.ids import Seq, Snowflakes
 from upwell.storage.hot import (
@@ -28,8 +29,7 @@ from upwell.types import Owner, owner_user
 NO_COUNTER = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Allotted:
+class Allotted(msgspec.Struct, frozen=True):
     """A batch in its place of the order: its end, its changes, the new counters of the users it touched."""
 
     seq: Seq

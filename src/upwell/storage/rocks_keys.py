@@ -42,13 +42,14 @@ def row_table(table: int) -> bytes:
     return _TABLE.pack(b"R", table)
 
 
+@lru_cache(maxsize=OWNERS_CACHED_MAX)
 def row_partition(table: TableId, owner: Owner) -> bytes:
     """Return what the rows of a partition begin with."""
     return _TABLE.pack(b"R", table) + owner_bytes(owner)
 
 
 def row(table: TableId, owner: Owner, key: Key) -> bytes:
-    return _TABLE.pack(b"R", table) + owner_bytes(owner) + key_bytes(key)
+    return row_partition(table, owner) + key_bytes(key)
 
 
 def row_fence(table: TableId, owner: Owner) -> bytes:
@@ -92,6 +93,7 @@ def counter(owner: Owner) -> bytes:
     return b"N" + owner_bytes(owner)
 
 
+@lru_cache(maxsize=len(Kind))
 def record_kind(kind: Kind) -> bytes:
     """Return what the records of a kind begin with."""
     return b"C" + kind.value.encode() + b"\0"
