@@ -281,13 +281,13 @@ class Program:
         try:
             table.require(account, writes=False)
             rows = [row for row in table.owned(account).values() if where.meaning(row) is True]
+            made = {row[KEY]: (row[KEY], *(each.meaning(row) for each in given)) for row in rows}
             rows.sort(key=lambda row: row[KEY])
             full = [row for row in rows if row[by.id] is not None]
             full.sort(key=lambda row: row[by.id], reverse=descends)
             empty = [row for row in rows if row[by.id] is None]
             rows = [*empty, *full] if nulls_first else [*full, *empty]
-            rows = rows[offset:][:limit]
-            expected = [(row[KEY], *(each.meaning(row) for each in given)) for row in rows]
+            expected = [made[row[KEY]] for row in rows[offset:][:limit]]
         except Refused as refused:
             self.refused(refused, account, [asked])
             return

@@ -236,7 +236,10 @@ def _printed(array: pa.Array) -> pa.Array:
         return _texts([None if value is None else value.hex() for value in array.to_pylist()])
     if pa.types.is_nested(kind) or pa.types.is_interval(kind) or pa.types.is_duration(kind):
         return _texts([None if value is None else str(value) for value in array.to_pylist()])
-    return array.cast(pa.string()) if pa.types.is_string_view(kind) or pa.types.is_decimal(kind) else array
+    if pa.types.is_decimal(kind):
+        # Arrow's own text of small numbers has an exponent: 0E-10.
+        return _texts([None if value is None else format(value, "f") for value in array.to_pylist()])
+    return array.cast(pa.string()) if pa.types.is_string_view(kind) else array
 
 
 def _texts(values: Sequence[str | None]) -> pa.Array:
