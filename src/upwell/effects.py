@@ -81,14 +81,20 @@ _temp_numbers = itertools.count()
 class Files(Protocol):
     """Durable files. Every method raises `OSError` when the system refuses."""
 
-    def write_new(self, path: Path, data: bytes) -> None:
-        """Create `path` with `data`, durably; raise `FileExistsError` if there is one already."""
+    def write_new(self, path: Path, data: bytes, *, sync_name: bool = True) -> None:
+        """Create `path` with `data`, durably; raise `FileExistsError` if there is one already.
+
+        Without `sync_name` the name becomes durable with the next one in the directory that does.
+        """
 
     def replace(self, path: Path, data: bytes) -> None:
         """Put `data` at `path`, durably; a reader sees the old or the new content, never a mixture."""
 
-    def publish(self, temp: Path, final: Path) -> None:
-        """Sync `temp` and give it the new name `final`, durably; raise `FileExistsError` if that is taken."""
+    def publish(self, temp: Path, final: Path, *, sync_name: bool = True) -> None:
+        """Sync `temp` and give it the new name `final`, durably; raise `FileExistsError` if that is taken.
+
+        `sync_name` as in `write_new`.
+        """
 
     def read(self, path: Path) -> bytes:
         """Return the content; raise `FileNotFoundError` if there is none."""
@@ -112,10 +118,10 @@ class Files(Protocol):
 class OsFiles:
     """`Files` on the local file system."""
 
-    def write_new(self, path: Path, data: bytes) -> None:
+    def write_new(self, path: Path, data: bytes, *, sync_name: bool = True) -> None:
         temp = self._write_temp(path, data)
         try:
-            self._link_new(temp, path)
+            self._link_new(temp, path, sync_name=sync_name)
         finally:
             self._discard(temp)
 
@@ -128,13 +134,13 @@ class OsFiles:
             raise
         self._sync_dir(path.parent)
 
-    def publish(self, temp: Path, final: Path) -> None:
+    def publish(self, temp: Path, final: Path, *, sync_name: bool = True) -> None:
         descriptor = self._call("open", temp, lambda: os.open(temp, _READ))
         try:
             self._call("fsync", temp, lambda: os.fsync(descriptor))
         finally:
             os.close(descriptor)
-        self._link_new(temp, final)
+        self._link_new(temp, final, sync_name=sync_name)
         self._discard(temp)
 
     def read(self, path: Path) -> bytes:
@@ -185,9 +191,11 @@ class OsFiles:
         finally:
             os.close(descriptor)
 
-    def _link_new(self, temp: Path, final: Path) -> None:
+    def _link_new(self, temp: Path, final: Path, *, sync_name: bool) -> None:
         # A link refuses to overwrite, a rename doesn't.
         self._call("link", final, lambda: os.link(temp, final))
+        if not sync_name:
+            return
         try:
             self._sync_dir(final.parent)
         except OSError:

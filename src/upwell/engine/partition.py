@@ -204,14 +204,15 @@ class PartitionWriter:
         write: "WriteSegment",
         points: str,
     ) -> Segment:
-        """Write one segment and its key filter, durably; nothing refers to them yet."""
+        """Write one segment and its key filter; nothing refers to them before a manifest here, which makes
+        their names durable with its own."""
         files, partition = base.files, base.files.partition
         name = partition.segment_name(number)
         temp, digests = files.temp(name), KeyDigests()
         stats = write(temp, digests=digests)
         self._points.reach(f"{points}:segment-written")
-        files.publish(temp, name)
-        files.write_new(partition.filter_name(number), digests.filter().encode())
+        files.publish(temp, name, sync_name=False)
+        files.write_new(partition.filter_name(number), digests.filter().encode(), sync_name=False)
         self._points.reach(f"{points}:segment-published")
         return stats.entry(partition, number, schema=base.table.version, time_ms=self.now_ms)
 

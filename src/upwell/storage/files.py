@@ -106,9 +106,13 @@ class PartitionFiles:
             )
         return self.path(name)
 
-    def write_new(self, name: str, data: bytes) -> None:
-        """Create the file, durably; raise `FileExistsError` if there is one of this name."""
-        self._files.write_new(self.path(name), data)
+    def write_new(self, name: str, data: bytes, *, sync_name: bool = True) -> None:
+        """Create the file, durably; raise `FileExistsError` if there is one of this name.
+
+        Without `sync_name` its name becomes durable with the next one here that does: what a manifest names
+        is written before it, and all of it counts from the manifest on.
+        """
+        self._files.write_new(self.path(name), data, sync_name=sync_name)
 
     def replace(self, name: str, data: bytes) -> None:
         """Put `data` at `name`, durably and at once."""
@@ -118,9 +122,9 @@ class PartitionFiles:
         """Return a path beside `name` to write to, before `publish` gives the file its name."""
         return temp_beside(self.path(name))
 
-    def publish(self, temp: Path, name: str) -> None:
-        """Sync the written `temp` and name it, durably; raise `FileExistsError` if the name is taken."""
-        self._files.publish(temp, self.path(name))
+    def publish(self, temp: Path, name: str, *, sync_name: bool = True) -> None:
+        """Sync the written `temp` and name it, durably; `FileExistsError`, `sync_name` as in `write_new`."""
+        self._files.publish(temp, self.path(name), sync_name=sync_name)
 
     def remove(self, name: str) -> None:
         """Remove the file, durably; one that is gone already is fine."""

@@ -265,10 +265,13 @@ def _find_own_copy(files: PartitionFiles, number: int) -> Manifest | None:
 
 
 def write_hidden(files: PartitionFiles, number: int, seqs: Iterable[int]) -> Hidden:
-    """Create a hidden set, durably, and return its entry; raise `FileExistsError` if the number is taken."""
+    """Create a hidden set and return its entry; raise `FileExistsError` if the number is taken.
+
+    Its name becomes durable with that of the manifest, which comes after it.
+    """
     unique = sorted(set(seqs))
     name = files.partition.hidden_name(number)
-    files.write_new(name, msgspec.json.encode(unique))
+    files.write_new(name, msgspec.json.encode(unique), sync_name=False)
     return Hidden(name, len(unique))
 
 

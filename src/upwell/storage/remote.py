@@ -67,14 +67,14 @@ class RemoteFiles(PartitionFiles):
                 )
         return path
 
-    def write_new(self, name: str, data: bytes) -> None:
+    def write_new(self, name: str, data: bytes, *, sync_name: bool = True) -> None:
         self._bucket.put_new(self._key(name), data)
 
     def replace(self, name: str, data: bytes) -> None:
         self._forget(name)
         self._bucket.put(self._key(name), data)
 
-    def publish(self, temp: Path, name: str) -> None:
+    def publish(self, temp: Path, name: str, *, sync_name: bool = True) -> None:
         self._bucket.put_new(self._key(name), temp)
         self._forget(name)
         self._keep(temp, self.path(name))

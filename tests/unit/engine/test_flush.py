@@ -194,6 +194,40 @@ def test_cleanup_also_removes_what_a_first_flush_left_that_failed(tmp_path: Path
         assert files(db, "*.*") == []
 
 
+def test_a_large_flush_lets_go_of_all_but_what_came_after(tmp_path: Path) -> None:
+    """Hot rows go in ranges of keys; what was written around the switch lies between them."""
+
+    def write(low: int) -> None:
+        if low + 1 in expected:
+            return  # the next flush passes here too
+        assert db.change(f"UPDATE app.ours SET n = {low} WHERE id = {low}") == 1
+        assert db.change(f"INSERT INTO app.ours VALUES ({low + 1}, {low})") == 1
+        assert db.change(f"DELETE FROM app.ours WHERE id = {low + 2}") == 1
+        expected.update({low: low, low + 1: low})
+        del expected[low + 2]
+
+    points = PointActions(
+        {"flush:segment-written": lambda: write(800), "flush:after-commit": lambda: write(1200)}
+    )
+    with Embedded(tmp_path / "db", points=points) as db:
+        db.run(
+            "CREATE NAMESPACE app; CREATE TABLE app.ours (id INT PRIMARY KEY, n INT) WITH (TYPE = 'SHARED')"
+        )
+        expected = dict.fromkeys(range(0, 4000, 2), 0)
+        values = ", ".join(f"({key}, 0)" for key in expected)
+        db.change(f"INSERT INTO app.ours VALUES {values}")
+        asked = db.settle().seq
+        write(400)
+        flushed = db.flusher.flush_partition(db.table("app.ours"), SHARED, until=asked)
+        assert (flushed.rows, flushed.left[0]) == (1998, 3)
+        assert hot_keys(db) == [low + each for low in (400, 800, 1200) for each in range(3)]
+        db.reopen()
+        assert dict(db.rows("SELECT id, n FROM app.ours")) == expected
+        db.flush("app.ours")
+        assert hot_keys(db) == []
+        assert db.cold_rows("app.ours") == [{"id": key, "n": n} for key, n in sorted(expected.items())]
+
+
 def test_a_table_of_the_same_name_meets_nothing_of_the_old_one(db: Embedded) -> None:
     db.change("INSERT INTO app.ours VALUES (1, 1)")
     db.flush("app.ours")
