@@ -14,6 +14,7 @@ from dataclasses import dataclass, fields, replace
 
 import msgspec
 
+from upwell.engine import json_value
 from upwell.engine.operation import (
     ARITHMETIC,
     COMPARE,
@@ -117,7 +118,10 @@ class Cast:
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """A function of `GENERATORS` (no arguments) or of `PURE`."""
+    """A function of `GENERATORS` (no arguments), of `PURE`, a path's step of `PATH`, or CASE.
+
+    CASE has a condition and a value by turns, and at last the value of ELSE.
+    """
 
     function: str
     arguments: tuple["Node", ...] = ()
@@ -162,6 +166,11 @@ GENERATORS: dict[str, Callable[[Context], Value]] = {
     "CURRENT_ROLE": lambda context: context.role,
 }
 PURE = ("LOWER", "UPPER", "LENGTH", "ABS", "COALESCE")
+PATH: dict[str, Callable[..., Value]] = {
+    "JSON_STEP": json_value.step,
+    "JSON_STEP_AT": json_value.step_at,
+    "JSON_TEXT": json_value.text,
+}
 _UNARY: dict[str, Callable[[Value], Value]] = {
     "LOWER": lambda value: str(value).lower(),
     "UPPER": lambda value: str(value).upper(),
@@ -365,15 +374,35 @@ def _call(function: str, arguments: tuple[Node, ...]) -> Compiled:
     generate = GENERATORS.get(function)
     if generate is not None:
         return lambda row, values, context: generate(context)
+    parts = [compile_scalar(argument) for argument in arguments]
+    if function in PATH:
+        step = PATH[function]
+        return lambda row, values, context: json_value.find(
+            step, tuple(part(row, values, context) for part in parts)
+        )
+    if function == "CASE":
+        return _case(parts)
     if function != "COALESCE":
         return _unary(_UNARY[function], arguments[0])
-    parts = [compile_scalar(argument) for argument in arguments]
 
     def first(row: Row, values: Sequence[Value], context: Context) -> Value:
         found = (part(row, values, context) for part in parts)
         return next((value for value in found if value is not None), None)
 
     return first
+
+
+def _case(parts: Sequence[Compiled]) -> Compiled:
+    choices = list(zip(parts[:-1:2], parts[1::2], strict=True))
+    otherwise = parts[-1]
+
+    def run(row: Row, values: Sequence[Value], context: Context) -> Value:
+        for condition, value in choices:
+            if condition(row, values, context) is True:
+                return value(row, values, context)
+        return otherwise(row, values, context)
+
+    return run
 
 
 def _is_fixed(node: Node) -> bool:

@@ -66,7 +66,7 @@ def _decoded(read: Callable[[Any], Any]) -> Callable[[str], Any]:
     return lambda text: read(_any(text.encode()))
 
 
-def _text(value: str) -> str | None:
+def text(value: str) -> str | None:
     """Return a string without its quotes, NULL for null, and anything else as it is written."""
     if value.lstrip()[:1] == '"':
         return str(_any(value.encode()))
@@ -88,12 +88,13 @@ def _each(function: Callable[..., Any], result: pa.DataType) -> Callable[..., pa
 
     def run(*columns: pa.Array) -> pa.Array:
         rows = zip(*(column.to_pylist() for column in columns), strict=True)
-        return pa.array([_found(function, row) for row in rows], result)
+        return pa.array([find(function, row) for row in rows], result)
 
     return run
 
 
-def _found(function: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
+def find(function: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
+    """Return what a function finds; NULL for a NULL argument and for what isn't JSON."""
     if None in arguments:
         return None
     try:
@@ -115,7 +116,7 @@ FUNCTIONS: list[tuple[str, list[pa.DataType], pa.DataType, Callable[..., pa.Arra
         ("json_value_length", [_TEXT], pa.int64(), _decoded(_length)),
         ("json_value_keys", [_TEXT], _TEXTS, _decoded(_keys)),
         ("json_value_array", [_TEXT], _TEXTS, _array),
-        ("json_value_text", [_TEXT], _TEXT, _text),
+        ("json_value_text", [_TEXT], _TEXT, text),
         ("json_value_of_text", [_TEXT], _TEXT, _of_text),
     )
 ]

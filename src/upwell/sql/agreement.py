@@ -2,12 +2,14 @@
 
 Law: such a tree has an answer for every row, and it is the engine's: a property test asks both. Left out is
 what differs at an edge (the engine's integers wrap, DOUBLE is divided by zero, BIGINT is compared with DOUBLE
-as DOUBLE, LOWER knows letters of a newer Unicode) and what may have no answer.
+as DOUBLE, LOWER knows letters of a newer Unicode, lists of one operand are merged whatever is NULL or equal
+in them) and what may have no answer.
 """
 
 from upwell.engine.catalog import Table
 from upwell.engine.expression import (
     DELETED,
+    PATH,
     And,
     Call,
     ColumnRef,
@@ -20,6 +22,7 @@ from upwell.engine.expression import (
     Not,
     Or,
     children,
+    walk,
 )
 from upwell.engine.operation import LIKE_CHARS_MAX
 from upwell.sql.lex import Fragment
@@ -27,13 +30,14 @@ from upwell.sql.scalar import Scope, parse_condition
 from upwell.sql.typed import KIND_OF, MOMENTS, NUMBERS
 from upwell.types import INTEGER_BITS, SqlType
 
+_CHOICES = frozenset({"COALESCE", "CASE"})
 _FLOATS = frozenset({SqlType.FLOAT, SqlType.DOUBLE})
 _EXACT_MAX = {SqlType.FLOAT: 1 << 24, SqlType.DOUBLE: 1 << 53}
 _NANOSECONDS_US_MAX = (1 << 63) // 1000 - 1
 _KINDS = {
     "NOW": SqlType.TIMESTAMP,
     "LENGTH": SqlType.BIGINT,
-    **dict.fromkeys(("CURRENT_USER", "CURRENT_ROLE"), SqlType.TEXT),
+    **dict.fromkeys(("CURRENT_USER", "CURRENT_ROLE", *PATH), SqlType.TEXT),
 }
 
 
@@ -41,7 +45,21 @@ def agreed_condition(fragment: Fragment, scope: Scope) -> Node | None:
     """Return the tree of a WHERE, None if the query engine has to be asked."""
     node = parse_condition(fragment, scope)
     assert scope.table is not None, "a condition has a table"
-    return node if node is not None and agrees(node, scope.table) else None
+    if node is None or not agrees(node, scope.table) or _has_lists_to_merge(node):
+        return None
+    return node
+
+
+def _has_lists_to_merge(node: Node) -> bool:
+    """Tell whether an operand is looked for in two lists, or in one that isn't of literals."""
+    lists = [part for part in walk(node) if isinstance(part, InList)]
+    equal = [part.left for part in walk(node) if isinstance(part, Compare) and part.op in ("=", "!=")]
+    operands = [part.item for part in lists]
+    return (
+        any(not isinstance(option, Literal) for part in lists for option in part.options)
+        or len(set(operands)) < len(operands)
+        or not set(operands).isdisjoint(equal)
+    )
 
 
 def agrees(node: Node, table: Table) -> bool:
@@ -59,7 +77,8 @@ def agrees(node: Node, table: Table) -> bool:
         case Like(_, Literal(str(pattern)), fold=False):
             return len(pattern) <= LIKE_CHARS_MAX
         case Call(function, arguments):
-            return function in _KINDS or (function == "COALESCE" and _is_one_kind(arguments, table))
+            values = (*arguments[1::2], arguments[-1]) if function == "CASE" else arguments
+            return function in _KINDS or (function in _CHOICES and _is_one_kind(values, table))
         case _:
             return False
 
@@ -75,6 +94,9 @@ def _kind(node: Node, table: Table) -> SqlType | None:
             return SqlType.BOOLEAN if index == DELETED else SqlType.BIGINT
         case Call("COALESCE", arguments):
             return next((kind for each in arguments if (kind := _kind(each, table))), None)
+        case Call("CASE", arguments):
+            values = (*arguments[1::2], arguments[-1])
+            return next((kind for each in values if (kind := _kind(each, table))), None)
         case Call(function):
             return _KINDS.get(function)
         case _:

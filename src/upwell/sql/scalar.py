@@ -36,13 +36,16 @@ from upwell.sql.typed import (
     Typed,
     adapted,
     calculate,
+    case,
     compare,
     concat,
     condition,
     conditions,
+    is_distinct,
     meet,
     numeric,
     pure_call,
+    step,
     typed_literal,
 )
 from upwell.types import SqlType, WrittenFloat
@@ -241,6 +244,8 @@ class _Grammar:
             node = Call("COALESCE", (condition(left), Literal(False)))
         elif self.tokens.accept("FALSE"):
             node = Call("COALESCE", (Not(condition(left)), Literal(False)))
+        elif self.tokens.accept("DISTINCT", "FROM"):
+            node = is_distinct(left, self._sum())
         else:
             raise Foreign
         return Typed(Not(node) if negated else node, SqlType.BOOLEAN)
@@ -312,9 +317,37 @@ class _Grammar:
                 found = self._group()
             case _:
                 raise Foreign
-        if self.tokens.peek().word in ("::", "[", "->", "->>", "."):
+        while self.tokens.peek().word in ("->", "->>", "?"):
+            found = self._step(found)
+        if self.tokens.peek().word in ("::", "[", "."):
             raise Foreign
         return found
+
+    def _step(self, left: Typed) -> Typed:
+        operator, token = self.tokens.take().word, self.tokens.take()
+        if token.kind == "string":
+            found = step(left, Literal(string_value(token)))
+        elif token.kind == "number" and token.text.isdigit() and operator != "?":
+            found = step(left, Literal(int(token.text)))
+        else:
+            raise Foreign
+        if operator == "?":
+            return Typed(Not(IsNull(found.node)), SqlType.BOOLEAN)
+        return found if operator == "->" else Typed(Call("JSON_TEXT", (found.node,)), SqlType.TEXT)
+
+    def _case(self) -> Typed:
+        self._deepen()
+        operand = None if self.tokens.sees("WHEN") else self.disjunction()
+        choices = []
+        while self.tokens.accept("WHEN"):
+            found = self.disjunction()
+            test = condition(found) if operand is None else compare("=", operand, found).node
+            self.tokens.expect("THEN")
+            choices.append((test, self.disjunction()))
+        otherwise = self.disjunction() if self.tokens.accept("ELSE") else CONSTANTS["NULL"]
+        self.tokens.expect("END")
+        self.depth -= 1
+        return case(choices, otherwise)
 
     def _group(self) -> Typed:
         found = self.disjunction()
@@ -325,6 +358,8 @@ class _Grammar:
         constant = CONSTANTS.get(token.word)
         if constant is not None:
             return constant
+        if token.word == "CASE":
+            return self._case()
         if self.tokens.sees("(") or token.word in BARE_FUNCTIONS:
             return self._function(token.word)
         if token.word == "TIMESTAMP" and self.tokens.peek().kind in ("string", "parameter"):

@@ -6,17 +6,21 @@ Law: a tree is made only where it certainly means what the query engine would co
 from dataclasses import dataclass
 from math import isfinite
 
-from upwell.engine.expression import Arithmetic as ArithmeticNode
 from upwell.engine.expression import (
+    And,
     Call,
     Cast,
     Compare,
     Concat,
+    IsNull,
     Literal,
     Node,
+    Not,
+    Or,
     Parameter,
     is_constant,
 )
+from upwell.engine.expression import Arithmetic as ArithmeticNode
 from upwell.engine.operation import INT64_MAX, INT64_MIN, ArithmeticOp, CompareOp
 from upwell.errors import InvalidValue
 from upwell.types import Column, SqlType, Value, WrittenFloat, coerce
@@ -136,6 +140,30 @@ def adapted(node: Node, kind: SqlType, name: str) -> Node:
         except InvalidValue:
             pass  # it fails when it is evaluated, as a parameter would
     return Cast(node, column)
+
+
+def step(left: Typed, key: Literal) -> Typed:
+    """Return a step into a document: by the name of a member or the place of an element."""
+    if left.kind not in TEXTS:
+        raise Foreign
+    function = "JSON_STEP" if isinstance(key.value, str) else "JSON_STEP_AT"
+    return Typed(Call(function, (left.node, key)), SqlType.TEXT)
+
+
+def is_distinct(left: Typed, right: Typed) -> Node:
+    a, b = meet(left, right)
+    both_null = And((IsNull(a), IsNull(b)))
+    return Not(Or((both_null, Call("COALESCE", (Compare("=", a, b), Literal(False))))))
+
+
+def case(choices: list[tuple[Node, Typed]], otherwise: Typed) -> Typed:
+    """Return CASE over (condition, value) pairs; its values are of one type."""
+    values = [*(value for _, value in choices), otherwise]
+    kinds = {value.kind for value in values} - {None}
+    if not choices or len(kinds) > 1:
+        raise Foreign
+    nodes = [node for condition, value in choices for node in (condition, value.node)]
+    return Typed(Call("CASE", (*nodes, otherwise.node)), next(iter(kinds), None))
 
 
 def pure_call(name: str, arguments: list[Typed]) -> Typed:

@@ -91,11 +91,11 @@ def _condition(chance: random.Random) -> str:
         chance.choice(["kind IS NULL", "size IS NOT NULL", "kind LIKE 'a%'", "kind NOT LIKE '_b'"]),
         f"size + id {compared} {size}",
     ]
-    return chance.choice(forms if chance.random() < 0.6 else _of_the_engine(chance, kind, size, compared))
+    return chance.choice(forms if chance.random() < 0.6 else _of_more_words(chance, kind, size, compared))
 
 
-def _of_the_engine(chance: random.Random, kind: str, size: int, compared: str) -> list[str]:
-    """Return conditions that only the query engine decides, in words that SQLite means the same by."""
+def _of_more_words(chance: random.Random, kind: str, size: int, compared: str) -> list[str]:
+    """Return conditions of more than comparisons; most of them only the query engine decides."""
     return [
         f"CASE WHEN size > {size} THEN kind = {kind} ELSE size IS NOT NULL END",
         f"CASE kind WHEN {kind} THEN {size} ELSE size END {compared} 1",

@@ -184,6 +184,8 @@ ASKED = [
     "s IN ('Abc', '')", "i BETWEEN -7 AND 0", "i NOT BETWEEN 0 AND 7", "i BETWEEN 3 AND 1",
     "t = '1970-01-01T00:00:01Z'", "t > TIMESTAMP '1970-01-01 00:00:00'", "t < '1970-01-01T00:00:00+00:00'",
     "LOWER(s)", "UPPER(s)", "LENGTH(s)", "ABS(i)", "ABS(d)", "COALESCE(s, 'none')", "COALESCE(NULL, n, 1)",
+    "CASE WHEN b THEN i WHEN i < 0 THEN i END", "CASE i WHEN 7 THEN s ELSE 'other' END",
+    "CASE WHEN n <> 0 THEN 1 / n ELSE n END", "i IS DISTINCT FROM 7", "s IS NOT DISTINCT FROM NULL",
     "NOT b OR i IN (7) AND s <> ''", "(i > 0) = b", "i > 0 AND NOT (d < 1 OR s = '')", "1 = 1", "NULL",
     "'it''s'", "E'a\\tb\\u0041'", "1e3", "x'00ff'", "i * 1.5 + n % 4", "LENGTH(s || 'é') > 3",
 ]  # fmt: skip

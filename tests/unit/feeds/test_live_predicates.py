@@ -207,7 +207,7 @@ def test_every_form_of_predicate_is_followed(world: World) -> None:
 
 
 def test_without_a_view_what_matches_by_now_is_told(world: World) -> None:
-    subscriber = world.follow("j ->> 'state' = 'open'", view=False, live_only=True)
+    subscriber = world.follow("lower(j ->> 'state') = 'open'", view=False, live_only=True)
     world.insert([1, *[None] * 9, '{"state": "new"}', *[None] * 5])
     for state in ("open", "shut", "open"):
         world.db.run(f'UPDATE a.t SET j = \'{{"state": "{state}"}}\' WHERE id = 1')

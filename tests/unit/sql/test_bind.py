@@ -104,10 +104,10 @@ def test_update_by_key(catalog: Catalog, notes: Table) -> None:
 
 
 def test_update_by_predicate(catalog: Catalog, notes: Table) -> None:
-    sql = "UPDATE notes SET done = TRUE, title = CASE WHEN done THEN 'a' END WHERE id = 1 AND stars > 2"
+    sql = "UPDATE notes SET done = TRUE, title = trim(title) WHERE id = 1 AND stars > 2"
     assert bound(sql, catalog) == Update(
         notes,
-        ((4, Scalar("TRUE", Literal(True))), (1, Scalar("CASE WHEN done THEN 'a' END", None))),
+        ((4, Scalar("TRUE", Literal(True))), (1, Scalar("trim(title)", None))),
         None,
         "id = 1 AND stars > 2",
         matching=keys_of(notes, (0, "=", Literal(1)), (2, ">", Literal(2))),

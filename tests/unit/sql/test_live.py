@@ -102,7 +102,7 @@ A, B = ColumnRef(0), ColumnRef(1)
         ("id = 1 OR stars + 1 > 2", None, {"id", "stars"}),
         ("NOT (id = 1 AND lower(title) = 'a')", None, {"id", "title"}),
         (
-            "CASE WHEN id = 1 AND stars = 2 THEN TRUE ELSE notes.title = '' END",
+            "CASE WHEN id = 1 AND stars = 2 THEN TRUE ELSE notes.title ~ '' END",
             None,
             {"id", "stars", "title"},
         ),
