@@ -16,6 +16,8 @@ from upwell.sql.statements import DirectRead
 from upwell.types import Key, Value
 
 INLINE_ROWS_MAX = 4_000
+INLINE_SEARCHED_MAX, INLINE_KEYS_MAX = 50_000, 300
+"""Of so many rows, of which only the columns of a condition are looked at, so many may be found."""
 INLINE_CHANGES_MAX = 400
 """More than so many changes are converted in a thread."""
 
@@ -60,9 +62,10 @@ def find_keys(
         return None
     query = _with_values(read, values)
     rows = engine.find_hot_only(view, source, changes_max=INLINE_CHANGES_MAX if inline else None)
-    if query is None or rows is None or (inline and rows.count > INLINE_ROWS_MAX):
+    if query is None or rows is None or (inline and rows.count > INLINE_SEARCHED_MAX):
         return None
-    return keys_direct(rows, query.where)
+    keys = keys_direct(rows, query.where)
+    return None if inline and keys is not None and len(keys) > INLINE_KEYS_MAX else keys
 
 
 def _with_values(read: DirectRead, values: Sequence[Value]) -> DirectQuery | None:

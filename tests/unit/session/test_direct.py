@@ -14,10 +14,10 @@ import pytest
 
 from upwell.engine.source import Source
 from upwell.session.call import Call
-from upwell.session.direct import find_direct
+from upwell.session.direct import INLINE_KEYS_MAX, find_direct, find_keys
 from upwell.session.outcome import Answer
 from upwell.sql.prepare import Preparer
-from upwell.sql.statements import Select
+from upwell.sql.statements import Delete, Select
 from upwell.testing.embedded import ROOT, Embedded, memory_store, principal
 from upwell.types import SHARED
 
@@ -153,3 +153,26 @@ def test_whatever_is_asked_both_ways_give_the_same(db: Embedded, table: str) -> 
         )
         assert repr(direct.to_pylist()) == repr(planned.to_pylist()), text
     assert answered > QUERIES / 2, "most queries are answered directly"
+
+
+def test_the_event_loop_takes_on_only_what_changes_few_rows(db: Embedded) -> None:
+    count = 2 * INLINE_KEYS_MAX
+    db.run("CREATE TABLE many (id INT PRIMARY KEY, n INT)")
+    db.run("INSERT INTO many VALUES " + ", ".join(f"({key}, {key})" for key in range(count)))
+    assert len(db.rows("SELECT * FROM many WHERE n >= 0")) == count  # the overlay has them by now
+    view = db.settle()
+
+    def found(below: int, *, inline: bool) -> set[object] | None:
+        text = f"DELETE FROM many WHERE n < {below}"
+        statement, values = Preparer().prepare(text, view.catalog, "default")
+        assert isinstance(statement, Delete)
+        assert statement.matching is not None
+        source = Source(statement.table, SHARED)
+        keys = find_keys(statement.matching, values, source, view, db.query, inline=inline)
+        return None if keys is None else set(keys)
+
+    assert found(INLINE_KEYS_MAX, inline=True) == set(range(INLINE_KEYS_MAX))
+    assert found(INLINE_KEYS_MAX + 1, inline=True) is None
+    assert found(count, inline=False) == set(range(count))
+    assert db.change(f"DELETE FROM many WHERE n < {count - 1}") == count - 1
+    assert db.rows("SELECT id FROM many") == [(count - 1,)]
