@@ -80,6 +80,12 @@ def install(tmp_path: Path, server: FakeServer) -> Iterator[Callable[..., Phone]
         yield install
 
 
+@pytest.fixture
+def token_of() -> Callable[..., str]:
+    """Makes tokens of a source, of ada unless told otherwise."""
+    return token
+
+
 def token(source: str, user: str = "ada") -> str:
     """An unsigned token with the claims of a device token."""
     claims = base64.urlsafe_b64encode(json.dumps({"sub": user, "did": source}).encode()).decode().rstrip("=")

@@ -139,6 +139,9 @@ async def test_every_call_of_the_blocking_device(open_phone: Any, server: Watche
     await phone.device.wait_until_synced(WAIT_S_MAX)
     await phone.device.wipe()
     assert phone.names() == {}
+    assert not (await phone.device.status()).is_signed_in
+    with pytest.raises(NotSignedIn):
+        await phone.device.sync()
 
 
 async def test_a_failure_is_told_and_loses_nothing(open_phone: Any, server: WatchedServer) -> None:

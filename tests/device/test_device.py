@@ -3,6 +3,7 @@
 import sqlite3
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +48,49 @@ def test_another_user_is_refused_until_the_file_is_wiped(install: Any, server: A
     assert phone.device.status().user == ""
     assert phone.pending() == {}
     assert set(server.live("users")) == {"a"}
+
+
+CALLS: list[Callable[[Device], object]] = [
+    Device.sync, Device.upload, Device.download, Device.hydrate, Device.start, Device.wait_until_synced
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("call", CALLS, ids=lambda call: call.__name__)
+def test_after_a_wipe_nobodys_rows_come_until_somebody_signs_in(
+    install: Any, server: Any, token_of: Any, call: Callable[[Device], object]
+) -> None:
+    phone = install()
+    phone.run("INSERT INTO users (id, name) VALUES ('a', 'x')")
+    phone.device.upload()
+    phone.device.wipe()
+    assert not phone.device.status().is_signed_in
+    phone.run("INSERT INTO users (id, name) VALUES ('b', 'x')")
+    with pytest.raises(NotSignedIn):
+        call(phone.device)
+    assert phone.run("SELECT id FROM users") == [("b",)]
+    assert set(server.live("users")) == {"a"}
+    phone.device.sign_in("fake:", "ada", token=token_of("phone"))
+    phone.device.sync()
+    assert phone.run("SELECT id FROM users ORDER BY id") == [("a",), ("b",)]
+
+
+def test_a_file_that_another_process_gave_to_another_user_takes_nothing_of_the_first(
+    install: Any, server: Any, token_of: Any
+) -> None:
+    phone, same = install(), install()
+    server.write("users", "a", {"id": "a", "name": "ada's"})
+    phone.device.wipe()
+    phone.device.sign_in("fake:", "bob", token=token_of("phone", "bob"))
+    phone.run("INSERT INTO users (id, name) VALUES ('b', 'bob''s')")
+    requests = len(same.wire.requests)
+    for call in (same.device.sync, same.device.upload, same.device.download, same.device.hydrate):
+        with pytest.raises(NotSignedIn, match="sign in again"):
+            call()
+    with pytest.raises(NotSignedIn):
+        same.device.wipe()
+    assert not same.device.status().is_signed_in
+    assert len(same.wire.requests) == requests
+    assert phone.run("SELECT id FROM users") == [("b",)]
 
 
 def test_another_source_is_refused(install: Any) -> None:

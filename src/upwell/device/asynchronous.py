@@ -136,13 +136,11 @@ class AsyncDevice:
                 await _close(transport)
 
     async def wipe(self) -> None:
-        """Empty the file for another user; raises `PendingChanges` if an edit would be lost.
-
-        Stops the background loop, which would fill it again.
-        """
+        """Empty the file for another user, and sign out; as `Device.wipe`."""
         await self.stop()
         async with self._exchange:
             await self._thread.run(self._installation.wipe)
+        await self.sign_out()
 
     async def upload(self) -> UploadReport:
         """Send what is pending, batch by batch."""

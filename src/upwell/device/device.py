@@ -124,13 +124,14 @@ class Device:
         self._transport = self._token = None
 
     def wipe(self) -> None:
-        """Empty the file for another user; raises `PendingChanges` if an edit would be lost.
+        """Empty the file for another user, and sign out; raises `PendingChanges` if an edit would be lost.
 
-        Stops the background loop, which would fill it again.
+        Stops the background loop in any case.
         """
         self.stop()
         with self._exchange, self._file_lock:
             self._installation.wipe()
+        self.sign_out()
 
     def upload(self) -> UploadReport:
         """Send what is pending, batch by batch."""

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from upwell.device.failures import FileRefused, PendingChanges
+from upwell.device.failures import FileRefused, NotSignedIn, PendingChanges
 
 NOW = "strftime('%Y-%m-%dT%H:%M:%fZ', 'now')"
 NEXT_CHANGE_ID = "(SELECT next_change_id FROM _sync_client_info LIMIT 1)"
@@ -104,6 +104,7 @@ class SyncFile:
     def __init__(self, connection: sqlite3.Connection, new_source: Callable[[], str]) -> None:
         self.connection = connection
         self._new_source = new_source
+        self._signed_in: Identity | None = None
 
     @classmethod
     def open(cls, path: str, source: str | None, new_source: Callable[[], str]) -> "SyncFile":
@@ -154,8 +155,9 @@ class SyncFile:
 
     @contextmanager
     def applying(self) -> Iterator[sqlite3.Connection]:
-        """A transaction in which no trigger captures."""
+        """A transaction in which no trigger captures, of the file of whom has signed in."""
         with self.transaction() as connection:
+            self.require_owner()
             connection.execute("UPDATE _sync_client_info SET apply_mode = 1")
             yield connection
             connection.execute("UPDATE _sync_client_info SET apply_mode = 0")
@@ -208,6 +210,17 @@ class SyncFile:
             )
         with self.transaction() as connection:
             connection.execute("UPDATE _sync_client_info SET user_id = ?", (user,))
+            self._signed_in = self.identity()
+
+    @property
+    def is_others(self) -> bool:
+        """True when the file is no longer of whom has signed in: it was wiped, maybe by another process."""
+        return self._signed_in is not None and self._signed_in != self.identity()
+
+    def require_owner(self) -> None:
+        """Raise `NotSignedIn` when the file is no longer of whom has signed in."""
+        if self.is_others:
+            raise NotSignedIn("the file was wiped meanwhile, it may be another user's: sign in again")
 
     def find(self, key: str) -> str | None:
         """Find a value of the sync state."""

@@ -221,7 +221,7 @@ class Installation:
         return DeviceStatus(
             user=identity.user,
             source=identity.source,
-            is_signed_in=is_signed_in,
+            is_signed_in=is_signed_in and not self.file.is_others,
             is_running=is_running,
             is_hydrated=self.syncer.is_hydrated(),
             pending=self.file.pending_count(),

@@ -89,7 +89,8 @@ class Syncer:
             yield from self.hydrate(PAGE_ROWS)
 
     def refresh(self) -> None:
-        """Follow a change of the app's tables."""
+        """Follow a change of the app's tables, if the file still is of whom has signed in."""
+        self._file.require_owner()
         if self._capture.refresh():
             with self._file.applying():
                 self._applier.adopt_extra(self._capture.tables)
