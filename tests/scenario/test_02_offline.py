@@ -8,8 +8,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from upwell.testing import ServerProcess
-from upwell.testing.websocket import Socket, Watched
+from upwell.testing import ServerProcess, wait_until
+from upwell.testing.websocket import PING, PONG, Frame, Socket, Watched
 from upwell.testing.wire import Site, Wire
 
 ITEMS = (
@@ -162,6 +162,38 @@ def test_a_snapshot_that_breaks_off_is_continued(site: Site, alice: Wire, items:
         assert ("delete", "5") in rest.until(100)
         whole = {key: row for key, row in broken.rows.items() if key != "5"} | rest.rows
         assert whole == selected(alice, items)
+
+
+@pytest.mark.parametrize("answers", [True, False])
+def test_deletes_come_again_unless_their_arrival_was_shown(alice: Wire, items: str, *, answers: bool) -> None:
+    """After the missed deletes comes a ping: who was cut off before it may come back from its newest seq."""
+    insert(alice, items, range(1, 6))
+    sql = f"SELECT * FROM {items}"
+    with Socket(alice.port, alice.token) as socket:
+        held = Watched(socket, sql, options={}).snapshot()
+    alice.run(f"DELETE FROM {items} WHERE id = 1")
+    insert(alice, items, range(6, 7))
+    alice.run(f"DELETE FROM {items} WHERE id = 2")
+    with Socket(alice.port, alice.token) as socket:
+        held = Watched(socket, sql, options={"from": held.cursor}, held=held).snapshot()
+        assert [held.change(), held.change()] == [("delete", "1"), ("delete", "2")]
+        ping = socket.frame()
+        assert (ping.opcode, len(ping.payload)) == (PING, 8)
+        socket.send(Frame(PONG, b"no answer"), *[Frame(PONG, ping.payload)] * answers * 2)
+        came = held.cursor
+    fences = iter(range(10, 1000))
+
+    def told_again() -> list[tuple[str, str]]:
+        fence = next(fences)
+        with Socket(alice.port, alice.token) as socket:
+            again = Watched(socket, sql, options={"from": came}).snapshot()
+            insert(alice, items, range(fence, fence + 1))
+            return again.until(fence)
+
+    if answers:
+        wait_until(lambda: told_again() == [], timeout_s=20, what="the answer to count")
+    else:
+        assert told_again() == [("delete", "1"), ("delete", "2")]
 
 
 def test_changes_and_a_flush_within_the_snapshot(site: Site, alice: Wire, items: str) -> None:

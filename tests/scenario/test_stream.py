@@ -175,6 +175,9 @@ def test_what_a_stream_is_not_for_is_refused_by_name(site: Site, namespace: str)
     for sql, what in (
         (f"UPDATE {table} SET n = 2", "UPDATE is not supported for STREAM tables"),
         (f"STORAGE FLUSH TABLE {table}", "STORAGE FLUSH is not supported for STREAM tables"),
+        (f"STORAGE COMPACT TABLE {table}", "STORAGE COMPACT is not supported for STREAM tables"),
+        (f"BEGIN; INSERT INTO {table} VALUES ('b', 2); COMMIT", "not supported inside explicit transactions"),
+        (f"BEGIN; DELETE FROM {table}; COMMIT", "not supported inside explicit transactions"),
     ):
         text = site.root.sql(sql).refused(400, "SQL_EXECUTION_ERROR")
         assert what in text

@@ -118,6 +118,32 @@ def test_a_message_in_many_frames_with_pings_between(opened: Socket, chunk_bytes
     answered(opened, "grüße 🌊")
 
 
+@pytest.mark.parametrize("cut", range(4))
+def test_every_kind_of_character_in_one_frame_or_cut_through(opened: Socket, cut: int) -> None:
+    """The first and last characters of each length, and code points that are no characters, are text."""
+    points = (
+        0x7F,
+        0x80,
+        0x7FF,
+        0x800,
+        0xD7FF,
+        0xE000,
+        0xFDD0,
+        0xFFFD,
+        0xFFFE,
+        0xFFFF,
+        0x10000,
+        0x1FFFF,
+        0x10FFFF,
+    )
+    for point in points:
+        name = f"n{chr(point)}"
+        text = question(name)
+        at = text.index(chr(point).encode()) + cut
+        opened.send(Frame(TEXT, text[:at], final=False), Frame(CONTINUATION, text[at:]))
+        answered(opened, name)
+
+
 def test_bytes_one_at_a_time(opened: Socket) -> None:
     for byte in Frame(TEXT, question("slow")).encoded():
         opened.tcp.sendall(bytes([byte]))
