@@ -1,6 +1,6 @@
 """Scenario 08, burst and backpressure: every event exactly once, at any rate and for any reader."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
@@ -115,6 +115,36 @@ def test_those_who_do_not_read_delay_nobody_and_miss_nothing(
         expected = [] if one in healthy else [("insert", str(key)) for key in range(LONG_ROWS)]
         assert one.until(-1) == expected, "in order, without a gap"
     assert all(one.rows == healthy[0].rows for one in stalled)
+
+
+def test_who_stays_behind_too_long_is_told_where_to_go_on(
+    start_server: Callable[..., ServerProcess], stack: ExitStack
+) -> None:
+    """Never a silent drop: an error with the cursor, and `from` there the rest, each exactly once."""
+    env = {"UPWELL_BCRYPT_COST": "4", "UPWELL_WS_LAG_S_MAX": "1", "UPWELL_WS_CLIENT_TIMEOUT_S": "600"}
+    site = Site(start_server(env=env))
+    stack.callback(site.close)
+    root, table = site.root, f"{site.namespace()}.events"
+    root.run(f"CREATE TABLE {table} (id BIGINT PRIMARY KEY, payload TEXT) WITH (TYPE = 'USER')")
+    stalled = watch(stack, root, table, receive_bytes=65_536)
+    keys = iter(range(10_000))
+    count = 0
+
+    def is_ended() -> bool:
+        nonlocal count
+        root.run(f"INSERT INTO {table} VALUES ({next(keys)}, $1)", "x" * LONG_CHARS)
+        count += 1
+        return root.run("SELECT COUNT(*) FROM system.live").cell == "0"
+
+    wait_until(is_ended, timeout_s=60, what="the lag limit")
+    while (last := stalled.socket.message_for("s"))["type"] == "change":
+        stalled.rows[last["rows"][0]["id"]] = last["rows"][0]
+    assert last["code"] == "LAG_LIMIT_EXCEEDED"
+    cursor = int(last["message"].rpartition(" ")[2])
+    assert cursor >= max(int(row["_seq"]) for row in stalled.rows.values())
+    again = Socket(root.port, root.token)
+    rest = Watched(stack.enter_context(again), f"SELECT * FROM {table}", options={"from": cursor}).snapshot()
+    assert stalled.keys() + rest.keys() == list(range(count))
 
 
 def sockets_count(site: Site) -> int:
