@@ -5,7 +5,6 @@ itself says so. A row for which it has no answer (1/0, a cast that fails) has th
 no other row is touched by it.
 """
 
-from collections import OrderedDict
 from collections.abc import Mapping
 from itertools import islice
 from threading import Lock
@@ -19,7 +18,8 @@ from upwell.errors import QueryFailure
 from upwell.storage.arrow import SEQ, row_batch
 from upwell.types import Row
 
-KEPT_MAX = 2_000
+KEPT_MAX = 64
+"""Verdicts that others may want, too: there can be a condition for each of many subscriptions."""
 
 Verdicts = Mapping[int, bool | QueryFailure]
 """By the `_seq` of a version of a row: whether it matches, or why nobody can tell."""
@@ -38,7 +38,7 @@ class Condition:
         self._names = names
         self._table = table
         self._where = where
-        self._kept: OrderedDict[int, bool | QueryFailure] = OrderedDict()
+        self._kept: dict[int, bool | QueryFailure] = {}
         self._next: Condition | None = None
         self._lock = Lock()
 
@@ -60,8 +60,8 @@ class Condition:
             if unknown:
                 self._kept.update(self._decided(view, unknown))
             found = {seq: self._kept[seq] for seq in rows}
-            while len(self._kept) > KEPT_MAX:
-                self._kept.popitem(last=False)
+            for seq in list(islice(self._kept, max(len(self._kept) - KEPT_MAX, 0))):
+                del self._kept[seq]
         return found
 
     def _decided(self, view: View, rows: Mapping[int, Row]) -> dict[int, bool | QueryFailure]:

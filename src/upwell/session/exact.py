@@ -1,10 +1,12 @@
 """Exact literals: what a query compares with a DECIMAL or UUID column, in the column's own form.
 
-Law: `x = 33.30` is true of a DECIMAL of that value, and `u = 'A0…'` of a UUID that is written `a0…`. The
-query engine takes the one literal for a DOUBLE and compares the other as text, so they are rewritten before
-it reads them. Only names that mean nothing else in the query's tables are looked at.
+Law: `x = 33.30` is true of a DECIMAL of that value, `u = 'A0…'` of a UUID that is written `a0…`, and
+`t < '9999-12-31'` of every moment before. The query engine takes the first literal for a DOUBLE, compares the
+second as text and counts the third in nanoseconds, which end in 2262; so they are rewritten before it reads
+them. Only names that mean nothing else in the query's tables are looked at.
 """
 
+import re
 from collections.abc import Iterable, Sequence
 from uuid import UUID
 
@@ -12,6 +14,11 @@ from upwell.sql.lex import END, Token, tokenize
 from upwell.types import Column, SqlType
 
 DIGITS_MAX = 38
+_WRITTEN = frozenset({SqlType.DECIMAL, SqlType.UUID})
+_MICROS = {SqlType.TIMESTAMP: "Timestamp(µs)", SqlType.DATETIME: 'Timestamp(µs, "UTC")'}
+_YEAR = re.compile(r"^(?:TIMESTAMP )?'([0-9]{4})-[0-9]{2}-[0-9]{2}[^']*'$")
+_YEARLIKE = re.compile(r"'[0-9]{4}-")
+_YEARS_OF_NANOSECONDS = (1677, 2262)
 _COMPARISONS = frozenset({"=", "<>", "!=", "<", "<=", ">", ">="})
 _AGGREGATES = frozenset({"SUM", "MIN", "MAX"})
 """Functions of a DECIMAL that give one; of an expression in their parentheses that isn't sure."""
@@ -28,17 +35,46 @@ def with_exact_literals(text: str, tables: Iterable[Sequence[Column]]) -> str:
     for columns in tables:
         for column in columns:
             types.setdefault(column.name, set()).add(column.type)
-    if not any(kinds in ({SqlType.DECIMAL}, {SqlType.UUID}) for kinds in types.values()):
+    searched = _WRITTEN | (_MICROS.keys() if _YEARLIKE.search(text) else set())
+    if not any(len(kinds) == 1 and kinds <= searched for kinds in types.values()):
         return text
-    tokens = tokenize(text)
+    tokens = _joined(tokenize(text))
+    has_far = any(_is_far(token) for token in tokens)
     for at in range(len(tokens) - 1, -1, -1):
         token = tokens[at]
-        written = _decimal(token) or _uuid(token)
-        if written is not None:
+        forms = _forms(token, has_far)
+        if forms:
             kinds = set().union(*(types.get(name, set()) for name in _compared_with(tokens, at)))
-            if kinds == {SqlType.DECIMAL if token.kind == "number" else SqlType.UUID}:
+            written = forms.get(next(iter(kinds))) if len(kinds) == 1 else None
+            if written is not None:
                 text = text[: token.start] + written + text[token.end :]
     return text
+
+
+def _forms(token: Token, has_far: bool) -> dict[SqlType, str]:
+    """Return how a literal is written for columns of each type; moments only if one of them `has_far`."""
+    forms = {SqlType.DECIMAL: _decimal(token), SqlType.UUID: _uuid(token)}
+    if has_far and token.kind == "string" and _YEAR.search(token.text):
+        # All of them: a list or a range has one type.
+        moment = token.text[token.text.index("'") :]
+        forms |= {kind: f"arrow_cast({moment}, '{name}')" for kind, name in _MICROS.items()}
+    return {kind: written for kind, written in forms.items() if written is not None}
+
+
+def _joined(tokens: Sequence[Token]) -> list[Token]:
+    """Return the tokens with `TIMESTAMP '…'` as one, a string."""
+    found: list[Token] = []
+    for token in tokens:
+        if token.kind == "string" and found and found[-1].word == "TIMESTAMP":
+            token = token._replace(text=f"TIMESTAMP {token.text}", start=found.pop().start)
+        found.append(token)
+    return found
+
+
+def _is_far(token: Token) -> bool:
+    """Whether a string is a moment that nanoseconds since 1970 don't reach."""
+    year = _YEAR.search(token.text) if token.kind == "string" else None
+    return year is not None and not _YEARS_OF_NANOSECONDS[0] < int(year[1]) < _YEARS_OF_NANOSECONDS[1]
 
 
 def _decimal(token: Token) -> str | None:

@@ -1,4 +1,4 @@
-"""Promise: a literal finds the DECIMAL or UUID that it says, however it is written."""
+"""Promise: a literal finds the DECIMAL, UUID or moment that it says, however it is written."""
 
 from collections.abc import Iterator
 from decimal import Decimal
@@ -66,3 +66,32 @@ def test_what_is_compared_with_something_else_stays(db: Embedded) -> None:
     assert db.rows(f"SELECT '{KEY.upper()}' AS text, 0.5 AS half FROM app.t WHERE d > 0.5 LIMIT 1") == [
         (KEY.upper(), 0.5)
     ]
+
+
+MOMENTS = ["0001-01-01T00:00:00", "1970-01-01T00:00:00", "9999-12-31T00:00:00", None]
+FAR: list[tuple[str, list[int]]] = [
+    ("{} < '9999-12-31'", [0, 1]),
+    ("{} = '9999-12-31T02:00:00+02:00'", [2]),
+    ("{} = TIMESTAMP '9999-12-31'", [2]),
+    ("'0001-01-01' < {}", [1, 2]),
+    ("{} BETWEEN '1970-01-01' AND '9999-12-31'", [1, 2]),
+    ("{} IN ('1970-01-01', '9999-12-31')", [1, 2]),
+    ("{} > '1600-01-01' AND {} < '2020-01-01'", [1]),
+    ("{} <> '1970-01-01'", [0, 2]),
+    ("day > '1677-01-01' AND {} < '9999-12-31'", [1]),
+]
+
+
+@pytest.mark.parametrize("column", ["t", "z"])
+@pytest.mark.parametrize(("condition", "found"), FAR)
+def test_moments_are_compared_whatever_their_year(
+    db: Embedded, condition: str, column: str, found: list[int]
+) -> None:
+    if ("app", "moments") not in db.view.catalog.tables:
+        db.run("CREATE TABLE app.moments (id INT PRIMARY KEY, t TIMESTAMP, z DATETIME, day DATE)")
+        for number, moment in enumerate(MOMENTS):
+            db.run("INSERT INTO app.moments VALUES ($1, $2, $2, $2)", [number, moment])
+        if db.cold_rows("app.t"):
+            db.flush("app.moments")
+    sql = f"SELECT id FROM app.moments WHERE {condition.replace('{}', column)}"
+    assert db.rows(sql) == [(number,) for number in found]
