@@ -37,6 +37,7 @@ from upwell.session.policy import Principal
 from upwell.session.request import Asked
 from upwell.session.session import Sessions
 from upwell.session.threads import Client, client
+from upwell.sql.advice import advised
 from upwell.sql.place import pointed
 from upwell.sql.prepare import check_parameter_count
 from upwell.types import Value
@@ -261,7 +262,8 @@ class SqlEndpoint:
         is_admin = principal is not None and principal.is_admin
         assert isinstance(failed.cause, UpwellError), "only domain errors fail a statement"
         fault = fault_of(failed.cause, is_admin=is_admin)
-        told = pointed(fault.message, failed.sql)
+        is_grammar = fault.code == "INVALID_SQL"
+        told = advised(pointed(fault.message, failed.sql), failed.sql, is_grammar=is_grammar)
         fault = Fault(fault.status, fault.code, f"Statement {failed.number} failed: {told}")
         if not is_admin and not self._error_details:
             fault = public(fault, failed.cause, failed.sql)

@@ -112,7 +112,7 @@ def _names(statement: CreateView, inner: Sequence[ResultColumn]) -> Sequence[str
         if not statement.labels and not is_plain(column.name):
             raise InvalidSql(f"column {number} of the view has no name; say {column.name[:60]} AS a_name")
         if not NAME.fullmatch(name):
-            raise InvalidSql(f"column name '{name[:60]}' may only have letters, digits and _")
+            raise InvalidSql(f"column name '{name[:60]}' may only have letters, digits and _, 128 at most")
     twice = next((name for name in names if list(names).count(name) > 1), None)
     if twice is not None:
         raise InvalidSql(f"two columns of the view are named '{twice}'; name one of them with AS")

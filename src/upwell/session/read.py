@@ -16,7 +16,7 @@ from upwell.engine.stop import Stop
 from upwell.engine.tiers import with_tiers
 from upwell.engine.view import View
 from upwell.engine.write import Write
-from upwell.errors import QueryFailure
+from upwell.errors import InvalidOperation, QueryFailure
 from upwell.feeds.cursor import Growth
 from upwell.feeds.live import LiveFeed
 from upwell.feeds.registry import Registry
@@ -34,6 +34,7 @@ from upwell.session.server import Server
 from upwell.session.source import resolve, stored_columns
 from upwell.session.threads import QueryThreads
 from upwell.session.transaction import Transactions
+from upwell.sql.owners import name_all_owners
 from upwell.sql.render import render
 from upwell.sql.statements import DirectRead, PointRead, Select
 from upwell.types import Key, Value
@@ -92,6 +93,11 @@ class Reader:
 
         `given` is what the only table in it stands for, whose rows keep their order.
         """
+        if name_all_owners(text, call.namespace)[1]:
+            raise InvalidOperation(
+                "all_owners() is for a SELECT of its own: no statement may change rows by what others have; "
+                "read them, and write what you want to keep"
+            )
         text = render(text, values, call.context())
         refuse_deep(text)
         refuse_ignored(text)

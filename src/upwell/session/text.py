@@ -16,6 +16,7 @@ from upwell.session.outcome import StatementFailed
 from upwell.session.policy import Principal, require_statement
 from upwell.session.request import Asked
 from upwell.session.threads import QueryThreads
+from upwell.sql.advice import advised
 from upwell.sql.prepare import Preparer, query_in
 from upwell.sql.shape import Lifted
 from upwell.sql.statements import Insert, Statement
@@ -102,7 +103,8 @@ class Texts:
                     require_statement(principal, tree)
                     self.preparer.note_checked(one.lifted)
             except InvalidSql as error:
-                raise RequestRefused("BATCH_PARSE_ERROR", f"Failed to parse SQL batch: {error}") from error
+                told = advised(str(error), one.sql, is_grammar=True)
+                raise RequestRefused("BATCH_PARSE_ERROR", f"Failed to parse SQL batch: {told}") from error
             except UpwellError as error:
                 raise StatementFailed(number, one.sql, error) from error
 

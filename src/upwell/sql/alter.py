@@ -25,7 +25,9 @@ from upwell.sql.option import access_of, read_property
 from upwell.sql.tree import AlterTableTree
 
 
-class _Refused(InvalidSql):
+class AlterRefused(InvalidSql):
+    """No alteration, or one that this release can't make."""
+
     prefix = "Invalid SQL: Invalid ALTER TABLE statement: "
 
 
@@ -49,9 +51,9 @@ def parse_alter_table(tokens: Tokens) -> AlterTableTree:
     try:
         alteration = step(tokens)
     except Refused as refusal:
-        raise _Refused(refusal.args[0]) from refusal
+        raise AlterRefused(refusal.args[0]) from refusal
     if tokens.sees(","):
-        raise _Refused("one operation a statement; write another ALTER TABLE for the next")
+        raise AlterRefused("one operation a statement; write another ALTER TABLE for the next")
     return AlterTableTree(table, alteration)
 
 

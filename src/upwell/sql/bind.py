@@ -14,6 +14,7 @@ from upwell.engine.expression import And
 from upwell.engine.named_query import QueryName
 from upwell.engine.schema import refuse_ephemeral_parent
 from upwell.errors import InvalidOperation, InvalidSql
+from upwell.sql.alter import AlterRefused
 from upwell.sql.clause import (
     ExcludedScope,
     bind_conflict,
@@ -292,7 +293,10 @@ class Binder:
     def _altered(self, alteration: Alteration) -> Alteration:
         if not isinstance(alteration, SetOptions):
             return alteration
-        return SetOptions(self._options(alteration.options))
+        try:
+            return SetOptions(self._options(alteration.options))
+        except Refused as refusal:
+            raise AlterRefused(refusal.args[0]) from refusal
 
     def _options(self, options: tuple[tuple[str, str], ...]) -> tuple[tuple[str, str], ...]:
         return tuple((key, self._storage(value) if key == "storage_id" else value) for key, value in options)

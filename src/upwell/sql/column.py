@@ -42,7 +42,7 @@ _WITH_LENGTH = frozenset(
 _PRECISION, _SCALE = 38, 10
 """Of a DECIMAL that doesn't say."""
 _SNOWFLAKE = Default("SNOWFLAKE_ID")
-NAME = re.compile(r"[a-z0-9_]+")
+NAME = re.compile(r"[a-z0-9_]{1,128}")
 
 
 class Refused(InvalidSql):
@@ -84,7 +84,7 @@ def read_name(tokens: Tokens) -> str:
     """Return the name of a column that is to be."""
     name = tokens.name("a column name")
     if not NAME.fullmatch(name):
-        raise Refused(f"column name '{name[:60]}' may only have letters, digits and _")
+        raise Refused(f"column name '{name[:60]}' may only have letters, digits and _, 128 at most")
     if name in SYSTEM_COLUMNS:
         raise Refused(f"Column name '{name}' is reserved for system columns")
     return name

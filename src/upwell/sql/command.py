@@ -46,7 +46,7 @@ _CLUSTER = {
     "rebalance": "rebalance",
     "stepdown": "stepdown",
 }
-_NAMESPACE = re.compile(r"[a-z_][a-z0-9_]*")
+_NAMESPACE = re.compile(r"[a-z_][a-z0-9_]{0,127}")
 
 
 def read_create(tokens: Tokens) -> Tree:

@@ -32,7 +32,7 @@ def parse_create_table(tokens: Tokens) -> CreateTableTree:
     if_not_exists = tokens.accept("IF", "NOT", "EXISTS")
     namespace, name = tokens.qualified()
     if not NAME.fullmatch(name):
-        raise Refused(f"table name '{name[:60]}' may only have letters, digits and _")
+        raise Refused(f"table name '{name[:60]}' may only have letters, digits and _, 128 at most")
     draft = Draft()
     tokens.listed(lambda: _element(tokens, draft))
     if tokens.accept("USING") and tokens.name("a format") != "parquet":

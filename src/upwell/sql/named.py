@@ -24,7 +24,7 @@ def read_create_view(tokens: Tokens) -> CreateViewTree:
         raise InvalidSql("OR REPLACE and IF NOT EXISTS exclude each other; write one of them")
     name = tokens.qualified("a view's name")
     if not NAME.fullmatch(name[1]):
-        raise InvalidSql(f"view name '{name[1][:60]}' may only have letters, digits and _")
+        raise InvalidSql(f"view name '{name[1][:60]}' may only have letters, digits and _, 128 at most")
     labels = tuple(tokens.listed(lambda: tokens.name("a column"))) if tokens.sees("(") else ()
     tokens.expect("AS")
     if tokens.peek().word not in QUERY_STARTS:
