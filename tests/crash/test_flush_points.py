@@ -177,8 +177,16 @@ def test_a_flush_passes_every_point_in_order(make_world: Callable[[], World]) ->
 @pytest.mark.parametrize("point", POINTS)
 def test_all_rows_change_at_a_point(make_world: Callable[[], World], point: str, action: str) -> None:
     world = make_world()
-    world.actions[point] = lambda: ACTIONS[action](world)
+    changed: list[int] = []
+
+    def change() -> None:
+        before = world.serial
+        ACTIONS[action](world)
+        changed.append(world.serial - before)
+
+    world.actions[point] = change
     world.flush_job()
+    assert changed, "the flush came to the point"
     world.finish()
 
 
