@@ -6,7 +6,7 @@ is superseded and with the pieces to forget, not with the rows.
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from itertools import islice
+from itertools import chain, islice
 
 from upwell.engine.catalog import Table
 from upwell.engine.rows import shaped
@@ -54,8 +54,8 @@ class Sweep:
     def rows(self, scan: Iterable[Version]) -> Iterator[Version]:
         """Yield what belongs in the segment."""
         versions = iter(scan)
-        while piece := list(islice(versions, SCAN_ROWS)):
-            yield from self._take(piece)
+        pieces = iter(lambda: list(islice(versions, SCAN_ROWS)), [])
+        return chain.from_iterable(map(self._take, pieces))
 
     def few(self) -> Iterator[list[tuple[Key, int]]]:
         """Yield key and `_seq` of the rows that are forgotten one by one, some at a time."""
@@ -70,15 +70,15 @@ class Sweep:
         seqs = [version.seq for version in piece]
         if max(seqs) > self.asked:
             self._note_mixed(piece)
-            piece = [version for version in piece if version.seq <= self.asked]
         else:
             self._note_old(piece)
-        if min(seqs) <= self.flushed_until:
-            piece = [version for version in piece if version.seq > self.flushed_until]
+        if max(seqs) > self.asked or min(seqs) <= self.flushed_until:
+            piece = [version for version in piece if self.flushed_until < version.seq <= self.asked]
+            seqs = [version.seq for version in piece]
         if not piece:
             return piece
         self.fresh += len(piece)
-        self.until = max(self.until, max(version.seq for version in piece))
+        self.until = max(self.until, *seqs)
         for version in piece:
             if version.supersedes:
                 self.superseded.update(version.supersedes)

@@ -5,6 +5,7 @@ Law: one read sees one moment, however long its caller takes to consume it.
 
 from bisect import bisect_right
 from collections.abc import Iterator
+from itertools import chain
 from typing import Any, Protocol
 
 import msgspec
@@ -123,9 +124,7 @@ class RocksReader:
 
 
 def _versions(moment: Moment, start: bytes) -> Iterator[Version]:
-    for values in moment.until_fence(start):
-        for value in values:
-            yield decode_version(value)
+    return chain.from_iterable([*map(decode_version, values)] for values in moment.until_fence(start))
 
 
 def _owners(moment: Moment, table: bytes) -> Iterator[Owner]:
