@@ -7,11 +7,12 @@ can fail any one of them.
 
 import itertools
 import os
+import shutil
 import signal
 import stat
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -71,6 +72,8 @@ HOLD_FILE = "UPWELL_HOLD_FILE"
 HOLD_POLL_S = 0.005
 HOLD_S_MAX = 120.0
 
+CHUNK_BYTES = 1 << 20
+
 _READ = os.O_RDONLY | os.O_CLOEXEC
 _WRITE = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
@@ -114,6 +117,21 @@ class Files(Protocol):
     def list(self, directory: Path) -> list[str]:
         """Return the names in `directory`, sorted, without temporary files."""
 
+    def write_stream(self, path: Path, chunks: Iterable[bytes]) -> None:
+        """Write a file, below directories that may be missing, and sync it; `sync_tree` syncs the names."""
+
+    def read_stream(self, path: Path) -> Iterator[bytes]:
+        """Yield the content in chunks; raise `FileNotFoundError` if there is none."""
+
+    def sync_tree(self, root: Path) -> None:
+        """Make all files below `root`, and the names of all, durable, its own too."""
+
+    def move(self, source: Path, target: Path) -> None:
+        """Give a file or directory another name, durably; a directory only where nothing is."""
+
+    def remove_tree(self, root: Path) -> None:
+        """Remove a directory and what is in it as far as the system lets it; a missing one is fine."""
+
 
 class OsFiles:
     """`Files` on the local file system."""
@@ -135,11 +153,7 @@ class OsFiles:
         self._sync_dir(path.parent)
 
     def publish(self, temp: Path, final: Path, *, sync_name: bool = True) -> None:
-        descriptor = self._call("open", temp, lambda: os.open(temp, _READ))
-        try:
-            self._call("fsync", temp, lambda: os.fsync(descriptor))
-        finally:
-            os.close(descriptor)
+        self._sync(temp)
         self._link_new(temp, final, sync_name=sync_name)
         self._discard(temp)
 
@@ -168,6 +182,29 @@ class OsFiles:
         names = self._call("list", directory, lambda: os.listdir(directory))
         return sorted(name for name in names if not is_temp(name))
 
+    def write_stream(self, path: Path, chunks: Iterable[bytes]) -> None:
+        self._call("mkdir", path.parent, lambda: path.parent.mkdir(parents=True, exist_ok=True))
+        self._write_synced(path, chunks)
+
+    def read_stream(self, path: Path) -> Iterator[bytes]:
+        with self._call("open", path, lambda: path.open("rb")) as file:
+            while chunk := self._call("read", path, lambda: file.read(CHUNK_BYTES)):
+                yield chunk
+
+    def sync_tree(self, root: Path) -> None:
+        below = sorted(root.rglob("*"))
+        for path in [*(path for path in below if not path.is_dir()), *filter(Path.is_dir, below), root]:
+            self._sync(path)
+        self._sync_dir(root.parent)
+
+    def move(self, source: Path, target: Path) -> None:
+        self._call("rename", target, lambda: source.rename(target))
+        self._sync_dir(target.parent)
+
+    def remove_tree(self, root: Path) -> None:
+        with suppress(OSError):
+            self._call("unlink", root, lambda: shutil.rmtree(root, ignore_errors=True))
+
     def _call(self, name: Call, path: Path, fn: Callable[[], T]) -> T:
         """Make one elementary call of the operating system; a failing wrapper overrides this."""
         return fn()
@@ -175,18 +212,19 @@ class OsFiles:
     def _write_temp(self, path: Path, data: bytes) -> Path:
         temp = temp_beside(path)
         try:
-            self._write_synced(temp, data)
+            self._write_synced(temp, [data])
         except OSError:
             self._discard(temp)
             raise
         return temp
 
-    def _write_synced(self, path: Path, data: bytes) -> None:
+    def _write_synced(self, path: Path, chunks: Iterable[bytes]) -> None:
         descriptor = self._call("open", path, lambda: os.open(path, _WRITE, 0o644))
         try:
-            rest = memoryview(data)
-            while rest:
-                rest = rest[self._call("write", path, partial(os.write, descriptor, rest)) :]
+            for chunk in chunks:
+                rest = memoryview(chunk)
+                while rest:
+                    rest = rest[self._call("write", path, partial(os.write, descriptor, rest)) :]
             self._call("fsync", path, lambda: os.fsync(descriptor))
         finally:
             os.close(descriptor)
@@ -206,6 +244,16 @@ class OsFiles:
         # What stays behind is named by nobody: failing to remove it must not hide how the caller fared.
         with suppress(OSError):
             self._call("unlink", path, path.unlink)
+
+    def _sync(self, path: Path) -> None:
+        if path.is_dir():
+            self._sync_dir(path)
+            return
+        descriptor = self._call("open", path, lambda: os.open(path, _READ))
+        try:
+            self._call("fsync", path, lambda: os.fsync(descriptor))
+        finally:
+            os.close(descriptor)
 
     def _sync_dir(self, path: Path) -> None:
         descriptor = self._call("open", path, lambda: os.open(path, _DIRECTORY))

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from upwell.clock import SystemClock
-from upwell.effects import NoPoints
+from upwell.effects import NoPoints, OsFiles
 from upwell.engine.restore import Restore, adopt_restored
 from upwell.engine.stop import Stop
 from upwell.jobs import job as job_module
@@ -229,11 +229,11 @@ def check_backups(db: Embedded, other: Path, model: TableModel) -> None:
     """Each backup is whole or isn't there; the newest holds what was there when it was made."""
     made = sorted((db.directory / "backups").iterdir())
     assert {path.name for path in made} >= {"2", str(2 + TIMES)}, "interrupted and done later; done at once"
-    restore = Restore(other, partial(RocksStore, clock=SystemClock()), NoPoints())
+    restore = Restore(other, partial(RocksStore, clock=SystemClock()), NoPoints(), OsFiles())
     other.mkdir()
     for path in made:
         restore.run(path, "RS-1", epoch=0, stop=Stop())
-    adopt_restored(other, partial(RocksStore, clock=SystemClock()), NoPoints())
+    adopt_restored(other, partial(RocksStore, clock=SystemClock()), NoPoints(), OsFiles())
     with Embedded(other) as there:
         before = model.rows(None, lambda row: int(str(row["id"])) < 10 * (2 + TIMES))
         found = there.rows(f"SELECT id FROM {TABLE} ORDER BY id")

@@ -45,7 +45,7 @@ def job_loops(
     retention = JobRetention(queue, clock, config.job_retention_s, config.job_records_max)
     compact = Compact(committer, parts.partitions, points=parts.points)
     open_store = partial(RocksStore, clock=clock)
-    backup = Backup(committer, parts.partitions, parts.storages, open_store, clock, parts.points)
+    backup = Backup(committer, parts.partitions, parts.storages, open_store, clock, parts.points, parts.files)
     kinds = Kinds(
         committer,
         engine.flush,
@@ -55,7 +55,7 @@ def job_loops(
         retention,
         expiry,
         backup,
-        Restore(config.data_dir, open_store, parts.points),
+        Restore(config.data_dir, open_store, parts.points, parts.files),
         queue,
         clock,
         parts.points,

@@ -63,12 +63,13 @@ class Parts:
     partitions: PartitionWriter
     authenticator: Authenticator
     points: Points
+    files: Files
 
 
 @contextmanager
 def opened(config: Config, *, clock: Clock, files: Files, points: Points) -> Iterator[Parts]:
     """Open everything that lives in the data directory; close it in reverse order."""
-    adopt_restored(config.data_dir, partial(RocksStore, clock=clock), points)
+    adopt_restored(config.data_dir, partial(RocksStore, clock=clock), points, files)
     durability, pace = Durability(config.durability), _flush_pace(config)
     with ExitStack() as stack:
         store = stack.enter_context(closing(RocksStore(config.data_dir / "hot", clock=clock, files=files)))
@@ -92,7 +93,9 @@ def opened(config: Config, *, clock: Clock, files: Files, points: Points) -> Ite
         StorageSchema(committer, clock).ensure_local(str(storages.root.absolute()))
         return_elsewhere(config.data_dir, storages, committer.newest_catalog)
         _ensure_root(engine, authenticator, config.root_password)
-        yield Parts(config, history, committer, engine, cold, storages, partitions, authenticator, points)
+        yield Parts(
+            config, history, committer, engine, cold, storages, partitions, authenticator, points, files
+        )
 
 
 def _storages(config: Config, store: RocksStore, clock: Clock, files: Files) -> Storages:

@@ -10,12 +10,12 @@ name of the first that does. The directory gets its name only when all of it is 
 """
 
 import hashlib
-import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import msgspec
 
+from upwell.effects import Files
 from upwell.engine.stop import Stop
 from upwell.errors import InvalidOperation
 from upwell.storage.place import LOCAL, Place
@@ -23,7 +23,6 @@ from upwell.storage.place import LOCAL, Place
 LIST = "backup.json"
 HOT, STORAGE, ELSEWHERE = "hot", "storage", "elsewhere"
 FORMAT = 1
-_CHUNK_BYTES = 1 << 20
 _SYSTEM = ("bin", "boot", "dev", "etc", "lib", "lib32", "lib64", "proc", "run", "sbin", "sys", "usr")
 
 
@@ -110,54 +109,40 @@ def load_archive(path: Path) -> Archive:
     return archive
 
 
-def write_archive(path: Path, archive: Archive) -> None:
+def write_archive(files: Files, path: Path, archive: Archive) -> None:
     """Write the list, which makes the backup whole; all else must be on the disk."""
-    temp = path / f".{LIST}.tmp"
-    with temp.open("wb") as file:
-        file.write(msgspec.json.encode(archive))
-        file.flush()
-        os.fsync(file.fileno())
-    temp.rename(path / LIST)
-    sync_dirs(path)
+    files.replace(path / LIST, msgspec.json.encode(archive))
 
 
-def copy_file(source: Path, target: Path, path: str, stop: Stop) -> Entry:
-    """Copy a file durably and return its entry; the directories on the way are made."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    digest, size_bytes = hashlib.sha256(), 0
-    with source.open("rb") as reader, target.open("wb") as writer:
-        for chunk in _chunks(reader.read):
-            stop.check()
-            digest.update(chunk)
-            writer.write(chunk)
-            size_bytes += len(chunk)
-        writer.flush()
-        os.fsync(writer.fileno())
-    return Entry(path, size_bytes, digest.hexdigest())
+def copy_file(files: Files, source: Path, target: Path, path: str, stop: Stop) -> Entry:
+    """Copy a file and return its entry; directories on the way are made, whose names `sync_tree` syncs."""
+    digest = _Digest(stop)
+    files.write_stream(target, digest.passing(files.read_stream(source)))
+    return digest.entry(path)
 
 
-def measured(source: Path, path: str, stop: Stop) -> Entry:
+def measured(files: Files, source: Path, path: str, stop: Stop) -> Entry:
     """Return the entry of a file that is where it shall be."""
-    digest, size_bytes = hashlib.sha256(), 0
-    with source.open("rb") as reader:
-        for chunk in _chunks(reader.read):
-            stop.check()
-            digest.update(chunk)
-            size_bytes += len(chunk)
-        os.fsync(reader.fileno())
-    return Entry(path, size_bytes, digest.hexdigest())
+    digest = _Digest(stop)
+    for _ in digest.passing(files.read_stream(source)):
+        pass
+    return digest.entry(path)
 
 
-def sync_dirs(root: Path) -> None:
-    """Make the names of all files below `root` durable, and its own."""
-    for directory in [root.parent, root, *(path for path in root.rglob("*") if path.is_dir())]:
-        descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+class _Digest:
+    """Measures what passes; looks at `stop` with each chunk."""
 
+    def __init__(self, stop: Stop) -> None:
+        self._stop = stop
+        self._sha256 = hashlib.sha256()
+        self._size_bytes = 0
 
-def _chunks(read: Callable[[int], bytes]) -> Iterator[bytes]:
-    while chunk := read(_CHUNK_BYTES):
-        yield chunk
+    def passing(self, chunks: Iterable[bytes]) -> Iterator[bytes]:
+        for chunk in chunks:
+            self._stop.check()
+            self._sha256.update(chunk)
+            self._size_bytes += len(chunk)
+            yield chunk
+
+    def entry(self, path: str) -> Entry:
+        return Entry(path, self._size_bytes, self._sha256.hexdigest())

@@ -6,14 +6,13 @@ Law: the hot copy stands at one commit, and no file that it names goes before it
 finished has no name and no list; done again by the same job, it begins anew.
 """
 
-import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from upwell import __version__
 from upwell.clock import Clock
-from upwell.effects import Points
+from upwell.effects import Files, Points
 from upwell.engine.archive import (
     FORMAT,
     HOT,
@@ -27,7 +26,6 @@ from upwell.engine.archive import (
     measured,
     path_of,
     refuse_taken,
-    sync_dirs,
     write_archive,
 )
 from upwell.engine.catalog import load_catalog
@@ -56,6 +54,7 @@ class Backup:
     open_store: OpenStore
     clock: Clock
     points: Points
+    files: Files
 
     def run(self, target: Path, job_id: str, stop: Stop) -> Archive:
         """Back everything up into the new directory `target`; raises `InvalidOperation` if it is taken.
@@ -66,24 +65,23 @@ class Backup:
             return done  # the attempt before got that far
         refuse_taken(target)
         building = target.with_name(f".{target.name}.{job_id}.incomplete")
-        shutil.rmtree(building, ignore_errors=True)
-        building.mkdir(parents=True)
+        self.files.remove_tree(building)
         try:
+            self.files.make_dirs(building)
             archive = self._build(building, job_id, stop)
-            sync_dirs(building)
+            self.files.sync_tree(building)
             self.points.reach("backup:files-copied")
-            write_archive(building, archive)
+            write_archive(self.files, building, archive)
             self.points.reach("backup:list-written")
-            building.rename(target)
+            self.files.move(building, target)
         except BaseException:
-            shutil.rmtree(building, ignore_errors=True)
+            self.files.remove_tree(building)
             raise
-        sync_dirs(target)
         self.points.reach("backup:named")
         return archive
 
     def _build(self, building: Path, job_id: str, stop: Stop) -> Archive:
-        (building / STORAGE).mkdir()
+        self.files.make_dirs(building / STORAGE)
         files: list[Entry] = []
         elsewhere: list[Elsewhere] = []
         # While a View has them, the files of a table that is dropped meanwhile stay too.
@@ -106,7 +104,7 @@ class Backup:
                 store.close()
         del view
         hot = sorted(path for path in (building / HOT).rglob("*") if path.is_file())
-        files += [measured(path, path.relative_to(building).as_posix(), stop) for path in hot]
+        files += [measured(self.files, path, path.relative_to(building).as_posix(), stop) for path in hot]
         return Archive(
             format=FORMAT,
             server_version=__version__,
@@ -145,8 +143,8 @@ class Backup:
             copied.append((entry, None))
         return copied
 
-    @staticmethod
     def _copy_one(
+        self,
         building: Path,
         files: PartitionFiles,
         name: str,
@@ -157,11 +155,10 @@ class Backup:
         path = path_of(files.place, name)
         target = building / path
         if size_bytes is not None:
-            return copy_file(files.whole(name, size_bytes), target, path, stop)
-        target.parent.mkdir(parents=True, exist_ok=True)
+            return copy_file(self.files, files.whole(name, size_bytes), target, path, stop)
         # The copy for other readers may be of an older manifest, or of a newer one.
-        target.write_bytes(encode_manifest(of) if of is not None else files.read(name))
-        return measured(target, path, stop)
+        self.files.write_stream(target, [encode_manifest(of) if of is not None else files.read(name)])
+        return measured(self.files, target, path, stop)
 
 
 def _elsewhere(entry: Entry, files: PartitionFiles, name: str) -> Elsewhere | None:

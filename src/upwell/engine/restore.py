@@ -9,14 +9,13 @@ history that is replaced are noticed.
 """
 
 import logging
-import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
 
-from upwell.effects import Points
+from upwell.effects import Files, Points
 from upwell.engine.archive import (
     ELSEWHERE,
     HOT,
@@ -26,7 +25,6 @@ from upwell.engine.archive import (
     Elsewhere,
     copy_file,
     load_archive,
-    sync_dirs,
     write_archive,
 )
 from upwell.engine.backup import OpenStore
@@ -53,6 +51,7 @@ class Restore:
     data_dir: Path
     open_store: OpenStore
     points: Points
+    files: Files
 
     def run(self, source: Path, job_id: str, *, epoch: int, stop: Stop) -> Archive:
         """Copy and verify a backup; `epoch` is the store's that it will replace.
@@ -61,9 +60,9 @@ class Restore:
         """
         archive = load_archive(source)
         staging = self.data_dir / _INCOMPLETE
-        shutil.rmtree(staging, ignore_errors=True)
-        (staging / STORAGE).mkdir(parents=True)
+        self.files.remove_tree(staging)
         try:
+            self.files.make_dirs(staging / STORAGE)
             for entry in archive.files:
                 self._bring(source, staging, entry.path, stop, entry)
             self.points.reach("restore:files-copied")
@@ -74,30 +73,28 @@ class Restore:
                     store.raise_epoch()
             finally:
                 store.close()
-            write_archive(staging, msgspec.structs.replace(archive, job_id=job_id))
-            sync_dirs(staging)
-            shutil.rmtree(self.data_dir / RESTORED, ignore_errors=True)
-            staging.rename(self.data_dir / RESTORED)
+            self.files.sync_tree(staging)
+            write_archive(self.files, staging, msgspec.structs.replace(archive, job_id=job_id))
+            self.files.remove_tree(self.data_dir / RESTORED)
+            self.files.move(staging, self.data_dir / RESTORED)
         except BaseException:
-            shutil.rmtree(staging, ignore_errors=True)
+            self.files.remove_tree(staging)
             raise
-        sync_dir(self.data_dir)
         self.points.reach("restore:named")
         return archive
 
-    @staticmethod
-    def _bring(source: Path, staging: Path, path: str, stop: Stop, expected: object) -> None:
+    def _bring(self, source: Path, staging: Path, path: str, stop: Stop, expected: object) -> None:
         if Path(path).is_absolute() or ".." in Path(path).parts:
             raise InvalidOperation(f"{LIST} of '{source}' names a file outside of it: {path}")
         try:
-            found = copy_file(source / path, staging / path, path, stop)
+            found = copy_file(self.files, source / path, staging / path, path, stop)
         except FileNotFoundError as error:
             raise InvalidOperation(f"'{source}' is not whole: {path} is missing") from error
         if found != expected:
             raise InvalidOperation(f"'{source}' is damaged: {path} is not what {LIST} says")
 
 
-def adopt_restored(data_dir: Path, open_store: OpenStore, points: Points) -> None:
+def adopt_restored(data_dir: Path, open_store: OpenStore, points: Points, files: Files) -> None:
     """Put what was restored in the place of what is there; nothing if nothing was restored.
 
     Before the hot store is opened. Raises `StartRefused` if a server runs on it.
@@ -112,11 +109,10 @@ def adopt_restored(data_dir: Path, open_store: OpenStore, points: Points) -> Non
     for name in (HOT, STORAGE):
         if (restored / name).exists():
             if (data_dir / name).exists():
-                replaced.mkdir(exist_ok=True)
-                (data_dir / name).rename(replaced / name)
+                files.make_dirs(replaced)
+                files.move(data_dir / name, replaced / name)
             points.reach("restore:replaced")
-            (restored / name).rename(data_dir / name)
-            sync_dir(data_dir)
+            files.move(restored / name, data_dir / name)
     log.warning(
         "A restored backup has taken the place of the data",
         extra=fields(replaced=str(replaced), seq=archive.seq, created_at_ms=archive.created_at),
@@ -159,12 +155,3 @@ def _is_same_manifest(restored: Path, found: Elsewhere, files: PartitionFiles) -
 
 def _is_manifest(found: Elsewhere, files: PartitionFiles) -> bool:
     return files.partition.number_of(found.name, "manifest") is not None
-
-
-def sync_dir(path: Path) -> None:
-    """Make the names in one directory durable."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

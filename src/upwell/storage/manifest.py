@@ -207,12 +207,12 @@ def copy_manifest(files: PartitionFiles, manifest: Manifest) -> None:
 
 
 def remove_copy(files: PartitionFiles) -> None:
-    """Remove `manifest.json` of a dropped table, unless it is by now another table's of the same name."""
-    try:
-        copy = _decode(files, MANIFEST_COPY, Manifest)
-    except ColdFileMissing:
-        return
-    if copy.table_number == files.partition.table_id:
+    """Remove `manifest.json` of a dropped table, unless it is by now another table's of the same name.
+
+    Raises `ColdFileMissing` if it can't be read for now.
+    """
+    copy = find_copy(files)
+    if copy is not None and copy.table_number == files.partition.table_id:
         files.remove(MANIFEST_COPY)
 
 

@@ -8,7 +8,7 @@ process is written there, the marker has been read and the server's promises hav
 import itertools
 import shutil
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
@@ -34,6 +34,9 @@ _checks = itertools.count(1)
 Find = Callable[[str], bytes | None]
 """A storage's id → its record, None if there is none."""
 
+OpenBucket = Callable[[Storage, Mapping[str, str]], Bucket]
+"""Opens a bucket with its secrets."""
+
 
 @dataclass(slots=True)
 class _Opened:
@@ -58,6 +61,7 @@ class Storages:
         cache: FileCache | None = None,
         secrets: Secrets | None = None,
         server: str = "server",
+        open_bucket: OpenBucket = Bucket,
     ) -> None:
         self.root = root
         self._files = files
@@ -65,6 +69,7 @@ class Storages:
         self._cache = cache or FileCache(root.parent / "cache", bytes_max=1 << 30)
         self._secrets = secrets or Secrets()
         self._server = server
+        self._open_bucket = open_bucket
         self._links_lock = threading.Lock()
         self._lock = threading.Lock()
         self._opened: dict[str, _Opened] = {}
@@ -151,7 +156,7 @@ class Storages:
 
     def _volume(self, storage: Storage) -> Directory | Bucket:
         if storage.is_remote:
-            return Bucket(storage, self._secrets.resolve(storage))
+            return self._open_bucket(storage, self._secrets.resolve(storage))
         return Directory(self.root if storage.id == LOCAL else Path(storage.base), self._files)
 
     def _require(self, opened: _Opened) -> None:

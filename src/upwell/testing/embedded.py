@@ -5,7 +5,7 @@ store, with effects that the test chooses.
 """
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -55,8 +55,9 @@ from upwell.sql.prepare import Preparer
 from upwell.storage.cold import ColdCache
 from upwell.storage.hot import HotStore, Kind
 from upwell.storage.memory import MemoryStore
+from upwell.storage.objects import Bucket
 from upwell.storage.rocks import RocksStore, WalSync
-from upwell.storage.storages import Storages
+from upwell.storage.storages import OpenBucket, Storages
 from upwell.testing import cold
 from upwell.testing.wait import wait_until
 from upwell.types import Owner, Value
@@ -89,9 +90,13 @@ class Embedded:
         wal_sync: WalSync | None = None,
         durability: Durability = Durability.GROUP,
         grace_s: float = 0.0,
+        open_bucket: OpenBucket = Bucket,
+        loop_factory: Callable[[], asyncio.AbstractEventLoop] | None = None,
         shapes: bool = True,
     ) -> None:
         self.grace_s = grace_s
+        self._open_bucket = open_bucket
+        self._loop_factory = loop_factory
         self._shapes = shapes
         self.directory = directory
         self.clock = clock or SystemClock()
@@ -121,7 +126,11 @@ class Embedded:
         self.store: HotStore = self._given or RocksStore(hot, clock=self.clock, wal_sync=self._wal_sync)
         self.committer = Committer(self.store, points=self.points, durability=self._durability)
         self.storages = Storages(
-            self.cold_root, self.files, find=partial(self.store.find_record, Kind.STORAGE), server="test"
+            self.cold_root,
+            self.files,
+            find=partial(self.store.find_record, Kind.STORAGE),
+            server="test",
+            open_bucket=self._open_bucket,
         )
         self.cold = ColdCache(self.storages, partitions_max=1000, group_bytes_max=1 << 24)
         self.rows_by_key = Rows(self.cold)
@@ -149,8 +158,16 @@ class Embedded:
             self.trim,
             self.retention,
             self.expiry,
-            Backup(self.committer, self.partitions, self.storages, open_store, self.clock, self.points),
-            Restore(self.directory, open_store, self.points),
+            Backup(
+                self.committer,
+                self.partitions,
+                self.storages,
+                open_store,
+                self.clock,
+                self.points,
+                self.files,
+            ),
+            Restore(self.directory, open_store, self.points, self.files),
             self.jobs,
             self.clock,
             self.points,
@@ -173,7 +190,7 @@ class Embedded:
         self.schema.ensure_default_namespace()
         StorageSchema(self.committer, self.clock).ensure_local(str(self.cold_root))
         self.threads = ThreadPoolExecutor(4, "test-query")
-        self.runner = asyncio.Runner()
+        self.runner = asyncio.Runner(loop_factory=self._loop_factory)
         self.growth = Growth(self.committer.publication, self.runner.get_loop())
         self.sessions = self._make_sessions(self.growth)
 
@@ -224,7 +241,8 @@ class Embedded:
 
     def run(self, sql: str, params: Sequence[Value] = (), user: str = ROOT) -> Outcome:
         """Run SQL to its end and return the outcome of its last statement."""
-        return self.runner.run(self.outcomes(sql, params, user))[-1]
+        # Not by the runner, which would set a signal handler each time.
+        return self.runner.get_loop().run_until_complete(self.outcomes(sql, params, user))[-1]
 
     def change(self, sql: str, params: Sequence[Value] = (), user: str = ROOT) -> int:
         """Run INSERT, UPDATE or DELETE; return how many rows changed."""
