@@ -91,6 +91,8 @@ def test_roles_have_aliases(site: Site, written: str, role: str) -> None:
         "ALTER USER U SET COLOUR 'red'",
         "ALTER USER U SET PASSWORD 'x' SET ROLE dba",
         "DROP USER",
+        "DROP USER ''",
+        "EXECUTE AS USER '' (SELECT 1)",
     ],
 )
 def test_what_is_no_statement_about_users(site: Site, text: str) -> None:

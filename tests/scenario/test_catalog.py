@@ -184,6 +184,7 @@ def test_the_server_tells_what_it_is(site: Site, alice: Wire) -> None:
 
 
 def test_cluster_statements_answer_for_one_node(site: Site, alice: Wire) -> None:
+    assert site.root.run("CLUSTER PURGE --upto 5").rows[0][-1] == "5", "no comment"
     answer = site.root.run("CLUSTER SNAPSHOT")
     assert [name for name, _ in answer.columns][:4] == ["action", "group_id", "success", "error"]
     assert answer.rows[0][:4] == ["snapshot", "1", True, None]

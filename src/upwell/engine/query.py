@@ -208,6 +208,8 @@ class QueryEngine:
             raise translated(error) from error
 
     def _is_large(self, view: View, source: AnySource) -> bool:
+        if isinstance(source, pa.Table):
+            return bool(source.num_rows > LONG_ROWS_MIN)
         if not isinstance(source, Source):
             return True  # there is no telling
         hot = self._overlay.hot_rows(view, source.table, source.owner)

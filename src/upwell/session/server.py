@@ -8,12 +8,14 @@ import platform
 import socket
 import sys
 import threading
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 
 from upwell import __version__
 from upwell.clock import Clock
+from upwell.engine.refusal import QUERY_BYTES_MAX
 from upwell.engine.rows import Rows as TierRows
 from upwell.engine.view import View
 from upwell.feeds.live import LiveFeed
@@ -145,6 +147,13 @@ class Server:
             "node_id": NODE_ID,
             "cluster_mode": "false",
             "cpu_logical_cores": os.cpu_count() or 1,
+            "cpu_usage_percent": round(100 * time.process_time() / max(1, self._uptime_s()), 1),
+            "server_workers_configured": 1,
+            "server_workers_effective": 1,
+            "datafusion_query_parallelism": 1,
+            "datafusion_max_partitions": 1,
+            "datafusion_memory_limit_mb": QUERY_BYTES_MAX // _MIB,
+            "schema_registry_size": len(view.catalog.tables) + len(view.catalog.queries),
             "threads_total": threading.active_count(),
             "memory_usage_mb": resident // _MIB,
             "memory_rss_mb": resident // _MIB,

@@ -46,6 +46,7 @@ _CLUSTER = {
     "rebalance": "rebalance",
     "stepdown": "stepdown",
 }
+_UPTO = re.compile(r"CLUSTER\s+PURGE\s+--upto\s+([0-9]{1,18})\s*;?\s*", re.IGNORECASE)
 _NAMESPACE = re.compile(r"[a-z_][a-z0-9_]{0,127}")
 
 
@@ -207,10 +208,15 @@ def read_show(tokens: Tokens) -> Tree:
 def read_cluster(tokens: Tokens) -> ClusterAction:
     """Read a CLUSTER statement; those that only a command line can answer are refused with where to look."""
     tokens.expect("CLUSTER")
+    written = _UPTO.fullmatch(tokens.sql)
+    if written is not None:  # two dashes begin a comment
+        while not tokens.at_end:
+            tokens.take()
+        return ClusterAction("purge", int(written[1]))
     words = [tokens.take().word]
     while not tokens.at_end and tokens.peek().kind != "number" and not tokens.sees(";"):
         words.append(tokens.take().word)
-    action = "".join(words).lower().replace("--upto", "")
+    action = "".join(words).lower()
     target = int(tokens.take().text) if tokens.peek().kind == "number" else None
     if action in ("list", "status", "ls"):
         raise InvalidSql(
