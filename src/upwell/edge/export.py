@@ -9,6 +9,7 @@ import asyncio
 import csv
 import io
 from collections.abc import Callable, Iterator, Sequence
+from functools import lru_cache
 from typing import Any
 
 import msgspec
@@ -137,6 +138,7 @@ _FORMATS: dict[str, Format] = {
 }
 
 
+@lru_cache(maxsize=256)
 def find_format(accept: str | None) -> Format | None:
     """Return the format that an Accept header prefers, None for JSON (or what nobody offers)."""
     if not accept:

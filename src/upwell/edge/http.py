@@ -57,6 +57,7 @@ RENDER_INLINE_ROWS_MAX = 1_000
 BODY_S_MAX = 30
 _JSON = (b"content-type", b"application/json")
 _error_encoder = msgspec.json.Encoder()
+_decode_request = msgspec.json.Decoder(SqlRequest).decode
 
 
 def header(scope: Scope, name: bytes) -> str | None:
@@ -245,7 +246,7 @@ class SqlEndpoint:
 
     def _parsed(self, body: bytes) -> SqlRequest:
         try:
-            return msgspec.json.decode(body, type=SqlRequest)
+            return _decode_request(body)
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise InvalidInput(f"Invalid JSON payload: {error}") from error
 

@@ -18,6 +18,8 @@ from upwell.types import SqlType, to_json, wire_type
 
 SLICE_ROWS = 1_000
 SHOWN_MAX = 1_000
+FEW_ROWS = 200
+"""So few integers become texts sooner in Python than in Arrow."""
 _VERBS = ("Inserted", "Updated", "Deleted")
 _encoder = msgspec.json.Encoder()
 
@@ -58,8 +60,8 @@ def _result(outcome: Outcome) -> StatementResult:
             )
         case Streamed():
             raise AssertionError("a stream is no part of a JSON document")
-        case Answer(table):
-            return _table_result(table, outcome.as_user)
+        case Answer(table, columns):
+            return _table_result(table, columns, outcome.as_user)
 
 
 def _sums(outcomes: Sequence[Outcome]) -> list[StatementResult]:
@@ -104,19 +106,18 @@ def _shown(columns: Sequence[ResultColumn]) -> _Shown:
     return found
 
 
-def _rows_result(columns: Sequence[ResultColumn], rows: list[list[object]], as_user: str) -> StatementResult:
-    return StatementResult(schema=_schema(columns), rows=rows, row_count=len(rows), as_user=as_user)
-
-
-def _table_result(table: pa.Table, as_user: str) -> StatementResult:
-    columns = result_columns(table.schema)
+def _table_result(table: pa.Table, known: tuple[ResultColumn, ...] | None, as_user: str) -> StatementResult:
+    columns = known or tuple(result_columns(table.schema))
+    schema: Any = _schema(columns) if known is None else _shown(known).schema
+    rows: Any
     if table.num_rows <= SLICE_ROWS:
-        return _rows_result(columns, _json_rows(columns, table), as_user)
-    # Slice by slice: the values of all rows at once would need ten times the memory of their text.
-    slices = range(0, table.num_rows, SLICE_ROWS)
-    texts = [_encoder.encode(_json_rows(columns, table.slice(at, SLICE_ROWS)))[1:-1] for at in slices]
-    rows: Any = msgspec.Raw(b"[" + b",".join(texts) + b"]")
-    return StatementResult(schema=_schema(columns), rows=rows, row_count=table.num_rows, as_user=as_user)
+        rows = _json_rows(columns, table)
+    else:
+        # Slice by slice: the values of all rows at once would need ten times the memory of their text.
+        slices = range(0, table.num_rows, SLICE_ROWS)
+        texts = [_encoder.encode(_json_rows(columns, table.slice(at, SLICE_ROWS)))[1:-1] for at in slices]
+        rows = msgspec.Raw(b"[" + b",".join(texts) + b"]")
+    return StatementResult(schema=schema, rows=rows, row_count=table.num_rows, as_user=as_user)
 
 
 def _schema(columns: Sequence[ResultColumn]) -> list[FieldSchema]:
@@ -136,6 +137,8 @@ def _json_rows(columns: Sequence[ResultColumn], table: pa.Table) -> list[list[ob
 def json_cells(column: ResultColumn, array: pa.ChunkedArray) -> Sequence[object]:
     """Return the cells of one column as JSON shows them."""
     if column.type is SqlType.BIGINT:
+        if len(array) <= FEW_ROWS:
+            return [None if number is None else str(number) for number in array.to_pylist()]
         texts: Sequence[object] = array.cast(pa.string()).to_pylist()
         return texts
     cells = column_cells(array, column.type)

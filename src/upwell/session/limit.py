@@ -25,7 +25,7 @@ class RowLimits:
             return answer
         says = any(token.word in _LIMITING for token in tokenize(text))
         rows = self.said if says else self.unsaid
-        return Answer(answer.table.slice(0, rows)) if rows else answer
+        return Answer(answer.table.slice(0, rows), answer.columns) if rows else answer
 
 
 NO_LIMITS = RowLimits()

@@ -24,9 +24,10 @@ class Changed(msgspec.Struct, frozen=True):
 
 
 class Answer(msgspec.Struct, frozen=True):
-    """The rows of a query."""
+    """The rows of a query; `columns` are those of its schema, if the statement tells them."""
 
     table: pa.Table
+    columns: tuple[ResultColumn, ...] | None = None
 
 
 class Streamed(msgspec.Struct, frozen=True):

@@ -77,7 +77,10 @@ class Reader:
             require_table(call.principal, Action.READ, statement.point.table)
             return self._point(call, statement.point, view, may_block=False)
         found = self._direct(call, statement, view, inline=True)
-        return None if found is None else Answer(found)
+        if found is None:
+            return None
+        assert statement.direct is not None, "it was answered"
+        return Answer(found, statement.direct.result_columns)
 
     def rows_of(
         self,

@@ -41,7 +41,7 @@ def lift(sql: str) -> Lifted | None:
     shape = "?".join(parts[::2])
     if shape.count("?") != len(texts) or _UNSURE.search(shape) is not None:
         return None
-    return _lifted(shape, texts)
+    return _with_values(shape, texts)
 
 
 def lift_all(sql: str) -> list[tuple[str, Lifted | None]] | None:
@@ -70,8 +70,10 @@ def _written(shape: str, literals: Sequence[str]) -> str:
 
 
 def _lifted(shape: str, literals: Sequence[str]) -> Lifted | None:
-    if _STARTS.match(shape) is None:
-        return None
+    return None if _STARTS.match(shape) is None else _with_values(shape, literals)
+
+
+def _with_values(shape: str, literals: Sequence[str]) -> Lifted | None:
     try:
         return shape, [_value(text) for text in literals]
     except ValueError:

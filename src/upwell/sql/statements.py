@@ -253,7 +253,7 @@ class PointRead:
         return plain_columns(self.table, self.columns)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class DirectRead:
     """SELECT that may need no planner: of `columns`, or COUNT(*) by the name `count`.
 
@@ -268,6 +268,13 @@ class DirectRead:
     order: tuple[OrderKey, ...]
     limit: Literal | Parameter | None
     offset: Literal | Parameter | None
+
+    @cached_property
+    def result_columns(self) -> tuple[ResultColumn, ...]:
+        """The columns as an answer shows them."""
+        if self.count is not None:
+            return (ResultColumn(self.count, SqlType.BIGINT),)
+        return plain_columns(self.table, self.columns)
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,7 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
+from upwell.engine.result import result_columns
 from upwell.engine.source import Source
 from upwell.session.call import Call
 from upwell.session.direct import INLINE_KEYS_MAX, find_direct, find_keys
@@ -138,6 +139,13 @@ def _both(db: Embedded, text: str, *, shapes: bool) -> tuple[pa.Table | None, pa
     return direct, planned.table
 
 
+def _columns_told(db: Embedded, text: str) -> object:
+    statement, _ = Preparer().prepare(text, db.view.catalog, "default")
+    assert isinstance(statement, Select)
+    assert statement.direct is not None
+    return statement.direct.result_columns
+
+
 @pytest.mark.parametrize("table", ["t", "zero"])
 def test_whatever_is_asked_both_ways_give_the_same(db: Embedded, table: str) -> None:
     chance = random.Random(table)
@@ -152,6 +160,7 @@ def test_whatever_is_asked_both_ways_give_the_same(db: Embedded, table: str) -> 
             f"{text}\n{direct.schema}\n{planned.schema}"
         )
         assert repr(direct.to_pylist()) == repr(planned.to_pylist()), text
+        assert _columns_told(db, text) == tuple(result_columns(planned.schema)), text
     assert answered > QUERIES / 2, "most queries are answered directly"
 
 
