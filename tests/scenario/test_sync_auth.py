@@ -117,6 +117,21 @@ def test_accounts_above_role_user_are_no_devices(world: World, role: str) -> Non
     assert status(world, "GET", "/sync/download", f"Bearer {world.token('root', 'phone')}") == 401
 
 
+def test_a_name_that_begins_anew_is_not_open_to_the_phones_of_before(world: World) -> None:
+    name, _ = world.account()
+    world.root.execute(f"DROP USER '{name}'")
+    assert status(world, "GET", "/sync/download", f"Bearer {world.token(name, 'phone')}") == 401
+    _, wire = world.account(name=name)
+    (row,) = world.root.query(f"SELECT created_at FROM system.users WHERE user_id = '{name}'")
+    created_s = int(row["created_at"].timestamp())
+    for issued_s, expected in ((created_s - 5, 401), (created_s, 200), (None, 200)):
+        claims = {} if issued_s is None else {"iat": issued_s}
+        token = world.token(name, "phone", **claims)
+        assert status(world, "GET", "/sync/download", f"Bearer {token}") == expected
+    device = wire.call("POST", "/v1/api/auth/device", {"device": "phone"}).json["token"]
+    assert status(world, "GET", "/sync/download", f"Bearer {device}") == 200
+
+
 def test_a_device_token_opens_nothing_but_the_sync(world: World) -> None:
     _, alice = world.account()
     device = alice.call("POST", "/v1/api/auth/device", {"device": "phone"}).json["token"]

@@ -171,7 +171,8 @@ class Authenticator:
     def device(self, authorization: str | None, catalog: Catalog) -> Principal:
         """Return the device behind an `Authorization` header; an app's own user needs no account.
 
-        Accounts above role user are refused (a phone is no place for their rights), and dropped ones.
+        Accounts above role user are refused (a phone is no place for their rights), dropped ones, and tokens
+        of an earlier account of the name.
         """
         verified = self._verified_claims(_bearer(authorization))
         claims, issuer = verified.claims, verified.issuer
@@ -185,6 +186,8 @@ class Authenticator:
             assert self._trust is not None, "it verified the token"
             name, user = self._trust.whose(issuer, claims, catalog)
         if name in catalog.dropped_users or (user is not None and user.role is not Role.USER):
+            raise _invalid()
+        if user is not None and issuer is None and _is_of_an_earlier(user, claims.get("iat")):
             raise _invalid()
         return Principal(name, Role.USER, device, _accepted_until_s(claims))
 
@@ -261,13 +264,18 @@ def _require_own(claims: dict[str, object]) -> None:
         raise _invalid()
 
 
+def _is_of_an_earlier(user: User, issued: object) -> bool:
+    """Tell whether a token was issued to a dropped account of the same name; None doesn't say when."""
+    return isinstance(issued, (int, float)) and issued < user.anew_at_us // 1_000_000
+
+
 def _account(claims: dict[str, object], catalog: Catalog) -> User | None:
     """Return the account that a token was given to; None: it is gone, another one, or has a new password."""
     user = catalog.users.get(str(claims["sub"]))
     if user is None or claims.get(_ERA, user.era) != user.era:
         return None
     issued = claims.get("iat", 0)
-    if not isinstance(issued, (int, float)) or issued < user.anew_at_us // 1_000_000:
+    if not isinstance(issued, (int, float)) or _is_of_an_earlier(user, issued):
         return None
     # A token without an era is of the first one, or somebody made it who has our secret: the time tells.
     return user if _ERA in claims or not user.era or issued > user.era_began_us // 1_000_000 else None
