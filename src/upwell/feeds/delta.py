@@ -4,7 +4,7 @@ Law: an insert shows the whole new row, a delete the whole last row, an update t
 NULL, with the old values of exactly the columns that changed; `_seq` is always there.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from upwell.engine.catalog import Table
@@ -13,6 +13,8 @@ from upwell.protocol.codec import Tail, change_tail
 from upwell.protocol.messages import ChangeType, FieldSchema, Serialization, WireRow
 from upwell.storage.hot import Change
 from upwell.types import Column, Row, SqlType, Value, to_json, wire_type
+
+_AS_THEY_ARE = frozenset({SqlType.INT, SqlType.SMALLINT, SqlType.TEXT, SqlType.BOOLEAN, SqlType.DOUBLE})
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +69,13 @@ class Projection:
     def whole(self, row: Sequence[Value], seq: int, *, deleted: bool = False) -> WireRow:
         """Return all cells of a row."""
         return {output.name: _cell(output, row, seq, deleted) for output in self.outputs}
+
+    def rows(self, columns: Mapping[int, Sequence[Value]], seqs: Sequence[int]) -> Iterator[WireRow]:
+        """Yield what `whole` returns for rows that are given by columns, by index; some times faster."""
+        names = [output.name for output in self.outputs]
+        shown = [_cells(output, columns, seqs) for output in self.outputs]
+        for row in zip(*shown, strict=True):
+            yield dict(zip(names, row, strict=True))
 
     def tail(self, kind: ChangeType, change: Change, serialization: Serialization = "json") -> Tail:
         """Return the part of the change's frame that all subscribers with this projection share."""
@@ -131,6 +140,17 @@ def _flags(column: Column) -> tuple[str, ...]:
     if column.primary_key:
         return ("nn", "pk", "uq")
     return () if column.nullable else ("nn",)
+
+
+def _cells(output: Output, columns: Mapping[int, Sequence[Value]], seqs: Sequence[int]) -> Sequence[object]:
+    if output.index == SEQ:
+        return [str(seq) for seq in seqs]
+    if output.index == DELETED:
+        return [False] * len(seqs)
+    cells = columns[output.index]
+    if output.type in _AS_THEY_ARE:
+        return cells
+    return [to_json(cell, output.type) for cell in cells]
 
 
 def _cell(output: Output, row: Sequence[Value], seq: int, deleted: bool) -> object:

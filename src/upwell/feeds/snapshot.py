@@ -7,6 +7,7 @@ View is kept from page to page.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 
 import msgspec
 
@@ -29,7 +30,7 @@ from upwell.protocol.messages import (
     batch_size_default,
 )
 from upwell.storage import arrow
-from upwell.types import Key, SqlType, Value
+from upwell.types import Key, Value
 
 BATCH_ROWS_MAX = 10_000
 BATCH_BYTES_MAX = 4 << 20
@@ -168,18 +169,17 @@ def read_page(
     """Return the snapshot's next page; blocks its thread, raises what a query raises."""
     if snapshot.newest == 0 or snapshot.after >= snapshot.until:
         return Page([], None, has_more=False)
-    rows = _run(query, view, watch, snapshot)
+    columns, seqs = _run(query, view, watch, snapshot)
     encoded: list[msgspec.Raw] = []
-    last_seq: int | None = None
     size = 0
-    for row, seq in rows[: snapshot.batch_rows]:
+    for row in islice(watch.projection.rows(columns, seqs), snapshot.batch_rows):
         if size >= BATCH_BYTES_MAX:
             break
-        raw = encode_row(watch.projection.whole(row, seq), serialization)
-        size += len(bytes(raw))
+        raw = encode_row(row, serialization)
+        size += len(memoryview(raw))
         encoded.append(raw)
-        last_seq = seq
-    return Page(encoded, last_seq, has_more=len(encoded) < len(rows))
+    last_seq = seqs[len(encoded) - 1] if encoded else None
+    return Page(encoded, last_seq, has_more=len(encoded) < len(seqs))
 
 
 def missed_deletes(
@@ -208,21 +208,22 @@ def missed_deletes(
 
 def _run(
     query: QueryEngine, view: View, watch: Watch, snapshot: Snapshot
-) -> list[tuple[Sequence[Value], int]]:
-    """Return (row as the table has it, `_seq`) pairs, one more than a page if there are more."""
+) -> tuple[dict[int, list[Value]], list[int]]:
+    """Return columns by their index, and `_seq`s, ascending: one row more than a page if there are more."""
     table = watch.table
     needed = sorted({output.index for output in watch.projection.outputs if output.index >= 0})
     source = Source(table, watch.owner, alive_from=watch.untold[1])
     text = _text(watch, snapshot, [table.columns[index].name for index in needed])
     found = query.run(view, text, table.namespace, [(table.namespace, table.name)], lambda *_: source)
-    seqs = arrow.cells(found.column(0), SqlType.BIGINT)
-    columns: list[Sequence[Value]] = [[None] * len(seqs)] * len(table.columns)
-    for at, index in enumerate(needed, 1):
-        columns[index] = arrow.cells(found.column(at), table.columns[index].type)
-    rows = list(zip(zip(*columns, strict=True), seqs, strict=True))
+    seqs: list[int] = found.column(0).to_pylist()
+    columns = {
+        index: arrow.cells(found.column(at), table.columns[index].type) for at, index in enumerate(needed, 1)
+    }
     if snapshot.newest is not None:
-        rows.reverse()
-    return rows  # type: ignore[return-value]
+        seqs.reverse()
+        for cells in columns.values():
+            cells.reverse()
+    return columns, seqs
 
 
 def _text(watch: Watch, snapshot: Snapshot, names: Sequence[str]) -> str:
