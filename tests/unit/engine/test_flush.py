@@ -11,7 +11,7 @@ from upwell.engine.stop import Stop
 from upwell.errors import ColdFileMissing, TableNotFound
 from upwell.jobs.job import Job, JobType
 from upwell.storage.hot import Kind
-from upwell.testing import PointActions, cold
+from upwell.testing import FailingFiles, PointActions, cold
 from upwell.testing.embedded import Embedded, memory_store
 from upwell.types import SHARED, Owner, user_owner
 
@@ -192,6 +192,29 @@ def test_cleanup_also_removes_what_a_first_flush_left_that_failed(tmp_path: Path
         db.kinds.run(job, Stop())
         db.kinds.run(job, Stop())  # a cleanup that is run again meets nothing
         assert files(db, "*.*") == []
+
+
+def test_before_the_switch_all_that_the_manifest_names_is_on_the_disk(tmp_path: Path) -> None:
+    """Content is synced before its name, and each name's directory after it: no power cut takes it back."""
+    files, seen = FailingFiles(1_000_000), list[tuple[str, Path]]()
+    points = PointActions({"flush:before-commit": lambda: seen.extend(files.trace)})
+    with Embedded(tmp_path / "db", store=memory_store(), files=files, points=points) as db:
+        db.run("CREATE NAMESPACE app")
+        db.run("CREATE TABLE app.ours (id INT PRIMARY KEY, n INT) WITH (TYPE = 'SHARED')")
+        db.change("INSERT INTO app.ours VALUES (1, 1), (2, 2)")
+        db.flush("app.ours")
+        db.change("UPDATE app.ours SET n = 3 WHERE id = 1")
+        files.arm(1_000_000)
+        seen.clear()
+        db.flush("app.ours")
+        named = [(at, path) for at, (call, path) in enumerate(seen) if call == "link"]
+        assert sorted(path.name for _, path in named) == [
+            "batch-1-1.filter", "batch-1-1.parquet", "hidden-1-0.json", "manifest-1-2.json",
+        ]  # fmt: skip
+        for at, path in named:
+            synced = [name.name for call, name in seen[:at] if call == "fsync"]
+            assert any(name.startswith(f".{path.name}.") for name in synced), path
+            assert ("fsync-dir", path.parent) in seen[at:], path
 
 
 def test_a_large_flush_lets_go_of_all_but_what_came_after(tmp_path: Path) -> None:
