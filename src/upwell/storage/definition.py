@@ -58,7 +58,7 @@ _CREDENTIALS = {
 _SETTINGS = {
     StorageType.FILESYSTEM: (),
     StorageType.S3: ("endpoint", "region", "allow_http", "virtual_hosted_style", "timeout_s", "retries_max"),
-    StorageType.GCS: ("timeout_s", "retries_max"),
+    StorageType.GCS: ("allow_http", "timeout_s", "retries_max"),
     StorageType.AZURE: ("account_name", "endpoint", "allow_http", "timeout_s", "retries_max"),
 }
 
