@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from upwell.engine.commit import Durability
-from upwell.errors import AlreadyExists, ReadOnly
+from upwell.errors import AlreadyExists, PermissionDenied, ReadOnly
 from upwell.feeds.download import Downloads
 from upwell.session.outcome import Changed, Message, StatementFailed
 from upwell.storage.rocks import RocksStore
@@ -213,6 +213,36 @@ def test_an_answer_that_rests_on_an_unsynced_commit_waits_for_its_sync(
                     raise AssertionError(other)
 
     db.runner.run(scenario())
+
+
+@pytest.mark.parametrize(
+    ("sql", "actor"),
+    [
+        (f"EXECUTE AS USER 'ann' (SELECT id FROM {NOTES} WHERE id = 'old')", ROOT),
+        (f"EXECUTE AS USER 'ann' (SELECT COUNT(*) + 1 FROM {NOTES})", ROOT),
+        (f"SELECT id FROM all_owners('{NOTES}')", ROOT),
+        (f"EXECUTE AS USER 'ann' (SELECT id FROM {NOTES})", "bob"),
+    ],
+)
+def test_who_acts_for_others_is_answered_when_the_audit_log_has_it(
+    db: Embedded, sync: Sync, sql: str, actor: str
+) -> None:
+    """Also a refusal: a power cut takes back no entry of what somebody has been told."""
+
+    async def scenario() -> None:
+        sync.hold()
+        act = asyncio.create_task(db.outcomes(sql, (), actor))
+        await sync.is_held()
+        for _ in range(3):
+            await db.outcomes(f"SELECT count(*) + 0 FROM {NOTES}")
+        assert not act.done()
+        sync.release()
+        await asyncio.wait([act])
+        assert isinstance(act.exception(), PermissionDenied) == (actor == "bob")
+
+    db.runner.run(scenario())
+    entries = "SELECT COUNT(*) FROM system.audit_log WHERE action LIKE 'EXECUTE%' OR action LIKE 'READ%'"
+    assert db.rows(entries) == [(1,)]
 
 
 def test_after_a_failed_sync_nothing_is_acknowledged_and_everybody_refused(db: Embedded, sync: Sync) -> None:

@@ -38,6 +38,10 @@ SELECT CAST(v AS INT) FROM {ns}.t
 SELECT CAST(v AS INT) FROM {ns}.private
 SELECT 1 / COUNT(*) FROM {ns}.private
 SELECT * FROM all_owners('{ns}.t')
+SELECT * FROM {ns}.seen
+SELECT COUNT(*) FROM {ns}.seen WHERE id IN (SELECT id FROM {ns}.t)
+SELECT * FROM {ns}.hidden_private
+SELECT CURRENT_USER() = '{ann}', COUNT(*) FROM {ns}.t WHERE v <> CURRENT_USER()
 SELECT nothing FROM {ns}.t
 SELECT nothing FROM {ns}.private
 EXPLAIN SELECT * FROM {ns}.t WHERE id = 1
@@ -81,6 +85,8 @@ ALTER TABLE {ns}.private ADD COLUMN more INT NOT NULL
 ALTER TABLE {ns}.t ALTER COLUMN v SET NOT NULL
 DROP TABLE {ns}.t
 CREATE TABLE {ns}.t (id INT PRIMARY KEY)
+CREATE USER TABLE {ns}.prober (id INT PRIMARY KEY, p INT REFERENCES {ns}.private (id))
+CREATE VIEW {ns}.other AS SELECT * FROM {ns}.t
 STORAGE COMPACT TABLE {ns}.t
 """.strip().splitlines()
 
@@ -108,6 +114,8 @@ class World:
             f"CREATE USER TABLE {ns}.t (id INT PRIMARY KEY, v TEXT, s INT REFERENCES {ns}.s (id));"
             f"CREATE USER TABLE {ns}.c (id INT PRIMARY KEY, t INT REFERENCES {ns}.t (id));"
             f"CREATE SHARED TABLE {ns}.private (id INT PRIMARY KEY, v TEXT) WITH (ACCESS_LEVEL = 'DBA');"
+            f"CREATE VIEW {ns}.seen AS SELECT id, v FROM {ns}.t;"
+            f"CREATE VIEW {ns}.hidden_private AS SELECT COUNT(*) AS n, MAX(v) AS v FROM {ns}.private;"
             f"INSERT INTO {ns}.s VALUES (1), (2)"
         )
         self.ann_name, self.ann = site.account()
@@ -148,7 +156,7 @@ class World:
 def _is_of_rows(text: str) -> bool:
     """Whether a statement reads rows as their owner does: administrators see more of the server."""
     return not re.search(
-        r"^SHOW|system\.|all_owners|^EXECUTE|^KILL|private|^DROP|^STORAGE|\.s (?:WHERE|SET)|EXPLAIN",
+        r"^SHOW|system\.|all_owners|^EXECUTE|^KILL|private|^CREATE|^DROP|^STORAGE|\.s (?:WHERE|SET)|EXPLAIN",
         text,
     )
 
