@@ -310,10 +310,22 @@ class LiveSocket:
         limit = self._config.ws_client_timeout_s
         while True:
             await asyncio.sleep(min(limit / 4, 5.0))
-            for socket in list(self._sockets):
-                if self._is_forsaken(socket):
-                    self._begin_closing(socket, NORMAL, "Heartbeat timeout")
-            self._close_expired()
+            now_s = self._authenticator.now_s()
+            self._for_each_socket(self._close_forsaken)
+            self._for_each_socket(partial(self._close_expired, now_s=now_s))
+
+    def _for_each_socket(self, act: Callable[[Connection], None]) -> None:
+        """Do something for all sockets; one for which it fails is cut off, and nobody else is."""
+        for socket in list(self._sockets):
+            try:
+                act(socket)
+            except Exception:
+                log.exception("a live socket failed unexpectedly")
+                socket.wire.abort()
+
+    def _close_forsaken(self, socket: Connection) -> None:
+        if self._is_forsaken(socket):
+            self._begin_closing(socket, NORMAL, "Heartbeat timeout")
 
     def _is_forsaken(self, socket: Connection) -> bool:
         """Whether a client was silent for too long; not because of us, unless we wait for it to read."""
@@ -324,13 +336,11 @@ class LiveSocket:
             limit = max(limit, self._config.ws_lag_s_max)
         return socket.silent_s() > limit
 
-    def _close_expired(self) -> None:
-        now_s = self._authenticator.now_s()
-        for socket in list(self._sockets):
-            until_s = socket.principal.expires_at_s if socket.principal is not None else None
-            if until_s is not None and until_s < now_s and not socket.is_closing:
-                socket.say(AuthError("the token has expired; sign in again"))
-                self._begin_closing(socket, POLICY, "Token expired")
+    def _close_expired(self, socket: Connection, *, now_s: float) -> None:
+        until_s = socket.principal.expires_at_s if socket.principal is not None else None
+        if until_s is not None and until_s < now_s and not socket.is_closing:
+            socket.say(AuthError("the token has expired; sign in again"))
+            self._begin_closing(socket, POLICY, "Token expired")
 
     async def _watch_accounts(self) -> None:
         view = self._growth.view
@@ -340,18 +350,17 @@ class LiveSocket:
                 view = await self._growth.wait(after=view.seq)
                 if view.catalog is not catalog:
                     catalog = view.catalog
-                    self._close_changed(catalog)
+                    self._for_each_socket(partial(self._close_changed, catalog=catalog))
         except ReadOnly:
             # No account can change any more.
             return
 
-    def _close_changed(self, catalog: Catalog) -> None:
-        for socket in list(self._sockets):
-            if socket.principal is not None:
-                user = catalog.users.get(socket.principal.user)
-                if user is None or (user.role, user.life) != (socket.principal.role, socket.life):
-                    socket.say(AuthError("the account was changed; sign in again"))
-                    self._begin_closing(socket, POLICY, "Authentication failed")
+    def _close_changed(self, socket: Connection, *, catalog: Catalog) -> None:
+        if socket.principal is not None:
+            user = catalog.users.get(socket.principal.user)
+            if user is None or (user.role, user.life) != (socket.principal.role, socket.life):
+                socket.say(AuthError("the account was changed; sign in again"))
+                self._begin_closing(socket, POLICY, "Authentication failed")
 
     def _begin_closing(self, socket: Connection, code: int, reason: str) -> None:
         if not socket.is_closing:

@@ -5,7 +5,7 @@ import json
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ import pytest
 
 from upwell.clock import ManualClock
 from upwell.config import Config
-from upwell.edge.connection import Allowance
+from upwell.edge.connection import Allowance, Connection
 from upwell.edge.wire import QueuedWire
 from upwell.edge.ws import LiveSocket
 from upwell.effects import NoPoints, OsFiles
@@ -404,6 +404,32 @@ async def test_a_resume_after_a_cursor_of_an_earlier_table_is_refused(server: Se
     await peer.frame("initial_data_batch")
     peer.say(subscription("SELECT * FROM default.items", **{"from": 0}))
     assert [row["id"] for row in (await peer.frame("initial_data_batch", 1))["rows"]] == ["2"]
+
+
+async def test_a_socket_that_fails_is_cut_off_alone(
+    server: Server, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Watching over sockets goes on when it fails for one of them."""
+    broken = server.connect(token=server.account("ann", Role.USER))
+    await broken.frame("auth_success")
+    say = Connection.say
+
+    def fail(socket: Connection, frame: Any) -> None:
+        assert socket.principal is not None
+        if socket.principal.user == "ann":
+            raise ZeroDivisionError("a bug")
+        say(socket, frame)
+
+    sound = server.connect(token=server.account("ben", Role.USER))
+    await sound.frame("auth_success")
+    monkeypatch.setattr(Connection, "say", fail)
+    for name in ("ann", "ben"):
+        account = server.committer.newest_catalog.users[name]
+        server.committer.publication.wait(server.schema.put_user(replace(account, role=Role.SERVICE)))
+    await sound.frame("auth_error")
+    assert await sound.closed() == (1008, "Authentication failed")
+    assert "ZeroDivisionError: a bug" in caplog.text
+    broken.leave()
 
 
 async def test_what_fails_unexpectedly_ends_no_socket(
