@@ -458,3 +458,22 @@ def test_no_orphan_comes_of_sessions_that_race(db: Embedded) -> None:
         referenced = {row[0] for row in db.rows("SELECT parent FROM app.child", user=f"user {number}")}
         assert referenced <= parents
     assert set(succeeded) == {"insert", "delete"}
+
+
+def test_a_child_that_was_taken_back_judges_its_parent_no_more(db: Embedded) -> None:
+    """It stood before its promised parent, whose other columns turn out to be what it didn't say."""
+    db.run(
+        "CREATE TABLE app.parent (id INT PRIMARY KEY, org TEXT);"
+        "CREATE TABLE app.child (id INT PRIMARY KEY, p INT, org TEXT,"
+        " FOREIGN KEY (p, org) REFERENCES app.parent (id, org))"
+    )
+    parent, child = db.table("app.parent"), db.table("app.child")
+    write = db.write()
+    write.promise(parent, SHARED, [1])
+    savepoint = write.savepoint()
+    write.insert(child, SHARED, [1, 1, "theirs"])
+    write.roll_back(savepoint)
+    write.insert(parent, SHARED, [1, "ours"])
+    commit(db, write)
+    assert db.rows("SELECT id, org FROM app.parent") == [(1, "ours")]
+    assert db.rows("SELECT id FROM app.child") == []
