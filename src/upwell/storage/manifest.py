@@ -7,10 +7,14 @@ A manifest is JSON in the shape of the contract (section 6.5), extended by `tabl
 `columns` and `hidden`, and per segment `filter` and `live_count`. A hidden set is a sorted JSON array:
 rows of the segments that have these `_seq`s are superseded and don't count.
 
+A manifest begins with the SHA-256 of all that follows on it, and says that of each hidden set: a changed digit
+would be another number, and no error of JSON.
+
 `storage` and `directory` say where a file is: a partition's files lie in several places after its table was
 given another storage. An entry without them is beside its manifest.
 """
 
+import hashlib
 import logging
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
@@ -31,6 +35,9 @@ Scalar = dict[str, str | float | bool]
 """One tagged value, as `{"Int64": "1"}`; 64-bit integers are strings."""
 
 T = TypeVar("T")
+
+_SEALED = b'{"sha256":"'
+_SHA256_CHARS = 64
 
 
 class ColumnStats(msgspec.Struct, frozen=True, gc=False):
@@ -88,6 +95,7 @@ class Hidden(msgspec.Struct, frozen=True, gc=False):
     count: int
     storage: str = ""
     directory: str = ""
+    sha256: str = ""
 
     @property
     def place(self) -> Place | None:
@@ -189,8 +197,9 @@ def empty_manifest(partition: Partition, *, time_ms: int) -> Manifest:
 
 
 def encode_manifest(manifest: Manifest) -> bytes:
-    """Return the manifest as one line of JSON."""
-    return msgspec.json.encode(manifest)
+    """Return the manifest as one line of JSON, which begins with the SHA-256 of all that follows on it."""
+    rest = msgspec.json.encode(manifest)[1:]
+    return _SEALED + hashlib.sha256(rest).hexdigest().encode() + b'",' + rest
 
 
 def write_manifest(files: PartitionFiles, manifest: Manifest) -> None:
@@ -223,7 +232,7 @@ def load_manifest(files: PartitionFiles, number: int) -> Manifest:
     """
     name = files.partition.manifest_name(number)
     try:
-        manifest = _decode(files, name, Manifest)
+        manifest = _decode(files, name)
     except ColdFileMissing as error:
         copy = _find_own_copy(files, number) if is_lost(error) else None
         if copy is None:
@@ -248,7 +257,7 @@ def is_lost(error: ColdFileMissing) -> bool:
 def find_copy(files: PartitionFiles) -> Manifest | None:
     """Return what `manifest.json` says, whoever's it is; None if it isn't there or not whole."""
     try:
-        return _decode(files, MANIFEST_COPY, Manifest)
+        return _decode(files, MANIFEST_COPY)
     except ColdFileMissing as error:
         if not is_lost(error):
             raise
@@ -270,14 +279,17 @@ def write_hidden(files: PartitionFiles, number: int, seqs: Iterable[int]) -> Hid
     Its name becomes durable with that of the manifest, which comes after it.
     """
     unique = sorted(set(seqs))
-    name = files.partition.hidden_name(number)
-    files.write_new(name, msgspec.json.encode(unique), sync_name=False)
-    return Hidden(name, len(unique))
+    name, data = files.partition.hidden_name(number), msgspec.json.encode(unique)
+    files.write_new(name, data, sync_name=False)
+    return Hidden(name, len(unique), sha256=hashlib.sha256(data).hexdigest())
 
 
 def load_hidden(files: PartitionFiles, hidden: Hidden) -> list[int]:
     """Return the superseded `_seq`s, sorted; raise `ColdFileMissing` if the file is missing or damaged."""
-    seqs = _decode(files, hidden.path, list[int])
+    data = files.read(hidden.path)
+    if hidden.sha256 and hashlib.sha256(data).hexdigest() != hidden.sha256:
+        raise ColdFileMissing(f"cold file {files.shown(hidden.path)} is damaged: it isn't what was written")
+    seqs = _decoded(files, hidden.path, data, list[int])
     if len(seqs) != hidden.count:
         raise ColdFileMissing(
             f"cold file {files.shown(hidden.path)} has {len(seqs)} seqs, not {hidden.count}"
@@ -285,8 +297,18 @@ def load_hidden(files: PartitionFiles, hidden: Hidden) -> list[int]:
     return seqs
 
 
-def _decode(files: PartitionFiles, name: str, shape: type[T]) -> T:
+def _decode(files: PartitionFiles, name: str) -> Manifest:
+    data = files.read(name)
+    if data.startswith(_SEALED):
+        at = len(_SEALED)
+        sealed, rest = data[at : at + _SHA256_CHARS], data[at + _SHA256_CHARS + 2 :]
+        if hashlib.sha256(rest).hexdigest().encode() != sealed:
+            raise ColdFileMissing(f"cold file {files.shown(name)} is damaged: it isn't what was written")
+    return _decoded(files, name, data, Manifest)
+
+
+def _decoded(files: PartitionFiles, name: str, data: bytes, shape: type[T]) -> T:
     try:
-        return msgspec.json.decode(files.read(name), type=shape)
+        return msgspec.json.decode(data, type=shape)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise ColdFileMissing(f"cold file {files.shown(name)} is damaged: {error}") from error
