@@ -1,5 +1,5 @@
-"""Damaged cold files on a real server: cut off, a bit flipped, gone, or that of another table. What can be made
-again is; else the query fails and names the file. Never fewer rows, and other tables answer as ever.
+"""Damaged cold files on a real server: cut off, a bit flipped, gone, or that of another table. What can be
+made again is; else the query fails and names the file. Never fewer rows, and other tables answer as ever.
 """
 
 from collections.abc import Callable, Iterator

@@ -7,13 +7,14 @@ manifest names bounds of its rows' values: who isn't an administrator sees those
 import hashlib
 from collections.abc import Sequence
 
+import msgspec
+
 from upwell.engine.catalog import Table
 from upwell.engine.rows import Rows as TierRows
 from upwell.engine.view import View
 from upwell.errors import PermissionDenied, UpwellError
 from upwell.session.fleet import Layout, Rows
 from upwell.session.policy import Action, Principal, require_table
-from upwell.storage.manifest import encode_manifest
 from upwell.types import Owner, SqlType, Value, owner_user
 
 _TEXT, _BOOL, _TIME = SqlType.TEXT, SqlType.BOOLEAN, SqlType.TIMESTAMP
@@ -39,7 +40,7 @@ def manifests(view: View, tiers: TierRows, principal: Principal) -> Rows:
                 rows.append((*name, None, None, None, False, "error", None))
                 continue
             assert partition is not None, "it has a manifest"
-            text = encode_manifest(partition.manifest)
+            text = msgspec.json.encode(partition.manifest)
             at_us = partition.manifest.updated_at * 1000
             is_behind = next(view.hot.scan_rows(table.id, owner), None) is not None
             state = "pending_write" if is_behind else "in_sync"

@@ -7,8 +7,8 @@ A manifest is JSON in the shape of the contract (section 6.5), extended by `tabl
 `columns` and `hidden`, and per segment `filter` and `live_count`. A hidden set is a sorted JSON array:
 rows of the segments that have these `_seq`s are superseded and don't count.
 
-A manifest begins with the SHA-256 of all that follows on it, and says that of each hidden set: a changed digit
-would be another number, and no error of JSON.
+A manifest begins with the SHA-256 of all that follows on it, and says that of each hidden set: a changed
+digit would be another number, and no error of JSON.
 
 `storage` and `directory` say where a file is: a partition's files lie in several places after its table was
 given another storage. An entry without them is beside its manifest.
