@@ -177,3 +177,15 @@ def _compare(db: Embedded, overlay: Overlay, view: View, where: str) -> None:
     assert live.isdisjoint(rows.superseded), where
     if rows.is_ordered:
         assert rows.arrow.column("id").to_pylist() == sorted(rows.arrow.column("id").to_pylist()), where
+
+
+def test_rows_that_are_too_far_behind_are_not_brought_up_to_date_in_part(db: Embedded) -> None:
+    overlay = Overlay()
+    insert(db, 1)
+    hot(db, overlay)
+    insert(db, 2, 3, 4)
+    table = db.table("app.mine")
+    assert overlay.find_rows(db.view, table, ANN, changes_max=2) is None
+    found = overlay.find_rows(db.view, table, ANN, changes_max=3)
+    assert found is not None
+    assert keys(found) == [1, 2, 3, 4]

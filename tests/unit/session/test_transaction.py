@@ -6,13 +6,16 @@ Written from the reference contract, section 3.7, and the catalogue of scenarios
 import asyncio
 import re
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 
+from upwell.clock import ManualClock
 from upwell.errors import Conflict, InvalidOperation, RequestRefused, UpwellError
 from upwell.session.outcome import Changed, Message, Outcome
 from upwell.session.request import Asked
+from upwell.session.transaction import Transactions
 from upwell.storage.hot import Change
 from upwell.testing.embedded import ROOT, Embedded, Tuples, answer_rows, memory_store, principal
 
@@ -302,3 +305,13 @@ def test_a_syntax_error_anywhere_lets_nothing_of_a_batch_run(db: Embedded, broke
         with pytest.raises(UpwellError):
             ran(db, f"INSERT INTO app.mine (id) VALUES (1); {broken}")
     assert db.rows("SELECT id FROM app.mine") == []
+
+
+@pytest.mark.parametrize(("seconds", "may"), [(299, True), (301, False)])
+def test_a_transaction_is_open_for_300_seconds_at_most(db: Embedded, seconds: float, may: bool) -> None:
+    clock = ManualClock()
+    transactions = Transactions(db.rows_by_key, db.query, clock)
+    transaction = transactions.begin("someone", db.view, is_explicit=True)
+    clock.advance(seconds)
+    with nullcontext() if may else pytest.raises(Conflict, match="open for more than 300 s"):
+        transaction.begin_statement()
