@@ -31,8 +31,8 @@ from upwell.ids import Snowflakes
 from upwell.jobs.queue import JobQueue
 from upwell.session.audit import AuditLog
 from upwell.session.auth import Authenticator
+from upwell.session.engine import Engine
 from upwell.session.server import ServerFacts, Setting
-from upwell.session.session import Engine
 from upwell.session.signin import SignIns
 from upwell.session.trust import Trust
 from upwell.storage.cache import KEEP_S, FileCache

@@ -1,4 +1,4 @@
-"""The session: runs the statements of one request, each as one call into the engine.
+"""The session: runs the statements of one request in order, each as one call into the engine.
 
 Law: nothing is answered before it is durable and visible: a write waits until the publication has
 reached its commit, and so does an error that may rest on somebody else's unpublished one.
@@ -8,25 +8,14 @@ import asyncio
 from collections.abc import Sequence
 from concurrent.futures import Executor
 from contextlib import suppress
-from dataclasses import dataclass
 from functools import partial
-from typing import TypeVar, assert_never
 
 import pyarrow as pa
 from msgspec import structs
 
-from upwell.clock import Clock
 from upwell.engine.catalog import DEFAULT_NAMESPACE, Role
-from upwell.engine.commit import Committer
-from upwell.engine.defaults import Defaults
 from upwell.engine.expression import Context
-from upwell.engine.flush import Flush
-from upwell.engine.query import QueryEngine
-from upwell.engine.query_schema import QuerySchema
-from upwell.engine.rows import Rows, WouldBlock
-from upwell.engine.schema import Schema
-from upwell.engine.storages import StorageSchema
-from upwell.engine.values import NullCheck
+from upwell.engine.rows import WouldBlock
 from upwell.engine.view import View
 from upwell.errors import (
     Conflict,
@@ -41,102 +30,41 @@ from upwell.feeds.cursor import Growth
 from upwell.feeds.live import LiveFeed
 from upwell.feeds.registry import Registry
 from upwell.ids import ulid, uuid7
-from upwell.jobs.queue import JobQueue
-from upwell.session.accounts import Accounts
-from upwell.session.audit import AuditLog
 from upwell.session.auth import Authenticator
 from upwell.session.call import Call
-from upwell.session.definition import Definer
+from upwell.session.dispatch import Dispatch
+from upwell.session.engine import Engine
 from upwell.session.limit import NO_LIMITS, RowLimits
-from upwell.session.live import kill_live
-from upwell.session.maintenance import Maintenance
-from upwell.session.named import QueryDefiner
-from upwell.session.outcome import Answer, Message, Outcome, Result, StatementFailed, Streamed
+from upwell.session.outcome import Answer, Outcome, Result, StatementFailed, Streamed
 from upwell.session.policy import (
     Principal,
     require_admin,
     require_impersonation,
 )
-from upwell.session.read import Reader
 from upwell.session.request import Asked, Request
-from upwell.session.server import Server, ServerFacts
-from upwell.session.signin import SignIns
-from upwell.session.stats import TableStats
-from upwell.session.storages import StorageDefiner
-from upwell.session.system import made
 from upwell.session.text import Texts
-from upwell.session.threads import QueryThreads, SlowThreads
+from upwell.session.threads import QueryThreads
 from upwell.session.transaction import Transaction, Transactions
-from upwell.session.write import Altered, Writer
-from upwell.sql.owners import PREFIX
+from upwell.session.write import Altered
 from upwell.sql.prepare import Preparer
 from upwell.sql.statements import (
-    AlterNamespace,
-    AlterStorage,
-    AlterTable,
-    AlterUser,
-    BackupDatabase,
     Begin,
-    CheckStorage,
-    ClusterAction,
     Commit,
-    CompactAll,
-    CompactTable,
-    CreateNamespace,
-    CreateStorage,
-    CreateTable,
-    CreateUser,
-    CreateView,
     Delete,
-    DropNamespace,
-    DropStorage,
-    DropTable,
-    DropUser,
-    DropView,
     ExecuteAs,
-    FlushAll,
-    FlushTable,
     Insert,
-    KillJob,
-    KillLive,
-    RestoreDatabase,
-    RetryJob,
     Rollback,
     Select,
-    SetJobStatus,
-    ShowStats,
     Statement,
     Update,
     UseNamespace,
 )
 from upwell.storage.hot import ExpectationFailed
-from upwell.storage.storages import Storages
 from upwell.types import Value
 
-T = TypeVar("T")
-
-INLINE_CHARS_MAX = 64 * 1024
 ATTEMPTS_MAX = 100
 STATEMENTS_A_TURN = 100
 """After so many of a transaction the event loop serves others too."""
-
-
-@dataclass(frozen=True, slots=True)
-class Engine:
-    """What a session calls; each part is independent of the others' users."""
-
-    committer: Committer
-    rows: Rows
-    query: QueryEngine
-    schema: Schema
-    storages: Storages
-    flush: Flush
-    jobs: JobQueue
-    defaults: Defaults
-    clock: Clock
-    audit: AuditLog
-    sign_ins: SignIns
-    facts: ServerFacts
 
 
 class Sessions:
@@ -161,43 +89,10 @@ class Sessions:
         self.growth = growth
         self.threads = threads
         self.feed = feed
-        self._texts = Texts(preparer, engine.query, threads)
-        slow_threads = SlowThreads(slow)
         self.transactions = Transactions(engine.rows, engine.query, engine.clock)
-        self._server = Server(engine.facts, engine.clock, feed, registry, engine.rows)
-        self._reader = Reader(
-            engine.rows, engine.query, growth, threads, registry, feed, self.transactions, self._server
-        )
-        self._writer = Writer(
-            engine.committer, engine.rows, engine.query, engine.defaults, growth, threads, self._reader
-        )
-        self._definer = Definer(
-            engine.schema,
-            NullCheck(engine.rows, engine.query),
-            engine.committer,
-            engine.jobs,
-            engine.audit,
-            growth,
-            slow_threads,
-            engine.clock,
-        )
-        self._queries = QueryDefiner(
-            QuerySchema(engine.committer, engine.clock), self._reader, engine.audit, growth, threads
-        )
-        self._accounts = Accounts(
-            engine.schema, authenticator, engine.audit, engine.sign_ins, growth, slow_threads, engine.clock
-        )
-        self._stats = TableStats(engine.rows, engine.query, feed)
-        self._storages = StorageDefiner(
-            StorageSchema(engine.committer, engine.clock),
-            engine.storages,
-            engine.audit,
-            growth,
-            slow_threads,
-            engine.clock,
-        )
-        self._maintenance = Maintenance(
-            engine.flush, engine.jobs, growth, slow_threads, engine.storages.root.parent
+        self._texts = Texts(preparer, engine.query, threads)
+        self._dispatch = Dispatch(
+            engine, growth, authenticator, threads, slow, registry, feed, self.transactions, limits
         )
 
     async def execute(
@@ -228,9 +123,9 @@ class Sessions:
             statement, values = known
             call = Call(principal, values, namespace, partial(self.context, principal))
             if isinstance(statement, (Insert, Update, Delete)):
-                return Outcome(await self._writer.write(call, statement), principal.user)
+                return Outcome(await self._dispatch.writer.write(call, statement), principal.user)
             if isinstance(statement, Select) and not statement.explains:
-                found = self._reader.find_at_once(call, statement, view)
+                found = self._dispatch.reader.find_at_once(call, statement, view)
                 if isinstance(found, Answer):
                     found = self._limits.cut(found, statement.text)
                 return None if found is None else Outcome(found, principal.user)
@@ -267,7 +162,7 @@ class Sessions:
             (namespace or DEFAULT_NAMESPACE).lower(),
             self._next_uuid,
             self.transactions,
-            self._writer,
+            self._dispatch.writer,
             self.growth,
         )
         try:
@@ -288,7 +183,7 @@ class Sessions:
         """Run a query that reads system tables; only administrators may."""
         require_admin(principal, "live queries of system tables")
         call = Call(principal, (), DEFAULT_NAMESPACE, partial(self.context, principal))
-        answer = await self._reader.select(call, Select(text, None))
+        answer = await self._dispatch.reader.select(call, Select(text, None))
         assert isinstance(answer, Answer), "no point read was asked for"
         return answer.table
 
@@ -377,7 +272,7 @@ class Sessions:
         if request.transaction is not None:
             result = await self._run_staged(request.transaction, call, statement)
         else:
-            result = await self._dispatch(call, statement)
+            result = await self._dispatch.run(call, statement)
         # What somebody did for somebody else isn't answered before the audit log has it.
         await self.growth.reached(noted)
         return Outcome(result, principal.user)
@@ -388,69 +283,9 @@ class Sessions:
                 "a transaction takes SELECT, INSERT, UPDATE and DELETE; run what else there is outside of it"
             )
         transaction.begin_statement()
-        result = await self._dispatch(call, statement)
+        result = await self._dispatch.run(call, statement)
         transaction.end_statement()
         return result
-
-    async def _dispatch(self, call: Call, statement: Statement) -> Result:
-        match statement:
-            case Select():
-                if statement.explains:
-                    require_admin(call.principal, "EXPLAIN statements")
-                noted = self._note_reading(call.principal, statement.others)
-                found = await self._reader.select(call, statement)
-                await self.growth.reached(noted)
-                if isinstance(found, Answer) and not (statement.is_open or statement.explains):
-                    return self._limits.cut(found, statement.text)
-                return found
-            case Insert() | Update() | Delete():
-                return await self._writer.write(call, statement)
-            case CreateNamespace() | AlterNamespace() | DropNamespace():
-                return await self._definer.define(call, statement)
-            case CreateTable() | AlterTable() | DropTable():
-                return await self._definer.define(call, statement)
-            case CreateView() | DropView():
-                return await self._queries.define(call, statement)
-            case ClusterAction(action, target):
-                require_admin(call.principal, "cluster management")
-                return Answer(made(*self._server.cluster_done(self.growth.view, action, target)))
-            case ShowStats(table):
-                show = partial(self._stats.show, self.growth.view, call.principal, table)
-                return Answer(await self.threads.run(show))
-            case CreateUser() | AlterUser() | DropUser():
-                return await self._accounts.run(call, statement)
-            case FlushTable() | FlushAll():
-                return await self._maintenance.flush(call, statement)
-            case BackupDatabase() | RestoreDatabase():
-                told = await self._maintenance.archive(call, statement)
-                action = "BACKUP_DATABASE" if isinstance(statement, BackupDatabase) else "RESTORE_DATABASE"
-                noted = self.engine.audit.append(call.principal.user, action, statement.path)
-                await self.growth.reached(noted)
-                return told
-            case CompactTable() | CompactAll():
-                return await self._maintenance.compact(call, statement)
-            case KillJob() | RetryJob() | SetJobStatus():
-                return await self._maintenance.steer(call, statement)
-            case CreateStorage() | AlterStorage() | DropStorage() | CheckStorage():
-                return await self._storages.run(call, statement)
-            case KillLive(live_id):
-                text = kill_live(call.principal, self.feed, live_id)
-                await self.growth.reached(
-                    self.engine.audit.append(call.principal.user, "KILL_LIVE_QUERY", live_id)
-                )
-                return Message(text)
-            case UseNamespace() | ExecuteAs() | Begin() | Commit() | Rollback():
-                raise AssertionError("unwrapped before")
-            case _:
-                assert_never(statement)
-
-    def _note_reading(self, principal: Principal, names: frozenset[str]) -> int:
-        """Write down that the rows of all users are read; return the seq that the answer has to wait for."""
-        seq = 0
-        for name in sorted(names):
-            require_admin(principal, "the rows of all users")
-            seq = self.engine.audit.append(principal.user, "READ_ALL_OWNERS", name.removeprefix(PREFIX))
-        return seq
 
     def _impersonated(
         self, principal: Principal, target: str, view: View, statement: str

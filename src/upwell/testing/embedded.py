@@ -45,10 +45,11 @@ from upwell.jobs.retention import JobRetention
 from upwell.jobs.runner import JobRunner, Work
 from upwell.session.audit import AuditLog
 from upwell.session.auth import Authenticator
+from upwell.session.engine import Engine
 from upwell.session.outcome import Answer, Changed, Outcome, PointAnswer, StatementFailed
 from upwell.session.policy import Principal
 from upwell.session.server import ServerFacts
-from upwell.session.session import Engine, Sessions
+from upwell.session.session import Sessions
 from upwell.session.signin import SignIns
 from upwell.session.threads import QueryThreads
 from upwell.sql.prepare import Preparer

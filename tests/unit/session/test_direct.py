@@ -134,7 +134,7 @@ def _both(db: Embedded, text: str, *, shapes: bool) -> tuple[pa.Table | None, pa
     source = Source(statement.direct.table, SHARED)
     direct = find_direct(statement.direct, values, source, view, db.query, inline=False)
     call = Call(principal(ROOT), values, "default", lambda: db.sessions.context(principal(ROOT)))
-    planned = db.runner.run(db.sessions._reader.select(call, replace(statement, direct=None)))
+    planned = db.runner.run(db.sessions._dispatch.reader.select(call, replace(statement, direct=None)))
     assert isinstance(planned, Answer)
     return direct, planned.table
 
