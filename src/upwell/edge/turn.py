@@ -20,7 +20,12 @@ class Turns:
         if self._is_taken:
             future = loop.create_future()
             self._waiting.append(future)
-            await future
+            try:
+                await future
+            except asyncio.CancelledError:
+                if not future.cancelled():  # its turn had come: it is the next one's now
+                    self._pass_on()
+                raise
         self._is_taken = True
         loop.call_soon(self._pass_on)
 

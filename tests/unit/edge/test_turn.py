@@ -2,6 +2,8 @@
 
 import asyncio
 
+import pytest
+
 from upwell.edge.turn import Turns
 
 
@@ -36,10 +38,14 @@ async def test_nobody_waits_for_a_turn_that_is_free() -> None:
         raise AssertionError("it waited")
 
 
-async def test_who_goes_away_keeps_nobody_waiting() -> None:
+@pytest.mark.parametrize("gone", [0, 1], ids=["whose turn has come", "who waits"])
+async def test_who_goes_away_keeps_nobody_waiting(gone: int) -> None:
     turns = Turns()
+    waiting = [asyncio.create_task(turns.take()) for _ in range(3)]
     await turns.take()
-    gone, next_one = asyncio.create_task(turns.take()), asyncio.create_task(turns.take())
     await asyncio.sleep(0)
-    gone.cancel()
-    await next_one
+    waiting[gone].cancel()
+    async with asyncio.timeout(10):
+        ends = await asyncio.gather(*waiting, return_exceptions=True)
+        await turns.take()
+    assert [isinstance(end, asyncio.CancelledError) for end in ends] == [at == gone for at in range(3)]
