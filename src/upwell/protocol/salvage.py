@@ -10,7 +10,8 @@ import msgspec
 
 from upwell.protocol import sync
 
-_TOKEN = re.compile(rb'"(?:[^"\\]|\\.)*"|[\[\]{}:,]', re.DOTALL)
+# A text without an end is one to the end of all, so that a body costs one pass, whatever is in it.
+_TOKEN = re.compile(rb'"(?:[^"\\]|\\.)*+(?:"|\\?\Z)|[\[\]{}:,]', re.DOTALL)
 _CHANGE_DEPTH = 3
 """Of the keys of a change: request, list of changes, change."""
 

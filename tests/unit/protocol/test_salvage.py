@@ -60,3 +60,10 @@ def test_the_others_say_what_they_said(changes: list[dict[str, object]], hint: o
 def test_what_is_no_request_without_its_payloads_either(body: bytes) -> None:
     with pytest.raises((msgspec.DecodeError, RecursionError)):
         decode_upload_request(body)
+
+
+def test_a_text_without_an_end_costs_one_pass() -> None:
+    # Begun anew at each of its quotes this would take hours, with nobody else at work meanwhile.
+    for end in (b"", b"\\"):
+        with pytest.raises(msgspec.DecodeError):
+            decode_upload_request(b'{"changes":[{"payload":"' + b'\\"' * 1_000_000 + end)
