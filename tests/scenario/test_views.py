@@ -121,6 +121,39 @@ def test_what_a_view_is_made_of_stays(site: Site, namespace: str, root: Wire) ->
     root.run(f"DROP TABLE {namespace}.t")
 
 
+def test_a_view_means_what_it_meant_when_it_was_made(site: Site, namespace: str, root: Wire) -> None:
+    for text in (
+        "CREATE SHARED TABLE n.t (id INT PRIMARY KEY, a INT)",
+        "CREATE SHARED TABLE n.u (id INT PRIMARY KEY, b INT)",
+        "INSERT INTO n.t VALUES (1, 2)",
+        "INSERT INTO n.u VALUES (1, 3)",
+        "CREATE VIEW n.both AS SELECT * FROM n.t UNION ALL SELECT * FROM n.u",
+        "CREATE VIEW n.joined AS SELECT id, x.b FROM n.t NATURAL JOIN (SELECT id, b FROM n.u) AS x",
+        "CREATE VIEW n.wide (id, a, s, d, twice) AS SELECT *, a * 2 FROM n.t",
+        "CREATE VIEW n.either AS SELECT a, b FROM n.t JOIN n.u ON t.id = u.id",
+        "CREATE VIEW n.thin AS SELECT id FROM n.t",
+        "CREATE VIEW n.over AS SELECT * FROM n.thin NATURAL JOIN n.u",
+    ):
+        root.run(text.replace("n.", f"{namespace}."))
+    asked = {
+        "SELECT id, a FROM n.both ORDER BY a": [[1, 2], [1, 3]],
+        "SELECT * FROM n.joined": [[1, 3]],
+        "SELECT id, a, twice FROM n.wide": [[1, 2, "4"]],
+        "SELECT * FROM n.either": [[2, 3]],
+        "SELECT id, b FROM n.over": [[1, 3]],
+    }
+    for text, rows in asked.items():
+        assert root.run(text.replace("n.", f"{namespace}.")).rows == rows, text
+    root.run(f"ALTER TABLE {namespace}.t ADD COLUMN b INT DEFAULT 7")
+    root.run(f"CREATE OR REPLACE VIEW {namespace}.thin AS SELECT id, b FROM {namespace}.t")
+    for _ in ("hot", "cold"):
+        for text, rows in asked.items():
+            assert root.run(text.replace("n.", f"{namespace}.")).rows == rows, text
+        site.flush(f"{namespace}.t")
+    refused = root.sql(f"ALTER TABLE {namespace}.u DROP COLUMN b").refused(400, "SQL_EXECUTION_ERROR")
+    assert f"view {namespace}.both" in refused
+
+
 def test_a_view_never_reads_itself(site: Site, namespace: str, root: Wire) -> None:
     root.run(f"CREATE VIEW {namespace}.v0 AS SELECT 1 AS x")
     for number in range(1, 8):

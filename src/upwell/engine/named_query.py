@@ -1,7 +1,7 @@
 """Named queries: what CREATE VIEW keeps (the word view is taken: it is the state at a seq).
 
 Law: a named query is text and nothing else. Who reads it reads, with their own rights and rows, what it
-names; its columns are those that it had when it was made.
+names. It means what it meant when it was made: columns that came later, it doesn't see.
 """
 
 import re
@@ -23,8 +23,8 @@ QueryName = tuple[str, str]
 class NamedQuery:
     """A query with a name. Its unqualified names are tables of namespace `home`.
 
-    `columns` are those that it has outside, `inner` their names in its text; `reads` are the tables and
-    named queries that it reads, `words` all names in the text.
+    `reads` are the tables and named queries that it reads, `seen` the columns that each of them had when it
+    was made, `words` all names in the text. If it `takes_all` (`*`, NATURAL), all that it sees matters.
     """
 
     namespace: str
@@ -32,9 +32,10 @@ class NamedQuery:
     text: str
     home: str
     columns: tuple[Column, ...]
-    inner: tuple[str, ...]
     reads: tuple[QueryName, ...]
-    words: frozenset[str] = frozenset()
+    seen: tuple[tuple[str, ...], ...]
+    words: frozenset[str]
+    takes_all: bool
     created_at_us: int = 0
 
     @property
@@ -47,17 +48,17 @@ class NamedQuery:
 
     @property
     def selected(self) -> str:
-        """The text that gives exactly `columns`, also when `*` in it means more by now."""
-        outer = ", ".join(_quoted(column.name) for column in self.columns)
-        if not all(map(is_plain, self.inner)):
-            return f"SELECT * FROM (\n{self.text}\n) AS {_quoted(self.name)} ({outer})"
-        pairs = zip(self.inner, self.columns, strict=True)
-        chosen = ", ".join(f"{_quoted(inner)} AS {_quoted(column.name)}" for inner, column in pairs)
-        return f"SELECT {chosen} FROM (\n{self.text}\n) AS {_quoted(self.name)}"
+        """The text that gives the columns by the names that they have outside."""
+        names = ", ".join(quoted(column.name) for column in self.columns)
+        return f"SELECT * FROM (\n{self.text}\n) AS {quoted(self.name)} ({names})"
 
-    def uses(self, column: str) -> bool:
-        """Whether it may name a column of what it reads."""
-        return column in self.words or column in self.inner
+    def seen_of(self, place: QueryName) -> tuple[str, ...]:
+        """Return the columns that a table or named query had when this one was made."""
+        return dict(zip(self.reads, self.seen, strict=True))[place]
+
+    def uses(self, place: QueryName, column: str) -> bool:
+        """Whether it may depend on a column of `place`, which it reads."""
+        return column in self.words or (self.takes_all and column in self.seen_of(place))
 
 
 def is_plain(name: str) -> bool:
@@ -84,5 +85,6 @@ def refuse_deep(queries: Mapping[QueryName, NamedQuery]) -> None:
             found = [queries[place] for place in sorted(places) if place in queries]
 
 
-def _quoted(name: str) -> str:
+def quoted(name: str) -> str:
+    """Return a name as the query engine reads it exactly."""
     return '"' + name.replace('"', '""') + '"'

@@ -102,24 +102,26 @@ class QueryEngine:
         known = self._table_names.get((text, namespace))
         if known is not None:
             return known
-        names, _ = self.scouted(text, namespace, resolve)
+        names = list(self.scouted(text, namespace, resolve)[0])
         if len(text) <= NAMES_KEPT_TEXT_CHARS_MAX:
             if len(self._table_names) >= NAMES_KEPT_MAX:
                 self._table_names.clear()
             self._table_names[text, namespace] = names
         return names
 
-    def scouted(self, text: str, namespace: str, resolve: Resolve) -> tuple[list[tuple[str, str]], pa.Schema]:
-        """Return what a query reads, and the columns of its result; nothing of it is run."""
+    def scouted(
+        self, text: str, namespace: str, resolve: Resolve
+    ) -> tuple[Mapping[tuple[str, str], pa.Schema], pa.Schema]:
+        """Return what a query reads with its columns, and those of the result; nothing of it is run."""
         known: dict[tuple[str, str], pa.Schema] = {}
         while True:
             scout = _Scout(resolve, known)
             found = self._scouted(text, namespace, scout)
             if found is not None:
-                return list(scout.seen), found
+                return scout.seen, found
             # The engine can't plan one query while it plans another: those within go before.
             for place, inner in scout.derived.items():
-                known[place] = self.scouted(inner.text, inner.query.home, resolve)[1]
+                known[place] = self.scouted(inner.text, inner.query.home, inner.resolve)[1]
 
     @staticmethod
     def _scouted(text: str, namespace: str, scout: "_Scout") -> pa.Schema | None:
@@ -200,8 +202,7 @@ class QueryEngine:
             if name:
                 source = resolve(space, name)
                 is_large = is_large or self._is_large(view, source)
-                table = self._fusion_table(context, view, source, resolve)
-                schemas[space].register_table(name, table)
+                schemas[space].register_table(name, self._fusion_table(context, view, source))
         try:
             return context.sql_with_options(text, _ONLY_QUERIES), is_large
         except BaseException as error:
@@ -260,18 +261,19 @@ class QueryEngine:
             return 0 if hot.is_ordered and not staged else hot.count + staged
         return hot.count + partition.row_count_max + staged
 
-    def _fusion_table(
-        self, context: SessionContext, view: View, source: AnySource, resolve: Resolve
-    ) -> FusionTable:
+    def _fusion_table(self, context: SessionContext, view: View, source: AnySource) -> FusionTable:
         if isinstance(source, pa.Table):
             return FusionTable(context.from_arrow(source))
         if isinstance(source, Derived):
-            names = self.tables_in(source.text, source.query.home, resolve)
-            return FusionTable(self._frame(view, source.text, source.query.home, names, resolve)[0])
+            home = source.query.home
+            names = self.tables_in(source.text, home, source.resolve)
+            return FusionTable(self._frame(view, source.text, home, names, source.resolve)[0])
         if isinstance(source, Everybody):
             return FusionTable(self._of_everybody(context, view, source))
         frame = self._both_tiers(context, view, source)
-        return FusionTable(frame if source.staged is None else _with(context, frame, source.staged, source))
+        frame = frame if source.staged is None else _with(context, frame, source.staged, source)
+        seen = [col(f'"{name}"') for name in schema_of(source).names] if source.unseen else []
+        return FusionTable(frame.select(*seen) if seen else frame)
 
     def _of_everybody(self, context: SessionContext, view: View, source: Everybody) -> DataFrame:
         """Return the rows of all owners with whose they are; what is cold of each is planned once."""
@@ -339,7 +341,7 @@ class _Scout:
         self._known = known
         self.derived: dict[tuple[str, str], Derived] = {}
         """Named queries whose columns aren't known."""
-        self.seen: dict[tuple[str, str], None] = {}
+        self.seen: dict[tuple[str, str], pa.Schema] = {}
         self._failure: UpwellError | None = None
 
     def take_failure(self) -> UpwellError | None:
@@ -361,7 +363,7 @@ class _Scout:
             assert isinstance(source, Derived), "a table knows its columns"
             self.derived[namespace, name] = source
             return None
-        self.seen[namespace, name] = None
+        self.seen[namespace, name] = schema
         return FusionTable(dataset.dataset(schema.empty_table()))
 
 

@@ -94,7 +94,7 @@ def refuse_used(catalog: Catalog, table: Table, alteration: Alteration) -> None:
         case _:
             return
     for reader in readers(catalog.queries, (table.namespace, table.name)):
-        if reader.uses(name):
+        if reader.uses((table.namespace, table.name), name):
             raise InvalidOperation(
                 f"column '{name}' of {table.full_name} is used by view {reader.full_name}; "
                 f"DROP VIEW {reader.full_name} first"

@@ -3,14 +3,14 @@
 Law: a source is told by who asks; the query engine only reads it.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 import pyarrow as pa
 
 from upwell.engine.catalog import Table
-from upwell.engine.named_query import NamedQuery
+from upwell.engine.named_query import NamedQuery, quoted
 from upwell.engine.stage import Staged
 from upwell.storage.arrow import table_schema
 from upwell.types import Owner
@@ -24,13 +24,14 @@ class Source:
     """What a name in a query stands for: the rows of a table that belong to `owner`.
 
     In a transaction also what it has `staged` there; such a source is read by nobody else. Of rows that
-    expire those with a `_seq` below `alive_from` are left out.
+    expire those with a `_seq` below `alive_from` are left out, and of columns those that are `unseen`.
     """
 
     table: Table
     owner: Owner
     staged: Staged | None = None
     alive_from: int = 0
+    unseen: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,10 +47,14 @@ class Everybody:
 
 @dataclass(frozen=True, slots=True)
 class Derived:
-    """The rows of a named query, as who asks may read them; `text` is ready for the query engine."""
+    """The rows of a named query, as who asks may read them.
+
+    `text` is ready for the query engine, `resolve` tells what the names in it stand for.
+    """
 
     query: NamedQuery
     text: str
+    resolve: "Resolve"
 
 
 AnySource: TypeAlias = Source | Everybody | Derived | pa.Table
@@ -62,4 +67,23 @@ def schema_of(source: Source | Everybody | pa.Table) -> pa.Schema:
     if isinstance(source, pa.Table):
         return source.schema
     schema = table_schema(source.table.columns, physical=False)
-    return schema.append(OWNER_FIELD) if isinstance(source, Everybody) else schema
+    if isinstance(source, Everybody):
+        return schema.append(OWNER_FIELD)
+    return (
+        pa.schema([field for field in schema if field.name not in source.unseen]) if source.unseen else schema
+    )
+
+
+def without_later(source: AnySource, seen: Collection[str]) -> AnySource:
+    """Return a source without the columns that aren't among `seen`."""
+    if isinstance(source, pa.Table):
+        return source.select([name for name in source.column_names if name in seen])
+    if isinstance(source, Derived):
+        names = [column.name for column in source.query.columns]
+        chosen = ", ".join(quoted(name) for name in names if name in seen)
+        text = f"SELECT {chosen} FROM (\n{source.text}\n) AS {quoted(source.query.name)}"
+        return source if set(names) <= set(seen) else replace(source, text=text)
+    if isinstance(source, Source):
+        later = frozenset(column.name for column in source.table.columns).difference(seen)
+        return replace(source, unseen=later)
+    return source

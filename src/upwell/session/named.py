@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
+from itertools import pairwise
 
 from upwell.engine.named_query import NamedQuery, is_plain
 from upwell.engine.query_schema import QuerySchema
@@ -30,6 +31,8 @@ from upwell.storage.hot import ExpectationFailed
 from upwell.types import Column
 
 ATTEMPTS_MAX = 20
+# What may stand before a `*` that is all columns, not a product.
+_BEFORE_ALL = frozenset({"SELECT", "DISTINCT", "ALL", ",", "."})
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +83,7 @@ class QueryDefiner:
             )
         reads, schema = self.reader.scouted(call, view, statement.text, statement.home)
         inner = result_columns(schema)
-        names = _names(statement, inner)
+        names, tokens = _names(statement, inner), tokenize(statement.text)
         return NamedQuery(
             namespace=statement.namespace,
             name=statement.name,
@@ -90,12 +93,14 @@ class QueryDefiner:
                 Column(number, name, each.type, precision=each.precision, scale=each.scale)
                 for number, (name, each) in enumerate(zip(names, inner, strict=True), 1)
             ),
-            inner=tuple(column.name for column in inner),
             reads=tuple(reads),
+            seen=tuple(tuple(read.names) for read in reads.values()),
             words=frozenset(
-                token.text.strip('"`').lower()
-                for token in tokenize(statement.text)
-                if token.kind in ("word", "quoted")
+                token.text.strip('"`').lower() for token in tokens if token.kind in ("word", "quoted")
+            ),
+            takes_all=any(
+                token.word == "NATURAL" or (token.word == "*" and before.word in _BEFORE_ALL)
+                for before, token in pairwise(tokens)
             ),
         )
 

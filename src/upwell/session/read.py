@@ -1,6 +1,6 @@
 """Reads: a SELECT by key at once, any other in a query thread, each through one View."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -111,8 +111,8 @@ class Reader:
 
     def scouted(
         self, call: Call, view: View, text: str, namespace: str
-    ) -> tuple[list[tuple[str, str]], pa.Schema]:
-        """Return what a query reads, and the columns of its result; nothing of it is run."""
+    ) -> tuple[Mapping[tuple[str, str], pa.Schema], pa.Schema]:
+        """Return what a query reads with its columns, and those of the result; nothing of it is run."""
         text = render(text, (), call.context())
         refuse_deep(text)
         refuse_ignored(text)

@@ -12,7 +12,7 @@ import pyarrow as pa
 from upwell.engine.catalog import TableKind
 from upwell.engine.expression import Context
 from upwell.engine.named_query import NamedQuery
-from upwell.engine.source import OWNER, AnySource, Derived, Everybody, Resolve, Source
+from upwell.engine.source import OWNER, AnySource, Derived, Everybody, Resolve, Source, without_later
 from upwell.engine.view import View
 from upwell.engine.write import Write
 from upwell.errors import InvalidOperation
@@ -93,9 +93,14 @@ def stored_columns(sources: Iterable[AnySource]) -> list[tuple[Column, ...]]:
 
 def _derived(query: NamedQuery, context: Context, resolver: Resolve) -> Derived:
     """Return a view as who asks may read it; raise if they may not read a table that it names."""
+
+    def within(namespace: str, name: str) -> AnySource:
+        return without_later(resolver(namespace, name), query.seen_of((namespace, name)))
+
     places = [place for place in query.reads if not is_system(place[0])]
     text = render(query.selected, (), context)
-    return Derived(query, with_exact_literals(text, stored_columns(resolver(*place) for place in places)))
+    exact = with_exact_literals(text, stored_columns(within(*place) for place in places))
+    return Derived(query, exact, within)
 
 
 def _everybody(view: View, principal: Principal, name: str, now_us: int) -> Everybody:
