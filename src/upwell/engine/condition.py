@@ -12,6 +12,7 @@ from threading import Lock
 import pyarrow as pa
 
 from upwell.engine.catalog import Table
+from upwell.engine.named_query import quoted
 from upwell.engine.query import QueryEngine
 from upwell.engine.view import View
 from upwell.errors import QueryFailure
@@ -39,12 +40,13 @@ class Condition:
         self._table = table
         self._where = where
         self._kept: dict[int, bool | QueryFailure] = {}
+        self._deciding = Lock()
         self._next: Condition | None = None
-        self._lock = Lock()
+        self._following = Lock()
 
     def on(self, table: Table) -> "Condition":
         """Return the condition on another version of the table, the same one for all who share this."""
-        with self._lock:
+        with self._following:
             if self._next is None or self._next._table.version != table.version:
                 self._next = Condition(self._query, table, self._where, self._names)
             return self._next
@@ -55,7 +57,7 @@ class Condition:
 
     def decide(self, view: View, rows: Mapping[int, Row]) -> Verdicts:
         """Return the verdicts on versions of rows, given by their `_seq`; blocks its thread."""
-        with self._lock:
+        with self._deciding:
             unknown = {seq: row for seq, row in rows.items() if seq not in self._kept}
             if unknown:
                 self._kept.update(self._decided(view, unknown))
@@ -83,8 +85,3 @@ class Condition:
         text = f'SELECT "{SEQ}" FROM {quoted(name[0])}.{quoted(name[1])} WHERE ({self._where}\n)'
         found = self._query.run(view, text, table.namespace, [name], lambda *_: given)
         return set(found.column(0).to_pylist())
-
-
-def quoted(name: str) -> str:
-    """Return a name as the query engine reads it exactly."""
-    return '"' + name.replace('"', '""') + '"'

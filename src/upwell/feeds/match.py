@@ -110,12 +110,12 @@ def _is_told_end(watch: Watch, change: Change) -> bool:
 
 
 def decide(view: View, watch: Watch, changes: Sequence[Change]) -> Verdicts:
-    """Return what the query engine says of the rows that `judge` asks about; blocks its thread."""
+    """Return what the query engine says of the rows that `judge` asks about; blocks if there are any."""
     if watch.condition is None:
         return {}
-    return watch.condition.decide(
-        view, dict(chain.from_iterable(_asked(watch, change) for change in changes))
-    )
+    asked = dict(chain.from_iterable(_asked(watch, change) for change in changes))
+    # Nothing to ask is no reason to wait for those who do.
+    return watch.condition.decide(view, asked) if asked else {}
 
 
 def needs_decision(watch: Watch, change: Change) -> bool:

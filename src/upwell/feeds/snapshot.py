@@ -13,8 +13,8 @@ import msgspec
 
 from upwell.engine.catalog import Table
 from upwell.engine.changelog import Changelog
-from upwell.engine.condition import quoted
 from upwell.engine.history import is_lost
+from upwell.engine.named_query import quoted
 from upwell.engine.query import QueryEngine
 from upwell.engine.source import Source
 from upwell.engine.view import View

@@ -5,6 +5,7 @@ All forms are followed at once while rows come, change and go; SELECT is the ora
 
 import asyncio
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ import pytest
 from upwell.clock import ManualClock
 from upwell.errors import InvalidSql, QueryFailure, UpwellError
 from upwell.feeds.live import LiveFeed
+from upwell.feeds.match import decide
 from upwell.storage.memory import MemoryStore
 from upwell.testing.embedded import Embedded, answer_rows
 from upwell.testing.live import Subscriber
@@ -298,6 +300,19 @@ def test_who_asks_the_same_asks_the_query_engine_once(world: World) -> None:
     for each in same:
         world.settle({"n % 2 = 1": each})
     assert len({id(each.subscription.watch.condition) for each in same if each.subscription}) == 1
+
+
+def test_who_has_nothing_to_ask_waits_for_nobody_who_does(world: World) -> None:
+    live = world.follow("n % 2 = 1 AND id = 1")
+    world.db.run("INSERT INTO a.t (id, n) VALUES (1, 1)")
+    world.settle({"n % 2 = 1 AND id = 1": live})
+    assert live.subscription is not None
+    watch = live.subscription.watch
+    assert watch.condition is not None
+    # As a thread holds it that the query engine keeps busy.
+    with ThreadPoolExecutor() as threads, watch.condition._deciding:
+        assert threads.submit(decide, world.db.view, watch, []).result(timeout=10) == {}
+        assert threads.submit(watch.condition.on, watch.table).result(timeout=10)
 
 
 def test_update_and_delete_find_the_rows_that_select_finds(world: World) -> None:
