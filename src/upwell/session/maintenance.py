@@ -17,7 +17,7 @@ from upwell.session.dml import evaluate
 from upwell.session.outcome import Changed, Message
 from upwell.session.policy import require_admin, require_compact, require_flush
 from upwell.session.threads import SlowThreads
-from upwell.sql.statements import (
+from upwell.sql.maintenance import (
     BackupDatabase,
     CompactAll,
     CompactTable,
@@ -26,8 +26,8 @@ from upwell.sql.statements import (
     KillJob,
     RestoreDatabase,
     RetryJob,
-    SetJobStatus,
 )
+from upwell.sql.statements import SetJobStatus
 
 
 @dataclass(frozen=True, slots=True)

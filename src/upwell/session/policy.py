@@ -10,24 +10,20 @@ from enum import Enum
 from upwell.engine.alter import Alteration, needs_values
 from upwell.engine.catalog import Access, Role, Table, TableKind
 from upwell.errors import PermissionDenied, Unauthorized
-from upwell.sql.statements import (
-    AlterNamespace,
+from upwell.sql.maintenance import (
     AlterStorage,
     BackupDatabase,
     CheckStorage,
     ClusterAction,
     CompactAll,
-    CreateNamespace,
     CreateStorage,
-    CreateUser,
-    DropNamespace,
     DropStorage,
-    DropUser,
     FlushAll,
     KillJob,
     RestoreDatabase,
     RetryJob,
 )
+from upwell.sql.statements import AlterNamespace, CreateNamespace, CreateUser, DropNamespace, DropUser
 from upwell.sql.tree import (
     CompactTree,
     CreateTableTree,

@@ -15,7 +15,7 @@ from upwell.session.outcome import Answer, Message
 from upwell.session.policy import require_admin
 from upwell.session.system import made
 from upwell.session.threads import SlowThreads
-from upwell.sql.statements import AlterStorage, CheckStorage, CreateStorage, DropStorage
+from upwell.sql.maintenance import AlterStorage, CheckStorage, CreateStorage, DropStorage
 from upwell.storage.definition import Storage, checked, read_settings
 from upwell.storage.storages import Storages
 from upwell.types import SqlType

@@ -10,22 +10,24 @@ from upwell.sql.account import read_alter_user, read_create_user, read_drop_user
 from upwell.sql.alter import parse_alter_table
 from upwell.sql.define import parse_create_table
 from upwell.sql.lex import Tokens, string_value
-from upwell.sql.named import is_create_view, read_create_view, read_drop_view
-from upwell.sql.scalar import number_value
-from upwell.sql.statements import (
-    AlterNamespace,
+from upwell.sql.maintenance import (
     BackupDatabase,
-    Begin,
     ClusterAction,
-    Commit,
     CompactAll,
-    CreateNamespace,
-    DropNamespace,
     FlushAll,
     KillJob,
     KillLive,
     RestoreDatabase,
     RetryJob,
+)
+from upwell.sql.named import is_create_view, read_create_view, read_drop_view
+from upwell.sql.scalar import number_value
+from upwell.sql.statements import (
+    AlterNamespace,
+    Begin,
+    Commit,
+    CreateNamespace,
+    DropNamespace,
     Rollback,
     Select,
     UseNamespace,

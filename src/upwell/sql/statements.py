@@ -13,7 +13,23 @@ from upwell.engine.direct import OrderKey
 from upwell.engine.expression import Literal, Node, Parameter
 from upwell.engine.operation import CompareOp
 from upwell.engine.result import ResultColumn, plain_columns
-from upwell.storage.definition import Storage
+from upwell.sql.maintenance import (
+    AlterStorage,
+    BackupDatabase,
+    CheckStorage,
+    ClusterAction,
+    CompactAll,
+    CompactTable,
+    CreateStorage,
+    DropStorage,
+    FlushAll,
+    FlushTable,
+    KillJob,
+    KillLive,
+    RestoreDatabase,
+    RetryJob,
+    ShowStats,
+)
 from upwell.types import Column, Default, SqlType
 
 
@@ -83,19 +99,6 @@ class AlterNamespace:
 
     name: str
     options: tuple[tuple[str, bool | int | float | str], ...]
-
-
-@dataclass(frozen=True, slots=True)
-class ClusterAction:
-    """CLUSTER …; `target` is the node or the log index that it names."""
-
-    action: str
-    target: int | None
-
-
-@dataclass(frozen=True, slots=True)
-class ShowStats:
-    table: Table
 
 
 @dataclass(frozen=True, slots=True)
@@ -293,92 +296,6 @@ class Select:
     """It asks for a query's plan."""
     others: frozenset[str] = frozenset()
     """Names in the text that stand for the rows of all users (`owners`)."""
-
-
-@dataclass(frozen=True, slots=True)
-class FlushTable:
-    """STORAGE FLUSH TABLE; `users` None: of all of them."""
-
-    table: Table
-    users: tuple[str, ...] | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class FlushAll:
-    """STORAGE FLUSH ALL; `namespace` None: the session's."""
-
-    namespace: str | None
-
-
-@dataclass(frozen=True, slots=True)
-class CompactTable:
-    table: Table
-
-
-@dataclass(frozen=True, slots=True)
-class CompactAll:
-    """STORAGE COMPACT ALL; `namespace` None: the session's."""
-
-    namespace: str | None
-
-
-@dataclass(frozen=True, slots=True)
-class CreateStorage:
-    storage: Storage
-
-
-@dataclass(frozen=True, slots=True)
-class AlterStorage:
-    """What isn't given stays; `config` and `credentials` are JSON, each as a whole."""
-
-    name: str
-    new_name: str | None
-    description: str | None
-    shared_template: str | None
-    user_template: str | None
-    config: str | None
-    credentials: str | None
-
-
-@dataclass(frozen=True, slots=True)
-class DropStorage:
-    name: str
-    if_exists: bool
-
-
-@dataclass(frozen=True, slots=True)
-class CheckStorage:
-    name: str
-    is_extended: bool
-
-
-@dataclass(frozen=True, slots=True)
-class BackupDatabase:
-    path: str
-
-
-@dataclass(frozen=True, slots=True)
-class RestoreDatabase:
-    """RESTORE DATABASE FROM 'path'"""
-
-    path: str
-
-
-@dataclass(frozen=True, slots=True)
-class KillLive:
-    """KILL LIVE QUERY; `live_id` as `system.live` shows it."""
-
-    live_id: str
-
-
-@dataclass(frozen=True, slots=True)
-class KillJob:
-    job_id: str
-
-
-@dataclass(frozen=True, slots=True)
-class RetryJob:
-    job_id: str
 
 
 @dataclass(frozen=True, slots=True)

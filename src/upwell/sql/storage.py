@@ -6,7 +6,7 @@ definition, or a change of one. No message repeats what CONFIG or CREDENTIALS sa
 
 from upwell.errors import InvalidOperation, InvalidSql
 from upwell.sql.lex import Tokens
-from upwell.sql.statements import AlterStorage, CheckStorage, CreateStorage, DropStorage
+from upwell.sql.maintenance import AlterStorage, CheckStorage, CreateStorage, DropStorage
 from upwell.storage.definition import (
     SHARED_TEMPLATE,
     USER_TEMPLATE,

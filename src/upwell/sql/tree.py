@@ -8,28 +8,30 @@ from dataclasses import dataclass
 
 from upwell.engine.alter import Alteration
 from upwell.sql.lex import Fragment, Token
-from upwell.sql.statements import (
-    AlterNamespace,
+from upwell.sql.maintenance import (
     AlterStorage,
-    AlterUser,
     BackupDatabase,
-    Begin,
     CheckStorage,
     ClusterAction,
-    Commit,
     CompactAll,
-    CreateNamespace,
     CreateStorage,
-    CreateTable,
-    CreateUser,
-    DropNamespace,
     DropStorage,
-    DropUser,
     FlushAll,
     KillJob,
     KillLive,
     RestoreDatabase,
     RetryJob,
+)
+from upwell.sql.statements import (
+    AlterNamespace,
+    AlterUser,
+    Begin,
+    Commit,
+    CreateNamespace,
+    CreateTable,
+    CreateUser,
+    DropNamespace,
+    DropUser,
     Rollback,
     Select,
     UseNamespace,

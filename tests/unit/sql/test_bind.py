@@ -20,11 +20,10 @@ from upwell.engine.expression import (
 from upwell.engine.operation import CompareOp
 from upwell.errors import InvalidInput, UpwellError
 from upwell.sql.bind import Binder
+from upwell.sql.maintenance import CompactAll, CompactTable, FlushTable, KillLive, ShowStats
 from upwell.sql.parse import parse
 from upwell.sql.statements import (
     AlterNamespace,
-    CompactAll,
-    CompactTable,
     CreateNamespace,
     CreateUser,
     Delete,
@@ -32,13 +31,10 @@ from upwell.sql.statements import (
     DropNamespace,
     DropTable,
     ExecuteAs,
-    FlushTable,
     Insert,
-    KillLive,
     PointRead,
     Scalar,
     Select,
-    ShowStats,
     Statement,
     Update,
     UseNamespace,
