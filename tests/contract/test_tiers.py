@@ -160,9 +160,6 @@ class Tiers(RuleBasedStateMachine):
     def compact(self, table: str, whole: bool) -> None:
         """What the files say is the same, in at most one segment a partition if it was wanted."""
         self.touched.add(table)
-        if table in self.disturbed:
-            self.db.compact(table, whole=whole)
-            return
         before = [self.cold_rows(table, owner) for name, owner, _ in PLACES if name == table]
         self.db.compact(table, whole=whole)
         assert [self.cold_rows(table, owner) for name, owner, _ in PLACES if name == table] == before
@@ -301,12 +298,7 @@ class Tiers(RuleBasedStateMachine):
         return [self.added[table] | row for row in cold.rows(found, "id")] if found else []
 
     def check_files(self, table: str) -> None:
-        """The files of a table hold exactly the model's rows, and nothing is wrong with them.
-
-        After a fault `manifest.json` may name what is gone until the table is changed again.
-        """
-        if table in self.disturbed:
-            return
+        """The files of a table hold exactly the model's rows, and nothing is wrong with them."""
         for name, owner, _ in PLACES:
             if name == table:
                 assert self.cold_rows(table, owner) == self.models[table].rows(owner)

@@ -3,7 +3,8 @@
 Law: flush, compaction and collection of one partition exclude each other. A change begins from the
 manifest in force and ends with the commit of the next one's number, which only succeeds from there: that
 commit is the switch. What no manifest in force names any more stays as long as a View in use names it, and
-a grace longer for readers from outside, who read the files of `manifest.json` at their own pace.
+a grace longer for readers from outside, who read the files of `manifest.json` at their own pace; nothing goes
+that it names.
 """
 
 import threading
@@ -23,7 +24,7 @@ from upwell.engine.commit import Committer, ManifestInForce, decode_manifest_rec
 from upwell.engine.rows import partition_of, target_of
 from upwell.engine.view import View
 from upwell.errors import ColdFileMissing, StorageFailed
-from upwell.storage.cold import collect_orphans, path_of
+from upwell.storage.cold import find_orphans, path_of, remove_orphans
 from upwell.storage.files import PartitionFiles
 from upwell.storage.hot import Batch, Expectation, Kind, RecordIs, RecordWrite
 from upwell.storage.key_filter import KeyDigests
@@ -41,7 +42,7 @@ from upwell.storage.manifest import (
 from upwell.storage.place import MANIFEST_COPY, Place
 from upwell.storage.segments import SegmentStats
 from upwell.storage.storages import Storages
-from upwell.types import SHARED, Owner, TableId, user_owner
+from upwell.types import SHARED, Owner, TableId, owner_user, user_owner
 
 _COLLECT = "collect/"
 
@@ -307,7 +308,10 @@ class PartitionWriter:
         removed: list[str] = []
         for place, names in found.items():
             there = files.at(place)
-            gone = collect_orphans(there, [base, *older], sorted(names))
+            orphans = find_orphans(there, [base, *older], names)
+            if orphans:
+                _renew_copy(there, base)
+            gone = remove_orphans(there, orphans)
             removed += gone + there.drop_links(keep=numbers)
             found[place] = names.difference(gone)
         places = [place for place, names in found.items() if names or place == base.place]
@@ -341,6 +345,18 @@ class _Collected:
     is_done: bool
     places: tuple[Place, ...]
     names: Mapping[Place, frozenset[str]]
+
+
+def _renew_copy(files: PartitionFiles, in_force: Manifest) -> None:
+    """Let `manifest.json` name nothing that is about to go: the job that was to renew it may have failed."""
+    copy = find_copy(files)
+    owner = owner_user(files.partition.owner)
+    if copy is None or (copy.table_number, copy.user_id) != (files.partition.table_id, owner):
+        return
+    if files.place != in_force.place:
+        remove_copy(files)
+    elif copy.version != in_force.version:
+        copy_manifest(files, in_force)
 
 
 def _manifests(files: PartitionFiles, found: Mapping[Place, Iterable[str]]) -> list[tuple[int, Place]]:

@@ -246,29 +246,36 @@ def load_superseded(files: PartitionFiles, manifest: Manifest, columns: Sequence
     return sorted(superseded)
 
 
-def collect_orphans(
-    files: PartitionFiles, manifests: Iterable[Manifest], names: Sequence[str] | None = None
+def find_orphans(
+    files: PartitionFiles, manifests: Iterable[Manifest], names: Iterable[str] | None = None
 ) -> list[str]:
-    """Remove this table's files here that none of `manifests` names, and return the names removed.
+    """Return this table's files here that none of `manifests` names.
 
-    `manifests` are the one in force and those that a View still reads; with none, all goes. Of the
-    numbered manifest files only theirs stay. `names` are the files here, if they are known already.
-    Never while a flush or compaction of the partition runs.
+    `manifests` are the one in force and those that a View still reads; with none, all are orphans. Of the
+    numbered manifest files only theirs aren't. `names` are the files here, if they are known already.
     """
     needed: set[str] = set()
     for manifest in manifests:
         needed.update(manifest.names_at(files.place))
-    orphans = [name for name in (files.names() if names is None else names) if name not in needed]
-    for name in orphans:
+    return sorted(set(files.names() if names is None else names) - needed)
+
+
+def remove_orphans(files: PartitionFiles, orphans: Iterable[str]) -> list[str]:
+    """Remove orphans and what was never published, and return the names removed.
+
+    Never while a flush or compaction of the partition runs.
+    """
+    removed = list(orphans)
+    for name in removed:
         files.remove(name)
-    return orphans + files.remove_temps()
+    return removed + files.remove_temps()
 
 
 def drop_partition(files: PartitionFiles) -> None:
     """Remove everything that a dropped table has in the directory."""
     files.drop_links(keep=())
     remove_copy(files)
-    collect_orphans(files, ())
+    remove_orphans(files, find_orphans(files, ()))
     files.remove_empty()
 
 

@@ -183,6 +183,26 @@ def test_readers_from_outside_have_a_grace(tmp_path: Path) -> None:
         wait_until(are_gone, timeout_s=60, what="the last reader")
 
 
+def test_no_file_goes_while_the_copy_for_other_readers_names_it(
+    db: Embedded, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A compaction that ends between its commit and the copy leaves the copy of before."""
+    expected = fill(db, 3)
+    with monkeypatch.context() as patch:
+        patch.setattr(db.partitions, "copy", refuse)
+        with pytest.raises(OSError, match="no space"):
+            db.compactor.compact_partition(db.table("app.ours"), SHARED, whole=True)
+    db.settle()
+    assert len(partition(db).segments) == 3
+    assert collected(db)
+    assert len(partition(db).segments) == 1
+    assert [tuple(row.values()) for row in db.cold_rows("app.ours")] == expected
+
+
+def refuse(*_: object) -> None:
+    raise OSError("no space")
+
+
 def test_segments_of_several_schemas_are_written_in_the_columns_of_today(db: Embedded) -> None:
     """What a column began with is fixed by then; a later default, or NULL, means only rows that have it."""
     for number, column in enumerate(("a INT DEFAULT 1", "b TEXT DEFAULT 'two'", "c TIMESTAMP")):
