@@ -115,15 +115,13 @@ class Rows:
 
         Rows are as long as they were written: columns that were added since are missing.
         """
-        return (version for version in self._scan(reader, table, owner, after) if version.row is not None)
+        versions = self.scan_versions(reader, table, owner, after)
+        return (version for version in versions if version.row is not None)
 
-    def scan_tombstones(
+    def scan_versions(
         self, reader: HotReader, table: Table, owner: Owner, after: Key | None = None
     ) -> Iterator[Version]:
-        """Yield deleted versions in primary-key order, keys above `after`, as far as they are kept."""
-        return (version for version in self._scan(reader, table, owner, after) if version.row is None)
-
-    def _scan(self, reader: HotReader, table: Table, owner: Owner, after: Key | None) -> Iterator[Version]:
+        """Yield the newest versions, tombstones too as far as they are kept, as `scan` does."""
         cold = self.cold_partition(reader, table, owner)
         hot = (_narrowed(version, table) for version in reader.scan_rows(table.id, owner, after))
         return hot if cold is None else _newest_first(hot, cold.scan(after))

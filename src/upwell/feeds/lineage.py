@@ -1,4 +1,4 @@
-"""Lineage: the order of an owner's rows in which parents come before their children.
+"""Lineage: the order of an owner's rows, as they were, in which parents come before their children.
 
 Law: tables whose parents are all before them are read by primary key. Tables that refer to themselves, or
 to each other in a circle, are one group: its rows come by depth below their parents, then table, then key.
@@ -10,11 +10,11 @@ from itertools import chain, count
 import msgspec
 
 from upwell.engine.catalog import Catalog, Table
-from upwell.engine.rows import Rows
 from upwell.engine.view import View
 from upwell.engine.write import shown
+from upwell.feeds.past import Past, PastRow
 from upwell.storage.hot import Version
-from upwell.types import Key, Owner
+from upwell.types import Key
 
 CIRCLE = 1 << 31
 """The depth of rows that refer to each other in a circle, and of what is below them."""
@@ -49,15 +49,15 @@ def groups_of(catalog: Catalog, tables: Sequence[Table]) -> list[list[Table]]:
 
 
 def in_order(
-    rows: Rows, view: View, owner: Owner, group: Sequence[Table], after: Place | None
-) -> Iterator[tuple[Place, Table, Version]]:
-    """Yield the live rows of a group behind `after` (None: all)."""
+    past: Past, group: Sequence[Table], after: Place | None
+) -> Iterator[tuple[Place, Table, PastRow]]:
+    """Yield the rows of a group that were live, behind `after` (None: all)."""
     [first, *others] = group
     if others or any(reference.parent == first.id for reference in first.references):
-        yield from _by_depth(rows, view, owner, group, after)
+        yield from _by_depth(past, group, after)
     else:
-        for version in rows.scan(view.hot, first, owner, after.key if after else None):
-            yield Place(0, first.id, shown(version.key)), first, version
+        for row in past.scan_live(first, after.key if after else None):
+            yield Place(0, first.id, shown(row.version.key)), first, row
 
 
 def parents_of(view: View, table: Table, version: Version) -> Iterator[tuple[Table, Key]]:
@@ -72,16 +72,14 @@ def parents_of(view: View, table: Table, version: Version) -> Iterator[tuple[Tab
 
 
 def _by_depth(
-    rows: Rows, view: View, owner: Owner, group: Sequence[Table], after: Place | None
-) -> Iterator[tuple[Place, Table, Version]]:
-    found: dict[RowName, tuple[Table, Version]] = {
-        (table.id, shown(version.key)): (table, version)
-        for table in group
-        for version in rows.scan(view.hot, table, owner)
+    past: Past, group: Sequence[Table], after: Place | None
+) -> Iterator[tuple[Place, Table, PastRow]]:
+    found: dict[RowName, tuple[Table, PastRow]] = {
+        (table.id, shown(row.version.key)): (table, row) for table in group for row in past.scan_live(table)
     }
     parents: dict[RowName, list[RowName]] = {
-        row: [(parent.id, shown(key)) for parent, key in parents_of(view, table, version)]
-        for row, (table, version) in found.items()
+        name: [(parent.id, shown(key)) for parent, key in parents_of(past.view, table, row.version)]
+        for name, (table, row) in found.items()
     }
     depths = _depths(parents)
     places = sorted(Place(depths.get(row, CIRCLE), *row) for row in found)

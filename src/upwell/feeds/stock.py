@@ -1,9 +1,12 @@
 """Hydration of stock clients: `/sync/download` from 0, where the log no longer reaches back so far.
 
-Law: every row that was last changed below the floor comes once, after its parents, in full pages, and then
-what was deleted there, children first, for a file that still has it; then the log goes on from the floor.
-What was changed above comes from the log, or before the first row that refers to it. Only rows that refer to
-each other in a circle have no such order: they come last.
+Law: every row comes as it was at the floor, once, after its parents, in full pages, and then what was deleted
+by then, children first, for a file that still has it; then the log goes on from the floor. So each page, of
+rows or of the log, leaves a state that the server once was in or was growing to. Only rows that refer to each
+other in a circle have no such order: they come last.
+
+To a device that doesn't want its own changes a row comes only before one that refers to it, and as it is now,
+if nobody else has changed it since the floor: the log won't tell of it, and the device may have it already.
 
 A stock client repeats the number that it was given, so a page has a number below the floor. What it stands
 for is a record, so that a hydration goes on after a restart of the server. A number is given to one page of a
@@ -16,6 +19,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain, dropwhile
+from typing import TypeAlias
 
 import msgspec
 
@@ -25,19 +29,21 @@ from upwell.engine.names import source_name
 from upwell.engine.payload import payload_of
 from upwell.engine.receipt import change_id_max
 from upwell.engine.rows import Rows
-from upwell.engine.view import View
 from upwell.engine.write import shown
 from upwell.errors import SeqTrimmed
 from upwell.feeds.download import PAGE_BYTES_MAX, Downloads, change_time, synced_tables, table_numbers
-from upwell.feeds.lineage import CIRCLE, Place, groups_of, in_order, parents_of
+from upwell.feeds.lineage import CIRCLE, Place, RowName, groups_of, in_order, parents_of
+from upwell.feeds.past import Past
 from upwell.feeds.registry import Registry
 from upwell.protocol import sync
 from upwell.storage.hot import Batch, Floor, HotReader, Kind, RecordWrite, Version, load_floor
-from upwell.types import Op, Owner, user_owner
+from upwell.types import Key, Op, user_owner
 
 DELETED = CIRCLE + 1
 """The depth of tombstones: behind all live rows."""
 
+_Step: TypeAlias = tuple[Place, list[tuple[Table, Version]]]
+"""Rows that come together, and the place of the last."""
 
 PLACES_MAX = 8
 """Pages that are known: a device repeats its newest one, and late copies of requests make others."""
@@ -106,10 +112,8 @@ class StockDownloads:
         floor = load_floor(view.hot, owner)
         hydration = self._hydration(view.hot, user, source, after, floor)
         last = hydration.places.get(after)
-        following = chain(
-            self._live(view, owner, last, floor, schema),
-            self._deleted(view, owner, last, floor, schema),
-        )
+        past = Past(self.rows, view, owner, floor, "" if include_self else source)
+        following = chain(self._live(past, last, schema), self._deleted(past, last, schema))
         # The client looks for its own changes to learn which change ids it has used.
         origin = (source, change_id_max(view.hot, user, source)) if include_self else ("", 0)
         end = partial(self._end, source_name(user, source), hydration, after)
@@ -141,50 +145,39 @@ class StockDownloads:
             return _Hydration(floor, {}, above, floor.counter)
         return _Hydration(floor, {}, last, below)
 
-    def _live(
-        self, view: View, owner: Owner, after: Place | None, floor: Floor, schema: str | None
-    ) -> Iterator[tuple[Place, list[tuple[Table, Version]]]]:
-        """Yield the live rows after a place, each behind those of its parents that are above the floor."""
+    def _live(self, past: Past, after: Place | None, schema: str | None) -> Iterator[_Step]:
+        """Yield the rows that were live after a place, each behind its parents that don't come otherwise."""
         if after is not None and after.depth == DELETED:
             return
-        groups = groups_of(view.catalog, synced_tables(view.catalog, schema))
+        catalog = past.view.catalog
+        groups = groups_of(catalog, synced_tables(catalog, schema))
         start = 0
         if after is not None:
             start = next((i for i, g in enumerate(groups) if any(t.id == after.table for t in g)), 0)
-        given: set[tuple[int, str]] = set()
+        known: set[RowName] = set()
         for index, group in enumerate(groups[start:]):
-            for place, table, version in in_order(
-                self.rows, view, owner, group, after if index == 0 else None
-            ):
-                if version.seq <= floor.seq:
-                    ancestors = self._newer_ancestors(view, owner, table, version, floor, given)
-                    yield place, [*ancestors, (table, version)]
+            for place, table, row in in_order(past, group, after if index == 0 else None):
+                if not row.is_own:
+                    yield place, [*self._own_ancestors(past, table, row.version, known), (table, row.version)]
 
-    def _deleted(
-        self, view: View, owner: Owner, after: Place | None, floor: Floor, schema: str | None
-    ) -> Iterator[tuple[Place, list[tuple[Table, Version]]]]:
+    def _deleted(self, past: Past, after: Place | None, schema: str | None) -> Iterator[_Step]:
         """Yield the tombstones after a place, children's tables first."""
-        tables = list(chain.from_iterable(groups_of(view.catalog, synced_tables(view.catalog, schema))))
+        catalog = past.view.catalog
+        tables = list(chain.from_iterable(groups_of(catalog, synced_tables(catalog, schema))))
         tables.reverse()
         begun = after if after is not None and after.depth == DELETED else None
         if begun is not None:
             tables = list(dropwhile(lambda table: table.id != begun.table, tables))
         for table in tables:
             key = begun.key if begun is not None and begun.table == table.id else None
-            for version in self.rows.scan_tombstones(view.hot, table, owner, key):
-                if version.seq <= floor.seq:
-                    yield Place(DELETED, table.id, shown(version.key)), [(table, version)]
+            for row in past.scan(table, key):
+                if row.version.row is None and not row.is_own:
+                    yield Place(DELETED, table.id, shown(row.version.key)), [(table, row.version)]
 
-    def _newer_ancestors(
-        self,
-        view: View,
-        owner: Owner,
-        table: Table,
-        version: Version,
-        floor: Floor,
-        given: set[tuple[int, str]],
+    def _own_ancestors(
+        self, past: Past, table: Table, version: Version, known: set[RowName]
     ) -> list[tuple[Table, Version]]:
-        """Return the parents of a row that are above the floor, their own such parents first."""
+        """Return the parents of a row that only the device has changed, their own such parents first."""
         found: list[tuple[Table, Version]] = []
         todo: list[tuple[Table, Version, bool]] = [(table, version, False)]
         while todo:
@@ -194,12 +187,23 @@ class StockDownloads:
                 continue
             if row is not version:
                 todo.append((child, row, True))
-            for parent, key in parents_of(view, child, row):
-                live = self.rows.find(view.hot, parent, owner, key, may_block=True).live
-                if live is not None and live.seq > floor.seq and (parent.id, shown(key)) not in given:
-                    given.add((parent.id, shown(key)))
-                    todo.append((parent, live, False))
+            for parent, key in parents_of(past.view, child, row):
+                name = (parent.id, shown(key))
+                if name not in known:
+                    known.add(name)
+                    if (untold := self._find_untold(past, parent, key)) is not None:
+                        todo.append((parent, untold, False))
         return found
+
+    def _find_untold(self, past: Past, table: Table, key: Key) -> Version | None:
+        """Return a row that doesn't come by itself, as it is now, or else as it was; None if it does come."""
+        newest = self.rows.find(past.view.hot, table, past.owner, key, may_block=True).version
+        row = None if newest is None else past.row_of(table, newest)
+        if newest is None or (row is not None and row.version.row is not None and not row.is_own):
+            return None
+        if newest.row is not None:
+            return newest
+        return None if row is None or row.version.row is None else row.version
 
     def _end(self, name: str, begun: _Hydration, after: int, last: Place | None) -> int | None:
         """Return the number of a page that ends here, after recording it; None if no number is left."""
@@ -216,7 +220,7 @@ class StockDownloads:
 
 
 def _collect(
-    following: Iterator[tuple[Place, list[tuple[Table, Version]]]],
+    following: Iterator[_Step],
     limit: int,
     after: int,
     origin: tuple[str, int],

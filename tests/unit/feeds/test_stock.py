@@ -1,28 +1,16 @@
-"""A stock client reads a trimmed log from 0: every live row once, parents first, then what is new."""
+"""A stock client reads a trimmed log from 0: every row once, parents first, then what is new."""
 
-import sqlite3
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
-import msgspec
 import pytest
 
 from upwell.clock import ManualClock
 from upwell.errors import SeqTrimmed
-from upwell.feeds.download import Downloads
 from upwell.feeds.hydrate import Hydrations
-from upwell.feeds.stock import StockDownloads
-from upwell.protocol.sync import DownloadResponse
 from upwell.testing.embedded import RETENTION_S, Embedded
-
-TABLES = """
-CREATE TABLE folders (id TEXT PRIMARY KEY, parent TEXT REFERENCES folders (id));
-CREATE TABLE users (id TEXT PRIMARY KEY, name TEXT NOT NULL);
-CREATE TABLE posts (
-    id TEXT PRIMARY KEY, author TEXT REFERENCES users (id), folder TEXT REFERENCES folders (id))
-"""
+from upwell.testing.pages import NAMES, USER, Phone, create_tables, server_rows, trim
 
 
 @pytest.fixture
@@ -33,69 +21,8 @@ def clock() -> ManualClock:
 @pytest.fixture
 def db(tmp_path: Path, clock: ManualClock) -> Iterator[Embedded]:
     with Embedded(tmp_path, clock=clock) as opened:
-        opened.run("CREATE NAMESPACE app")
-        for statement in TABLES.replace("REFERENCES ", "REFERENCES app.").split(";"):
-            text = statement.replace("CREATE TABLE ", "CREATE TABLE app.").strip()
-            opened.run(f"{text} WITH (TYPE='USER', SYNC=TRUE)")
+        create_tables(opened)
         yield opened
-
-
-class Phone:
-    """The stock client's loop: pages until one is short, each a transaction that defers foreign keys."""
-
-    def __init__(self, db: Embedded, limit: int, source: str = "phone") -> None:
-        self.db, self.limit, self.source = db, limit, source
-        self.cursor = 0
-        self.seen: list[tuple[str, str]] = []
-        self.file = sqlite3.connect(":memory:", isolation_level=None)
-        self.file.execute("PRAGMA foreign_keys = ON")
-        self.file.executescript(TABLES)
-
-    def fetch(self, after: int | None = None) -> DownloadResponse:
-        committer, rows = self.db.committer, self.db.rows_by_key
-        downloads = StockDownloads(committer, rows, Downloads(committer, stream_id="s"), self.db.registry)
-        after = self.cursor if after is None else after
-        self.db.registry.note("ann", self.source, after)
-        return downloads.download(
-            "ann", self.source, after=after, until=0, limit=self.limit, schema="app", include_self=True
-        )
-
-    def store(self, page: DownloadResponse) -> None:
-        self.file.execute("BEGIN")
-        self.file.execute("PRAGMA defer_foreign_keys = ON")
-        for change in page.changes:
-            if change.op == "DELETE":
-                self.file.execute(f"DELETE FROM {change.table} WHERE id = ?", (change.pk,))
-                continue
-            row: dict[str, Any] = msgspec.json.decode(change.payload)
-            marks = ", ".join("?" * len(row))
-            self.file.execute(
-                f"INSERT OR REPLACE INTO {change.table} ({', '.join(row)}) VALUES ({marks})",
-                tuple(row.values()),
-            )
-            self.seen.append((change.table, change.pk))
-        self.file.execute("COMMIT")
-        self.cursor = max(self.cursor, page.next_after)
-
-    def read(self) -> None:
-        while True:
-            page = self.fetch()
-            self.store(page)
-            if not page.has_more:
-                return
-
-    def rows(self) -> list[list[tuple[Any, ...]]]:
-        return [self.file.execute(f"SELECT * FROM {name} ORDER BY id").fetchall() for name in NAMES]
-
-
-NAMES = {"folders": "id, parent", "users": "id, name", "posts": "id, author, folder"}
-
-
-def server_rows(db: Embedded) -> list[list[tuple[Any, ...]]]:
-    return [
-        db.rows(f"SELECT {columns} FROM app.{name} ORDER BY id", user="ann")
-        for name, columns in NAMES.items()
-    ]
 
 
 def fill(db: Embedded, clock: ManualClock) -> None:
@@ -103,12 +30,12 @@ def fill(db: Embedded, clock: ManualClock) -> None:
     change = db.change
     for number in reversed(range(20)):
         parent = "NULL" if number == 19 else f"'f{number + 1:02}'"
-        change(f"INSERT INTO app.folders VALUES ('f{number:02}', {parent})", user="ann")
-    change("INSERT INTO app.users VALUES " + ", ".join(f"('u{i}', 'n')" for i in range(7)), user="ann")
+        change(f"INSERT INTO app.folders VALUES ('f{number:02}', {parent})", user=USER)
+    change("INSERT INTO app.users VALUES " + ", ".join(f"('u{i}', 'n')" for i in range(7)), user=USER)
     posts = ", ".join(f"('p{i:02}', 'u{i % 7}', 'f{i % 20:02}')" for i in range(30))
-    change(f"INSERT INTO app.posts VALUES {posts}", user="ann")
-    change("UPDATE app.users SET name = 'renamed'", user="ann")
-    change("DELETE FROM app.posts WHERE id < 'p05'", user="ann")
+    change(f"INSERT INTO app.posts VALUES {posts}", user=USER)
+    change("UPDATE app.users SET name = 'renamed'", user=USER)
+    change("DELETE FROM app.posts WHERE id < 'p05'", user=USER)
     clock.advance(RETENTION_S + 1)
 
 
@@ -160,14 +87,14 @@ def test_what_is_written_meanwhile_comes_from_the_log(db: Embedded, clock: Manua
     phone = Phone(db, 5)
     for step in range(6):
         phone.store(phone.fetch())
-        db.change(f"INSERT INTO app.users VALUES ('new{step}', 'n')", user="ann")
-        db.change(f"INSERT INTO app.folders VALUES ('a{step}', NULL)", user="ann")
+        db.change(f"INSERT INTO app.users VALUES ('new{step}', 'n')", user=USER)
+        db.change(f"INSERT INTO app.folders VALUES ('a{step}', NULL)", user=USER)
         db.change(
             f"UPDATE app.posts SET author = 'new{step}', folder = 'a{step}' WHERE id = 'p{20 + step}'",
-            user="ann",
+            user=USER,
         )
-        db.change(f"UPDATE app.folders SET parent = 'a{step}' WHERE id = 'f{step:02}'", user="ann")
-        db.change(f"DELETE FROM app.posts WHERE id = 'p1{step}'", user="ann")
+        db.change(f"UPDATE app.folders SET parent = 'a{step}' WHERE id = 'f{step:02}'", user=USER)
+        db.change(f"DELETE FROM app.posts WHERE id = 'p1{step}'", user=USER)
     phone.read()
     assert phone.rows() == server_rows(db)
 
@@ -185,9 +112,9 @@ def test_a_cursor_below_the_floor_is_refused_and_a_device_at_it_goes_on(
 
 
 def test_rows_in_a_circle_come_in_the_end(db: Embedded, clock: ManualClock) -> None:
-    db.change("INSERT INTO app.folders VALUES ('a', NULL), ('b', NULL), ('z', NULL)", user="ann")
-    db.change("UPDATE app.folders SET parent = 'b' WHERE id = 'a'", user="ann")
-    db.change("UPDATE app.folders SET parent = 'a' WHERE id = 'b'", user="ann")
+    db.change("INSERT INTO app.folders VALUES ('a', NULL), ('b', NULL), ('z', NULL)", user=USER)
+    db.change("UPDATE app.folders SET parent = 'b' WHERE id = 'a'", user=USER)
+    db.change("UPDATE app.folders SET parent = 'a' WHERE id = 'b'", user=USER)
     clock.advance(RETENTION_S + 1)
     db.trim.run()
     phone = Phone(db, 100)
@@ -198,11 +125,11 @@ def test_rows_in_a_circle_come_in_the_end(db: Embedded, clock: ManualClock) -> N
 
 def test_an_old_file_loses_what_was_deleted_meanwhile(db: Embedded, clock: ManualClock) -> None:
     phone = Phone(db, 3)
-    db.change("INSERT INTO app.users VALUES ('u0', 'n'), ('u1', 'n')", user="ann")
-    db.change("INSERT INTO app.posts VALUES ('p0', 'u0', NULL), ('p1', 'u1', NULL)", user="ann")
+    db.change("INSERT INTO app.users VALUES ('u0', 'n'), ('u1', 'n')", user=USER)
+    db.change("INSERT INTO app.posts VALUES ('p0', 'u0', NULL), ('p1', 'u1', NULL)", user=USER)
     phone.read()
-    db.change("DELETE FROM app.posts WHERE id = 'p0'", user="ann")
-    db.change("DELETE FROM app.users WHERE id = 'u0'", user="ann")
+    db.change("DELETE FROM app.posts WHERE id = 'p0'", user=USER)
+    db.change("DELETE FROM app.users WHERE id = 'u0'", user=USER)
     db.flush("app.users")
     clock.advance(RETENTION_S + 1)
     db.trim.run()
@@ -213,12 +140,12 @@ def test_an_old_file_loses_what_was_deleted_meanwhile(db: Embedded, clock: Manua
 
 @pytest.mark.parametrize("kept", ["tail", "nothing"])
 def test_after_a_lost_history_a_cursor_from_it_is_refused(db: Embedded, kept: str) -> None:
-    db.change("INSERT INTO app.users VALUES ('u0', 'n'), ('u1', 'n')", user="ann")
+    db.change("INSERT INTO app.users VALUES ('u0', 'n'), ('u1', 'n')", user=USER)
     ahead, behind = Phone(db, 10), Phone(db, 10)
     ahead.cursor, behind.cursor = 5, 2
     db.store.raise_epoch()
     if kept == "tail":
-        db.change("INSERT INTO app.users VALUES ('u2', 'n')", user="ann")
+        db.change("INSERT INTO app.users VALUES ('u2', 'n')", user=USER)
     with pytest.raises(SeqTrimmed):
         ahead.fetch()
     page = behind.fetch()
@@ -231,12 +158,7 @@ def test_after_a_lost_history_a_cursor_from_it_is_refused(db: Embedded, kept: st
 
 def write_users(db: Embedded, count: int, first: int = 0) -> None:
     for number in range(first, first + count):
-        db.change("INSERT INTO app.users VALUES ($1, 'n')", [f"u{number:03}"], user="ann")
-
-
-def trim(db: Embedded, clock: ManualClock) -> None:
-    clock.advance(RETENTION_S + 1)
-    db.trim.run()
+        db.change("INSERT INTO app.users VALUES ($1, 'n')", [f"u{number:03}"], user=USER)
 
 
 @pytest.mark.parametrize("is_server_killed", [False, True])
@@ -263,7 +185,7 @@ def test_a_late_first_request_begins_no_pages_with_a_number_that_the_device_hold
 def test_what_a_hydration_gave_is_no_number_of_a_page(db: Embedded, clock: ManualClock) -> None:
     write_users(db, 3)
     began = Hydrations(db.committer, db.rows_by_key, db.registry, stream_id="s").hydrate(
-        "ann", "phone", cursor=None, limit=10, schema="app"
+        USER, "phone", cursor=None, limit=10, schema="app"
     )
     assert began.next_after == 3
     write_users(db, 7, first=3)
@@ -340,7 +262,7 @@ def test_a_page_of_an_earlier_hydration_is_none_of_a_later_one(db: Embedded, clo
     phone = Phone(db, 2)
     for _ in range(2):
         phone.store(phone.fetch())
-    db.change("UPDATE app.users SET name = 'new' WHERE id > 'u003'", user="ann")
+    db.change("UPDATE app.users SET name = 'new' WHERE id > 'u003'", user=USER)
     write_users(db, 10, first=10)
     trim(db, clock)
     late = Phone(db, 2)
