@@ -149,6 +149,9 @@ def test_what_fails_before_the_first_byte_is_an_ordinary_error(
     root.run(f"CREATE TABLE {namespace}.t (id INT PRIMARY KEY)")
     assert "nothing" in refused("SELECT nothing FROM t", "SQL_EXECUTION_ERROR")
     assert "ivide" in refused("SELECT 1 / 0", "SQL_EXECUTION_ERROR")
+    # What the query engine finds when it begins, before there is a batch.
+    assert "Cannot cast" in refused("SELECT CAST('x' AS INT)", "SQL_EXECUTION_ERROR")
+    assert "ntile" in refused("SELECT ntile(0) OVER () FROM t", "SQL_EXECUTION_ERROR").lower()
     assert "only a query" in refused("INSERT INTO t VALUES (1)", "INVALID_INPUT")
     assert "one statement" in refused("SELECT 1; SELECT 2", "INVALID_INPUT")
     assert root.run(f"SELECT COUNT(*) FROM {namespace}.t").cell == "0", "what is refused has no effect"

@@ -185,7 +185,10 @@ class QueryEngine:
     ) -> tuple[pa.Schema, Flow]:
         """Plan a query and return the schema and the batches of its result, made as they are asked for."""
         frame, _ = self._frame(view, text, namespace, tables, resolve)
-        return frame.schema(), Flow(frame.execute_stream(), view)
+        try:
+            return frame.schema(), Flow(frame.execute_stream(), view)
+        except BaseException as error:
+            raise translated(error) from error
 
     def _frame(
         self, view: View, text: str, namespace: str, tables: list[tuple[str, str]], resolve: Resolve
@@ -298,8 +301,7 @@ class QueryEngine:
     def _both_tiers(self, context: SessionContext, view: View, source: Source) -> DataFrame:
         table, owner = source.table, source.owner
         hot = self._overlay.hot_rows(view, table, owner)
-        if source.alive_from:
-            hot = hot.since(source.alive_from)
+        hot = hot.since(source.alive_from) if source.alive_from else hot
         frame = context.create_dataframe([hot.batches])
         cold = self._cold_frame(view, table, owner)
         if cold is None:
