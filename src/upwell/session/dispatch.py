@@ -20,10 +20,7 @@ from upwell.session.live import kill_live
 from upwell.session.maintenance import Maintenance
 from upwell.session.named import QueryDefiner
 from upwell.session.outcome import Answer, Message, Result
-from upwell.session.policy import (
-    Principal,
-    require_admin,
-)
+from upwell.session.policy import Principal, require_admin
 from upwell.session.read import Reader
 from upwell.session.server import Server
 from upwell.session.stats import TableStats
@@ -91,43 +88,31 @@ class Dispatch:
         transactions: Transactions,
         limits: RowLimits,
     ) -> None:
-        self._audit = engine.audit
+        audit, clock, committer = engine.audit, engine.clock, engine.committer
+        self._audit = audit
         self._growth = growth
         self._threads = threads
         self._feed = feed
         self._limits = limits
         slow_threads = SlowThreads(slow)
-        self._server = Server(engine.facts, engine.clock, feed, registry, engine.rows)
+        self._server = Server(engine.facts, clock, feed, registry, engine.rows)
         self.reader = Reader(
             engine.rows, engine.query, growth, threads, registry, feed, transactions, self._server
         )
         self.writer = Writer(
-            engine.committer, engine.rows, engine.query, engine.defaults, growth, threads, self.reader
+            committer, engine.rows, engine.query, engine.defaults, growth, threads, self.reader
         )
+        nulls = NullCheck(engine.rows, engine.query)
         self._definer = Definer(
-            engine.schema,
-            NullCheck(engine.rows, engine.query),
-            engine.committer,
-            engine.jobs,
-            engine.audit,
-            growth,
-            slow_threads,
-            engine.clock,
+            engine.schema, nulls, committer, engine.jobs, audit, growth, slow_threads, clock
         )
-        self._queries = QueryDefiner(
-            QuerySchema(engine.committer, engine.clock), self.reader, engine.audit, growth, threads
-        )
+        self._queries = QueryDefiner(QuerySchema(committer, clock), self.reader, audit, growth, threads)
         self._accounts = Accounts(
-            engine.schema, authenticator, engine.audit, engine.sign_ins, growth, slow_threads, engine.clock
+            engine.schema, authenticator, audit, engine.sign_ins, growth, slow_threads, clock
         )
         self._stats = TableStats(engine.rows, engine.query, feed)
         self._storages = StorageDefiner(
-            StorageSchema(engine.committer, engine.clock),
-            engine.storages,
-            engine.audit,
-            growth,
-            slow_threads,
-            engine.clock,
+            StorageSchema(committer, clock), engine.storages, audit, growth, slow_threads, clock
         )
         self._maintenance = Maintenance(
             engine.flush, engine.jobs, growth, slow_threads, engine.storages.root.parent

@@ -36,11 +36,7 @@ from upwell.session.dispatch import Dispatch
 from upwell.session.engine import Engine
 from upwell.session.limit import NO_LIMITS, RowLimits
 from upwell.session.outcome import Answer, Outcome, Result, StatementFailed, Streamed
-from upwell.session.policy import (
-    Principal,
-    require_admin,
-    require_impersonation,
-)
+from upwell.session.policy import Principal, require_admin, require_impersonation
 from upwell.session.request import Asked, Request
 from upwell.session.text import Texts
 from upwell.session.threads import QueryThreads

@@ -167,14 +167,9 @@ class Binder:
                 return CompactTable(_lasting(self._target(table, "compact"), "STORAGE COMPACT"))
             case ExecuteAsTree():
                 return self._execute_as(tree)
-            case (
-                ClusterAction()
-                | AlterNamespace()
-                | CreateNamespace()
-                | DropNamespace()
-                | UseNamespace()
-                | Select()
-            ):
+            case ClusterAction() | UseNamespace() | Select():
+                return tree
+            case CreateNamespace() | AlterNamespace() | DropNamespace():
                 return tree
             case KillLive() | KillJob() | RetryJob() | FlushAll() | CompactAll():
                 return tree
