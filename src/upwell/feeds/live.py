@@ -390,11 +390,17 @@ class LiveFeed:
             if tail is None:
                 tail = tails[place] = watch.projection.tail(kind, change, serialization)
         except QueryFailure as failure:
-            self.end(subscription, failure)
+            self._end_after(outbox, subscription, failure)
         except Exception:  # noqa: BLE001 — one live query must not take the pump, and the server, with it
-            self.end(subscription, unexpected(subscription))
+            self._end_after(outbox, subscription, unexpected(subscription))
         else:
             outbox.put(subscription, change.seq, subscription.frame(tail))
+
+    def _end_after(self, outbox: Outbox, subscription: Subscription, failure: UpwellError) -> None:
+        """End a subscription behind the changes that it has coming; one without room meets this again."""
+        outbox.flush()
+        if subscription.state is State.HEAD:
+            self.end(subscription, failure)
 
     def _end_partition(self, table: int, owner: str, failure: UpwellError) -> None:
         for subscription in list(self._subscriptions):

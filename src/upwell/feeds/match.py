@@ -5,9 +5,9 @@ doesn't depend on those it doesn't concern: by (table, owner), then by one equal
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import chain
 from types import MappingProxyType
 from typing import Generic, NoReturn, Protocol, TypeVar
 
@@ -110,10 +110,16 @@ def _is_told_end(watch: Watch, change: Change) -> bool:
 
 
 def decide(view: View, watch: Watch, changes: Sequence[Change]) -> Verdicts:
-    """Return what the query engine says of the rows that `judge` asks about; blocks if there are any."""
+    """Return what the query engine says of the rows that `judge` asks about; blocks if there are any.
+
+    Up to the first change of which `judge` says that there is no answer: it isn't asked beyond that.
+    """
     if watch.condition is None:
         return {}
-    asked = dict(chain.from_iterable(_asked(watch, change) for change in changes))
+    asked: dict[int, Row] = {}
+    with suppress(QueryFailure):
+        for change in changes:
+            asked.update(_asked(watch, change))
     # Nothing to ask is no reason to wait for those who do.
     return watch.condition.decide(view, asked) if asked else {}
 

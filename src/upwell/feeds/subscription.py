@@ -13,7 +13,14 @@ from typing import Protocol
 import msgspec
 
 from upwell.engine.view import View
-from upwell.errors import PermissionDenied, RequestRefused, SeqTrimmed, TableNotFound, UpwellError
+from upwell.errors import (
+    PermissionDenied,
+    QueryFailure,
+    RequestRefused,
+    SeqTrimmed,
+    TableNotFound,
+    UpwellError,
+)
 from upwell.feeds.match import Watch, decide, judge
 from upwell.feeds.snapshot import Leg, Snapshot
 from upwell.ids import snowflake_ms
@@ -182,7 +189,7 @@ def unexpected(subscription: Subscription) -> UpwellError:
 
 @dataclass(frozen=True, slots=True)
 class Deltas:
-    """Frames of the log after a cursor; `after` is the new cursor. Not `is_whole` if cut for its size."""
+    """Frames of the log after a cursor; `after` is the new cursor. Not `is_whole` if more has to be read."""
 
     frames: list[bytes]
     after: int
@@ -197,13 +204,18 @@ def deltas(
     It blocks if a change `needs_decision`.
 
     `watch` is the subscription's, taken before the changes were read, so that they have its columns.
-    Raises `QueryFailure` where the predicate has no answer.
+    Raises `QueryFailure` where the predicate has no answer for the first change; before a later one it stops.
     """
     frames: list[bytes] = []
     size = 0
     verdicts = decide(view, watch, changes)
     for change in changes:
-        kind = judge(watch, change, verdicts)
+        try:
+            kind = judge(watch, change, verdicts)
+        except QueryFailure:
+            if not frames:
+                raise
+            return Deltas(frames, change.seq - 1, is_whole=False)
         if kind is None:
             continue
         tail = watch.projection.tail(kind, change, subscription.protocol.serialization)

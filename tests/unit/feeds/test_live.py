@@ -422,6 +422,40 @@ async def test_a_predicate_without_an_answer_ends_only_its_own_subscription(rig:
     assert [event[1] for event in sound.events()] == [1, 2]
 
 
+async def test_what_came_before_a_row_without_an_answer_is_told(rig: Rig) -> None:
+    divided = Compare("=", Arithmetic("/", Literal(1), ColumnRef(2)), Literal(1))
+    watch = rig.watch(filtered=(divided, "1 / size = 1"))
+    live, stalled = Reader(), Reader()
+    await subscribe(rig, live, watch)
+    await subscribe(rig, stalled, watch)
+    stalled.is_stalled = True
+    rig.insert(ANN, [1, "a", 1], [2, "a", 1], [3, "a", 0], [4, "a", 1])
+    await live.until(lambda: bool(live.errors()))
+    stalled.release()
+    await stalled.until(lambda: bool(stalled.errors()))
+    for reader in (live, stalled):
+        assert [event[1] for event in reader.events()] == [1, 2]
+        assert reader.frames[-1:] == reader.errors()
+
+
+async def test_a_cursor_from_the_future_gets_every_change_from_now_on(rig: Rig) -> None:
+    seq = rig.insert(ANN, [1, "a", 1])
+    await rig.growth.reached(seq)
+    reader, ahead_ms = Reader(), 10_000
+    await subscribe(rig, reader, rig.watch(), SubscriptionOptions(from_seq=seq + (ahead_ms << 22)))
+    assert reader.rows() == []
+    rig.insert(ANN, [2, "a", 2])
+    rig.update(ANN, [1, "b", 1])
+    rig.clock.advance(2 * ahead_ms / 1000)
+    rig.delete(ANN, 1)
+    last = rig.insert(ANN, [3, "a", 3])
+    assert last > seq + (ahead_ms << 22)
+    await reader.until_seq(last)
+    assert [event[:2] for event in reader.events()] == [
+        ("insert", 2), ("update", 1), ("delete", 1), ("insert", 3)
+    ]  # fmt: skip
+
+
 class Faulty(Watch):
     """A watch with a bug: its predicate raises what no predicate should."""
 

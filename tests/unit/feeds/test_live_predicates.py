@@ -250,6 +250,7 @@ def test_a_row_without_an_answer_ends_that_live_query_only(world: World) -> None
     others = {where: world.follow(where) for where in ("1 / NULLIF(n, 0) = 1", "n IS NOT NULL", "m > 1.0")}
     world.db.run("INSERT INTO a.t (id, n, m) VALUES (1, 1, 2), (2, 0, 3), (3, 1, 4)")
     assert world.error(fails) == ("SUBSCRIPTION_FAILED", "Execution error: Divide by zero error")
+    assert set(fails.rows) == {"1"}, "what came before it was told"
     world.settle(others)
     world.db.run("UPDATE a.t SET n = 0, m = 0 WHERE id = 3")
     world.settle(others)
