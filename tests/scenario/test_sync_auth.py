@@ -5,6 +5,7 @@ Written from the device sync contract, sections 1.3, 1.5 and 7.
 
 from collections.abc import Iterator
 
+import httpx
 import jwt
 import pytest
 
@@ -49,7 +50,7 @@ def test_only_a_device_token_opens_the_sync(world: World, method: str, path: str
         "with an empty device": world.token(user, ""),
         "of nobody": world.token("", "phone"),
         "without user": jwt.encode({"did": "phone"}, world.server.jwt_secret, "HS256"),
-        "expired": world.token(user, "phone", exp=now_s() - 3600),
+        "expired": world.token(user, "phone", exp=now_s() - 1),
         "not valid yet": world.token(user, "phone", nbf=now_s() + 3600),
         "with a number as device": jwt.encode({"sub": user, "did": 7}, world.server.jwt_secret, "HS256"),
         "with a number as user": jwt.encode({"sub": 7, "did": "phone"}, world.server.jwt_secret, "HS256"),
@@ -63,6 +64,23 @@ def test_only_a_device_token_opens_the_sync(world: World, method: str, path: str
         assert status(world, method, path, header) == 401, header
     for token in (good, world.token(user, "phone", exp=now_s() + 3600, iat=now_s(), iss="go-oversync")):
         assert status(world, method, path, f"Bearer {token}") == 200
+
+
+@pytest.mark.parametrize(("method", "path"), PATHS)
+@pytest.mark.parametrize("claim", ["sub", "did"])
+def test_a_name_that_would_fill_the_log_is_refused(world: World, claim: str, method: str, path: str) -> None:
+    claims = {"sub": world.user(), "did": "phone"}
+    body = {"json": {"changes": []}} if method == "POST" else {}
+
+    def asked(name: str) -> httpx.Response:
+        token = jwt.encode({**claims, claim: name}, world.server.jwt_secret, "HS256")
+        return world.http.request(method, path, headers={"authorization": f"Bearer {token}"}, **body)
+
+    assert asked("é" * 256).status_code == 200
+    for name in ("é" * 257, "x" * 30_000):
+        answer = asked(name)
+        assert (answer.status_code, answer.json()["error"]) == (400, "invalid_request")
+        assert f"the token's {claim} has more than 256 characters" in answer.json()["message"]
 
 
 @pytest.mark.filterwarnings("ignore::jwt.warnings.InsecureKeyLengthWarning")

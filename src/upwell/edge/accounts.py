@@ -40,7 +40,7 @@ from upwell.protocol.messages import (
 )
 from upwell.protocol.sync import DeviceTokenRequest, DeviceTokenResponse
 from upwell.session.accounts import ROOT, Doorkeeper
-from upwell.session.auth import Authenticator, Login
+from upwell.session.auth import DEVICE_CHARS_MAX, Authenticator, Login
 from upwell.session.password import find_missing, find_weakness
 
 AUTH = "/v1/api/auth"
@@ -48,7 +48,6 @@ PATHS = (*HEALTH_PATHS, *(f"{AUTH}/{name}" for name in
          ("status", "setup", "login", "refresh", "logout", "me", "device")))  # fmt: skip
 ACCESS_COOKIE = "kalamdb_auth"
 REFRESH_COOKIE = "kalamdb_refresh"
-DEVICE_CHARS_MAX = 256
 EMAIL_CHARS_MAX = 254
 T = TypeVar("T")
 

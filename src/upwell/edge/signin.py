@@ -9,7 +9,6 @@ from collections.abc import Callable
 
 import msgspec
 
-from upwell.edge.accounts import DEVICE_CHARS_MAX
 from upwell.edge.devices import refuse
 from upwell.edge.http import Receive, Scope, Send, read_body, respond
 from upwell.edge.json import BODY_BYTES_MAX
@@ -17,7 +16,7 @@ from upwell.engine.catalog import Role
 from upwell.engine.view import Publication
 from upwell.errors import InvalidInput, TooLarge
 from upwell.protocol import sync
-from upwell.session.auth import Authenticator
+from upwell.session.auth import DEVICE_CHARS_MAX, SUBJECT_CHARS_MAX, Authenticator
 
 LIFETIME_S = 300
 _DIGITS = "0123456789abcdefghijklmnopqrstuvwxyz"
@@ -67,6 +66,8 @@ def _parsed(body: bytes) -> sync.SigninRequest:
         raise InvalidInput("invalid JSON") from error
     if not asked.user:
         raise InvalidInput("user required")
+    if len(asked.user) > SUBJECT_CHARS_MAX:
+        raise InvalidInput(f"user has at most {SUBJECT_CHARS_MAX} characters")
     if len(asked.device) > DEVICE_CHARS_MAX:
         raise InvalidInput(f"device has at most {DEVICE_CHARS_MAX} characters")
     return asked

@@ -17,12 +17,15 @@ import jwt
 from upwell.clock import Clock
 from upwell.config import PASSWORD_BYTES_MAX
 from upwell.engine.catalog import Catalog, Role, User
-from upwell.errors import AuthenticationFailed
+from upwell.errors import AuthenticationFailed, InvalidInput
 from upwell.issuer import OWN_ISSUER, Issuer
 from upwell.session.policy import Principal
 from upwell.session.trust import Trust, is_for_access
 
 LEEWAY_S = 60
+"""After its end a token is still accepted for so long; a device's is not (its contract, section 1.3)."""
+DEVICE_CHARS_MAX = SUBJECT_CHARS_MAX = 256
+"""Of a device's token; OpenID Connect lets a subject have 255."""
 TOKENS_KEPT_MAX = 10_000
 _ALGORITHM = "HS256"
 _DEVICE_ALGORITHMS = [_ALGORITHM, "HS384", "HS512"]
@@ -53,6 +56,19 @@ class Verified:
 
     claims: dict[str, object]
     issuer: Issuer | None
+
+    @property
+    def device_claim(self) -> str:
+        """What names the device that a token is for."""
+        return "did" if self.issuer is None else self.issuer.device_claim
+
+    @property
+    def accepted_until_s(self) -> float | None:
+        """The last second at which the token is accepted; None: for ever."""
+        expires = self.claims.get("exp")
+        if not isinstance(expires, (int, float)):
+            return None
+        return expires - 1 if self.device_claim in self.claims else expires + LEEWAY_S
 
 
 class Authenticator:
@@ -119,14 +135,14 @@ class Authenticator:
         verified = self._verified_claims(_bearer(authorization))
         claims = verified.claims
         if verified.issuer is not None:
-            return self._outside(verified.issuer, claims, catalog)
+            return self._outside(verified, verified.issuer, catalog)
         _require_own(claims)
         if claims.get("token_type") != "access":
             raise _invalid()
         user = _account(claims, catalog)
         if user is None or user.role.value != claims.get("role"):
             raise _invalid()
-        principal = Principal(user.name, user.role, expires_at_s=_accepted_until_s(claims))
+        principal = Principal(user.name, user.role, expires_at_s=verified.accepted_until_s)
         self._remember(authorization, catalog, principal)
         return principal
 
@@ -147,12 +163,13 @@ class Authenticator:
         if authorization is not None:
             principals[authorization] = principal
 
-    def _outside(self, issuer: Issuer, claims: dict[str, object], catalog: Catalog) -> Principal:
+    def _outside(self, verified: Verified, issuer: Issuer, catalog: Catalog) -> Principal:
+        claims = verified.claims
         if "exp" not in claims or issuer.device_claim in claims:
             raise _invalid()
         assert self._trust is not None, "it verified the token"
         user = self._trust.account(issuer, claims, catalog)
-        return Principal(user.name, user.role, expires_at_s=_accepted_until_s(claims))
+        return Principal(user.name, user.role, expires_at_s=verified.accepted_until_s)
 
     def refresh_user(self, authorization: str | None, catalog: Catalog) -> User:
         """Return the account behind a refresh token."""
@@ -171,12 +188,14 @@ class Authenticator:
     def device(self, authorization: str | None, catalog: Catalog) -> Principal:
         """Return the device behind an `Authorization` header; an app's own user needs no account.
 
+        Raises `InvalidInput` for names that are too long.
+
         Accounts above role user are refused (a phone is no place for their rights), dropped ones, and tokens
         of an earlier account of the name.
         """
         verified = self._verified_claims(_bearer(authorization))
         claims, issuer = verified.claims, verified.issuer
-        device = claims.get("did" if issuer is None else issuer.device_claim)
+        device = claims.get(verified.device_claim)
         if not isinstance(device, str) or not device:
             raise _invalid()
         if issuer is None:
@@ -185,11 +204,12 @@ class Authenticator:
         else:
             assert self._trust is not None, "it verified the token"
             name, user = self._trust.whose(issuer, claims, catalog)
+        _refuse_long(name, device)
         if name in catalog.dropped_users or (user is not None and user.role is not Role.USER):
             raise _invalid()
         if user is not None and issuer is None and _is_of_an_earlier(user, claims.get("iat")):
             raise _invalid()
-        return Principal(name, Role.USER, device, _accepted_until_s(claims))
+        return Principal(name, Role.USER, device, verified.accepted_until_s)
 
     def _sign(self, user: User, token_type: str, expiry_s: int) -> Token:
         now = self.now_s()
@@ -214,7 +234,7 @@ class Authenticator:
             self._verified[digest] = verified
             while len(self._verified) > TOKENS_KEPT_MAX:
                 self._verified.popitem(last=False)
-        until_s = _accepted_until_s(verified.claims)
+        until_s = verified.accepted_until_s
         if until_s is not None and until_s < self.now_s():
             self._verified.pop(digest, None)
             raise AuthenticationFailed("TOKEN_EXPIRED", "Invalid credentials")
@@ -281,14 +301,16 @@ def _account(claims: dict[str, object], catalog: Catalog) -> User | None:
     return user if _ERA in claims or not user.era or issued > user.era_began_us // 1_000_000 else None
 
 
+def _refuse_long(user: str, device: str) -> None:
+    """Raise `InvalidInput` for names that would stand in every entry of the log."""
+    for what, name, chars_max in (("sub", user, SUBJECT_CHARS_MAX), ("did", device, DEVICE_CHARS_MAX)):
+        if len(name) > chars_max:
+            raise InvalidInput(f"the token's {what} has more than {chars_max} characters: make a shorter one")
+
+
 def _is_text(claim: object) -> bool:
     """Whether a claim is a text that isn't empty, and that can be stored: JSON knows halves of characters."""
     return isinstance(claim, str) and claim != "" and claim == claim.encode(errors="ignore").decode()
-
-
-def _accepted_until_s(claims: dict[str, object]) -> float | None:
-    expires = claims.get("exp")
-    return expires + LEEWAY_S if isinstance(expires, (int, float)) else None
 
 
 def _is_long(password: str) -> bool:
