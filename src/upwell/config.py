@@ -48,6 +48,7 @@ class Config:
     shape_cache: bool = True  # whether prepared statements are kept for the next of their shape
     bcrypt_cost: int = 10  # binary logarithm of the rounds of a password's hash
     enforce_password_complexity: bool = False  # whether weak passwords are refused in SQL too
+    public_origin: str = ""  # how clients reach this server, as https://db.example; empty: host and port
     allow_remote_setup: bool = False  # whether other machines may do the first set-up
     allow_remote_health: bool = False  # whether other machines may ask /health and /metrics
     cors_origins: str = ""  # origins with commas whose pages may ask, such as https://app.example; empty: all
@@ -129,6 +130,13 @@ class Config:
                 )
         if not self.host.strip():
             raise StartRefused("host is empty; give an address to listen on, such as 127.0.0.1")
+        if self.public_origin and not re.fullmatch(r"https?://[^/\s]+/?", self.public_origin):
+            raise StartRefused("public_origin is empty, or as https://db.example: a scheme and a host")
+
+    @property
+    def origin(self) -> str:
+        """How clients reach the server, as `http://host:port`."""
+        return self.public_origin.rstrip("/") or f"http://{self.host}:{self.port}"
 
 
 _HOURS_MAX = 24 * 365 * 100

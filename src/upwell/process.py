@@ -2,6 +2,7 @@
 
 import os
 import platform
+import re
 import resource
 import sys
 import time
@@ -10,6 +11,8 @@ from pathlib import Path
 
 _STARTED_S = time.monotonic()
 _STATM = Path("/proc/self/statm")
+_CPUS = Path("/proc/cpuinfo")
+_NAMED = re.compile(r"^(physical id|core id)\s*:\s*(\d+)", re.MULTILINE)
 _MIB = 1024 * 1024
 
 
@@ -44,6 +47,17 @@ def memory_bytes() -> int:
     except OSError:
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         return peak if sys.platform == "darwin" else peak * 1024
+
+
+def physical_cores() -> int | None:
+    """Return how many cores the machine has, whatever runs on each at a time; None if nobody tells."""
+    try:
+        blocks = _CPUS.read_text().strip().split("\n\n")
+    except OSError:
+        return None
+    told = [dict(_NAMED.findall(block)) for block in blocks]
+    cores = {(each.get("physical id"), each.get("core id")) for each in told}
+    return len(cores) if all(None not in core for core in cores) else None
 
 
 def hostname() -> str:

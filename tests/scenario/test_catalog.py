@@ -165,6 +165,9 @@ def test_the_server_tells_what_it_is(site: Site, alice: Wire) -> None:
     stats = dict(site.root.run("SELECT * FROM system.stats").rows)
     assert int(stats["memory_rss_mb"]) > 10
     assert int(stats["total_users"]) >= 2
+    assert 0 < int(stats.get("cpu_physical_cores", 1)) <= int(stats["cpu_logical_cores"])
+    files = [int(stats[f"open_files_{kind}"]) for kind in ("regular", "directories", "total")]
+    assert 0 < files[0] <= files[0] + files[1] < files[2]
     assert (stats["cluster_mode"], stats["node_id"]) == ("false", "1")
     settings = {row[0]: row[1:] for row in site.root.run("SELECT * FROM system.settings").rows}
     assert settings["durability"][0] == '"group"'

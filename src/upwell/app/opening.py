@@ -84,9 +84,7 @@ def opened(config: Config, *, clock: Clock, files: Files, points: Points) -> Ite
         partitions = PartitionWriter(
             committer, storages, clock=clock, points=points, grace_s=config.cold_grace_s
         )
-        facts = ServerFacts(
-            server_id(store), f"http://{config.host}:{config.port}", clock.now_us(), _settings(config)
-        )
+        facts = ServerFacts(server_id(store), config.origin, clock.now_us(), _settings(config))
         engine = _engine(config, facts, committer, storages, Rows(cold), partitions, clock, points)
         authenticator = _authenticator(config, engine.schema, clock)
         engine.schema.ensure_default_namespace()

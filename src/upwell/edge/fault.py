@@ -11,7 +11,9 @@ from upwell.errors import (
     AuthenticationFailed,
     ColdFileMissing,
     InvalidInput,
+    InvalidOperation,
     InvalidSql,
+    NotFound,
     PermissionDenied,
     QueryFailure,
     RateExceeded,
@@ -23,6 +25,7 @@ from upwell.errors import (
     TooLarge,
     UpwellError,
 )
+from upwell.feeds.subscription import ending_code
 
 # Section 1.4 of the reference contract: what roles user and service are told instead.
 _PUBLIC_TEXTS = {
@@ -35,7 +38,7 @@ _ABOUT_NAMES = re.compile(
     r"|primary key|duplicate|unique|already exists",
     re.IGNORECASE,
 )
-_OF_ROWS = ("SELECT", "WITH", "VALUES", "INSERT", "UPDATE", "DELETE")
+_OF_ROWS = ("SELECT", "WITH", "VALUES", "INSERT", "UPDATE", "DELETE", "SUBSCR")
 _SECRETS = re.compile(
     r"(\b(?:PASSWORD|CONFIG|CREDENTIALS)\s*=?\s*)(?:[eE]?'(?:[^']|'')*+'?|(\$\w*\$).*?(?:\2|$))",
     re.IGNORECASE | re.DOTALL,
@@ -102,3 +105,16 @@ def fault_of(error: UpwellError, *, is_admin: bool) -> Fault:
             return Fault(400, "INVALID_INPUT", message)
         case SqlFailure() | UpwellError():
             return Fault(400, "SQL_EXECUTION_ERROR", message)
+
+
+def live_code(error: UpwellError) -> str:
+    """Return the code of an error frame (reference contract, section 2.4)."""
+    match error:
+        case NotFound():
+            return "NOT_FOUND"
+        case InvalidSql():
+            return "INVALID_SQL"
+        case InvalidOperation() | InvalidInput():
+            return "UNSUPPORTED"
+        case _:
+            return ending_code(error)

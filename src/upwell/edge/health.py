@@ -65,7 +65,7 @@ class Health:
             node_id=NODE_ID,
             role="leader",
             status="active",
-            api_addr=f"http://{self._config.host}:{self._config.port}",
+            api_addr=self._config.origin,
             is_self=True,
             is_leader=True,
             replication_lag=0,

@@ -15,8 +15,8 @@ from typing import assert_never
 from upwell.config import Config
 from upwell.edge.allowance import Allowance
 from upwell.edge.connection import Connection, query_of
+from upwell.edge.fault import live_code
 from upwell.edge.http import header
-from upwell.edge.watch import Look, bind_watch, find_question, live_code
 from upwell.edge.wire import Receive, Scope, Send, find_wire
 from upwell.engine.catalog import Catalog
 from upwell.engine.expression import Context
@@ -42,6 +42,7 @@ from upwell.protocol.codec import (
 from upwell.protocol.messages import AuthError, AuthSuccess, ClientFrame, Error
 from upwell.session.auth import Authenticator
 from upwell.session.policy import Principal
+from upwell.session.watch import Look, bind_watch, find_question
 from upwell.sql.place import pointed
 
 log = logging.getLogger("upwell.live")
@@ -110,6 +111,7 @@ class LiveSocket:
         await send({"type": "websocket.accept"})
         socket = self._connection(scope, send)
         self._sockets[socket] = None
+        self._feed.sockets.enter()
         try:
             await self._sign_in(socket, header(scope, b"authorization"), receive)
             while True:
@@ -123,6 +125,7 @@ class LiveSocket:
             pass
         finally:
             del self._sockets[socket]
+            self._feed.sockets.leave()
             for subscription in socket.subscriptions.values():
                 self._feed.unsubscribe(subscription)
             await socket.wire.close()

@@ -34,6 +34,7 @@ from upwell.feeds.behind import LAG_S_MAX, PAGE_CHANGES, Behind
 from upwell.feeds.cursor import Growth
 from upwell.feeds.delta import Projection
 from upwell.feeds.follow import follow
+from upwell.feeds.gauge import Gauge
 from upwell.feeds.match import Index, Watch, judge, needs_decision
 from upwell.feeds.resume import Resumes, Resuming
 from upwell.feeds.snapshot import Page, Snapshot, expect_same_table, read_batch
@@ -98,6 +99,7 @@ class LiveFeed:
         self._index: Index[Subscription] = Index()
         self._subscriptions: dict[Subscription, None] = {}
         self._by_user: Counter[str] = Counter()
+        self.sockets, self.running = Gauge(), Gauge()
         self._tasks: set[asyncio.Task[None]] = set()
         self._projections: WeakValueDictionary[
             tuple[int, int, tuple[tuple[int, str], ...] | None], Projection
@@ -128,7 +130,7 @@ class LiveFeed:
     @property
     def total(self) -> int:
         """How many subscriptions there are."""
-        return len(self._subscriptions)
+        return self.running.count
 
     def count(self, user: str) -> int:
         """Return how many subscriptions a user has, on all sockets together."""
@@ -150,6 +152,7 @@ class LiveFeed:
         """Count and list a subscription that somebody else feeds."""
         self._subscriptions[subscription] = None
         self._by_user[subscription.origin.user] += 1
+        self.running.enter()
 
     def end(self, subscription: Subscription, failure: UpwellError) -> None:
         """End a subscription that can't go on, and say why."""
@@ -232,6 +235,7 @@ class LiveFeed:
         self._index.discard(subscription)
         if subscription in self._subscriptions:
             del self._subscriptions[subscription]
+            self.running.leave()
             self._forget(subscription.origin.user)
         if subscription.task is not None and subscription.task is not asyncio.current_task():
             subscription.task.cancel()

@@ -93,7 +93,7 @@ class Lookouts:
         Raises `SeqTrimmed` for a resume, since nothing is kept to resume from, `InvalidInput`, and what the
         question raises.
         """
-        _refuse(options)
+        refuse_options(options)
         looked_at = self._growth.view.seq
         found = await question.look()
         table = _table(question, found.schema)
@@ -177,7 +177,8 @@ class Lookouts:
         return subscription.frame(watch.projection.tail(kind, change, subscription.protocol.serialization))
 
 
-def _refuse(options: SubscriptionOptions | None) -> None:
+def refuse_options(options: SubscriptionOptions | None) -> None:
+    """Raise `SeqTrimmed` for a resume, `InvalidInput` for what only rows in order of their `_seq` have."""
     if options is not None and options.after:
         raise SeqTrimmed("system tables have no history to resume from: subscribe again without `from`")
     if options is not None and options.last_rows is not None:

@@ -7,6 +7,7 @@ from typing import assert_never
 from upwell.engine.query_schema import QuerySchema
 from upwell.engine.storages import StorageSchema
 from upwell.engine.values import NullCheck
+from upwell.errors import InvalidSql
 from upwell.feeds.cursor import Growth
 from upwell.feeds.live import LiveFeed
 from upwell.feeds.registry import Registry
@@ -25,9 +26,11 @@ from upwell.session.read import Reader
 from upwell.session.server import Server
 from upwell.session.stats import TableStats
 from upwell.session.storages import StorageDefiner
+from upwell.session.subscribe import Invitation
 from upwell.session.system import made
 from upwell.session.threads import QueryThreads, SlowThreads
 from upwell.session.transaction import Transactions
+from upwell.session.watch import Look
 from upwell.session.write import Writer
 from upwell.sql.maintenance import (
     AlterStorage,
@@ -67,9 +70,16 @@ from upwell.sql.statements import (
     Rollback,
     Select,
     SetJobStatus,
+    SetOption,
     Statement,
     Update,
     UseNamespace,
+)
+from upwell.sql.subscribe import SubscribeTo
+
+_SET_INSTEAD = (
+    "requests share nothing, so USE namespace, or namespace_id; the server's settings are in its file, and "
+    "SHOW ALL lists them"
 )
 
 
@@ -87,6 +97,7 @@ class Dispatch:
         feed: LiveFeed,
         transactions: Transactions,
         limits: RowLimits,
+        look: Look,
     ) -> None:
         audit, clock, committer = engine.audit, engine.clock, engine.committer
         self._audit = audit
@@ -110,6 +121,7 @@ class Dispatch:
         self._accounts = Accounts(
             engine.schema, authenticator, audit, engine.sign_ins, growth, slow_threads, clock
         )
+        self._invitation = Invitation(feed, growth, threads, look, engine.facts.api_address)
         self._stats = TableStats(engine.rows, engine.query, feed)
         self._storages = StorageDefiner(
             StorageSchema(committer, clock), engine.storages, audit, growth, slow_threads, clock
@@ -151,6 +163,11 @@ class Dispatch:
                 return await self._storages.run(call, statement)
             case KillLive(live_id):
                 return await self._kill_live(call, live_id)
+            case SubscribeTo():
+                return await self._invitation.tell(call, statement)
+            case SetOption(name):
+                require_admin(call.principal, "SET statements")
+                raise InvalidSql(f"SET {name[:100]} would have no effect. Instead: {_SET_INSTEAD}")
             case UseNamespace() | ExecuteAs() | Begin() | Commit() | Rollback():
                 raise AssertionError("unwrapped before")
             case _:

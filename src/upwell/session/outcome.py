@@ -7,7 +7,7 @@ import pyarrow as pa
 
 from upwell.engine.flow import Flow, Given
 from upwell.engine.result import ResultColumn
-from upwell.types import Value
+from upwell.protocol.messages import Cell
 
 
 class Message(msgspec.Struct, frozen=True):
@@ -38,10 +38,10 @@ class Streamed(msgspec.Struct, frozen=True):
 
 
 class PointAnswer(msgspec.Struct, frozen=True):
-    """The row of a read by key, or none; or the rows that a change gave back."""
+    """The row of a read by key, or none; or the rows that a change gave back, or a statement makes up."""
 
     columns: tuple[ResultColumn, ...]
-    rows: Sequence[Sequence[Value]]
+    rows: Sequence[Sequence[Cell]]
 
 
 Result = Message | Changed | Answer | PointAnswer | Streamed

@@ -22,6 +22,7 @@ from upwell.sql.maintenance import (
     KillJob,
     RestoreDatabase,
     RetryJob,
+    SetOption,
 )
 from upwell.sql.statements import AlterNamespace, CreateNamespace, CreateUser, DropNamespace, DropUser
 from upwell.sql.tree import (
@@ -79,6 +80,8 @@ def require_statement(principal: Principal, tree: Tree) -> None:
             require_admin(principal, "view management")
         case SelectTree(explains=True):
             require_admin(principal, "EXPLAIN statements")
+        case SetOption():
+            require_admin(principal, "SET statements")
         case CreateTableTree(namespace, table) if table.kind is not None or namespace is not None:
             # Without both, what the table will be depends on the session's namespace.
             require_create(principal, table.kind or default_kind(principal, namespace or ""))

@@ -6,10 +6,13 @@ Law: a number is measured when it is asked for; what isn't known is left out or 
 import os
 import platform
 import socket
+import stat
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -22,6 +25,7 @@ from upwell.feeds.live import LiveFeed
 from upwell.feeds.registry import Registry
 from upwell.jobs.queue import load_jobs
 from upwell.logs import recent_lines
+from upwell.process import physical_cores
 from upwell.session.fleet import Layout, Rows
 from upwell.session.manifest import MANIFEST, manifests
 from upwell.session.policy import Principal
@@ -139,8 +143,9 @@ class Server:
 
     def _stats(self, view: View) -> Rows:
         jobs = [job.status.value for job in load_jobs(view.hot)]
-        watching = self.feed.subscriptions()
         resident, virtual = _memory_bytes()
+        files = _open_files()
+        cores = physical_cores()
         found: dict[str, object] = {
             "server_uptime_seconds": self._uptime_s(),
             "server_version": __version__,
@@ -159,7 +164,9 @@ class Server:
             "memory_rss_mb": resident // _MIB,
             "memory_virtual_mb": virtual // _MIB,
             "allocator_name": platform.libc_ver()[0] or "system",
-            "open_files_total": _open_files(),
+            "open_files_total": files.total(),
+            "open_files_regular": files[stat.S_IFREG],
+            "open_files_directories": files[stat.S_IFDIR],
             "total_users": len(view.catalog.users),
             "total_namespaces": len(view.catalog.namespaces),
             "total_tables": len(view.catalog.tables),
@@ -168,12 +175,18 @@ class Server:
             "jobs_running": jobs.count("running"),
             "jobs_queued": jobs.count("queued") + jobs.count("new"),
             "jobs_failed": jobs.count("failed"),
-            "total_live_queries": len(watching),
-            "active_subscriptions": len(watching),
-            "websocket_sessions": len({each.origin.connection for each in watching}),
+            "total_live_queries": self.feed.total,
+            "active_subscriptions": self.feed.total,
+            "active_subscriptions_peak": self.feed.running.peak,
+            "active_connections": self.feed.sockets.count,
+            "active_connections_peak": self.feed.sockets.peak,
+            "websocket_sessions": self.feed.sockets.count,
+            "websocket_sessions_peak": self.feed.sockets.peak,
             "sync_devices": len(self.registry.devices(None)),
             "last_seq": view.seq,
         }
+        if cores is not None:
+            found["cpu_physical_cores"] = cores
         return [(name, str(value)) for name, value in found.items()]
 
     def _settings(self, view: View) -> Rows:
@@ -260,8 +273,11 @@ def _machine_bytes() -> int:
     return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
-def _open_files() -> int:
-    try:
-        return len(os.listdir("/proc/self/fd"))
-    except OSError:
-        return 0
+def _open_files() -> Counter[int]:
+    """Return how many files of which kind (`stat.S_IF…`) are open; none where the system doesn't tell."""
+    found: Counter[int] = Counter()
+    with suppress(OSError):
+        for name in os.listdir("/proc/self/fd"):
+            with suppress(OSError):
+                found[stat.S_IFMT(os.fstat(int(name)).st_mode)] += 1
+    return found

@@ -88,7 +88,7 @@ class Sessions:
         self.transactions = Transactions(engine.rows, engine.query, engine.clock)
         self._texts = Texts(preparer, engine.query, threads)
         self._dispatch = Dispatch(
-            engine, growth, authenticator, threads, slow, registry, feed, self.transactions, limits
+            engine, growth, authenticator, threads, slow, registry, feed, self.transactions, limits, self.look
         )
 
     async def execute(

@@ -112,7 +112,7 @@ _BY_STATEMENT = [
         r"(COPY|LOAD)\b",
         "rows go up as `rows` of an INSERT … VALUES ($1, …), and come down by Accept: text/csv",
     ),
-    (r"(LISTEN|NOTIFY|SUBSCRIBE)\b", "live queries go over the WebSocket /v1/ws, see docs/live.md"),
+    (r"(LISTEN|NOTIFY|SUBSCRIBE(?! TO))\b", "live queries go over the WebSocket /v1/ws, see docs/live.md"),
     (r"PREPARE\b|EXECUTE (?!AS\b)", _PARAMETERS),
     (r"EXECUTE\b", "EXECUTE AS USER 'name' (statement)"),
     (

@@ -74,10 +74,12 @@ from upwell.sql.statements import (
     Scalar,
     Select,
     SetJobStatus,
+    SetOption,
     Statement,
     Update,
     UseNamespace,
 )
+from upwell.sql.subscribe import SubscribeTo
 from upwell.sql.tree import (
     AlterTableTree,
     CompactTree,
@@ -172,6 +174,8 @@ class Binder:
             case CreateNamespace() | AlterNamespace() | DropNamespace():
                 return tree
             case KillLive() | KillJob() | RetryJob() | FlushAll() | CompactAll():
+                return tree
+            case SubscribeTo() | SetOption():
                 return tree
             case BackupDatabase() | RestoreDatabase():
                 return tree

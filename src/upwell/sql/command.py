@@ -30,6 +30,7 @@ from upwell.sql.statements import (
     DropNamespace,
     Rollback,
     Select,
+    SetOption,
     UseNamespace,
 )
 from upwell.sql.storage import (
@@ -172,11 +173,23 @@ def read_restore(tokens: Tokens) -> RestoreDatabase:
 
 
 def read_use(tokens: Tokens) -> UseNamespace:
-    if tokens.take().word == "SET":
-        tokens.expect("NAMESPACE")
-    elif tokens.sees("NAMESPACE") and tokens.peek(1).kind in ("word", "quoted"):
+    tokens.expect("USE")
+    if tokens.sees("NAMESPACE") and tokens.peek(1).kind in ("word", "quoted"):
         tokens.take()
     return UseNamespace(tokens.name("a namespace"))
+
+
+def read_set(tokens: Tokens) -> UseNamespace | SetOption:
+    """Read SET NAMESPACE n; of any other SET nothing but what it names."""
+    tokens.expect("SET")
+    if tokens.accept("NAMESPACE"):
+        return UseNamespace(tokens.name("a namespace"))
+    name = tokens.name("the name of a setting")
+    while tokens.accept("."):
+        name = f"{name}.{tokens.name('the name of a setting')}"
+    while not tokens.at_end and not tokens.sees(";"):
+        tokens.take()
+    return SetOption(name)
 
 
 def read_show(tokens: Tokens) -> Tree:

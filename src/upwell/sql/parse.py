@@ -31,6 +31,7 @@ from upwell.sql.command import (
     read_restore,
     read_retry,
     read_rollback,
+    read_set,
     read_show,
     read_storage,
     read_use,
@@ -38,6 +39,7 @@ from upwell.sql.command import (
 )
 from upwell.sql.lex import Fragment, Tokens, split
 from upwell.sql.plain import find_plain_select
+from upwell.sql.subscribe import read_subscribe
 from upwell.sql.tree import (
     DeleteTree,
     ExecuteAsTree,
@@ -116,7 +118,8 @@ _STATEMENTS: dict[str, Callable[[Tokens], Tree]] = {
     "KILL": read_kill,
     "RETRY": read_retry,
     "USE": read_use,
-    "SET": read_use,
+    "SET": read_set,
+    "SUBSCRIBE": read_subscribe,
     "SHOW": read_show,
     "CLUSTER": read_cluster,
     "DESCRIBE": read_describe,

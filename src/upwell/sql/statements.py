@@ -30,6 +30,7 @@ from upwell.sql.maintenance import (
     RetryJob,
     ShowStats,
 )
+from upwell.sql.subscribe import SubscribeTo
 from upwell.types import Column, Default, SqlType
 
 
@@ -312,6 +313,13 @@ class UseNamespace:
 
 
 @dataclass(frozen=True, slots=True)
+class SetOption:
+    """SET of anything else than the namespace."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
 class Begin:
     """BEGIN: what follows in the request takes effect at COMMIT, or not at all."""
 
@@ -363,6 +371,8 @@ Statement = (
     | DropStorage
     | CheckStorage
     | KillLive
+    | SubscribeTo
+    | SetOption
     | KillJob
     | RetryJob
     | SetJobStatus

@@ -34,8 +34,10 @@ from upwell.sql.statements import (
     DropUser,
     Rollback,
     Select,
+    SetOption,
     UseNamespace,
 )
+from upwell.sql.subscribe import SubscribeTo
 
 TableName = tuple[str | None, str]
 """Namespace, None if the text didn't say, and name."""
@@ -249,6 +251,8 @@ Tree = (
     | AlterUser
     | DropUser
     | KillLive
+    | SubscribeTo
+    | SetOption
     | KillJob
     | RetryJob
     | UseNamespace

@@ -9,11 +9,11 @@ import json
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Self
 
-from upwell.edge.watch import bind_watch
 from upwell.feeds.live import LiveFeed
 from upwell.feeds.subscription import Subscription
 from upwell.protocol import messages
 from upwell.protocol.messages import SubscriptionOptions
+from upwell.session.watch import bind_watch
 from upwell.testing.embedded import Embedded, principal
 
 WAIT_S = 20.0

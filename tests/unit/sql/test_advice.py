@@ -31,7 +31,7 @@ GRAMMAR = [
     ("DROP TABLE t, s", "one a statement"),
     ("ALTER TABLE t ENABLE ROW LEVEL SECURITY", "USER table"),
     ("ALTER TABLE t ADD COLUMN x INT AFTER n", "last one"),
-    ("SET search_path TO a", "USE namespace"),
+    ("SET @n = 1", "USE namespace"),
     ("SAVEPOINT x", "as a whole"),
     ("COPY t FROM 'x.csv'", "text/csv"),
     ("LISTEN x", "/v1/ws"),

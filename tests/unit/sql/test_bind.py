@@ -19,6 +19,7 @@ from upwell.engine.expression import (
 )
 from upwell.engine.operation import CompareOp
 from upwell.errors import InvalidInput, UpwellError
+from upwell.protocol.messages import SubscriptionOptions
 from upwell.sql.bind import Binder
 from upwell.sql.maintenance import CompactAll, CompactTable, FlushTable, KillLive, ShowStats
 from upwell.sql.parse import parse
@@ -35,10 +36,12 @@ from upwell.sql.statements import (
     PointRead,
     Scalar,
     Select,
+    SetOption,
     Statement,
     Update,
     UseNamespace,
 )
+from upwell.sql.subscribe import SubscribeTo
 from upwell.types import SqlType
 
 
@@ -240,6 +243,18 @@ def test_commands(catalog: Catalog, notes: Table) -> None:
         "USE shop": UseNamespace("shop"),
         "USE NAMESPACE shop": UseNamespace("shop"),
         "SET NAMESPACE shop": UseNamespace("shop"),
+        "SET datafusion.execution.batch_size = 1;": SetOption("datafusion.execution.batch_size"),
+        "SUBSCRIBE TO a.B": SubscribeTo("SELECT * FROM a.B", None),
+        "subscribe to a.b where options > 'OPTIONS (' ;": SubscribeTo(
+            "SELECT * FROM a.b where options > 'OPTIONS ('", None
+        ),
+        "SUBSCRIBE TO a.b OPTIONS ()": SubscribeTo("SELECT * FROM a.b", SubscriptionOptions()),
+        "SUBSCRIBE TO a.b WHERE n IN (1) OPTIONS (last_rows=10, batch_size = 50,)": SubscribeTo(
+            "SELECT * FROM a.b WHERE n IN (1)", SubscriptionOptions(last_rows=10, batch_size=50)
+        ),
+        "SUBSCRIBE TO SELECT id FROM a.b OPTIONS (from='9007199254740993', view=true)": SubscribeTo(
+            "SELECT id FROM a.b", SubscriptionOptions(from_seq=9007199254740993, view=True)
+        ),
         "CREATE USER Ann WITH PASSWORD 'p''w' ROLE developer EMAIL 'a@b'": CreateUser(
             "Ann", "p'w", Role.SERVICE, "a@b"
         ),
@@ -280,6 +295,15 @@ FAILURES = [
     ("CREATE TRIGGER v AS SELECT 1", "Invalid SQL: Unsupported statement type: CREATE TRIGGER"),
 
     ("KILL FLUSH 'FL-1'", "Invalid SQL: Unsupported statement type: KILL FLUSH"),
+    ("SUBSCRIBE notes", "Invalid SQL: expected SUBSCRIBE TO namespace.table, or SUBSCRIBE TO SELECT"),
+    ("SUBSCRIBE TO a.b LIMIT 3", "Invalid SQL: expected WHERE or OPTIONS (…), found LIMIT"),
+    ("SUBSCRIBE TO a.b OPTIONS (limit=3)", "Invalid SQL: unknown option 'limit'; there are batch_size"),
+    ("SUBSCRIBE TO a.b OPTIONS (last_rows=-3)", "Invalid SQL: option last_rows needs a whole number"),
+    ("SUBSCRIBE TO a.b OPTIONS (view=3)", "Invalid SQL: these OPTIONS can't be: Expected `bool`"),
+    ("SUBSCRIBE TO a.b OPTIONS (from=9999999999999999999)", "Invalid SQL: these OPTIONS can't be: Expected"),
+    ("SUBSCRIBE TO a.b OPTIONS (from=1) OPTIONS (from=2)", "Invalid SQL: expected the end of the statement"),
+    ("SUBSCRIBE TO", "Invalid SQL: expected a table name, found the end of the statement"),
+    ("SET", "Invalid SQL: expected the name of a setting, found the end of the statement"),
     ("KILL LIVE QUERY x", "Invalid SQL: expected the live query's id, as system.live shows it, in quotes"),
     ("STORAGE REBUILD TABLE a.b", "Invalid SQL: Unsupported statement type: STORAGE REBUILD"),
     ("EXPLAIN DELETE FROM notes", "Invalid SQL: expected a query after EXPLAIN"),

@@ -11,18 +11,10 @@ import pyarrow as pa
 
 from upwell.engine.catalog import DEFAULT_NAMESPACE, Catalog, Table
 from upwell.engine.expression import Context, freeze
-from upwell.errors import (
-    InvalidInput,
-    InvalidOperation,
-    InvalidSql,
-    NotFound,
-    PermissionDenied,
-    UpwellError,
-)
+from upwell.errors import PermissionDenied
 from upwell.feeds.live import LiveFeed
 from upwell.feeds.lookout import Question
 from upwell.feeds.match import Watch
-from upwell.feeds.subscription import ending_code
 from upwell.protocol.messages import Subscription
 from upwell.session.depth import refuse_deep
 from upwell.session.exact import with_exact_literals
@@ -84,19 +76,6 @@ def find_question(asked: Subscription, principal: Principal, look: Look) -> Ques
         partial(look, principal, text),
         is_stored(query.namespace, query.name),
     )
-
-
-def live_code(error: UpwellError) -> str:
-    """Return the code of an error frame (reference contract, section 2.4)."""
-    match error:
-        case NotFound():
-            return "NOT_FOUND"
-        case InvalidSql():
-            return "INVALID_SQL"
-        case InvalidOperation() | InvalidInput():
-            return "UNSUPPORTED"
-        case _:
-            return ending_code(error)
 
 
 def _bound(where: str, table: Table, context: Context) -> str:
