@@ -22,9 +22,15 @@ from upwell.sql.maintenance import (
     KillJob,
     RestoreDatabase,
     RetryJob,
+)
+from upwell.sql.statements import (
+    AlterNamespace,
+    CreateNamespace,
+    CreateUser,
+    DropNamespace,
+    DropUser,
     SetOption,
 )
-from upwell.sql.statements import AlterNamespace, CreateNamespace, CreateUser, DropNamespace, DropUser
 from upwell.sql.tree import (
     CompactTree,
     CreateTableTree,
