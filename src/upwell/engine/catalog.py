@@ -236,7 +236,7 @@ class User:
     anew_at_us: int = 0
     """When an account began anew under the name of a dropped one, whose tokens don't open it."""
     era: int = 0
-    """How often its password was changed; tokens of another era don't open it."""
+    """How often its password was changed, or it began anew; tokens of another era don't open it."""
     era_began_us: int = 0
 
     @property

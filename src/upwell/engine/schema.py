@@ -175,8 +175,11 @@ class Schema:
             twin = self._catalog.by_identity.get(user.auth_data) if user.auth_data is not None else None
             if twin is not None:
                 raise AlreadyExists(f"User '{twin.name}' already has this provider and subject")
-            if user.name in self._catalog.dropped_users:
-                user = replace(user, anew_at_us=user.created_at_us)
+            before = self._catalog.dropped_users.get(user.name)
+            if before is not None:
+                # Seconds, in which tokens tell their time, may not tell the two apart: the era does.
+                now = user.created_at_us
+                user = replace(user, anew_at_us=now, era=before.era + 1, era_began_us=now)
             return self._committer.apply(Batch(records=[user_record(user)]))
 
     def provision_user(self, user: User) -> User:
