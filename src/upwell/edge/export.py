@@ -16,18 +16,15 @@ import msgspec
 import pyarrow as pa
 import pyarrow.csv
 
-from upwell.edge.render import json_cells
+from upwell.edge.render import SLICE_ROWS, field_schemas, json_cells
 from upwell.engine.flow import Flow, Given
 from upwell.engine.result import refuse_not_finite, result_columns
 from upwell.engine.stop import Stop
 from upwell.errors import QueryFailure, UpwellError
-from upwell.protocol.messages import FieldSchema
 from upwell.session.outcome import Streamed
 from upwell.session.threads import QueryThreads, client
-from upwell.types import wire_type
 
 PIECE_BYTES = 256 * 1024
-SLICE_ROWS = 1_000
 STALL_S_MAX = 60
 """A client that takes nothing for so long is cut off."""
 SCHEMA_HEADER_BYTES_MAX = 16 * 1024
@@ -182,11 +179,7 @@ async def send_stream(streamed: Streamed, form: Format, threads: QueryThreads, s
 
 def _headers(form: Format, schema: pa.Schema) -> list[tuple[bytes, bytes]]:
     headers = [(b"content-type", form.media_type.encode())]
-    columns = [
-        FieldSchema(column.name, wire_type(column.type, column.precision, column.scale), index, column.flags)
-        for index, column in enumerate(result_columns(schema))
-    ]
-    text = _encoder.encode(columns).decode()
+    text = _encoder.encode(field_schemas(result_columns(schema))).decode()
     if form is Ndjson and text.isascii() and len(text) <= SCHEMA_HEADER_BYTES_MAX:
         headers.append((b"x-upwell-schema", text.encode()))
     return headers

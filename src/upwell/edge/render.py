@@ -97,7 +97,7 @@ def _shown(columns: Sequence[ResultColumn]) -> _Shown:
     """Return it from memory if these very columns, of a prepared statement, were shown before."""
     found = _shown_of.get(id(columns))
     if found is None:
-        schema = msgspec.Raw(_encoder.encode(_schema(columns)))
+        schema = msgspec.Raw(_encoder.encode(field_schemas(columns)))
         converted = [at for at, each in enumerate(columns) if each.type in (SqlType.BIGINT, SqlType.BYTES)]
         if len(_shown_of) >= SHOWN_MAX:
             _shown_of.clear()
@@ -108,7 +108,7 @@ def _shown(columns: Sequence[ResultColumn]) -> _Shown:
 
 def _table_result(table: pa.Table, known: tuple[ResultColumn, ...] | None, as_user: str) -> StatementResult:
     columns = known or tuple(result_columns(table.schema))
-    schema: Any = _schema(columns) if known is None else _shown(known).schema
+    schema: Any = field_schemas(columns) if known is None else _shown(known).schema
     rows: Any
     if table.num_rows <= SLICE_ROWS:
         rows = _json_rows(columns, table)
@@ -120,7 +120,8 @@ def _table_result(table: pa.Table, known: tuple[ResultColumn, ...] | None, as_us
     return StatementResult(schema=schema, rows=rows, row_count=table.num_rows, as_user=as_user)
 
 
-def _schema(columns: Sequence[ResultColumn]) -> list[FieldSchema]:
+def field_schemas(columns: Sequence[ResultColumn]) -> list[FieldSchema]:
+    """Return the columns as answers describe them."""
     return [
         FieldSchema(c.name, wire_type(c.type, c.precision, c.scale), index, c.flags)
         for index, c in enumerate(columns)
