@@ -105,7 +105,9 @@ class Flush:
         in_force = decode_manifest_record(
             view.hot.find_record(Kind.MANIFEST, partition_name(table.id, owner))
         )
-        sweep = Sweep(table, in_force.flushed_until, asked, until=in_force.flushed_until)
+        cold = in_force.flushed_until
+        # What is cold already is to be forgotten, whatever is asked for.
+        sweep = Sweep(table, cold, max(asked, cold), until=cold)
         rows = sweep.rows(view.hot.scan_rows(table.id, owner))
         first = next(rows, None)
         due = in_force.is_due
@@ -122,7 +124,7 @@ class Flush:
             self._partitions.copy_again(table, owner, in_force)
         self._clean_up(table, owner, sweep)
         self._points.reach("flush:after-cleanup")
-        return Flushed(sweep.written, sweep.live, sweep.until, (sweep.newer, asked), due)
+        return Flushed(sweep.written, sweep.live, sweep.until, (sweep.newer, sweep.asked), due)
 
     def _write_files(self, base: Base, sweep: Sweep, rows: Iterable[Version]) -> Manifest:
         segments, hidden = base.manifest.segments, base.manifest.hidden

@@ -251,6 +251,30 @@ def test_a_large_flush_lets_go_of_all_but_what_came_after(tmp_path: Path) -> Non
         assert db.cold_rows("app.ours") == [{"id": key, "n": n} for key, n in sorted(expected.items())]
 
 
+def test_what_is_cold_is_forgotten_by_a_flush_that_was_asked_for_before(tmp_path: Path) -> None:
+    """A flush that got beyond it ended before its cleanup; the rows are in the files."""
+    stops: list[bool] = []
+
+    def stop() -> None:
+        stops.append(True)
+        raise OSError("the process ends here")
+
+    points = PointActions({"flush:after-commit": lambda: stops or stop()})
+    with Embedded(tmp_path, store=memory_store(), points=points) as db:
+        db.run(
+            "CREATE NAMESPACE app; CREATE TABLE app.ours (id INT PRIMARY KEY, n INT) WITH (TYPE = 'SHARED')"
+        )
+        db.change("INSERT INTO app.ours VALUES (1, 1)")
+        asked = db.settle().seq
+        db.change("INSERT INTO app.ours VALUES (2, 2)")
+        with pytest.raises(OSError, match="ends here"):
+            db.flush("app.ours")
+        db.change("INSERT INTO app.ours VALUES (3, 3)")
+        flushed = db.flusher.flush_partition(db.table("app.ours"), SHARED, until=asked)
+        assert (flushed.rows, flushed.left[0]) == (0, 1)
+        assert hot_keys(db) == [3]
+
+
 def test_a_table_of_the_same_name_meets_nothing_of_the_old_one(db: Embedded) -> None:
     db.change("INSERT INTO app.ours VALUES (1, 1)")
     db.flush("app.ours")
