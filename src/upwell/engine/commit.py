@@ -7,7 +7,8 @@ So an acknowledgement (`Publication.wait`, `Growth.reached`) always follows a sy
 
 import logging
 import threading
-from collections.abc import Callable, Sequence
+from bisect import bisect_left, bisect_right
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from enum import Enum
 
 import msgspec
@@ -35,6 +36,9 @@ from upwell.storage.place import Place
 from upwell.types import Key, Owner, TableId
 
 log = logging.getLogger("upwell.commit")
+
+KEPT_MAX = 2_000
+"""So many rows are left out of the range that one commit deletes: each takes some µs under the write lock."""
 
 _CATALOG_KINDS = frozenset({Kind.NAMESPACE, Kind.TABLE, Kind.USER, Kind.STORAGE, Kind.QUERY})
 
@@ -184,16 +188,25 @@ class Committer:
             self._flushing.pop((table, owner), None)
             self.pending.end(table, owner, left)
 
-    def forget_flushed(self, table: TableId, owner: Owner, first: Key, last: Key, *, until: int) -> None:
-        """Forget the hot rows from key `first` until `last` of a marked partition whose `_seq` ≤ `until`.
+    def forget_flushed(
+        self, table: TableId, owner: Owner, ranges: Iterable[tuple[Key, Key]], *, until: int
+    ) -> Iterator[None]:
+        """Forget the hot rows of a marked partition whose `_seq` ≤ `until` and whose key is in `ranges`.
 
-        All that were there when it was marked must be so old; what came since is known here.
+        Ranges are (first, last); all rows that were there when it was marked must be so old; what came since
+        is known here. A piece goes with each step of the iterator.
         """
         with self.lock:
-            drop = DropRange(table, owner, first, last)
-            newer = (key for key, seq in self._flushing[table, owner].items() if seq > until)
-            kept = tuple(sorted(filter(drop.covers, newer)))
-            self.apply(Batch(ranges=[msgspec.structs.replace(drop, kept=kept)]))
+            written, self._flushing[table, owner] = self._flushing[table, owner], {}
+        newer = sorted(key for key, seq in written.items() if seq > until)
+        seq = 0
+        for first, last in ranges:
+            for drop in _pieces(DropRange(table, owner, first, last), newer):
+                self.publication.wait(seq)  # others get the lock meanwhile
+                with self.lock:
+                    kept = {*drop.kept, *filter(drop.covers, self._flushing[table, owner])}
+                    seq = self.apply(Batch(ranges=[msgspec.structs.replace(drop, kept=tuple(sorted(kept)))]))
+                yield
 
     def close(self) -> None:
         """Sync and publish what is applied, then stop. The store stays open."""
@@ -292,3 +305,13 @@ class Committer:
             if self._durability is Durability.GROUP and seq > self.publication.view.seq:
                 self.publication.publish(View(seq, reader, catalog))
             self._points.reach("commit:after-publish")
+
+
+def _pieces(drop: DropRange, newer: Sequence[Key]) -> Iterator[DropRange]:
+    """Yield the range without the `newer` keys, which are sorted; in pieces, if these are many."""
+    keys = newer[bisect_left(newer, drop.first) : bisect_right(newer, drop.last)]
+    while len(keys) > KEPT_MAX:
+        border = keys[KEPT_MAX - 1]
+        yield msgspec.structs.replace(drop, last=border, kept=tuple(keys[:KEPT_MAX]))
+        drop, keys = msgspec.structs.replace(drop, first=border), keys[KEPT_MAX - 1 :]
+    yield msgspec.structs.replace(drop, kept=tuple(keys))

@@ -155,8 +155,7 @@ class Flush:
         for rows in sweep.few():
             self._committer.apply(Batch(drops=[Drop(table.id, owner, *row) for row in rows]))
             self._points.reach("flush:mid-cleanup")
-        for first, last in sweep.ranges():
-            self._committer.forget_flushed(table.id, owner, first, last, until=sweep.until)
+        for _ in self._committer.forget_flushed(table.id, owner, sweep.ranges(), until=sweep.until):
             self._points.reach("flush:mid-cleanup")
 
 

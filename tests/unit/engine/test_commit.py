@@ -8,6 +8,7 @@ import pytest
 
 from upwell.clock import ManualClock
 from upwell.effects import NoPoints
+from upwell.engine import commit as commit_module
 from upwell.engine.commit import Committer, ManifestInForce, decode_manifest_record, partition_name
 from upwell.engine.schema import Schema
 from upwell.errors import ReadOnly
@@ -222,6 +223,26 @@ def test_versions_of_a_partition_that_is_being_flushed_are_superseded(db: Embedd
     db.committer.end_flush(table, SHARED)
     db.committer.apply(Batch(rows=[row(db, 1, previous=second, expect=second)]))
     assert supersedes(db, 1) == ()
+
+
+def test_rows_are_forgotten_around_what_was_written_meanwhile_a_part_at_a_time(
+    db: Embedded, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However much was written, no commit holds the others up for long."""
+    monkeypatch.setattr(commit_module, "KEPT_MAX", 2)
+    table = db.table("app.ours").id
+    old = {key: db.committer.apply(Batch(rows=[row(db, key)])) for key in range(1, 10)}
+    until = db.committer.begin_flush(table, SHARED).seq
+    for key in (3, 4, 6, 8, 9):
+        db.committer.apply(Batch(rows=[row(db, key, previous=old[key], expect=old[key])]))
+    pieces = db.committer.forget_flushed(table, SHARED, [(2, 9)], until=until)
+    next(pieces)
+    seven = db.committer.apply(Batch(rows=[row(db, 7, previous=old[7], expect=old[7])]))
+    assert sum(1 for _ in pieces) == 3, "up to 4 it was, then 6, 8 and 9"
+    left = {version.key: version.seq for version in db.settle().hot.scan_rows(table, SHARED)}
+    assert list(left) == [1, 3, 4, 6, 7, 8, 9]
+    assert left[7] == seven
+    db.committer.end_flush(table, SHARED)
 
 
 def test_manifest_records_are_read_as_they_were_written() -> None:
