@@ -126,6 +126,19 @@ class Embedded:
         hot = self.directory / "hot"
         self.store: HotStore = self._given or RocksStore(hot, clock=self.clock, wal_sync=self._wal_sync)
         self.committer = Committer(self.store, points=self.points, durability=self._durability)
+        self.schema = Schema(self.committer, self.clock)
+        self.registry = Registry(self.committer, self.clock)
+        self._open_tiers()
+        self._open_jobs()
+        self.engine = self._make_engine()
+        self.schema.ensure_default_namespace()
+        StorageSchema(self.committer, self.clock).ensure_local(str(self.cold_root))
+        self.threads = ThreadPoolExecutor(4, "test-query")
+        self.runner = asyncio.Runner(loop_factory=self._loop_factory)
+        self.growth = Growth(self.committer.publication, self.runner.get_loop())
+        self.sessions = self._make_sessions(self.growth)
+
+    def _open_tiers(self) -> None:
         self.storages = Storages(
             self.cold_root,
             self.files,
@@ -137,44 +150,39 @@ class Embedded:
         self.rows_by_key = Rows(self.cold)
         self.overlay = Overlay(self.committer.changelog)
         self.query = QueryEngine(self.rows_by_key, self.overlay)
-        self.schema = Schema(self.committer, self.clock)
         self.partitions = PartitionWriter(
             self.committer, self.storages, clock=self.clock, points=self.points, grace_s=self.grace_s
         )
         self.flusher = Flush(self.committer, self.partitions, points=self.points)
         self.compactor = Compact(self.committer, self.partitions, points=self.points)
-        self.jobs = JobQueue(self.committer, self.clock, points=self.points)
-        self.cleanup = Cleanup(self.committer, self.storages, self.cold, points=self.points)
-        self.registry = Registry(self.committer, self.clock)
+
+    def _open_jobs(self) -> None:
+        committer, clock, points = self.committer, self.clock, self.points
+        self.jobs = JobQueue(committer, clock, points=points)
+        self.cleanup = Cleanup(committer, self.storages, self.cold, points=points)
         limits = LogLimits(RETENTION_S, LOG_BYTES_MAX)
-        self.trim = LogTrim(self.committer, self.clock, limits, self.registry.slowest_cursor, self.points)
-        self.retention = JobRetention(self.jobs, self.clock, RETENTION_S, JOBS_KEPT_MAX)
-        self.expiry = Expiry(self.committer, self.clock, GRACE_S)
-        open_store = partial(RocksStore, clock=self.clock)
+        self.trim = LogTrim(committer, clock, limits, self.registry.slowest_cursor, points)
+        self.retention = JobRetention(self.jobs, clock, RETENTION_S, JOBS_KEPT_MAX)
+        self.expiry = Expiry(committer, clock, GRACE_S)
+        open_store = partial(RocksStore, clock=clock)
         self.kinds = Kinds(
-            self.committer,
+            committer,
             self.flusher,
             self.compactor,
             self.cleanup,
             self.trim,
             self.retention,
             self.expiry,
-            Backup(
-                self.committer,
-                self.partitions,
-                self.storages,
-                open_store,
-                self.clock,
-                self.points,
-                self.files,
-            ),
-            Restore(self.directory, open_store, self.points, self.files),
+            Backup(committer, self.partitions, self.storages, open_store, clock, points, self.files),
+            Restore(self.directory, open_store, points, self.files),
             self.jobs,
-            self.clock,
-            self.points,
+            clock,
+            points,
         )
+
+    def _make_engine(self) -> Engine:
         defaults = Defaults(self.clock, Snowflakes(self.clock, worker=1))
-        self.engine = Engine(
+        return Engine(
             facts=ServerFacts("embedded", "http://127.0.0.1", self.clock.now_us()),
             committer=self.committer,
             rows=self.rows_by_key,
@@ -188,12 +196,6 @@ class Embedded:
             audit=AuditLog(self.committer, self.clock, defaults.next_id, retention_days=1),
             sign_ins=SignIns(self.committer, self.clock),
         )
-        self.schema.ensure_default_namespace()
-        StorageSchema(self.committer, self.clock).ensure_local(str(self.cold_root))
-        self.threads = ThreadPoolExecutor(4, "test-query")
-        self.runner = asyncio.Runner(loop_factory=self._loop_factory)
-        self.growth = Growth(self.committer.publication, self.runner.get_loop())
-        self.sessions = self._make_sessions(self.growth)
 
     def close(self) -> None:
         """Close all but a store that was given."""
