@@ -15,6 +15,7 @@ import pytest
 
 from upwell.clock import SystemClock
 from upwell.effects import NoPoints, OsFiles
+from upwell.engine import sweep as sweep_module
 from upwell.engine.restore import Restore, adopt_restored
 from upwell.engine.stop import Stop
 from upwell.jobs import job as job_module
@@ -31,6 +32,8 @@ from upwell.testing.lives import Lives, Place
 TABLE = "app.notes"
 TIMES = 3
 WAIT_S = 30.0
+SWEEP = {"SCAN_ROWS": 2, "RANGE_ROWS_MIN": 1, "RANGE_ROWS_MAX": 3}
+"""Few rows make several ranges to be forgotten, between which it ends."""
 
 
 def of(deed: str, points: str, *torn: str) -> list[tuple[str, Place]]:
@@ -119,6 +122,8 @@ def life(directory: Path, deed: str, round_: int, place: Place) -> None:
     """Write, go on with what the last life left, and begin what is to be interrupted, if that was done."""
     points, files = place.deadly()
     job_module.BACKOFF_FIRST_S = 0.0
+    for limit, rows in SWEEP.items():
+        setattr(sweep_module, limit, rows)
     with Embedded(directory, points=points, files=files) as db:
         write(db, round_)
         work(db)
@@ -204,6 +209,12 @@ def lives() -> Iterator[Lives]:
 @pytest.fixture(autouse=True)
 def no_pause(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(job_module, "BACKOFF_FIRST_S", 0.0)
+
+
+@pytest.fixture(autouse=True)
+def ranges_of_few_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    for limit, rows in SWEEP.items():
+        monkeypatch.setattr(sweep_module, limit, rows)
 
 
 @pytest.mark.parametrize(("deed", "place"), PLACES, ids=map(str, (place for _, place in PLACES)))
