@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 import msgspec
 
 from upwell.engine.catalog import Catalog, Table
+from upwell.engine.precedence import ordered
 from upwell.engine.rows import Found, Rows
 from upwell.engine.violation import Place
 from upwell.storage.hot import Batch, Expectation, HotReader, RecordWrite, RowWrite, Version
@@ -76,8 +77,12 @@ class Stage:
     @property
     def batch(self) -> Batch:
         """What to commit: one change a row, those left out that came and went within this evaluation."""
-        rows = [write for place, write in self._staged.items() if self._is_change(self._found[place], write)]
-        return Batch(rows, list(self.records), list(self._expectations))
+        changes = {
+            place: write
+            for place, write in self._staged.items()
+            if self._is_change(self._found[place], write)
+        }
+        return Batch(ordered(changes, self._catalog), list(self.records), list(self._expectations))
 
     def savepoint(self) -> Savepoint:
         """Return where to go back to if the next change turns out to be impossible."""

@@ -24,11 +24,12 @@ CREATE TABLE posts (
 NAMES = {"folders": "id, parent", "users": "id, name", "posts": "id, author, folder"}
 
 
-def create_tables(db: Embedded) -> None:
-    """Create the phone's tables on the server."""
+def create_tables(db: Embedded, *, on_delete: str = "RESTRICT") -> None:
+    """Create the phone's tables on the server; the phone's own references only restrict."""
     db.run("CREATE NAMESPACE app")
     for statement in TABLES.replace("REFERENCES ", "REFERENCES app.").split(";"):
         text = statement.replace("CREATE TABLE ", "CREATE TABLE app.").strip()
+        text = text.replace("(id)", f"(id) ON DELETE {on_delete}")
         db.run(f"{text} WITH (TYPE='USER', SYNC=TRUE)")
 
 
