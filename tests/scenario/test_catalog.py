@@ -195,9 +195,11 @@ def test_cluster_statements_answer_for_one_node(site: Site, alice: Wire) -> None
         "PURGE --upto 5",
         "PURGE 5",
         "TRIGGER ELECTION",
+        "TRIGGER-ELECTION",
         "TRANSFER-LEADER 2",
         "REBALANCE",
         "STEPDOWN",
+        "step-down",
     ):
         ((_, _, success, error, *_),) = site.root.run(f"CLUSTER {action}").rows
         assert success is False

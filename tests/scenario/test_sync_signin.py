@@ -84,6 +84,7 @@ def test_what_it_can_not_read_it_refuses(world: World) -> None:
     for content in (b"", b"{", b"[]", b'{"user":7}', b'{"user":"\xff"}', b"[" * 10_000):
         assert refusal(content=content) == (400, unreadable), content
     assert refusal(json={"user": "a", "device": "x" * 257})[0] == 400
+    assert refusal(json={"user": "x" * 257})[0] == 400
     assert refusal(json={"user": "x" * 100_000})[0] == 413
     for method in ("GET", "PUT", "DELETE", "PATCH"):
         answer = world.http.request(method, SIGNIN)

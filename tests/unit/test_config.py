@@ -57,6 +57,8 @@ def test_a_wrong_file_stops_the_start(tmp_path: Path, text: str, message: str) -
         ("data_dir = 5", "data_dir can't be 5: it is a path"),
         ('data_dir = ""', "data_dir can't be '': it is a path"),
         ('host = ""', "host is empty"),
+        ('public_origin = "db.example"', "public_origin is empty, or as https://db.example"),
+        ('public_origin = "https://db.example/path"', "public_origin is empty"),
     ],
 )
 def test_nothing_in_a_file_is_guessed(tmp_path: Path, text: str, message: str) -> None:
@@ -174,3 +176,11 @@ def test_settings_are_shown_without_secrets_and_with_where_they_come_from(tmp_pa
     assert {settings["root_password"], settings["jwt_secret"]} == {'"***"'}
     assert (settings["port"], settings["dev"], settings["host"]) == ("9", "true", '"::1"')
     assert shown_issuer(config.issuers[0])["secret"] == '"***"'
+
+
+@pytest.mark.parametrize(
+    ("given", "wanted"),
+    [("", "http://127.0.0.1:8080"), ("https://db.example:8443/", "https://db.example:8443")],
+)
+def test_where_clients_find_the_server(given: str, wanted: str) -> None:
+    assert load_config(file=None, environment={}, options={"public_origin": given}).origin == wanted

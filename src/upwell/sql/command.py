@@ -45,7 +45,7 @@ _CLUSTER = {
     "snapshot": "snapshot",
     "purge": "purge",
     "triggerelection": "trigger-election",
-    "transfer-leader": "transfer-leader",
+    "transferleader": "transfer-leader",
     "rebalance": "rebalance",
     "stepdown": "stepdown",
 }
@@ -237,9 +237,10 @@ def read_cluster(tokens: Tokens) -> ClusterAction:
         raise InvalidSql(
             f"CLUSTER {action.upper()} is a CLI-only command. SELECT * FROM system.cluster shows the nodes"
         )
-    if action in ("join", "leave", "clear") or action not in _CLUSTER:
+    known = _CLUSTER.get(action.replace("-", ""))
+    if known is None:
         raise InvalidSql(f"CLUSTER {action.upper()[:60]} is not supported yet: this server is one node")
-    return ClusterAction(_CLUSTER[action], target)
+    return ClusterAction(known, target)
 
 
 def read_describe(tokens: Tokens) -> DescribeTree:
