@@ -31,7 +31,7 @@ from upwell.session.outcome import Answer, PointAnswer, Streamed
 from upwell.session.point import point_answer
 from upwell.session.policy import Action, require_table
 from upwell.session.server import Server
-from upwell.session.source import resolve, stored_columns
+from upwell.session.source import Resolver, stored_columns
 from upwell.session.threads import QueryThreads
 from upwell.session.transaction import Transactions
 from upwell.sql.owners import name_all_owners
@@ -212,5 +212,5 @@ class Reader:
         is_open: bool = False,
         others: frozenset[str] = frozenset(),
     ) -> Resolve:
-        parts = (self.registry, self.feed, self.transactions, self.server, write, call.context())
-        return partial(resolve, view, call.principal, *parts, is_open, others)
+        parts = (self.registry, self.feed, self.transactions, self.server)
+        return Resolver(view, call.principal, *parts, write, call.context(), is_open, others)

@@ -5,7 +5,7 @@ staged.
 """
 
 from collections.abc import Iterable
-from functools import partial
+from dataclasses import dataclass, replace
 
 import pyarrow as pa
 
@@ -36,50 +36,59 @@ from upwell.sql.render import render
 from upwell.types import Column
 
 
-def resolve(
-    view: View,
-    principal: Principal,
-    registry: Registry,
-    feed: LiveFeed,
-    transactions: Transactions,
-    server: Server,
-    write: Write | None,
-    context: Context,
-    is_open: bool,
-    others: frozenset[str],
-    namespace: str,
-    name: str,
-) -> AnySource:
-    """Return the rows behind a name; raise `PermissionDenied` or `TableNotFound`.
+@dataclass(frozen=True, slots=True)
+class Resolver:
+    """Tells what the names of one query stand for, to `principal` on `view`.
 
     `is_open`: SHOW and DESCRIBE ask, who may read system tables for everybody. `others` are the names by
     which this query, and the audit log knows it, reads the rows of all users.
     """
-    if namespace == SYSTEM and name in others:
-        return _everybody(view, principal, name.removeprefix(PREFIX), context.now_us)
-    if (namespace, name) == TRANSACTIONS:
-        return transactions_table(principal, transactions)
-    if namespace == SYSTEM and name in SERVER_LAYOUTS:
-        if not is_open:
-            require_admin(principal, f"system.{name}")
-        found = server.find(name, view, principal)
-        assert found is not None, "each layout has its rows"
-        return made(*found)
-    if (namespace, name) == SETTINGS:
-        require_admin(principal, "settings")
-        return made(ENGINE_SETTINGS, server.engine_settings())
-    if is_system(namespace):
-        return system_table(namespace, name, view, principal, registry, feed, is_open=is_open)
-    named = view.catalog.queries.get((namespace, name))
-    if named is not None:
-        parts = (registry, feed, transactions, server, write, context)
-        # What the query that reads a view may read beyond its principal's rights, the view may not.
-        return _derived(named, context, partial(resolve, view, principal, *parts, False, frozenset()))
-    table = view.catalog.get_table(namespace, name)
-    require_table(principal, Action.READ, table)
-    owner = table.owner_for(principal.user)
-    staged = None if write is None else write.staged_in(table, owner)
-    return Source(table, owner, staged, table.alive_from(context.now_us))
+
+    view: View
+    principal: Principal
+    registry: Registry
+    feed: LiveFeed
+    transactions: Transactions
+    server: Server
+    write: Write | None
+    context: Context
+    is_open: bool = False
+    others: frozenset[str] = frozenset()
+
+    def __call__(self, namespace: str, name: str) -> AnySource:
+        """Return the rows behind a name; raise `PermissionDenied` or `TableNotFound`."""
+        if namespace == SYSTEM and name in self.others:
+            return _everybody(self.view, self.principal, name.removeprefix(PREFIX), self.context.now_us)
+        system = self._find_system(namespace, name)
+        if system is not None:
+            return system
+        named = self.view.catalog.queries.get((namespace, name))
+        if named is not None:
+            # What the query that reads a view may read beyond its principal's rights, the view may not.
+            return _derived(named, self.context, replace(self, is_open=False, others=frozenset()))
+        table = self.view.catalog.get_table(namespace, name)
+        require_table(self.principal, Action.READ, table)
+        owner = table.owner_for(self.principal.user)
+        staged = None if self.write is None else self.write.staged_in(table, owner)
+        return Source(table, owner, staged, table.alive_from(self.context.now_us))
+
+    def _find_system(self, namespace: str, name: str) -> pa.Table | None:
+        if (namespace, name) == TRANSACTIONS:
+            return transactions_table(self.principal, self.transactions)
+        if namespace == SYSTEM and name in SERVER_LAYOUTS:
+            if not self.is_open:
+                require_admin(self.principal, f"system.{name}")
+            found = self.server.find(name, self.view, self.principal)
+            assert found is not None, "each layout has its rows"
+            return made(*found)
+        if (namespace, name) == SETTINGS:
+            require_admin(self.principal, "settings")
+            return made(ENGINE_SETTINGS, self.server.engine_settings())
+        if is_system(namespace):
+            return system_table(
+                namespace, name, self.view, self.principal, self.registry, self.feed, is_open=self.is_open
+            )
+        return None
 
 
 def stored_columns(sources: Iterable[AnySource]) -> list[tuple[Column, ...]]:
