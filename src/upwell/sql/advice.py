@@ -1,7 +1,8 @@
 """Advice: what to write here instead of what other databases understand.
 
 Law: advice is added to a refusal and never makes one; the first that fits is given, by the text of the
-statement or by the words of the refusal.
+statement or by the words of the refusal. It is looked for in the event loop: each pattern in a pass or two
+(`(?>…)` never looks for another place of what it found).
 """
 
 import re
@@ -85,11 +86,14 @@ _BY_STATEMENT = [
     (r"DROP (TABLE|VIEW) .* ,", "one a statement; several statements go with ; between them"),
     (r"ALTER TABLE .* CHANGE\b", "RENAME COLUMN a TO b, and MODIFY COLUMN b type"),
     (
-        r"ALTER TABLE .* ADD .*\b(AFTER|FIRST)\b",
+        r"ALTER TABLE (?>.*? ADD ).*\b(AFTER|FIRST)\b",
         "a new column is the last one; SELECT names them in the order you like",
     ),
     (r"ALTER TABLE .* ADD COLUMN \(", "one column a statement: ADD COLUMN c type"),
-    (r"ALTER TABLE .* TYPE .* USING\b", "a type can only be widened; ADD a column and UPDATE it instead"),
+    (
+        r"ALTER TABLE (?>.*? TYPE ).* USING\b",
+        "a type can only be widened; ADD a column and UPDATE it instead",
+    ),
     (
         r"SHOW CREATE\b|PRAGMA\b|\\ ",
         "DESCRIBE TABLE namespace.table shows the columns, SHOW TABLES the tables",
