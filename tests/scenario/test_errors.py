@@ -384,11 +384,15 @@ def test_ordinary_roles_get_the_public_text(
         ("SELECT nope FROM N.t", "SQL_EXECUTION_ERROR", "No field named nope at Line: 1, Column: 8"),
         ("SELECT id,\n  nope\nFROM N.t", "SQL_EXECUTION_ERROR", "No field named nope at Line: 2, Column: 3"),
         ("SELECT a.nope FROM N.t a", "SQL_EXECUTION_ERROR", "No field named a.nope at Line: 1, Column: 10"),
-        ("UPDATE N.t SET v = nope", "SQL_EXECUTION_ERROR", "column 'nope' does not exist at Line: 1, Column"),
+        (
+            "UPDATE N.t SET v = nope",
+            "SQL_EXECUTION_ERROR",
+            "column 'nope' does not exist in N.t at Line: 1, C",
+        ),
         (
             "UPDATE N.t SET\nnope = 1",
             "SQL_EXECUTION_ERROR",
-            "column 'nope' does not exist at Line: 2, Column: 1",
+            "column 'nope' does not exist in N.t at Line: 2, Column: 1",
         ),
         ("SELECT * FORM N.t", "INVALID_SQL", "at Line: 1, Column: 15"),
         ("INSERT INTO N.t\nVALUE (1)", "INVALID_SQL", "found VALUE at Line: 2, Column: 1"),
@@ -401,7 +405,8 @@ def test_what_speaks_of_the_own_statement_is_told_and_points_at_the_place(
     site: Site, namespace: str, alice: Wire, text: str, code: str, told: str
 ) -> None:
     site.root.run(f"CREATE USER TABLE {namespace}.t (id INT PRIMARY KEY, v TEXT)")
-    assert told in alice.sql(text.replace("N.", f"{namespace}.")).refused(400, code)
+    message = alice.sql(text.replace("N.", f"{namespace}.")).refused(400, code)
+    assert told.replace("N.", f"{namespace}.") in message
 
 
 def test_an_administrator_is_pointed_at_an_unknown_table(site: Site, namespace: str) -> None:

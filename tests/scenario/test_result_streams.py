@@ -15,6 +15,7 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
+from upwell import __version__
 from upwell.client import ConnectionLost, ServerError, connect, connect_async
 from upwell.testing import ServerProcess
 from upwell.testing.wire import SQL, TIMEOUT_S, Site, Wire
@@ -59,6 +60,18 @@ def ask(wire: Wire, accept: str, sql: str, namespace: str = "default", **more: o
     answer = wire.call("POST", SQL, body, headers={"Accept": accept})
     assert answer.status == 200, answer.body
     return answer.headers["content-type"], answer.body
+
+
+def test_columns_may_have_one_name_in_every_form(root: Wire, filled: str) -> None:
+    sql = "SELECT id, big, id, version() FROM t WHERE id = 3"
+    names = ["id", "big", "id", "version()"]
+    answer = json.loads(root.call("POST", SQL, {"sql": sql, "namespace_id": filled}).body)["results"][0]
+    assert [column["name"] for column in answer["schema"]] == names
+    assert answer["rows"] == [[3, "-1", 3, f"Upwell {__version__}"]]
+    table = pa.ipc.open_stream(ask(root, ARROW, sql, filled)[1]).read_all()
+    assert (table.schema.names, table.column(2).to_pylist()) == (names, [3])
+    head, row = csv.reader(io.StringIO(ask(root, CSV, sql, filled)[1].decode()))
+    assert (head, row[:3]) == (names, ["3", "-1", "3"])
 
 
 def test_arrow_has_the_columns_and_their_types(root: Wire, filled: str) -> None:

@@ -7,7 +7,7 @@ join that makes millions of rows of each batch, the thread goes on until that is
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from typing import Protocol
 
 import pyarrow as pa
@@ -40,6 +40,8 @@ class Flow:
     def __init__(self, stream: Stream, held: object = None) -> None:
         self._batches = aiter(stream)
         self._held = held  # the View: the files that it names stay as long
+        self.names: Sequence[str] | None = None
+        """The names of the columns, if they are others than the engine's."""
 
     def read(self, stop: Stop) -> pa.RecordBatch | None:
         """Return the next batch, None after the last; raise `Stopped` when that was asked for."""
@@ -53,7 +55,8 @@ class Flow:
                 raise Stopped("stopped") from None
             except BaseException as error:
                 raise translated(error) from error
-        return None if batch is None else batch.to_pyarrow()
+        rows = None if batch is None else batch.to_pyarrow()
+        return rows if rows is None or self.names is None else rows.rename_columns(list(self.names))
 
     async def _next(self) -> Batch | None:
         return await anext(self._batches, None)

@@ -42,6 +42,10 @@ _CLEARER = [
         f"the query needs more than {QUERY_BYTES_MAX >> 20} MiB of memory; narrow it with WHERE",
     ),
     (
+        re.compile(r".*value of (-?\d+) is out of range Int64.*", re.DOTALL),
+        r"integer overflow: \1 doesn't fit into 64 bits; cast to DECIMAL where that can be",
+    ),
+    (
         re.compile(r".*Null byte .* not allowed in name"),
         "a column's name has a NUL character; name it with AS",
     ),

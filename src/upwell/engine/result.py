@@ -82,6 +82,14 @@ def refuse_not_finite(table: pa.Table) -> None:
             )
 
 
+def renamed(table: pa.Table, names: Sequence[str]) -> pa.Table:
+    """Return a result under these names, which may repeat."""
+    if list(names) == table.column_names:
+        return table
+    fields = [field.with_name(name) for field, name in zip(table.schema, names, strict=True)]
+    return pa.table(table.columns, schema=pa.schema(fields))
+
+
 def without_directories(plan: pa.Table) -> pa.Table:
     """Return an explained plan with the names of files alone: where they are is the server's business."""
     texts = [_DIRECTORIES.sub("", text) for text in plan.column("plan").to_pylist()]

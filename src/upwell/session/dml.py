@@ -34,9 +34,12 @@ from upwell.types import Column, Key, Owner, Row, Value
 class Inquiry(Protocol):
     """What an evaluation may ask about the state it is done on, what it has staged included."""
 
-    def rows(self, text: str, values: Sequence[Value], given: pa.Table | None) -> pa.Table:
+    def rows(
+        self, text: str, values: Sequence[Value], given: pa.Table | None, *, is_stored: bool = True
+    ) -> pa.Table:
         """Return the rows of a query text with `$n`; `given` is what the only table in it stands for.
 
+        `is_stored`: an integer that doesn't fit is an error, not what is left of it.
         Raises `Foreign` where the query engine may not be used.
         """
         ...
@@ -261,15 +264,17 @@ class Evaluation:
         where = statement.where
         if where is None and statement.key is not None:
             where = f'"{table.columns[table.key_index].name}" = ({statement.key.text})'
-        texts = [scalar.text for _, scalar in statement.assignments]
+        # What has a tree is evaluated by it, so that an integer that doesn't fit is an error.
+        texts = [scalar.text for _, scalar in statement.assignments if scalar.node is None]
         changed = 0
         for found in self._query(_matching(table, where, texts)):
             key = _known_key(found[0])
             version = self._write.find_live(table, self._owner, key)
             assert version is not None, "the query read the very state that is written"
             assert version.row is not None, "a live version has a row"
-            row = list(version.row)
-            for (index, _), value in zip(statement.assignments, found[1:], strict=True):
+            row, cells = list(version.row), iter(found[1:])
+            for index, scalar in statement.assignments:
+                value = next(cells) if scalar.node is None else self._value(scalar.node, version.row)
                 row[index] = table.binders[index](value)
             changed += self._stage_update(table, key, version.row, row)
         return changed

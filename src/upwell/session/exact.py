@@ -1,9 +1,9 @@
 """Exact literals: what a query compares with a DECIMAL or UUID column, in the column's own form.
 
-Law: `x = 33.30` is true of a DECIMAL of that value, `u = 'A0…'` of a UUID that is written `a0…`, and
-`t < '9999-12-31'` of every moment before. The query engine takes the first literal for a DOUBLE, compares the
-second as text and counts the third in nanoseconds, which end in 2262; so they are rewritten before it reads
-them. Only names that mean nothing else in the query's tables are looked at.
+Law: `x = 33.30` is true of a DECIMAL of that value, `x - 0.005` is a DECIMAL, `u = 'A0…'` is true of a UUID
+that is written `a0…`, and `t < '9999-12-31'` of every moment before. The query engine takes the first ones
+for a DOUBLE, compares the next as text and counts the last in nanoseconds, which end in 2262; so they are
+rewritten before it reads them. Only names that mean nothing else in the query's tables are looked at.
 """
 
 import re
@@ -20,6 +20,7 @@ _YEAR = re.compile(r"^(?:TIMESTAMP )?'([0-9]{4})-[0-9]{2}-[0-9]{2}[^']*'$")
 _YEARLIKE = re.compile(r"'[0-9]{4}-")
 _YEARS_OF_NANOSECONDS = (1677, 2262)
 _COMPARISONS = frozenset({"=", "<>", "!=", "<", "<=", ">", ">="})
+_ARITHMETIC = frozenset({"+", "-", "*"})
 _AGGREGATES = frozenset({"SUM", "MIN", "MAX"})
 """Functions of a DECIMAL that give one; of an expression in their parentheses that isn't sure."""
 _SIGNS = frozenset({"-", "+"})
@@ -45,6 +46,10 @@ def with_exact_literals(text: str, tables: Iterable[Sequence[Column]]) -> str:
         forms = _forms(token, has_far)
         if forms:
             kinds = set().union(*(types.get(name, set()) for name in _compared_with(tokens, at)))
+            if not kinds and SqlType.DECIMAL in forms:
+                kinds = {SqlType.DECIMAL} & set().union(
+                    *(types[name] for name in _calculated_with(tokens, at) if len(types.get(name, ())) == 1)
+                )
             written = forms.get(next(iter(kinds))) if len(kinds) == 1 else None
             if written is not None:
                 text = text[: token.start] + written + text[token.end :]
@@ -111,6 +116,13 @@ def _compared_with(tokens: Sequence[Token], at: int) -> set[str]:
         begin = _before_literal(tokens, before)
         return _names_before(tokens, begin - 1) if _at(tokens, begin).word == "IN" else set()
     return _names_after(tokens, after + 1) if _at(tokens, after).word in _COMPARISONS else set()
+
+
+def _calculated_with(tokens: Sequence[Token], at: int) -> set[str]:
+    """Return the names of the operands of a sum, difference or product with the number at `at`."""
+    end = _before_sign(tokens, at) if _at(tokens, at - 2).word in _ARITHMETIC else at - 1
+    before = _names_before(tokens, end - 1) if _at(tokens, end).word in _ARITHMETIC else set()
+    return before | (_names_after(tokens, at + 2) if _at(tokens, at + 1).word in _ARITHMETIC else set())
 
 
 def _before_literal(tokens: Sequence[Token], end: int) -> int:

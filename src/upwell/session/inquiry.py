@@ -27,8 +27,12 @@ class ThreadInquiry(msgspec.Struct, frozen=True):
     write: Write
     stop: Stop
 
-    def rows(self, text: str, values: Sequence[Value], given: pa.Table | None) -> pa.Table:
-        return self.reader.rows_of(self.call, self.view, self.write, self.stop, text, values, given)
+    def rows(
+        self, text: str, values: Sequence[Value], given: pa.Table | None, *, is_stored: bool = True
+    ) -> pa.Table:
+        return self.reader.rows_of(
+            self.call, self.view, self.write, self.stop, text, values, given, is_stored=is_stored
+        )
 
     def find_keys(self, read: DirectRead, values: Sequence[Value]) -> list[Key] | None:
         return self.reader.find_keys(self.call, self.view, self.write, read, values, inline=False)
@@ -42,7 +46,9 @@ class InlineInquiry(msgspec.Struct, frozen=True):
     view: View | None
     write: Write
 
-    def rows(self, text: str, values: Sequence[Value], given: pa.Table | None) -> pa.Table:
+    def rows(
+        self, text: str, values: Sequence[Value], given: pa.Table | None, *, is_stored: bool = True
+    ) -> pa.Table:
         raise Foreign
 
     def find_keys(self, read: DirectRead, values: Sequence[Value]) -> list[Key] | None:

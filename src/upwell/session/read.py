@@ -1,6 +1,7 @@
 """Reads: a SELECT by key at once, any other in a query thread, each through one View."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 
@@ -9,7 +10,7 @@ import pyarrow as pa
 from upwell.engine.expression import Parameter, find_key
 from upwell.engine.flow import Given
 from upwell.engine.query import QueryEngine
-from upwell.engine.result import refuse_not_finite, without_directories
+from upwell.engine.result import refuse_not_finite, renamed, result_columns, without_directories
 from upwell.engine.rows import Rows, WouldBlock
 from upwell.engine.source import AnySource, Resolve, Source
 from upwell.engine.stop import Stop
@@ -34,10 +35,12 @@ from upwell.session.server import Server
 from upwell.session.source import Resolver, stored_columns
 from upwell.session.threads import QueryThreads
 from upwell.session.transaction import Transactions
+from upwell.sql.checked import with_checked_integers
 from upwell.sql.owners import name_all_owners
 from upwell.sql.render import render
 from upwell.sql.statements import DirectRead, PointRead, Select
-from upwell.types import Key, Value
+from upwell.sql.twins import OwnNames, own_names
+from upwell.types import INTEGER_BITS, Column, Key, Value
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,10 +94,13 @@ class Reader:
         text: str,
         values: Sequence[Value],
         given: pa.Table | None,
+        *,
+        is_stored: bool,
     ) -> pa.Table:
         """Return the rows of a query that `write` asks, what it has staged included, in any order.
 
-        `given` is what the only table in it stands for, whose rows keep their order.
+        `given` is what the only table in it stands for, whose rows keep their order. `is_stored`: what is
+        computed becomes part of rows, so that an integer that doesn't fit is an error.
         """
         if name_all_owners(text, call.namespace)[1]:
             raise InvalidOperation(
@@ -105,9 +111,13 @@ class Reader:
         refuse_deep(text)
         refuse_ignored(text)
         resolver = self._resolver(call, view, write) if given is None else lambda namespace, name: given
-        tables = self.query.tables_in(text, call.namespace, resolver)
-        text = with_exact_literals(text, stored_columns(resolver(*name) for name in tables))
-        return self.query.run(view, text, call.namespace, tables, resolver, stop=stop)
+        own, tables = self._read(text, call.namespace, resolver)
+        columns = stored_columns(resolver(*name) for name in tables) if given is None else [_columns(given)]
+        text = with_exact_literals(own.text, columns)
+        if is_stored:
+            text = with_checked_integers(text, _integers(columns))
+        found = self.query.run(view, text, call.namespace, tables, resolver, stop=stop)
+        return renamed(found, own.restored(found.column_names))
 
     def scouted(
         self, call: Call, view: View, text: str, namespace: str
@@ -171,37 +181,53 @@ class Reader:
         found = self._direct(call, statement, view, inline=False)
         if found is not None:
             return found
-        text, resolver, tables, sources = self._named(call, view, statement)
+        own, text, resolver, tables, sources = self._named(call, view, statement)
         found = ordered(
             text,
             sources,
             lambda final: self.query.run(view, final, call.namespace, tables, resolver, stop=stop),
             rows_unordered=partial(self.query.rows_unordered, view),
         )
+        found = renamed(found, own.restored(found.column_names))
         return with_tiers(found, self.query, view, sources) if statement.explains else found
 
     def _stream(self, call: Call, view: View, statement: Select) -> Streamed:
-        text, resolver, tables, sources = self._named(call, view, statement)
+        own, text, resolver, tables, sources = self._named(call, view, statement)
         in_order = text_in_order(text, sources, rows_unordered=partial(self.query.rows_unordered, view))
         try:
-            return Streamed(*self.query.stream(view, in_order, call.namespace, tables, resolver))
+            schema, flow = self.query.stream(view, in_order, call.namespace, tables, resolver)
         except QueryFailure:
             if in_order == text:
                 raise
-            return Streamed(*self.query.stream(view, text, call.namespace, tables, resolver))
+            schema, flow = self.query.stream(view, text, call.namespace, tables, resolver)
+        names = own.restored(schema.names)
+        if names != schema.names:
+            schema = pa.schema([field.with_name(name) for field, name in zip(schema, names, strict=True)])
+            flow.names = names
+        return Streamed(schema, flow)
 
     def _named(
         self, call: Call, view: View, statement: Select
-    ) -> tuple[str, Resolve, list[tuple[str, str]], Sequence[AnySource]]:
+    ) -> tuple[OwnNames, str, Resolve, list[tuple[str, str]], Sequence[AnySource]]:
         """Return a query's text for the engine, and what the names in it stand for."""
         text = render(statement.text, call.values, call.context())
         refuse_deep(text)
         refuse_ignored(text)
         write = None if call.transaction is None else call.transaction.write
         resolver = self._resolver(call, view, write, is_open=statement.is_open, others=statement.others)
-        tables = self.query.tables_in(text, call.namespace, resolver)
+        own, tables = self._read(text, call.namespace, resolver)
         sources = [resolver(*name) for name in tables]
-        return with_exact_literals(text, stored_columns(sources)), resolver, tables, sources
+        return own, with_exact_literals(own.text, stored_columns(sources)), resolver, tables, sources
+
+    def _read(self, text: str, namespace: str, resolver: Resolve) -> tuple[OwnNames, list[tuple[str, str]]]:
+        """Return a query that the engine can plan, and the tables that it reads."""
+        try:
+            return OwnNames(text, {}), self.query.tables_in(text, namespace, resolver)
+        except QueryFailure as failure:
+            for own in own_names(text, str(failure)):
+                with suppress(QueryFailure):
+                    return own, self.query.tables_in(own.text, namespace, resolver)
+            raise
 
     def _resolver(
         self,
@@ -214,3 +240,14 @@ class Reader:
     ) -> Resolve:
         parts = (self.registry, self.feed, self.transactions, self.server)
         return Resolver(view, call.principal, *parts, write, call.context(), is_open, others)
+
+
+def _columns(given: pa.Table) -> list[Column]:
+    return [Column(0, column.name, column.type) for column in result_columns(given.schema)]
+
+
+def _integers(tables: Iterable[Sequence[Column]]) -> frozenset[str]:
+    """Return the names that stand for integer columns only."""
+    columns = [column for table in tables for column in table]
+    others = {column.name for column in columns if column.type not in INTEGER_BITS}
+    return frozenset(column.name for column in columns) - others

@@ -220,6 +220,6 @@ def _given_back(
     if returning.columns is not None:
         return rows_answer(table, returning.columns, rows)
     values = call.values if call.rows is None else ()
-    found = inquiry.rows(returning.text, values, changed_table(table, rows))
+    found = inquiry.rows(returning.text, values, changed_table(table, rows), is_stored=False)
     refuse_not_finite(found)
     return Answer(found)

@@ -43,15 +43,15 @@ def with_whole_distinct(text: str) -> str:
     for at in range(1, len(tokens) - 2):
         before = [token.word for token in tokens[max(at - 2, 0) : at]]
         if tokens[at].word == "DISTINCT" and tokens[at + 1].word == "FROM" and "IS" in before[-2:]:
-            begin, end = _begin(tokens, at - 1 - (before[-1] == "NOT")), _end(tokens, at + 2)
+            begin, end = operand_begin(tokens, at - 1 - (before[-1] == "NOT")), _end(tokens, at + 2)
             edges += [(tokens[begin].start, "("), (tokens[end - 1].end, ")")]
     for position, edge in sorted(edges, reverse=True):
         text = text[:position] + edge + text[position:]
     return text
 
 
-def _begin(tokens: Sequence[Token], end: int) -> int:
-    """Return the index of the operand that ends before `end`."""
+def operand_begin(tokens: Sequence[Token], end: int) -> int:
+    """Return the index where the operand begins that ends before `end`."""
     depth = 0
     for at in range(end - 1, -1, -1):
         word = tokens[at].word

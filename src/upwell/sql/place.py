@@ -6,7 +6,8 @@ from upwell.errors import InvalidSql
 from upwell.sql.lex import Token, place, tokenize
 
 _UNKNOWN = re.compile(
-    r"No field named (?:[\w\"]+\.)*\"?(?P<field>\w+)\"?|[Cc]olumn '(?P<column>[^']+)' does not exist"
+    r"No field named (?:[\w\"]+\.)*\"?(?P<field>\w+)\"?"
+    r"|[Cc]olumn '(?P<column>[^']+)' does not exist(?: in \w+(?:\.\w+)*)?"
     r"|Invalid function '(?P<function>[^']+)'|Table not found: (?:\w+\.)?(?P<table>\w+)"
 )
 

@@ -8,15 +8,19 @@ import math
 import re
 from collections.abc import Sequence
 
+from upwell import __version__
 from upwell.engine.expression import GENERATORS, Context
 from upwell.errors import InvalidSql, ParameterError
 from upwell.sql.distinct import with_whole_distinct
 from upwell.sql.json_path import with_json_calls
 from upwell.sql.lex import END, Token, tokenize
+from upwell.sql.lists import with_lists_apart
 from upwell.sql.scalar import BARE_FUNCTIONS, CONTEXT_FUNCTIONS, parameter_index
+from upwell.sql.spelling import with_own_spellings
 from upwell.types import Value, WrittenFloat
 
-_CANDIDATE = re.compile(r"\$[0-9]|current_(?:user|role)|snowflake_id|uuid_v7|ulid", re.IGNORECASE)
+_CANDIDATE = re.compile(r"\$[0-9]|current_(?:user|role)|snowflake_id|uuid_v7|ulid|version", re.IGNORECASE)
+_VERSION = "VERSION"
 _PER_ROW = frozenset({"SNOWFLAKE_ID", "UUID_V7", "ULID"})
 # The query engine has its own, with one value for the whole query as well.
 _ENGINE_OWN = frozenset({"NOW", "CURRENT_TIMESTAMP"})
@@ -67,7 +71,7 @@ def render(text: str, values: Sequence[Value], context: Context) -> str:
                 f"{function}() in a query with FROM would repeat one id; leave the column to its DEFAULT"
             )
         else:
-            value = GENERATORS[function](context)
+            value = f"Upwell {__version__}" if function == _VERSION else GENERATORS[function](context)
         parts += (text[done : token.start], _apart(text, token.start, end, literal(value)))
         if function is not None and _is_output(tokens, at, end):
             parts.append(f' AS "{text[token.start : end].lower()}"')
@@ -76,7 +80,7 @@ def render(text: str, values: Sequence[Value], context: Context) -> str:
 
 
 def _in_engine_words(text: str) -> str:
-    return with_json_calls(with_whole_distinct(text))
+    return with_json_calls(with_whole_distinct(with_lists_apart(with_own_spellings(text))))
 
 
 def parameter_count(text: str) -> int:
@@ -92,11 +96,11 @@ def _place(tokens: list[Token], at: int) -> tuple[int, str | None] | None:
     token = tokens[at]
     if token.kind == "parameter":
         return token.end, None
-    if token.word not in CONTEXT_FUNCTIONS or token.word in _ENGINE_OWN:
+    if token.word not in (*CONTEXT_FUNCTIONS, _VERSION) or token.word in _ENGINE_OWN:
         return None
     if at and tokens[at - 1].word in (".", "AS"):
         return None
-    function = CONTEXT_FUNCTIONS[token.word][0]
+    function = _VERSION if token.word == _VERSION else CONTEXT_FUNCTIONS[token.word][0]
     if [following.word for following in tokens[at + 1 : at + 3]] == ["(", ")"]:
         return tokens[at + 2].end, function
     followed = tokens[at + 1].word if at + 1 < len(tokens) else ""
