@@ -134,13 +134,11 @@ class QueryEngine:
         try:
             schema = context.sql_with_options(text, _ONLY_QUERIES).schema()
         except BaseException as error:
-            failure = scout.take_failure()
-            if failure is not None or not scout.derived:
-                raise failure or translated(error) from error
+            scout.raise_failure()
+            if not scout.derived:
+                raise translated(error) from error
             return None
-        failure = scout.take_failure()
-        if failure is not None:
-            raise failure
+        scout.raise_failure()
         return schema
 
     def refuse_bad_grammar(self, text: str) -> None:
@@ -346,13 +344,14 @@ class _Scout:
         self.seen: dict[tuple[str, str], pa.Schema] = {}
         self._failure: UpwellError | None = None
 
-    def take_failure(self) -> UpwellError | None:
-        """Return what went wrong first, and let go of it.
-
-        The engine holds the scout, and a failure that was raised the engine: nobody breaks that circle.
-        """
+    def raise_failure(self) -> None:
+        """Raise what went wrong first, and let go of it: it holds the engine, which holds the scout."""
         failure, self._failure = self._failure, None
-        return failure
+        try:
+            if failure is not None:
+                raise failure
+        finally:
+            del failure  # it holds this frame, too
 
     def table(self, namespace: str, name: str) -> FusionTable | None:
         try:

@@ -67,14 +67,18 @@ class QueryThreads:
         async with self._slots:
             if gone is not None and gone.done():
                 raise ClientGone("the client went away before its turn")
-            stop = Stop()
+            stop, failure = Stop(), None
             future = asyncio.get_running_loop().run_in_executor(self._threads, work, stop)
-            failure = await self._given_up(future, who)
-            if failure is not None and stop.request():
-                # Its end is nobody's news any more, not even a failure.
-                future.add_done_callback(lambda ended: ended.cancelled() or ended.exception())
-                raise failure
-            return await future
+            try:
+                failure = await self._given_up(future, who)
+                if failure is not None and stop.request():
+                    # Its end is nobody's news any more, not even a failure.
+                    future.add_done_callback(lambda ended: ended.cancelled() or ended.exception())
+                    raise failure
+                return await future
+            finally:
+                # A failure holds this frame: it would hold itself, and the View that it was met on.
+                del future, failure
 
     async def _given_up(self, future: asyncio.Future[T], who: Client | None) -> SqlFailure | None:
         """Return why nobody waits for `future` any longer; None: it is done."""

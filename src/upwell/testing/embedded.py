@@ -240,12 +240,22 @@ class Embedded:
         try:
             return await self.sessions.execute(principal(user), sql, params, "default")
         except StatementFailed as failure:
-            raise failure.cause from None
+            cause = failure.cause
+        try:
+            raise cause
+        finally:
+            del cause  # it holds this frame
 
     def run(self, sql: str, params: Sequence[Value] = (), user: str = ROOT) -> Outcome:
         """Run SQL to its end and return the outcome of its last statement."""
         # Not by the runner, which would set a signal handler each time.
-        return self.runner.get_loop().run_until_complete(self.outcomes(sql, params, user))[-1]
+        loop = self.runner.get_loop()
+        task = loop.create_task(self.outcomes(sql, params, user))
+        loop.run_until_complete(asyncio.wait([task]))
+        try:
+            return task.result()[-1]
+        finally:
+            del task  # a failure holds this frame: it would hold itself, and the View that it was met on
 
     def change(self, sql: str, params: Sequence[Value] = (), user: str = ROOT) -> int:
         """Run INSERT, UPDATE or DELETE; return how many rows changed."""

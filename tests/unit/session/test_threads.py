@@ -1,13 +1,20 @@
 """Query threads: a statement that never ends is answered in time, and keeps nobody waiting."""
 
 import asyncio
+import gc
 import threading
+import weakref
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
 
 import pytest
 
 from upwell.engine.stop import Stop, Stopped
+from upwell.errors import UpwellError
 from upwell.session.threads import Client, ClientGone, QueryThreads, StatementTimeout, client
+from upwell.testing import wait_until
+from upwell.testing.embedded import Embedded, memory_store
 
 
 async def test_a_runaway_is_given_up_and_its_slot_is_free() -> None:
@@ -97,3 +104,56 @@ def test_a_stop_is_settled_once() -> None:
     late.take_effect()
     assert not late.request()
     late.check()
+
+
+async def test_a_failure_holds_nothing_when_it_is_dealt_with() -> None:
+    """No collection of garbage is needed for that: on an idle server there may be none for hours."""
+
+    class Held:
+        pass
+
+    held: list[weakref.ref[Held]] = []
+
+    def fail(stop: Stop) -> None:
+        mine = Held()
+        held.append(weakref.ref(mine))
+        raise StatementTimeout("whatever it is")
+
+    gc.disable()
+    try:
+        with ThreadPoolExecutor(1) as pool:
+            threads = QueryThreads(pool, slots=1, timeout_s=30)
+            with suppress(StatementTimeout):
+                await threads.run(fail)
+        assert [each() for each in held] == [None]
+    finally:
+        gc.enable()
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "INSERT INTO app.ours VALUES (1, 1)",
+        "INSERT INTO app.ours VALUES (5, 1), (5, 2)",
+        "SELECT nope FROM app.ours",
+        "SELECT 1 / (n - n) FROM app.ours",
+        "SELECT * FROM app.none",
+        "UPDATE app.ours SET n = 1 / (n - n) WHERE id > 0",
+    ],
+)
+def test_a_statement_that_failed_lets_go_of_its_view(tmp_path: Path, sql: str) -> None:
+    """The View holds a snapshot of the hot store, and the files that its manifests name."""
+    with Embedded(tmp_path, store=memory_store()) as db:
+        db.run("CREATE NAMESPACE app; CREATE SHARED TABLE app.ours (id INT PRIMARY KEY, n INT)")
+        db.change("INSERT INTO app.ours VALUES (1, 1)")
+        db.flush("app.ours")
+        gc.collect()
+        gc.disable()
+        try:
+            with suppress(UpwellError):
+                db.run(sql)
+            db.change("INSERT INTO app.ours VALUES (2, 2)")
+            views = db.committer.publication.views
+            wait_until(lambda: len(views()) == 1, timeout_s=10, what="the thread that publishes, too")
+        finally:
+            gc.enable()
