@@ -54,6 +54,7 @@ class Expiry:
         tables = self._committer.newest_catalog.by_id
         for gone in [each for each in self._ended if each not in tables]:
             del self._ended[gone]
+            self._swept.pop(gone, None)
         return [tables[each] for each, ended in self._ended.items() if ended and self._is_over(ended[0])]
 
     def evict(self, table: TableId) -> int:
