@@ -79,3 +79,17 @@ def test_nothing_is_added_where_nobody_knows_better(message: str, sql: str) -> N
 def test_a_tree_of_the_query_engine_is_not_shown() -> None:
     told = advised("Unsupported ast node in sqltorel: RLike { negated: false }", "SELECT 1", is_grammar=False)
     assert "{" not in told.split("Instead")[0]
+
+
+@pytest.mark.parametrize(
+    ("refusal", "told"),
+    [
+        ("Unsupported SQL type UUID", "CAST(x AS TEXT)"),
+        ("Unsupported SQL type JSON", "json_get_str"),
+        ("LIKE does not support escape_char other than the backslash", "literal pattern"),
+        ("Cannot coerce arithmetic expression Decimal128(10, 2) + Utf8 to valid types", "DECIMAL(p,s)"),
+        ("Function 'coalesce' failed: Expect to get struct but got Timestamp(µs)", "TIMESTAMP '"),
+    ],
+)
+def test_what_the_engine_lacks_is_told_in_other_words(refusal: str, told: str) -> None:
+    assert told in advised(refusal, "SELECT 1", is_grammar=False)
