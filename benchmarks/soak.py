@@ -3,9 +3,10 @@
     make soak MINUTES=10 SEED=1
 
 Each user writes rows of their own and knows what must be there; what was under way when the server was killed
-may be either way, and is looked up. After each round every row is compared. It prints one JSON line a round,
-and at the end the slopes of memory, descriptors, segments and job backlog; exit code 1 if a row is wrong or
-something grows.
+may be either way, and is looked up. A live query of each user, and one of their STREAM table, follow from the
+first round to the last, through each kill. After each round every row is compared with SELECT and with what
+was followed, and the rows of the STREAM table have to end. It prints one JSON line a round, and at the end
+the slopes of memory, descriptors, segments and job backlog; exit code 1 if a row is wrong or something grows.
 """
 
 import argparse
@@ -17,8 +18,10 @@ import threading
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from upwell.client import Client, ClientError, ConnectionLost, connect
+from upwell.client.table import LiveRows
 from upwell.testing import ServerProcess, cold, wait_until
 
 USERS = ("ann", "bob", "eve")
@@ -27,6 +30,8 @@ ROWS_KEPT = 300
 COLUMNS_MAX = 20
 ROUND_S = 5.0
 ROUNDS_A_LIFE = 6
+TTL_S = 2
+FOLLOWED_S = 60.0
 # What a life of the server may gain per minute once it is warm, and still be called flat.
 FLAT = {"rss_mb": 8.0, "descriptors": 4.0, "segments": 4.0, "backlog": 1.0}
 
@@ -62,6 +67,7 @@ class Writer:
             row = (float(self.serial), "pending")
             sql = "INSERT INTO app.orders (id, amount, status) VALUES ($1, $2, $3)"
             self.write(client, self.serial, row, sql, [self.serial, *row])
+            client.execute("INSERT INTO app.typing (id) VALUES ($1)", [self.serial])
             if len(self.rows) > ROWS_KEPT:
                 oldest = min(self.rows)
                 self.write(client, oldest, None, "DELETE FROM app.orders WHERE id = $1", [oldest])
@@ -101,11 +107,46 @@ class Writer:
             self.problems.append(f"{self.user}: rows differ, {sorted(wrong)[:5]} of {len(wrong)}")
 
 
+class Follower:
+    """What one user's live queries say, from the first round to the last."""
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+        self._done = client.live_table("SELECT id, amount, status FROM app.orders WHERE status = 'done'")
+        self._typing = client.live_table("SELECT id FROM app.typing")
+
+    def open(self) -> None:
+        self._done.open()
+        self._typing.open()
+
+    def close(self) -> None:
+        self._client.close()
+
+    def check(self, writer: Writer) -> None:
+        """Wait until the live rows are those that the writer knows, and what lives for a while has ended."""
+        done = {key: row for key, row in writer.rows.items() if row[1] == "done"}
+        self._expect(writer, self._done, done)
+        self._expect(writer, self._typing, {})
+
+    @staticmethod
+    def _expect(writer: Writer, followed: LiveRows, expected: dict[int, Row]) -> None:
+        def holds(rows: list[dict[str, Any]]) -> bool:
+            return {int(row["id"]): (row.get("amount"), row.get("status")) for row in rows} == expected
+
+        try:
+            followed.wait(holds, FOLLOWED_S)
+        except (TimeoutError, ClientError) as error:
+            writer.problems.append(
+                f"{writer.user}: a live query differs from {len(expected)} rows: {error!r}"
+            )
+
+
 class Soak:
     def __init__(self, directory: Path, seed: int) -> None:
         self.server = ServerProcess(directory, env={"UPWELL_BCRYPT_COST": "4", "UPWELL_COLD_GRACE_S": "1"})
         chance = random.Random(seed)
         self.writers = [Writer(user, random.Random(chance.random())) for user in USERS]
+        self.followers: list[Follower] = []
         self.samples: list[dict[str, float]] = []
         self.columns = 0
 
@@ -120,8 +161,15 @@ class Soak:
                 "CREATE TABLE app.orders (id BIGINT PRIMARY KEY, amount DOUBLE, status TEXT) "
                 "WITH (TYPE = 'USER', FLUSH_POLICY = 'rows:100')"
             )
+            root.execute(
+                "CREATE TABLE app.typing (id BIGINT PRIMARY KEY) "
+                f"WITH (TYPE = 'STREAM', TTL_SECONDS = {TTL_S})"
+            )
             for user in USERS:
                 root.execute(f"CREATE USER '{user}' WITH PASSWORD '{PASSWORD}' ROLE user")
+        self.followers = [Follower(self.client(user)) for user in USERS]
+        for follower in self.followers:
+            follower.open()
 
     def round(self, *, kill: bool) -> None:
         """Write for a while; meanwhile flush, compact and alter; then stop, or be killed."""
@@ -148,9 +196,10 @@ class Soak:
             self.server.start()
 
     def check(self) -> list[str]:
-        for writer in self.writers:
+        for writer, follower in zip(self.writers, self.followers, strict=True):
             with self.client(writer.user) as client:
                 writer.check(client)
+            follower.check(writer)
         return [problem for writer in self.writers for problem in writer.problems]
 
     def sample(self, life: int, minutes: float) -> dict[str, float]:
@@ -174,6 +223,8 @@ class Soak:
 
     def finish(self) -> list[str]:
         """When everything is flushed and compacted, the files alone hold the truth."""
+        for follower in self.followers:
+            follower.close()
         with self.client("root") as root:
             for command in ("FLUSH", "COMPACT"):
                 root.execute(f"STORAGE {command} TABLE app.orders")

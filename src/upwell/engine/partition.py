@@ -252,20 +252,22 @@ class PartitionWriter:
         ]
         self._committer.publication.wait(self._committer.apply(Batch(records=records, expectations=expected)))
 
-    def collect_due(self) -> int:
-        """Remove the files of partitions that left some, as far as nobody needs them; return how many went.
+    def collect_due(self) -> bool:
+        """Remove the files of partitions that left some, as far as nobody needs them; whether all went.
 
         A partition of which somebody still needs an older manifest is looked at again the next time.
         """
-        count, now_ms = 0, self.now_ms
-        for name, due in list(self._committer.newest.scan_records(Kind.META, _COLLECT)):
-            if int(due) <= now_ms:
-                count += self._collect_noted(name)
-        return count
+        now_ms = self.now_ms
+        due = [
+            name
+            for name, due_ms in self._committer.newest.scan_records(Kind.META, _COLLECT)
+            if int(due_ms) <= now_ms
+        ]
+        left = [name for name in due if not self._collect_noted(name)]
+        return not left
 
-    def _collect_noted(self, name: str) -> int:
+    def _collect_noted(self, name: str) -> bool:
         number, _, owner = name.removeprefix(_COLLECT).partition("/")
-        removed: list[str] = []
         records, expected = [RecordWrite(Kind.META, name, None)], list[Expectation]()
         is_done = True
         with self.held(TableId(int(number)), Owner(owner)):
@@ -278,7 +280,7 @@ class PartitionWriter:
                 files = self._storages.open(partition_of(table, Owner(owner)), in_force.place)
                 base = self.in_force(files, in_force)
                 found = self._collect(files, in_force, base)
-                removed, is_done = found.removed, found.is_done
+                is_done = found.is_done
                 self._points.reach("collect:removed")
                 if found.places != in_force.places:
                     value = msgspec.msgpack.encode(msgspec.structs.replace(in_force, places=found.places))
@@ -286,7 +288,7 @@ class PartitionWriter:
                     expected.append(RecordIs(Kind.MANIFEST, manifest, record))
             if is_done:
                 self._committer.apply(Batch(records=records, expectations=expected))
-        return len(removed)
+        return is_done
 
     def _collect(self, files: PartitionFiles, in_force: ManifestInForce, base: Manifest) -> "_Collected":
         """Remove what neither `base` nor an older manifest names that somebody needs."""
@@ -301,21 +303,19 @@ class PartitionWriter:
                     raise
                 away.append(place)  # a storage that the table has left: another time
         if self._keepers:
-            return _Collected([], False, (*found, *away), found)
+            return _Collected(False, (*found, *away), found)
         self._committer.settle_on_disk()
         older = self._older_needed(files, found, base)
         numbers = {base.version, *(manifest.version for manifest in older)}
-        removed: list[str] = []
         for place, names in found.items():
             there = files.at(place)
             orphans = find_orphans(there, [base, *older], names)
             if orphans:
                 _renew_copy(there, base)
-            gone = remove_orphans(there, orphans)
-            removed += gone + there.drop_links(keep=numbers)
-            found[place] = names.difference(gone)
+            found[place] = names.difference(remove_orphans(there, orphans))
+            there.drop_links(keep=numbers)
         places = [place for place, names in found.items() if names or place == base.place]
-        return _Collected(removed, not older, (*places, *away), found)
+        return _Collected(not older, (*places, *away), found)
 
     def _older_needed(
         self, files: PartitionFiles, found: Mapping[Place, Iterable[str]], base: Manifest
@@ -339,9 +339,8 @@ class PartitionWriter:
 
 @dataclass(frozen=True, slots=True)
 class _Collected:
-    """Names removed, whether no older manifest is needed, the places that have files, and which."""
+    """Whether no older manifest is needed, the places that have files, and which."""
 
-    removed: list[str]
     is_done: bool
     places: tuple[Place, ...]
     names: Mapping[Place, frozenset[str]]

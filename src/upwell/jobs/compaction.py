@@ -1,5 +1,6 @@
 """Compaction as jobs: one is queued at a time for a table, asked for or because a flush made it due."""
 
+import gc
 import logging
 
 from upwell.engine.catalog import Table
@@ -13,6 +14,8 @@ from upwell.logs import fields
 log = logging.getLogger("upwell.jobs")
 
 COLLECT_INTERVAL_S = 1.0
+GARBAGE_WAITS = 4
+"""After so many looks that found a reader, and each time that they have doubled, garbage is collected."""
 
 
 def submit_compaction(queue: JobQueue, table: Table, *, whole: bool) -> Job | None:
@@ -34,10 +37,16 @@ def watch_replaced(partitions: PartitionWriter) -> Watch:
 
     What is to be removed is written down with the commit that replaced it, so a restart forgets nothing.
     """
+    waits = 0
 
     def look() -> None:
+        nonlocal waits
         try:
-            partitions.collect_due()
+            waits = 0 if partitions.collect_due() else waits + 1
+            if waits >= GARBAGE_WAITS and waits.bit_count() == 1:
+                # An error and the frames that it came through hold each other, and the View of a statement
+                # that failed; on an idle server nothing else would find out that nobody needs them.
+                gc.collect()
         except ReadOnly:
             raise
         except (OSError, UpwellError) as error:  # tried again the next time

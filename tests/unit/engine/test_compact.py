@@ -1,5 +1,6 @@
 """Compaction changes no answer: it makes few segments of many and drops what nothing can show any more."""
 
+import gc
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +11,7 @@ from upwell.engine import compact as compact_module
 from upwell.engine.compact import Compacted
 from upwell.engine.stop import Stop
 from upwell.errors import ColdFileMissing
+from upwell.jobs.compaction import GARBAGE_WAITS, watch_replaced
 from upwell.jobs.job import JobType
 from upwell.storage.hot import Kind
 from upwell.testing import cold
@@ -181,6 +183,27 @@ def test_readers_from_outside_have_a_grace(tmp_path: Path) -> None:
             return not set(named) & set(files(db, "*.*"))
 
         wait_until(are_gone, timeout_s=60, what="the last reader")
+
+
+def test_a_view_that_is_only_garbage_keeps_no_file(db: Embedded) -> None:
+    """An error and the frames that it came through hold each other, and so the View of the statement."""
+    fill(db, 3)
+    garbage: list[object] = [db.view]
+    garbage.append(garbage)
+    db.compactor.compact_partition(db.table("app.ours"), SHARED, whole=True)
+    db.settle()
+    look = watch_replaced(db.partitions).look
+    gc.disable()
+    try:
+        for _ in range(GARBAGE_WAITS - 1):
+            look()
+        assert len(files(db, "batch-*.parquet")) == 4, "somebody may still read them"
+        del garbage
+        look()
+        look()
+        assert len(files(db, "batch-*.parquet")) == 1
+    finally:
+        gc.enable()
 
 
 def test_no_file_goes_while_the_copy_for_other_readers_names_it(
