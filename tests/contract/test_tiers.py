@@ -20,6 +20,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from upwell.engine import sweep as sweep_module
 from upwell.engine.commit import Durability, decode_manifest_record, partition_name
 from upwell.errors import AlreadyExists, UpwellError
 from upwell.storage.hot import Kind
@@ -40,6 +41,8 @@ Place = tuple[str, str | None, str]
 
 
 NEVER = 1_000_000_000
+SWEEP = {"SCAN_ROWS": 2, "RANGE_ROWS_MIN": 2, "RANGE_ROWS_MAX": 3}
+"""Few rows make several ranges to be forgotten, and rows that are forgotten alone."""
 STORAGE = "CREATE STORAGE far TYPE s3 PATH 's3://bucket/far'"
 # In memory, where there is such a place: nothing is proven here about syncs.
 SHM = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
@@ -52,6 +55,9 @@ class Tiers(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
+        self.patch = pytest.MonkeyPatch()
+        for limit, rows in SWEEP.items():
+            self.patch.setattr(sweep_module, limit, rows)
         self.directory = Path(tempfile.mkdtemp(prefix="upwell-tiers-", dir=SHM))
         self.files, self.bucket = FailingFiles(NEVER, OSError(errno.EIO, "injected")), MemoryBucket()
         self.db = Embedded(
@@ -334,6 +340,7 @@ class Tiers(RuleBasedStateMachine):
         try:
             self.finish()
         finally:
+            self.patch.undo()
             self.db.close()
         shutil.rmtree(self.directory)
 
