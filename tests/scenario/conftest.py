@@ -1,19 +1,36 @@
 """One server for all tests of the SQL wire of a worker, with names of their own for each test."""
 
 from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 
 from upwell.testing import ServerProcess
 from upwell.testing.wire import Site, Wire
 
+# The cheapest password hash: these tests sign in often.
+SETTINGS = {"UPWELL_BCRYPT_COST": "4"}
+
 
 @pytest.fixture(scope="session")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     """A server that many tests share; its log must not have met an unexpected state at the end."""
-    directory = tmp_path_factory.mktemp("site") / "data"
-    # The cheapest password hash: these tests sign in often.
-    with ServerProcess(directory, env={"UPWELL_BCRYPT_COST": "4"}) as server:
+    with _served(tmp_path_factory.mktemp("site") / "data", SETTINGS) as site:
+        yield site
+
+
+@pytest.fixture(scope="session")
+def unshaped(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    """A server that reads each text as it stands: without the cache of shapes."""
+    settings = {**SETTINGS, "UPWELL_SHAPE_CACHE": "false"}
+    with _served(tmp_path_factory.mktemp("unshaped") / "data", settings) as site:
+        yield site
+
+
+@contextmanager
+def _served(directory: Path, settings: dict[str, str]) -> Iterator[Site]:
+    with ServerProcess(directory, env=settings) as server:
         site = Site(server)
         yield site
         site.close()

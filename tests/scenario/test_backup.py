@@ -75,7 +75,7 @@ def restored(directory: Path, source: Path) -> Iterator[Site]:
 
 
 def test_a_backup_under_fire_is_one_commit_and_comes_back_elsewhere(site: Site, tmp_path: Path) -> None:
-    """Two rows change together, rows are flushed and compacted, while everything is backed up."""
+    """Two rows change together, rows are flushed and compacted, tables come and go, while all is saved."""
     target = tmp_path / "backups" / "first"
     done = threading.Event()
 
@@ -87,6 +87,11 @@ def test_a_backup_under_fire_is_one_commit_and_comes_back_elsewhere(site: Site, 
                     wire.run("STORAGE FLUSH TABLE app.ours")
                 if n % 20 == 0:
                     wire.run("STORAGE COMPACT TABLE app.ours")
+                if n % 3 == 0:
+                    wire.run("CREATE TABLE app.passing (id INT PRIMARY KEY) WITH (TYPE = 'SHARED')")
+                    wire.run("INSERT INTO app.passing VALUES (1), (2), (3)")
+                    wire.run("STORAGE FLUSH TABLE app.passing")
+                    wire.run("DROP TABLE app.passing")
                 if done.is_set():
                     return
 
@@ -108,6 +113,8 @@ def test_a_backup_under_fire_is_one_commit_and_comes_back_elsewhere(site: Site, 
         assert ours[7] == ours[107], "the two that change together"
         assert {n for key, n in ours.items() if key not in (0, 7, 100, 107)} == {0}
         assert there.root.run("SELECT COUNT(*) FROM app.mine").cell == "98"
+        if "passing" in [row[1] for row in there.root.run("SHOW TABLES IN app").rows]:
+            assert there.root.run("SELECT COUNT(*) FROM app.passing").cell in ("0", "3")
         assert there.root.run("SELECT COUNT(*) FROM system.jobs WHERE job_type = 'backup'").cell == "0"
         there.root.run("INSERT INTO app.ours VALUES (1000, 1)")
         job(there.root, "STORAGE FLUSH TABLE app.ours")

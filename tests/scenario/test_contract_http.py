@@ -50,6 +50,12 @@ TRANSACTION = Like(
 )
 
 
+@pytest.fixture(scope="module", params=[False, True], ids=["shapes", "unshaped"])
+def site(request: pytest.FixtureRequest, site: Site, unshaped: Site) -> Site:
+    """A server with and one without the cache of shapes: their answers are the same."""
+    return unshaped if request.param else site
+
+
 @pytest.fixture(scope="module")
 def app(site: Site) -> str:
     """The namespace and table of the examples."""

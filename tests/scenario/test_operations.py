@@ -128,8 +128,10 @@ EXAMPLES = 6
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
-def test_made_up_requests_get_documented_answers(site: Site) -> None:
+@pytest.mark.parametrize("server", ["site", "unshaped"])
+def test_made_up_requests_get_documented_answers(request: pytest.FixtureRequest, server: str) -> None:
     """Run last: it signs in with made-up names, and must not lock or change anything that others use."""
+    site: Site = request.getfixturevalue(server)
     schema = schemathesis.openapi.from_dict(_document(site))
     schema.config.update(base_url=site.server.url)
     name, wire = site.account("user")
