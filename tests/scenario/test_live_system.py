@@ -84,10 +84,8 @@ def test_what_they_cannot_do_is_said(site: Site) -> None:
     root = site.root
     assert _refused(root, "SELECT * FROM system.nope")[0] == "NOT_FOUND"
     code, message = _refused(root, "SELECT nope FROM system.jobs")
-    assert (code, "column 'nope' does not exist at Line: 1, Column: 8 in system.jobs" in message) == (
-        "UNSUPPORTED",
-        True,
-    )
+    assert code == "UNSUPPORTED"
+    assert "column 'nope' does not exist in system.jobs at Line: 1, Column: 8" in message
     assert _refused(root, "SELECT * FROM system.jobs WHERE nope = 1")[0] == "SUBSCRIPTION_FAILED"
     assert _refused(root, "SELECT * FROM system.jobs", last_rows=1)[0] == "UNSUPPORTED"
     assert _refused(root, "SELECT * FROM system.jobs", **{"from": 5})[0] == "HISTORY_PRUNED"
