@@ -63,6 +63,15 @@ def test_a_merge_gets_all_three_rows_and_stands_on_both_sides(install: Any, serv
     assert phone.run("SELECT decision FROM _sync_conflicts") == [("merged",)]
 
 
+def test_the_client_does_not_win_over_a_row_that_has_its_edit(install: Any, server: Any) -> None:
+    """Both set the name to one text; what else the other side wrote stays."""
+    theirs = {**ROW, "name": "same", "email": "theirs"}
+    phone = begin(install, server, "UPDATE users SET name = 'same'", theirs, client_wins)
+    assert server.live("users")["a"] == theirs
+    assert phone.run("SELECT name, email FROM users") == [("same", "theirs")]
+    assert phone.pending() == {}
+
+
 def test_a_rule_that_never_agrees_ends(install: Any, server: Any) -> None:
     phone = install(resolver=client_wins)
     server.write("users", "a", ROW)

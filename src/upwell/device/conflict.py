@@ -37,8 +37,13 @@ def server_wins(conflict: Conflict) -> Row | None:
 
 
 def client_wins(conflict: Conflict) -> Row | None:
-    """Upload the local row again, on top of the server's."""
-    return conflict.local
+    """Upload the local row again, on top of the server's, unless that has all that was edited here."""
+    base, local, server = conflict.base, conflict.local, conflict.server
+    if base is not None and local is not None and server is not None:
+        edited = [name for name, value in local.items() if value != base.get(name)]
+        if all(name in server and server[name] == local[name] for name in edited):
+            return server
+    return local
 
 
 class Settlement:
