@@ -709,7 +709,8 @@ async def test_snapshot_and_deltas_are_the_select(tmp_path: Path, seed: int, tai
             past = [change.seq for change in rig.log(ANN, after=0, until=rig.growth.view.seq)]
             resumed_after = chance.choice(past) if past and chance.random() < 0.5 else None
             reader = Reader()
-            begun = rig.growth.view.seq
+            # Nothing is under way now, so the subscription begins at this View, too.
+            begun = (await rig.growth.reached(rig.committer.last_seq)).seq
             subscription = await subscribe(
                 rig,
                 reader,
