@@ -6,6 +6,7 @@ import hashlib
 import re
 from collections.abc import Iterator
 from html.parser import HTMLParser
+from pathlib import Path
 
 import pytest
 
@@ -21,6 +22,8 @@ PATH = "/examples/live.html"
 ENGINE = find_engine()
 # Where neither Chromium nor Node is, there is nothing that could run the page's script.
 ENGINES = [pytest.param(ENGINE, id=ENGINE.kind)] if ENGINE is not None else []
+BROWSERS = [engine for engine in ENGINES if ENGINE is not None and ENGINE.kind == "chromium"]
+SOURCE = Path(__file__).parents[2] / "examples" / "live.html"
 ROWS = """[...document.getElementById("body").children].map(
     (line) => [...line.children].map((cell) => cell.textContent))"""
 HEAD = """[...document.getElementById("head").children].map((cell) => cell.textContent)"""
@@ -125,6 +128,15 @@ def test_refusals_are_shown_batches_asked_for_and_stop_stops(
         shows(page, *((str(n), "n") for n in range(1500)))
         page.click("stop")
         state(page, "stopped")
+
+
+@pytest.mark.parametrize("engine", BROWSERS)
+def test_the_page_works_from_a_file(server: ServerProcess, root: Client, engine: Engine) -> None:
+    root.execute("INSERT INTO app.notes VALUES (1, 'one')")
+    with Page(engine, SOURCE.as_uri()) as page:
+        page.fill(url=server.url)
+        follow(page, server, "SELECT * FROM app.notes")
+        shows(page, ("1", "one"))
 
 
 def test_the_page_is_served_whole_and_runs_nothing_else(server: ServerProcess, page_text: str) -> None:
