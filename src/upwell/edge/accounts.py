@@ -206,7 +206,9 @@ class Accounts:
             return body
         if not 0 < len(body.device) <= DEVICE_CHARS_MAX:
             return answer(AuthFault("bad_request", f"'device' has 1..{DEVICE_CHARS_MAX} characters"), 400)
-        token = self._authenticator.device_token(principal.user, body.device)
+        # As it was when its token was checked: meanwhile there may be another one of its name.
+        account = catalog.users.get(principal.user)
+        token = self._authenticator.device_token(principal.user, body.device, account=account)
         lifetime = token.expires_at_s - self._authenticator.now_s()
         return answer(
             DeviceTokenResponse(

@@ -12,7 +12,7 @@ import msgspec
 from upwell.edge.devices import refuse
 from upwell.edge.http import Receive, Scope, Send, read_body, respond
 from upwell.edge.json import BODY_BYTES_MAX
-from upwell.engine.catalog import Role
+from upwell.engine.catalog import Role, User
 from upwell.engine.view import Publication
 from upwell.errors import InvalidInput, TooLarge
 from upwell.protocol import sync
@@ -42,18 +42,15 @@ class DummySignin:
             status = 413 if isinstance(error, TooLarge) else 400
             await refuse(send, status, "invalid_request", str(error))
             return
-        if self._is_above_user(asked.user):
+        account = self._publication.view.catalog.users.get(asked.user)
+        if account is not None and account.role is not Role.USER:
             await refuse(send, 403, "forbidden", "device tokens are for accounts of role user")
             return
-        await respond(send, 200, sync.encode(self._signed_in(asked)))
+        await respond(send, 200, sync.encode(self._signed_in(asked, account)))
 
-    def _is_above_user(self, name: str) -> bool:
-        account = self._publication.view.catalog.users.get(name)
-        return account is not None and account.role is not Role.USER
-
-    def _signed_in(self, asked: sync.SigninRequest) -> sync.DeviceTokenResponse:
+    def _signed_in(self, asked: sync.SigninRequest, account: User | None) -> sync.DeviceTokenResponse:
         device = asked.device or f"device-{_base36(self._next_id())}"
-        token = self._authenticator.device_token(asked.user, device, expiry_s=LIFETIME_S)
+        token = self._authenticator.device_token(asked.user, device, account=account, expiry_s=LIFETIME_S)
         return sync.DeviceTokenResponse(
             token=token.text, expires_in=LIFETIME_S, user=asked.user, device=device
         )

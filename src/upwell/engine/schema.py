@@ -177,8 +177,8 @@ class Schema:
                 raise AlreadyExists(f"User '{twin.name}' already has this provider and subject")
             before = self._catalog.dropped_users.get(user.name)
             if before is not None:
-                # Seconds, in which tokens tell their time, may not tell the two apart: the era does.
-                now = user.created_at_us
+                # Tokens name both, and clocks may be set back: neither is ever one of before.
+                now = max(user.created_at_us, before.anew_at_us + 1)
                 user = replace(user, anew_at_us=now, era=before.era + 1, era_began_us=now)
             return self._committer.apply(Batch(records=[user_record(user)]))
 

@@ -31,6 +31,8 @@ _ALGORITHM = "HS256"
 _DEVICE_ALGORITHMS = [_ALGORITHM, "HS384", "HS512"]
 """An app's own back end may sign a device's token with any of them, as section 1.3 of its contract says."""
 _ERA = "era"
+_ANEW = "anew"
+"""Of a device's token: its account's `anew_at_us`. A new password ends none of them, a new account all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,11 +122,15 @@ class Authenticator:
             user, self._sign(user, "access", self._expiry_s), self._sign(user, "refresh", 7 * self._expiry_s)
         )
 
-    def device_token(self, user: str, device: str, *, expiry_s: int | None = None) -> Token:
-        """Return a token that opens the device endpoints only."""
+    def device_token(
+        self, user: str, device: str, *, account: User | None = None, expiry_s: int | None = None
+    ) -> Token:
+        """Return a token that opens the device endpoints only, given to `account` if the user has one."""
         now = self.now_s()
         until = now + (self._device_expiry_s if expiry_s is None else expiry_s)
         claims = {"sub": user, "did": device, "iat": now, "exp": until, "iss": OWN_ISSUER}
+        if account is not None:
+            claims[_ANEW] = account.anew_at_us
         return Token(jwt.encode(claims, self._secret, _ALGORITHM), until)
 
     def principal(self, authorization: str | None, catalog: Catalog) -> Principal:
@@ -207,7 +213,8 @@ class Authenticator:
         _refuse_long(name, device)
         if name in catalog.dropped_users or (user is not None and user.role is not Role.USER):
             raise _invalid()
-        if user is not None and issuer is None and _is_of_an_earlier(user, claims.get("iat")):
+        # An issuer's token names somebody there, whom our accounts begin and end for: it has no earlier one.
+        if user is not None and issuer is None and not _is_of_this(user, claims):
             raise _invalid()
         return Principal(name, Role.USER, device, verified.accepted_until_s)
 
@@ -221,9 +228,8 @@ class Authenticator:
             "email": user.email,
             "role": user.role.value,
             "token_type": token_type,
+            _ERA: user.era,
         }
-        if user.era:
-            claims[_ERA] = user.era
         return Token(jwt.encode(claims, self._secret, _ALGORITHM), now + expiry_s)
 
     def _verified_claims(self, token: str) -> Verified:
@@ -284,21 +290,30 @@ def _require_own(claims: dict[str, object]) -> None:
         raise _invalid()
 
 
-def _is_of_an_earlier(user: User, issued: object) -> bool:
-    """Tell whether a token was issued to a dropped account of the same name; None doesn't say when."""
-    return isinstance(issued, (int, float)) and issued < user.anew_at_us // 1_000_000
+def _is_of_this(user: User, claims: dict[str, object]) -> bool:
+    """Whether a device's token was issued to this account, not to a dropped one of its name."""
+    if _ANEW in claims:
+        return claims[_ANEW] == user.anew_at_us
+    return _is_issued_after(claims, user.anew_at_us)
 
 
 def _account(claims: dict[str, object], catalog: Catalog) -> User | None:
     """Return the account that a token was given to; None: it is gone, another one, or has a new password."""
     user = catalog.users.get(str(claims["sub"]))
-    if user is None or claims.get(_ERA, user.era) != user.era:
+    if user is None:
         return None
-    issued = claims.get("iat", 0)
-    if not isinstance(issued, (int, float)) or _is_of_an_earlier(user, issued):
-        return None
-    # A token without an era is of the first one, or somebody made it who has our secret: the time tells.
-    return user if _ERA in claims or not user.era or issued > user.era_began_us // 1_000_000 else None
+    if _ERA in claims:
+        return user if claims[_ERA] == user.era else None
+    return user if _is_issued_after(claims, max(user.anew_at_us, user.era_began_us)) else None
+
+
+def _is_issued_after(claims: dict[str, object], began_us: int) -> bool:
+    """Whether a token that somebody made who has our secret is of what began then; 0: it always was.
+
+    Such a token tells its time in seconds, if at all: what may be of before is taken for it.
+    """
+    issued = claims.get("iat")
+    return not began_us or (isinstance(issued, (int, float)) and issued >= began_us // 1_000_000 + 1)
 
 
 def _refuse_long(user: str, device: str) -> None:
