@@ -1,14 +1,19 @@
 """Scenario 08, burst and backpressure: every event exactly once, at any rate and for any reader."""
 
+import random
+import select
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from upwell.testing import ServerProcess, wait_until
-from upwell.testing.websocket import CLOSE, LIVE, Frame, Socket, Watched
+from upwell.testing.cable import Cable
+from upwell.testing.websocket import CLOSE, LIVE, PING, PONG, Frame, Socket, Watched
 from upwell.testing.wire import Site, Wire
 
 WRITERS = 4
@@ -18,6 +23,8 @@ LONG_ROWS, LONG_CHARS = 300, 40_000
 # Twelve queues of all that the stalled ones do not read would be 144 MB.
 GROWTH_BYTES_MAX = 90_000_000
 GONE_S_MAX = 20.0
+IDLE, SILENT_S_MAX = 520, 3
+BAD_LINE_SEED, BAD_LINE_ROWS, BAD_LINE_RESETS = 8, 60, 4
 
 
 @pytest.fixture(scope="module")
@@ -153,24 +160,126 @@ def sockets_count(site: Site) -> int:
     return sum(link.readlink().name.startswith("socket:") for link in found if link.is_symlink())
 
 
-def test_a_hundred_sockets_leave_nothing_behind(
-    site: Site, alice: Wire, events: str, stack: ExitStack
+def beat(watched: list[Watched], turns: list[int]) -> None:
+    """Let all say that they are there: some by a ping of WebSocket, which is answered, some by a message."""
+    for number, one in enumerate(watched):
+        if number % 2:
+            one.socket.say(type="ping")
+        else:
+            one.socket.send(Frame(PING, b"%d" % turns[0]))
+    for one in watched[::2]:
+        assert one.socket.frame() == Frame(PONG, b"%d" % turns[0], masked=False)
+    turns[0] += 1
+
+
+def test_hundreds_of_idle_sockets_live_by_their_heartbeats(
+    start_server: Callable[..., ServerProcess], stack: ExitStack
 ) -> None:
-    put(alice, events, 0)
+    """None of them is timed out, one that is silent beside them is, and they leave nothing behind."""
+    env = {"UPWELL_BCRYPT_COST": "4", "UPWELL_WS_CLIENT_TIMEOUT_S": f"{SILENT_S_MAX}"}
+    site = Site(start_server(env=env))
+    stack.callback(site.close)
+    root, table = site.root, f"{site.namespace()}.events"
+    root.run(
+        f"CREATE TABLE {table} (id BIGINT PRIMARY KEY, event_type TEXT, payload TEXT) WITH (TYPE = 'USER')"
+    )
+    put(root, table, 0)
     before = sockets_count(site)
-    watched = [watch(stack, alice, events) for _ in range(100)]
-    put(alice, events, 1)
-    assert {one.change() for one in watched} == {("insert", "1")}
-    assert sockets_count(site) == before + 100
+    watched: list[Watched] = []
+    turns = [0]
+    while len(watched) < IDLE:
+        sockets = [stack.enter_context(Socket(root.port, root.token)) for _ in range(40)]
+        watched += [Watched(socket, f"SELECT id FROM {table}") for socket in sockets]
+        beat(watched, turns)
+    silent = watch(stack, root, table)
+    assert sockets_count(site) == before + IDLE + 1
+    assert root.run("SELECT COUNT(*) FROM system.live").cell == str(IDLE + 1)
+    while not select.select([silent.socket.tcp], [], [], 0.2)[0]:
+        beat(watched, turns)
+    assert silent.socket.closed() == (1000, b"Heartbeat timeout")
+    put(root, table, 1)
+    assert {one.change() for one in watched} == {("insert", "1")}, "nothing was said to them before"
+    assert root.run("SELECT COUNT(*) FROM system.live").cell == str(IDLE)
     for number, one in enumerate(watched):
         if number % 2:
             one.socket.reset()
         else:
             one.socket.send(Frame(CLOSE, (1000).to_bytes(2)))
             assert one.socket.closed() == (1000, b"")
+    live = "SELECT COUNT(*) FROM system.live"
+    wait_until(lambda: root.run(live).cell == "0", timeout_s=GONE_S_MAX, what="all live queries to end")
     wait_until(lambda: sockets_count(site) == before, timeout_s=GONE_S_MAX, what="all sockets to be let go")
-    put(alice, events, 2)
-    assert watch(stack, alice, events).keys() == [0, 1, 2]
+    put(root, table, 2)
+    assert watch(stack, root, table).keys() == [0, 1, 2]
+
+
+class Reader:
+    """One who reads through a cable, in small batches; `told` are the keys in the order of their coming."""
+
+    def __init__(self, wire: Wire, table: str, cable: Cable) -> None:
+        self.told: list[int] = []
+        self._connect = partial(Socket, cable.port, wire.token, path=f"{LIVE}?compress=false")
+        self._sql = f"SELECT * FROM {table}"
+        self.watched: Watched | None = None
+
+    def take(self) -> None:
+        """Take a message, or connect again and go on from the newest seq that came."""
+        try:
+            if self.watched is None or self.watched.socket.tcp.fileno() < 0:
+                held = self.watched
+                options = {"batch_size": 15} | ({} if held is None else {"from": held.cursor})
+                self.watched = Watched(self._connect(), self._sql, options=options, held=held)
+            elif self._is_loading(self.watched):
+                batch = self.watched.batch()
+                self.told += [int(row["id"]) for row in batch["rows"]]
+                if batch["batch_control"]["has_more"]:
+                    self.watched.ask()
+            else:
+                kind, key = self.watched.change()
+                assert kind == "insert"
+                self.told.append(int(key))
+        except (OSError, EOFError):
+            assert self.watched is not None, "the first connection"
+            self.watched.socket.close()
+
+    def _is_loading(self, watched: Watched) -> bool:
+        return not watched.batches or watched.batches[-1]["batch_control"]["has_more"]
+
+
+@pytest.mark.parametrize("line", [{"latency_s": 0.01}, {"bytes_per_s": 500_000, "latency_s": 0.002}])
+def test_over_a_bad_line_that_is_reset_each_event_comes_once(
+    site: Site, alice: Wire, events: str, stack: ExitStack, line: dict[str, Any]
+) -> None:
+    """Slow, narrow, and reset in the middle of whatever is under way: no gap, nothing twice, in order."""
+    chance = random.Random(BAD_LINE_SEED)
+    cable = stack.enter_context(Cable(alice.port, **line))
+    reader = Reader(alice, events, cable)
+    stack.callback(lambda: reader.watched and reader.watched.socket.close())
+    reader.take()
+
+    def write(number: int) -> None:
+        with Wire(alice.port, alice.token) as wire:
+            for key in range(number * STRIDE, number * STRIDE + BAD_LINE_ROWS):
+                wire.run(f"INSERT INTO {events} VALUES ({key}, 'long', $1)", f"{key:08}" * 500)
+
+    with ThreadPoolExecutor(WRITERS) as pool:
+        writing = pool.map(write, range(WRITERS))
+        for _ in range(BAD_LINE_RESETS):
+            until = len(reader.told) + chance.randint(1, 40)
+            while len(reader.told) < until:
+                reader.take()
+            assert cable.reset() == 1
+        while len(reader.told) < WRITERS * BAD_LINE_ROWS:
+            reader.take()
+        list(writing)
+    put(alice, events, -1)
+    reader.take()
+    assert reader.told.pop() == -1, "nothing twice"
+    for number in range(WRITERS):
+        own = [key for key in reader.told if key // STRIDE == number]
+        assert own == list(range(number * STRIDE, number * STRIDE + BAD_LINE_ROWS)), "in order, each once"
+    assert reader.watched is not None
+    assert reader.watched.rows == alice.run(f"SELECT * FROM {events} LIMIT 1000").by_key
 
 
 def test_a_return_finds_what_was_there_and_what_came(

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from upwell.client import Client, connect
-from upwell.demo.cable import Cable
 from upwell.testing import ServerProcess
 from upwell.testing.browser import Engine, Page, find_engine
+from upwell.testing.cable import Cable
 from upwell.testing.wait import WaitFailed, wait_until
 from upwell.testing.wire import Wire
 

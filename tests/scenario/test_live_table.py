@@ -20,8 +20,8 @@ from upwell.client import (
     connect,
     connect_async,
 )
-from upwell.demo.cable import Cable
 from upwell.testing import ServerProcess
+from upwell.testing.cable import Cable
 from upwell.testing.wait import wait_until
 
 WAIT_S = 30.0

@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import TypeAlias
 
 from upwell.client import Client, connect
-from upwell.demo.cable import Cable
 from upwell.demo.check import Checks
 from upwell.demo.expected import NAMESPACE, TABLES, Cells, Expected
 from upwell.demo.phone import App
 from upwell.demo.sql import BackEnd, read_count
 from upwell.demo.watch import Watch
 from upwell.testing import ServerProcess
+from upwell.testing.cable import Cable
 
 # The names of the document that this scenario comes from.
 USER = "user-complex-multi-batch"

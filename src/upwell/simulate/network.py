@@ -4,12 +4,12 @@ Law: while there is no way to the server the app works on and nothing that waits
 before its parent arrives after it, without stopping anything else.
 """
 
-from upwell.demo.cable import Cable
 from upwell.device import Request, Unreachable
 from upwell.protocol import sync
 from upwell.simulate.app import App
 from upwell.simulate.stage import Person, Stage
 from upwell.simulate.wire import said
+from upwell.testing.cable import Cable
 
 CYCLES = 3
 CHILDREN = 250
