@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from upwell.errors import AlreadyExists
 from upwell.testing import ServerProcess
 from upwell.testing.embedded import Embedded
 from upwell.testing.wire import Site
@@ -53,6 +54,21 @@ def test_what_an_older_release_wrote_is_all_there(db: Embedded) -> None:
     assert (gone.row, gone.count) == (None, 2)
     log = db.view.hot.read_owner_log(user_owner("ann"), 0, None, 99)
     assert [change.counter for change in log] == list(range(1, 7))
+
+
+def test_its_key_filters_are_of_the_first_version_and_made_again(db: Embedded) -> None:
+    """They don't say whose they are: every key is found, and the next one who asks finds them as they are."""
+    filters = sorted(db.cold_root.rglob("*.filter"))
+    before = {path: path.read_bytes() for path in filters}
+    assert {data[4] for data in before.values()} == {1}
+    for table, user, keys in (("ours", "root", (2, 4)), ("mine", "ann", ("k", "l")), ("todo", "ann", ("a",))):
+        for key in keys:
+            assert db.rows(f"SELECT id FROM app.{table} WHERE id = $1", [key], user=user) == [(key,)]
+            with pytest.raises(AlreadyExists):
+                db.change(f"INSERT INTO app.{table} (id) VALUES ($1)", [key], user=user)
+    made = {path for path in filters if path.read_bytes() != before[path]}
+    assert {path.parent.name for path in made} >= {"ours", "ann"}
+    assert {path.read_bytes()[4] for path in made} == {2}
 
 
 def test_it_goes_on_from_there(db: Embedded) -> None:

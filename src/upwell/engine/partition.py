@@ -213,9 +213,10 @@ class PartitionWriter:
         stats = write(temp, digests=digests)
         self._points.reach(f"{points}:segment-written")
         files.publish(temp, name, sync_name=False)
-        files.write_new(partition.filter_name(number), digests.filter().encode(), sync_name=False)
+        segment = stats.entry(partition, number, schema=base.table.version, time_ms=self.now_ms)
+        files.write_new(segment.filter, digests.filter().encode(segment.seal(base.owner)), sync_name=False)
         self._points.reach(f"{points}:segment-published")
-        return stats.entry(partition, number, schema=base.table.version, time_ms=self.now_ms)
+        return segment
 
     def write_manifest(self, base: Base, points: str, **changes: object) -> Manifest:
         """Write the manifest that follows on `base`, durably; it isn't in force yet."""

@@ -202,11 +202,11 @@ def path_of(files: PartitionFiles, segment: Segment) -> Path:
 
 
 def load_filter(files: PartitionFiles, segment: Segment, columns: Sequence[Column]) -> KeyFilter:
-    """Return a segment's key filter; one that is lost is made of the segment again, and kept."""
+    """Return a segment's key filter; one that is lost, or another's, is made again of the segment."""
     there = files.at(segment.place)
-    shown = there.shown(segment.filter)
+    shown, seal = there.shown(segment.filter), segment.seal(files.partition.owner)
     try:
-        return KeyFilter.decode(there.read(segment.filter))
+        return KeyFilter.decode(there.read(segment.filter), seal)
     except ValueError as error:
         reason = f"cold file {shown} is damaged: {error}"
     except ColdFileMissing as error:
@@ -215,7 +215,7 @@ def load_filter(files: PartitionFiles, segment: Segment, columns: Sequence[Colum
         reason = str(error)
     keys = [key for key, _ in load_keys(path_of(files, segment), columns, row_count=segment.row_count)]
     key_filter = KeyFilter.build(keys)
-    there.replace(segment.filter, key_filter.encode())
+    there.replace(segment.filter, key_filter.encode(seal))
     log.warning("A key filter was lost and is made again", extra=fields(file=shown, reason=reason))
     return key_filter
 

@@ -1,14 +1,17 @@
 """The key filter beside a segment: which keys it certainly hasn't, in about 10 bits a key.
 
 Law: a filter never denies a key that it was built of; its bytes are the same however it was built. Under 1 %
-of other keys pass. A key costs a BLAKE2b in Python, all else is done by Arrow, without the GIL.
+of other keys pass. A key costs a BLAKE2b in Python, all else is done by Arrow, without the GIL. The file is
+sealed with whose it is: that of another segment, which would deny keys that are there, is refused.
 
 A Bloom filter of 7 probes, derived from two halves of a 128-bit BLAKE2b (Kirsch and Mitzenmacher, 2006).
 The file:
 
-    bytes 0–3 magic `UWKF` · 4 format version (1) · 5 number of probes · 6–7 zero
-    8–15 number of bits, little-endian · 16–31 BLAKE2b-128 of what follows · then the bits,
-    bit n in byte n // 8 at 1 << n % 8
+    bytes 0–3 magic `UWKF` · 4 format version (2) · 5 number of probes · 6–7 zero
+    8–15 number of bits, little-endian · 16–31 BLAKE2b-128 of what follows, its key the BLAKE2b-128 of the
+    segment (`Segment.seal`) · then the bits, bit n in byte n // 8 at 1 << n % 8
+
+A filter of version 1 doesn't say whose it is, and is made again.
 """
 
 import struct
@@ -31,7 +34,7 @@ _FILTER_HEAD = struct.Struct("<4sBBHQ16s")
 _HALVES = struct.Struct("<QQ")
 _INTEGER = struct.Struct("<q")
 _FILTER_MAGIC = b"UWKF"
-_FILTER_VERSION = 1
+_FILTER_VERSION = 2
 _DIGEST_BYTES = 16
 
 
@@ -50,21 +53,22 @@ class KeyFilter:
         return digests.filter()
 
     @classmethod
-    def decode(cls, data: bytes) -> "KeyFilter":
-        """Return the filter of a file's content; raise `ValueError` if it isn't one, or is damaged."""
+    def decode(cls, data: bytes, seal: bytes) -> "KeyFilter":
+        """Return the filter of a file's content; raise `ValueError` if it is damaged or another segment's."""
         if len(data) <= _FILTER_HEAD.size:
             raise ValueError("too short for a key filter")
         magic, version, probes, reserved, bit_count, digest = _FILTER_HEAD.unpack_from(data)
         bits = data[_FILTER_HEAD.size :]
         if (magic, version, probes, reserved) != (_FILTER_MAGIC, _FILTER_VERSION, FILTER_PROBES, 0):
             raise ValueError("not a key filter of this version")
-        if bit_count != len(bits) * 8 or digest != _digest(bits):
-            raise ValueError("its checksum is wrong")
+        if bit_count != len(bits) * 8 or digest != _sealed(bits, seal):
+            raise ValueError("its checksum isn't that of this segment's filter")
         return cls(bits)
 
-    def encode(self) -> bytes:
-        """Return the content of the filter's file."""
-        head = (_FILTER_MAGIC, _FILTER_VERSION, FILTER_PROBES, 0, len(self._bits) * 8, _digest(self._bits))
+    def encode(self, seal: bytes) -> bytes:
+        """Return the content of the file of the segment that `seal` names."""
+        sealed = _sealed(self._bits, seal)
+        head = (_FILTER_MAGIC, _FILTER_VERSION, FILTER_PROBES, 0, len(self._bits) * 8, sealed)
         return _FILTER_HEAD.pack(*head) + self._bits
 
     def may_contain(self, key: Key) -> bool:
@@ -154,3 +158,7 @@ def _key_bytes(key: Key) -> bytes:
 
 def _digest(data: bytes) -> bytes:
     return blake2b(data, digest_size=_DIGEST_BYTES).digest()
+
+
+def _sealed(bits: bytes, seal: bytes) -> bytes:
+    return blake2b(bits, digest_size=_DIGEST_BYTES, key=_digest(seal)).digest()

@@ -27,7 +27,7 @@ from upwell.logs import fields
 from upwell.storage.arrow import physical_name
 from upwell.storage.files import PartitionFiles
 from upwell.storage.place import MANIFEST_COPY, Partition, Place
-from upwell.types import Column, SqlType, coerce, owner_user, to_json
+from upwell.types import Column, Owner, SqlType, coerce, owner_user, to_json
 
 log = logging.getLogger("upwell.cold")
 
@@ -70,6 +70,10 @@ class Segment(msgspec.Struct, frozen=True, kw_only=True):
     def place(self) -> Place | None:
         """Where the file and its filter are; None: beside the manifest."""
         return Place(self.storage, self.directory) if self.storage else None
+
+    def seal(self, owner: Owner) -> bytes:
+        """Return what no other segment has: its name, whose it is, and the seqs of its rows."""
+        return f"{self.path} {self.row_count} {self.min_seq} {self.max_seq} {owner}".encode()
 
 
 class FileColumn(msgspec.Struct, frozen=True, gc=False):

@@ -1,5 +1,6 @@
 """A cold partition answers as a dict of the newest versions would, or says which file is missing."""
 
+import hashlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -26,7 +27,7 @@ from upwell.storage.segments import GroupCache, write_segment
 from upwell.storage.storages import Storages
 from upwell.testing.cold import audit
 from upwell.testing.faults import FailingFiles, each_fault
-from upwell.types import Column, Key, SqlType, TableId, user_owner
+from upwell.types import Column, Key, Owner, SqlType, TableId, owner_user, user_owner
 
 ALICE = user_owner("alice")
 COLUMNS = [Column(1, "id", SqlType.INT, primary_key=True), Column(2, "v", SqlType.TEXT)]
@@ -36,9 +37,17 @@ Model = dict[Key, Version]
 class Tier:
     """Publishes segments as a flush would: data, then manifest, then the copy."""
 
-    def __init__(self, root: Path, files: Files, *, table_id: int = 7, group_rows: int = 10_000) -> None:
+    def __init__(
+        self,
+        root: Path,
+        files: Files,
+        *,
+        table_id: int = 7,
+        owner: Owner = ALICE,
+        group_rows: int = 10_000,
+    ) -> None:
         self.store = Storages(root, files)
-        self.partition = Partition("app", "todo", TableId(table_id), ALICE)
+        self.partition = Partition("app", "todo", TableId(table_id), owner)
         self.files = self.store.open(self.partition)
         self.manifest = empty_manifest(self.partition, time_ms=1)
         self.group_rows = group_rows
@@ -47,18 +56,20 @@ class Tier:
         self.files.make()
         number = max(self.files.next_number("batch"), self.manifest.last_sequence_number + 1)
         path = self.files.temp(self.partition.segment_name(number))
-        stats = write_segment(path, versions, COLUMNS, owner=ALICE, synced=False, group_rows=self.group_rows)
+        stats = write_segment(
+            path, versions, COLUMNS, owner=self.partition.owner, synced=False, group_rows=self.group_rows
+        )
         self.files.publish(path, self.partition.segment_name(number))
         keys = [version.key for version in versions]
-        self.files.write_new(self.partition.filter_name(number), KeyFilter.build(keys).encode())
         entry = stats.entry(self.partition, number, schema=1, time_ms=2)
+        self.files.write_new(entry.filter, KeyFilter.build(keys).encode(entry.seal(self.partition.owner)))
         sets = self.manifest.hidden
         if hidden:
             sets += (write_hidden(self.files, self.files.next_number("hidden"), hidden),)
         manifest = Manifest(
             table_id=self.manifest.table_id,
             table_number=self.partition.table_id,
-            user_id="alice",
+            user_id=owner_user(self.partition.owner),
             version=max(self.files.next_number("manifest"), self.manifest.version + 1),
             created_at=1,
             updated_at=2,
@@ -201,6 +212,34 @@ def test_a_lost_filter_is_made_of_its_segment_again(tier: Tier) -> None:
     assert path.read_bytes() == whole
     path.unlink()
     assert tier.open().find(3) is None
+    assert path.read_bytes() == whole
+
+
+def test_another_segment_s_filter_denies_no_key(tmp_path: Path) -> None:
+    """That of another segment, another owner's of the same name, or one of other rows of the same name."""
+    tier, others = Tier(tmp_path / "storage", OsFiles()), []
+    tier.flush([live(1, 10), live(2, 11)])
+    tier.flush([live(3, 12)])
+    for at, (owner, first_seq) in enumerate([(ALICE, 20), (user_owner("bob"), 10)]):
+        other = Tier(tmp_path / f"other{at}", OsFiles(), owner=owner)
+        other.flush([live(5, first_seq), live(6, first_seq + 1)])
+        others.append(other.files.read("batch-7-0.filter"))
+    path = tier.files.path("batch-7-0.filter")
+    whole = path.read_bytes()
+    for wrong in (tier.files.read("batch-7-1.filter"), *others):
+        path.write_bytes(wrong)
+        assert tier.open().find(1) == live(1, 10)
+        assert path.read_bytes() == whole
+
+
+def test_a_filter_that_doesnt_say_whose_it_is_is_made_again(tier: Tier) -> None:
+    """One of format version 1, with a checksum of its bits alone, which could be any segment's."""
+    tier.flush([live(1, 10), live(2, 11)])
+    path = tier.files.path("batch-7-0.filter")
+    whole, bits = path.read_bytes(), b"\x00" * 8
+    digest = hashlib.blake2b(bits, digest_size=16).digest()
+    path.write_bytes(b"UWKF\x01\x07\x00\x00" + (64).to_bytes(8, "little") + digest + bits)
+    assert tier.open().find(1) == live(1, 10)
     assert path.read_bytes() == whole
 
 

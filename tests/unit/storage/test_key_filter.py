@@ -13,6 +13,7 @@ from upwell.storage.key_filter import KeyDigests, KeyFilter
 from upwell.types import Key
 
 HEAD_BYTES = 32
+SEAL = b"batch-7-0.parquet 3 1 3 user"
 INT64 = st.integers(-(2**63), 2**63 - 1)
 TEXT = st.text(st.characters(exclude_categories=["Cs"])) | st.integers(0, 9).map(
     lambda n: "x" * 5000 + str(n)
@@ -22,13 +23,13 @@ FLOATS = st.floats(allow_nan=False, allow_infinity=False)
 
 @given(st.one_of(*map(st.lists, (st.booleans(), INT64, FLOATS, TEXT, st.binary()))))
 def test_a_filter_knows_every_key(keys: list[Key]) -> None:
-    decoded = KeyFilter.decode(KeyFilter.build(keys).encode())
+    decoded = KeyFilter.decode(KeyFilter.build(keys).encode(SEAL), SEAL)
     assert all(decoded.may_contain(key) for key in keys)
 
 
 def test_a_filter_is_small_and_rarely_wrong() -> None:
     key_filter = KeyFilter.build([f"key {n}" for n in range(5000)])
-    assert len(key_filter.encode()) == HEAD_BYTES + 5000 * 10 // 8
+    assert len(key_filter.encode(SEAL)) == HEAD_BYTES + 5000 * 10 // 8
     assert all(key_filter.may_contain(f"key {n}") for n in range(5000))
     assert sum(key_filter.may_contain(f"other {n}") for n in range(5000)) < 100
     assert not KeyFilter.build([]).may_contain("a")
@@ -37,9 +38,11 @@ def test_a_filter_is_small_and_rarely_wrong() -> None:
 
 
 def test_the_filter_s_bytes_stay_what_they_are() -> None:
-    assert KeyFilter.build([1, "a", b"b", 2.5, True]).encode().hex() == (
-        "55574b4601070000400000000000000067d1d71e531a4bf29a1b1f77c39046240c1ac560a700f10a"
-    )
+    bits = bytes.fromhex("0c1ac560a700f10a")
+    name = hashlib.blake2b(SEAL, digest_size=16).digest()
+    sealed = hashlib.blake2b(bits, digest_size=16, key=name).digest()
+    head = bytes.fromhex("55574b46020700004000000000000000")
+    assert KeyFilter.build([1, "a", b"b", 2.5, True]).encode(SEAL) == head + sealed + bits
 
 
 @pytest.mark.parametrize("count", [1, 7, 99, 100, 101, 1000])
@@ -56,7 +59,7 @@ def test_each_bit_is_where_the_format_says(
         digests = KeyDigests()
         for start in range(0, count, 40):
             digests.add(keys[start : start + 40])
-        assert digests.filter().encode()[HEAD_BYTES:] == bits_of(keys)
+        assert digests.filter().encode(SEAL)[HEAD_BYTES:] == bits_of(keys)
 
 
 def bits_of(keys: list[Any]) -> bytes:
@@ -79,9 +82,15 @@ def bits_of(keys: list[Any]) -> bytes:
 
 
 def test_a_damaged_filter_is_refused() -> None:
-    data = KeyFilter.build([1, 2, 3]).encode()
+    data = KeyFilter.build([1, 2, 3]).encode(SEAL)
     for at in range(len(data)):
         with pytest.raises(ValueError, match=r"filter|checksum"):
-            KeyFilter.decode(data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :])
+            KeyFilter.decode(data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :], SEAL)
         with pytest.raises(ValueError, match=r"filter|checksum"):
-            KeyFilter.decode(data[:at])
+            KeyFilter.decode(data[:at], SEAL)
+
+
+def test_another_segment_s_filter_is_refused() -> None:
+    data = KeyFilter.build([1, 2, 3]).encode(SEAL)
+    with pytest.raises(ValueError, match="this segment's"):
+        KeyFilter.decode(data, SEAL.replace(b"-7-", b"-8-"))
