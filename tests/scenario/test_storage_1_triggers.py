@@ -198,6 +198,7 @@ def test_a_policy_can_be_changed(site: Site) -> None:
 
 def test_rows_count_on_after_a_restart(site: Site) -> None:
     board = Board(site, "SHARED", "rows:20")
+    Board(site, "USER", "rows:" + "9" * 5_000).insert(1)  # a number that Python reads from no text
     board.insert(*range(19))
     site.server.restart(env={"UPWELL_FLUSH_CHECK_INTERVAL_S": str(CHECK_S)})
     board.let_the_schedule_look()

@@ -176,6 +176,7 @@ def test_what_a_stream_is_not_for_is_refused_by_name(site: Site, namespace: str)
         (f"UPDATE {table} SET n = 2", "UPDATE is not supported for STREAM tables"),
         (f"STORAGE FLUSH TABLE {table}", "STORAGE FLUSH is not supported for STREAM tables"),
         (f"STORAGE COMPACT TABLE {table}", "STORAGE COMPACT is not supported for STREAM tables"),
+        (f"ALTER TABLE {table} SET TBLPROPERTIES (FLUSH_POLICY = 'rows:1')", "FLUSH_POLICY is not supported"),
         (f"BEGIN; INSERT INTO {table} VALUES ('b', 2); COMMIT", "not supported inside explicit transactions"),
         (f"BEGIN; DELETE FROM {table}; COMMIT", "not supported inside explicit transactions"),
     ):

@@ -80,6 +80,9 @@ Alteration = (
 )
 
 
+_LASTING = frozenset({"flush_policy", "deleted_retention_hours"})
+
+
 def title(alteration: Alteration) -> str:
     """Return the operation as messages show it."""
     match alteration:
@@ -155,6 +158,12 @@ def altered(
                 None if table.access is access else replace(table, access=access, version=table.version + 1)
             )
         case SetOptions(options):
+            unfit = _LASTING.intersection(dict(options)) if table.is_ephemeral else ()
+            if unfit:
+                raise InvalidOperation(
+                    f"{', '.join(sorted(unfit)).upper()} is not supported for STREAM tables: their rows "
+                    "expire and are never flushed"
+                )
             merged = {**table.options, **dict(options)}
             return (
                 None if merged == table.options else replace(table, options=merged, version=table.version + 1)

@@ -8,6 +8,8 @@ import re
 from dataclasses import dataclass
 
 _RULES = re.compile(r"(rows|interval):([0-9]+)")
+_DIGITS_MAX = 18
+_UNREACHED = 10**_DIGITS_MAX
 
 POLICY_OPTION = "flush_policy"
 
@@ -30,10 +32,16 @@ NEVER = FlushPolicy()
 def parse_policy(text: str) -> FlushPolicy:
     """Return the policy that `text` stands for; raise `ValueError` with what it has to look like."""
     rules = [_RULES.fullmatch(rule) for rule in text.replace(" ", "").lower().split(",")]
-    found = {rule[1]: int(rule[2]) for rule in rules if rule is not None}
+    found = {rule[1]: _number(rule[2]) for rule in rules if rule is not None}
     if len(found) != len(rules) or not all(found.values()):
         raise ValueError("a flush policy is 'rows:N', 'interval:SECONDS' or both with a comma, above 0")
     return FlushPolicy(found.get("rows"), found.get("interval"))
+
+
+def _number(written: str) -> int:
+    """Return the number, or one that nothing reaches either: Python reads no text of thousands of digits."""
+    digits = written.lstrip("0") or "0"
+    return int(digits) if len(digits) <= _DIGITS_MAX else _UNREACHED
 
 
 @dataclass(frozen=True, slots=True)

@@ -40,6 +40,7 @@ _WITH_LENGTH = frozenset(
     | {"TIMESTAMPTZ"}
 )
 _PRECISION, _SCALE = 38, 10
+_LENGTH_DIGITS_MAX = 9
 """Of a DECIMAL that doesn't say."""
 _SNOWFLAKE = Default("SNOWFLAKE_ID")
 NAME = re.compile(r"[a-z0-9_]{1,128}")
@@ -138,8 +139,13 @@ def _decimal(tokens: Tokens, column: str) -> DeclaredType:
 
 def _lengths(tokens: Tokens, column: str) -> list[int]:
     numbers = tokens.listed(tokens.take)
-    if len(numbers) > 2 or not all(each.kind == "number" and each.text.isdigit() for each in numbers):
-        raise Refused(f"the length of column '{column}' must be a number")
+    if len(numbers) > 2 or not all(
+        each.kind == "number" and each.text.isdigit() and len(each.text) <= _LENGTH_DIGITS_MAX
+        for each in numbers
+    ):
+        raise Refused(
+            f"the length of column '{column}' must be a number of at most {_LENGTH_DIGITS_MAX} digits"
+        )
     return [int(each.text) for each in numbers]
 
 

@@ -49,6 +49,7 @@ _CLUSTER = {
     "rebalance": "rebalance",
     "stepdown": "stepdown",
 }
+_NUMBER_DIGITS_MAX = 18
 _UPTO = re.compile(r"CLUSTER\s+PURGE\s+--upto\s+([0-9]{1,18})\s*;?\s*", re.IGNORECASE)
 _NAMESPACE = re.compile(r"[a-z_][a-z0-9_]{0,127}")
 
@@ -232,7 +233,7 @@ def read_cluster(tokens: Tokens) -> ClusterAction:
     while not tokens.at_end and tokens.peek().kind != "number" and not tokens.sees(";"):
         words.append(tokens.take().word)
     action = "".join(words).lower()
-    target = int(tokens.take().text) if tokens.peek().kind == "number" else None
+    target = _number(tokens.take().text) if tokens.peek().kind == "number" else None
     if action in ("list", "status", "ls"):
         raise InvalidSql(
             f"CLUSTER {action.upper()} is a CLI-only command. SELECT * FROM system.cluster shows the nodes"
@@ -241,6 +242,12 @@ def read_cluster(tokens: Tokens) -> ClusterAction:
     if known is None:
         raise InvalidSql(f"CLUSTER {action.upper()[:60]} is not supported yet: this server is one node")
     return ClusterAction(known, target)
+
+
+def _number(text: str) -> int:
+    if not text.isdigit() or len(text) > _NUMBER_DIGITS_MAX:
+        raise InvalidSql(f"a node or an entry of the log is a number of at most {_NUMBER_DIGITS_MAX} digits")
+    return int(text)
 
 
 def read_describe(tokens: Tokens) -> DescribeTree:

@@ -3,16 +3,15 @@
 Law: an option that this release can't keep is refused by name with what to use instead.
 """
 
-import re
 from collections.abc import Callable
 
 from upwell.engine.catalog import Access, TableKind
+from upwell.engine.flush_policy import parse_policy
 from upwell.sql.column import Draft, Refused
 from upwell.sql.lex import Tokens, string_value
 from upwell.sql.statements import ColumnDefinition
 from upwell.types import SqlType
 
-_FLUSH_POLICY = re.compile(r"(rows|interval):0*[1-9][0-9]*(,(?!\1)(rows|interval):0*[1-9][0-9]*)?")
 _CHANGEABLE = ("ACCESS_LEVEL", "FLUSH_POLICY", "DELETED_RETENTION_HOURS", "STORAGE_ID")
 USER_STORAGE = "USE_USER_STORAGE"
 """Files go to the storage of the row's user, that of the table where a user has none."""
@@ -44,12 +43,16 @@ def read_option(tokens: Tokens, draft: Draft) -> None:
 
 
 def _check_flush_policy(value: str) -> None:
-    if not _FLUSH_POLICY.fullmatch(value.replace(" ", "")):
-        raise Refused("FLUSH_POLICY must be 'rows:N', 'interval:SECONDS' or both with a comma, above 0")
+    try:
+        parse_policy(value)
+    except ValueError as error:
+        raise Refused(
+            "FLUSH_POLICY must be 'rows:N', 'interval:SECONDS' or both with a comma, above 0"
+        ) from error
 
 
 def _check_retention(value: str) -> None:
-    if not (value.isascii() and value.isdigit()):
+    if not (value.isascii() and value.isdigit() and len(value) <= 9):
         raise Refused("DELETED_RETENTION_HOURS must be a whole number of hours")
 
 

@@ -327,8 +327,8 @@ class _Grammar:
         operator, token = self.tokens.take().word, self.tokens.take()
         if token.kind == "string":
             found = step(left, Literal(string_value(token)))
-        elif token.kind == "number" and token.text.isdigit() and operator != "?":
-            found = step(left, Literal(int(token.text)))
+        elif token.kind == "number" and isinstance(at := number_value(token.text), int) and operator != "?":
+            found = step(left, Literal(at))
         else:
             raise Foreign
         if operator == "?":

@@ -59,6 +59,8 @@ def due(db: Embedded, name: str = "t") -> list[Owner]:
         ("interval:60", FlushPolicy(None, 60)),
         ("rows:1000,interval:60", FlushPolicy(1000, 60)),
         ("interval:60, rows:5", FlushPolicy(5, 60)),
+        ("rows:0007", FlushPolicy(7)),
+        ("rows:" + "9" * 5_000, FlushPolicy(10**18)),
     ],
 )
 def test_a_policy_is_what_its_text_says(text: str, policy: FlushPolicy) -> None:
