@@ -4,6 +4,10 @@ A walk by chance through statements of several users, transactions, flushes, com
 restart, while clients subscribe, are cut off after any frame, and resume from the newest `_seq` that they
 saw, whenever that was. After each step each client holds what SQLite says. `UPWELL_LIVE_SOAK_S=600` walks on
 for so many seconds, from `UPWELL_LIVE_SEED`; a failure names the seed.
+
+Rows of STREAM tables live for some seconds by the server's clock. What SQLite can say of them is which rows
+surely live, because less time went by since they were sent, and which surely don't, because more went by
+since they were acknowledged: everything else is a matter of milliseconds.
 """
 
 import os
@@ -11,12 +15,13 @@ import random
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from upwell.testing import ServerProcess
+from upwell.testing import ServerProcess, wait_until
 from upwell.testing.live_oracle import (
     COLUMNS,
     KINDS,
@@ -35,10 +40,24 @@ SEED = int(os.environ.get("UPWELL_LIVE_SEED", "1"))
 SOAK_S = float(os.environ.get("UPWELL_LIVE_SOAK_S", "0"))
 STEPS = 120
 KILLS = (50, 100)
-OPTIONS = {"mine": "TYPE = 'USER'", "ours": "TYPE = 'SHARED', ACCESS_LEVEL = 'PUBLIC'"}
+OUTLIVED = (STEPS - 20,)
+GONE_S_MAX = 20.0
+LASTING = {"mine": "TYPE = 'USER'", "ours": "TYPE = 'SHARED', ACCESS_LEVEL = 'PUBLIC'"}
+BRIEF = ("typing", "presence")
+TTLS_S = (1, 2, 5)
+# A seq is a whole millisecond.
+CLOCK_MS = 10
+SETTINGS = {
+    "UPWELL_BCRYPT_COST": "4",
+    "UPWELL_STREAM_EXPIRY_INTERVAL_S": "0.05",
+    "UPWELL_STREAM_EVICTION_INTERVAL_S": "0.2",
+    "UPWELL_STREAM_GRACE_S": "3600",
+}
 CLIENTS_MAX = 4
 PAST_MAX = 8
 STEPS_PER_KILL = 60
+
+Rows = dict[str, dict[str, Any]]
 
 
 @dataclass
@@ -52,7 +71,7 @@ class Client:
     watched: Watched
 
     @property
-    def shown(self) -> dict[str, dict[str, Any]]:
+    def shown(self) -> Rows:
         rows = self.watched.rows.items()
         return {key: {name: row.get(name) for name in self.columns} for key, row in rows}
 
@@ -79,12 +98,13 @@ class Walk:
         self.wires: dict[str, Wire] = {"root": site.root}
         for user in ("ann", "ben"):
             self.wires[user] = site.account(name=user)[1]
-        self.oracle = Oracle(OPTIONS)
+        self.oracle = Oracle([*LASTING, *BRIEF])
+        self.ttls_s: dict[str, int] = {}
         self.clients: list[Client] = []
         self.past: list[Client] = []
-        self.added = dict.fromkeys(OPTIONS, 0)
+        self.added = dict.fromkeys([*LASTING, *BRIEF], 0)
         site.root.run("CREATE NAMESPACE walk")
-        for table in OPTIONS:
+        for table in self.added:
             self.make(table)
 
     def close(self) -> None:
@@ -93,7 +113,12 @@ class Walk:
 
     def make(self, table: str) -> None:
         columns = "id BIGINT PRIMARY KEY, kind TEXT, size INT, doc JSON, price DECIMAL(8, 2)"
-        self.site.root.run(f"CREATE TABLE walk.{table} ({columns}) WITH ({OPTIONS[table]})")
+        if table in BRIEF:
+            self.ttls_s[table] = self.chance.choice(TTLS_S)
+            options = f"TYPE = 'STREAM', TTL_SECONDS = {self.ttls_s[table]}"
+        else:
+            options = LASTING[table]
+        self.site.root.run(f"CREATE TABLE walk.{table} ({columns}) WITH ({options})")
 
     def step(self) -> None:
         """Do something by chance; then everybody who is connected holds what SQLite says."""
@@ -108,14 +133,48 @@ class Walk:
 
     def judge(self) -> None:
         for client in self.clients:
-            expected = self.expected(client)
-            while not (client.is_ready and client.shown == expected):
+            if client.table in BRIEF:
+                self.check_select(client)
+            while not (client.is_ready and self.agrees(client)):
                 client.take()
         self.past = [*self.past, *map(self.remembered, self.clients[-1:])][-PAST_MAX:]
 
-    def expected(self, client: Client) -> dict[str, dict[str, Any]]:
-        owner = self.owner(client.table, client.user)
-        return self.oracle.select(client.table, owner, client.columns, client.where)
+    def agrees(self, client: Client) -> bool:
+        """Whether it shows what SQLite says; of rows whose end is due it may show some."""
+        return self.is_told(client, client.shown, self.now_ms(), self.now_ms())
+
+    def is_told(self, client: Client, shown: Rows, begun_ms: int, ended_ms: int) -> bool:
+        """Whether these rows are those that there were at some time between the two."""
+        select = partial(
+            self.oracle.select, client.table, self.owner(client.table, client.user), client.columns
+        )
+        if client.table not in BRIEF:
+            return shown == select(client.where)
+        ttl_ms = self.ttls_s[client.table] * 1000
+        surely = select(f"({client.where}) AND sent_ms > {ended_ms - ttl_ms + CLOCK_MS}")
+        perhaps = select(f"({client.where}) AND made_ms > {begun_ms - ttl_ms - CLOCK_MS}")
+        return surely.items() <= shown.items() <= perhaps.items()
+
+    def check_select(self, client: Client) -> None:
+        """Ask the server itself for the rows of a live query."""
+        begun_ms = self.now_ms()
+        sql = f"SELECT {', '.join(client.columns)} FROM walk.{client.table} WHERE {client.where}"
+        rows = self.wires[client.user].run(sql).by_key
+        assert self.is_told(client, rows, begun_ms, self.now_ms()), (sql, rows)
+
+    def outlive(self) -> None:
+        """When the time of all rows is over nobody is shown any, whether it was there to be told or not."""
+        for table in BRIEF:
+            count = f"EXECUTE AS USER '{{}}' (SELECT COUNT(*) FROM walk.{table})"
+            for user in ("ann", "ben"):
+                is_over = partial(self.is_empty, count.format(user))
+                wait_until(is_over, timeout_s=max(TTLS_S) + GONE_S_MAX, what=f"the end of {table}")
+        self.judge()
+        for client in self.clients:
+            assert client.table not in BRIEF or not client.shown
+
+    def is_empty(self, count: str) -> bool:
+        return self.site.root.run(count).cell == "0"
 
     # What happens to rows and tables
 
@@ -125,7 +184,7 @@ class Walk:
 
     def transact(self) -> None:
         """Several statements as one commit, or as none."""
-        table, user = self.table(), self.user()
+        table, user = self.lasting(), self.user()
         self.oracle.change("BEGIN")
         statements = [self.statement(table, user) for _ in range(3)]
         end = self.chance.choice(["COMMIT", "ROLLBACK"])
@@ -133,10 +192,10 @@ class Walk:
         self.run(table, user, "; ".join(["BEGIN", *filter(None, statements), end]))
 
     def flush(self) -> None:
-        self.site.flush(f"walk.{self.table()}")
+        self.site.flush(f"walk.{self.lasting()}")
 
     def compact(self) -> None:
-        self.site.root.run(f"STORAGE COMPACT TABLE walk.{self.table()}")
+        self.site.root.run(f"STORAGE COMPACT TABLE walk.{self.lasting()}")
 
     def add_column(self) -> None:
         table = self.table()
@@ -208,8 +267,8 @@ class Walk:
     def cut(self, client: Client) -> Client:
         """Resume and be gone after some messages; return what is held then."""
         client = self.resumed(client)
-        expected, left = self.expected(client), self.chance.randrange(6)
-        while left and not (client.is_ready and client.shown == expected):
+        left = self.chance.randrange(6)
+        while left and not (client.is_ready and self.agrees(client)):
             client.take()
             left -= 1
         client.watched.socket.reset()
@@ -235,6 +294,8 @@ class Walk:
     def run(self, table: str, user: str, sql: str) -> None:
         if sql:
             self.wires["root" if table == "ours" else user].run(sql)
+            if table in BRIEF:
+                self.oracle.change(f"UPDATE {table} SET made_ms = ? WHERE made_ms IS NULL", self.now_ms())
 
     def statement(self, table: str, user: str) -> str:
         """Change SQLite; return what does the same in the server, empty if there is nothing to do."""
@@ -242,6 +303,8 @@ class Walk:
         condition = self.chance.choice([a_predicate(self.chance), f"id = {self.chance.randint(1, 6)}"])
         kind, size = self.chance.choice(KINDS), self.chance.choice(SIZES)
         match self.chance.choice(["insert", "insert", "insert", "update", "delete"]):
+            case "insert" | "update" if table in BRIEF:
+                return self.put_brief(table, owner)
             case "insert":
                 free = [row for row in some_rows(self.chance) if self.inserted(table, owner, row)]
                 rows = ", ".join(f"({', '.join(map(literal, cells(row)))})" for row in free)
@@ -259,6 +322,21 @@ class Walk:
                 self.oracle.change(f"DELETE FROM {table} WHERE owner = ? AND ({condition})", owner)
                 return f"DELETE FROM walk.{table} WHERE {condition}"
 
+    def put_brief(self, table: str, owner: str) -> str:
+        """Write rows, over those that are there or not: who knows whether they still are."""
+        rows, sent_ms = some_rows(self.chance), self.now_ms()
+        for row in rows:
+            self.oracle.change(f"DELETE FROM {table} WHERE owner = ? AND id = ?", owner, row[0])
+            sql = f"INSERT INTO {table} (owner, {COLUMNS}, sent_ms) VALUES (?, ?, ?, ?, ?, ?, ?)"
+            self.oracle.change(sql, owner, *cells(row), sent_ms)
+        values = ", ".join(f"({', '.join(map(literal, cells(row)))})" for row in rows)
+        if self.chance.random() < 0.3:
+            keys = ", ".join(str(row[0]) for row in rows)
+            self.wires[owner].run(f"DELETE FROM walk.{table} WHERE id IN ({keys})")
+            return f"INSERT INTO walk.{table} ({COLUMNS}) VALUES {values}"
+        new = ", ".join(f"{name} = excluded.{name}" for name in COLUMNS.split(", ")[1:])
+        return f"INSERT INTO walk.{table} ({COLUMNS}) VALUES {values} ON CONFLICT (id) DO UPDATE SET {new}"
+
     def inserted(self, table: str, owner: str, row: Row) -> bool:
         sql = f"INSERT INTO {table} (owner, {COLUMNS}, made_ms) VALUES (?, ?, ?, ?, ?, ?, 0)"
         return self.oracle.change(sql, owner, *cells(row)) > 0
@@ -267,7 +345,13 @@ class Walk:
         return "" if table == "ours" else user
 
     def table(self) -> str:
-        return self.chance.choice(list(OPTIONS))
+        return self.chance.choice(list(self.added))
+
+    def lasting(self) -> str:
+        return self.chance.choice(list(LASTING))
+
+    def now_ms(self) -> int:
+        return time.time_ns() // 1_000_000
 
     def user(self) -> str:
         return self.chance.choice(["ann", "ben"])
@@ -282,7 +366,7 @@ def cells(row: Row) -> tuple[object, ...]:
 
 @pytest.fixture
 def walk(tmp_path: Path) -> Iterator[Walk]:
-    with ServerProcess(tmp_path / "data", env={"UPWELL_BCRYPT_COST": "4"}) as server:
+    with ServerProcess(tmp_path / "data", env=SETTINGS) as server:
         site = Site(server)
         walk = Walk(server, site, random.Random(SEED))
         yield walk
@@ -298,5 +382,7 @@ def test_whatever_happens_everybody_holds_the_select(walk: Walk) -> None:
         steps += 1
         if steps in KILLS or (steps > STEPS and steps % STEPS_PER_KILL == 0):
             walk.kill()
+        if steps in OUTLIVED or (steps > STEPS and steps % STEPS_PER_KILL == 30):
+            walk.outlive()
         walk.step()
     print(f"{steps} steps")

@@ -30,7 +30,7 @@ class Oracle:
     def make(self, name: str) -> None:
         """Make a table, anew if it is there."""
         self._db.execute(f"DROP TABLE IF EXISTS {name}")
-        columns = "owner, id INT, kind TEXT, size INT, doc TEXT, price NUMERIC, made_ms INT"
+        columns = "owner, id INT, kind TEXT, size INT, doc TEXT, price NUMERIC, sent_ms INT, made_ms INT"
         columns += ", PRIMARY KEY (owner, id)"
         self._db.execute(f"CREATE TABLE {name} ({columns})")
 
