@@ -144,8 +144,105 @@ def test_information_schema_has_the_system_tables_too(site: Site, namespace: str
 SYSTEM_TABLES = (
     "audit_log", "changes", "cluster", "cluster_groups", "columns", "datatypes", "describe", "job_nodes",
     "jobs", "live", "namespaces", "schemas", "server_logs", "sessions", "settings", "stats", "storages",
-    "sync_conflicts", "sync_dead_letters", "sync_devices", "table_schemas", "tables", "transactions", "users",
+    "sync_conflicts", "sync_dead_letters", "sync_devices", "table_schemas", "tables", "topic_offsets",
+    "topics", "transactions", "users",
 )  # fmt: skip
+
+
+CONTRACT_COLUMNS = {
+    "users": (
+        "user_id T, password_hash T, role T, email T, auth_type T, auth_data J, storage_mode T, "
+        "storage_id T, failed_login_attempts I, locked_until TS, last_login_at TS, created_at TS, "
+        "updated_at TS, last_seen TS, deleted_at TS"
+    ),
+    "namespaces": "namespace_id T, name T, created_at TS, options J, table_count I",
+    "schemas": (
+        "table_id T, table_name T, namespace_id T, table_type T, created_at TS, schema_version I, columns "
+        "J, table_comment T, updated_at TS, options J, access_level T, is_latest Bo, storage_id T, "
+        "use_user_storage Bo"
+    ),
+    "tables": (
+        "namespace_id T, table_name T, table_type T, storage_id T, version B, options T, comment T, "
+        "updated_at TS, created_at TS"
+    ),
+    "columns": (
+        "namespace_id T, table_name T, version B, column_id B, column_name T, comment T, data_type T, "
+        "default_value T, ordinal B, nullable Bo, primary_key Bo, primary_key_pos B"
+    ),
+    "storages": (
+        "storage_id T, storage_name T, description T, storage_type T, base_directory T, credentials J, "
+        "config_json J, shared_tables_template T, user_tables_template T, created_at TS, updated_at TS"
+    ),
+    "jobs": (
+        "job_id T, job_type T, status T, leader_status T, parameters J, message T, exception_trace T, "
+        "idempotency_key T, queue T, priority I, retry_count S, max_retries S, memory_used B, cpu_used B, "
+        "created_at TS, updated_at TS, started_at TS, finished_at TS, node_id B, leader_node_id B"
+    ),
+    "job_nodes": (
+        "job_id T, node_id B, status T, error_message T, created_at TS, started_at TS, finished_at TS, "
+        "updated_at TS"
+    ),
+    "audit_log": (
+        "audit_id T, timestamp TS, actor_user_id T, action T, target T, details T, ip_address T, "
+        "subject_user_id T"
+    ),
+    "manifest": (
+        "cache_key T, namespace_id T, table_name T, scope T, etag T, last_refreshed TS, last_accessed TS, "
+        "in_memory Bo, sync_state T, manifest_json J"
+    ),
+    "topics": (
+        "topic_id T, name T, alias T, partitions I, retention_seconds B, retention_max_bytes B, routes J, "
+        "created_at TS, updated_at TS"
+    ),
+    "topic_offsets": "topic_id T, group_id T, partition_id I, last_acked_offset B, updated_at TS",
+    "live": (
+        "live_id T, connection_id T, subscription_id T, namespace_id T, table_name T, user_id T, query T, "
+        "options J, status T, created_at TS, last_update TS, changes B, node_id B, last_ping_at TS"
+    ),
+    "sessions": (
+        "session_id T, backend_pid B, current_schema T, state T, transaction_id T, transaction_state T, "
+        "transaction_has_writes Bo, client_addr T, transport T, opened_at TS, last_seen_at TS, "
+        "last_method T"
+    ),
+    "transactions": (
+        "transaction_id T, owner_id T, origin T, state T, age_ms B, idle_ms B, write_count B, write_bytes "
+        "B, touched_tables_count B, snapshot_commit_seq B"
+    ),
+    "stats": "metric_name T, metric_value T",
+    "settings": "name T, value T, description T, category T",
+    "server_logs": "timestamp T, level T, thread T, target T, line B, message T",
+    "cluster": (
+        "cluster_id T, node_id B, role T, status T, rpc_addr T, api_addr T, is_self Bo, is_leader Bo, "
+        "groups_leading I, total_groups I, current_term B, last_applied_log B, leader_last_log_index B, "
+        "snapshot_index B, catchup_progress_pct S, replication_lag B, hostname T, version T, memory_mb B, "
+        "memory_usage_mb B, cpu_usage_percent F, uptime_seconds B, uptime_human T, os T, arch T"
+    ),
+    "datatypes": "arrow_type T, kalam_type T, sql_name T, description T",
+}
+"""Section 4 of the contract: system tables with the types of their columns."""
+TYPES = {
+    "T": "Text", "B": "BigInt", "I": "Int", "S": "SmallInt", "TS": "Timestamp", "J": "Json",
+    "Bo": "Boolean", "F": "Float",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", CONTRACT_COLUMNS)
+def test_system_tables_have_the_columns_of_the_contract(site: Site, name: str) -> None:
+    wanted = [each.split(" ") for each in CONTRACT_COLUMNS[name].split(", ")]
+    answer = site.root.run(f"SELECT * FROM system.{name} LIMIT 1")
+    assert list(answer.columns) == [(column, TYPES[kind]) for column, kind in wanted]
+
+
+def test_there_are_no_topics_and_they_can_be_asked_for(site: Site) -> None:
+    assert site.root.run("SELECT topic_id FROM system.topics WHERE topic_id = 'chat' LIMIT 1").rows == []
+    asked = "SELECT COUNT(*) FROM system.topic_offsets WHERE updated_at > TIMESTAMP '1970-01-01 00:00:00'"
+    assert site.root.run(asked).rows == [["0"]]
+
+
+def test_information_schema_has_the_catalog_that_clients_filter_by(site: Site) -> None:
+    asked = "SELECT DISTINCT table_name FROM information_schema.columns WHERE table_catalog = 'kalam' "
+    asked += "AND table_schema = 'system' AND table_name IN ('users', 'topics', 'topic_offsets') ORDER BY 1"
+    assert site.root.run(asked).rows == [["topic_offsets"], ["topics"], ["users"]]
 
 
 @pytest.mark.parametrize("name", SYSTEM_TABLES)

@@ -123,6 +123,8 @@ def test_only_administrators_hear_why_set_has_no_effect(site: Site, alice: Wire,
     refusal = "Admin privileges (DBA or System role) required for SET statements"
     assert refusal in alice.sql(sql).refused(403, "PERMISSION_DENIED")
     assert refusal in alice.sql(f"SELECT 1; {sql}").refused(403, "PERMISSION_DENIED")
-    assert "would have no effect" in site.root.sql(sql).refused(400, "INVALID_SQL")
+    text = site.root.sql(sql).refused(400, "INVALID_SQL")
+    assert "would have no effect. Instead: requests share nothing" in text
+    assert text.count("Instead") == 1
     _, dba = site.account("dba")
     assert "USE namespace, or namespace_id" in dba.sql(sql).refused(400, "INVALID_SQL")

@@ -77,11 +77,6 @@ from upwell.sql.statements import (
 )
 from upwell.sql.subscribe import SubscribeTo
 
-_SET_INSTEAD = (
-    "requests share nothing, so USE namespace, or namespace_id; the server's settings are in its file, and "
-    "SHOW ALL lists them"
-)
-
 
 class Dispatch:
     """Runs statements. `threads` runs queries and long writes, `slow` what is slow on purpose or waits."""
@@ -167,7 +162,7 @@ class Dispatch:
                 return await self._invitation.tell(call, statement)
             case SetOption(name):
                 require_admin(call.principal, "SET statements")
-                raise InvalidSql(f"SET {name[:100]} would have no effect. Instead: {_SET_INSTEAD}")
+                raise InvalidSql(f"SET {name[:100]} would have no effect")
             case UseNamespace() | ExecuteAs() | Begin() | Commit() | Rollback():
                 raise AssertionError("unwrapped before")
             case _:

@@ -68,6 +68,15 @@ _SESSIONS: Layout = [
     ("client_addr", _TEXT), ("transport", _TEXT), ("opened_at", SqlType.TIMESTAMP),
     ("last_seen_at", SqlType.TIMESTAMP), ("last_method", _TEXT),
 ]  # fmt: skip
+_TOPICS: Layout = [
+    ("topic_id", _TEXT), ("name", _TEXT), ("alias", _TEXT), ("partitions", _INT),
+    ("retention_seconds", _BIG), ("retention_max_bytes", _BIG), ("routes", _JSON),
+    ("created_at", SqlType.TIMESTAMP), ("updated_at", SqlType.TIMESTAMP),
+]  # fmt: skip
+_TOPIC_OFFSETS: Layout = [
+    ("topic_id", _TEXT), ("group_id", _TEXT), ("partition_id", _INT), ("last_acked_offset", _BIG),
+    ("updated_at", SqlType.TIMESTAMP),
+]  # fmt: skip
 _DONE: Layout = [
     ("action", _TEXT), ("group_id", _BIG), ("success", _BOOL), ("error", _TEXT), ("snapshot_index", _BIG),
     ("target_node_id", _BIG), ("upto", _BIG),
@@ -225,8 +234,8 @@ class Server:
     def _datatypes(self, view: View) -> Rows:
         return [(_arrow_name(kind), kind.value, kind.name, text) for kind, text in _DESCRIPTIONS.items()]
 
-    def _sessions(self, view: View) -> Rows:
-        # Those of the PostgreSQL protocol, which this server doesn't speak.
+    def _nothing(self, view: View) -> Rows:
+        # Sessions are those of the PostgreSQL protocol, which this server doesn't speak; it has no topics.
         return []
 
 
@@ -239,6 +248,8 @@ SERVER_LAYOUTS: dict[str, Layout] = {
     "cluster_groups": _CLUSTER_GROUPS,
     "datatypes": _DATATYPES,
     "sessions": _SESSIONS,
+    "topics": _TOPICS,
+    "topic_offsets": _TOPIC_OFFSETS,
 }
 _TABLES: dict[str, Callable[[Server, View], Rows]] = {
     "stats": Server._stats,
@@ -247,7 +258,9 @@ _TABLES: dict[str, Callable[[Server, View], Rows]] = {
     "cluster": Server._cluster,
     "cluster_groups": Server._cluster_groups,
     "datatypes": Server._datatypes,
-    "sessions": Server._sessions,
+    "sessions": Server._nothing,
+    "topics": Server._nothing,
+    "topic_offsets": Server._nothing,
 }
 
 

@@ -15,7 +15,8 @@ from upwell.session.fleet import Layout, Rows
 from upwell.session.policy import Principal
 from upwell.types import Column, SqlType, Value, type_text, wire_type
 
-CATALOG = "upwell"
+CATALOG = "kalam"
+"""What clients filter by (contract, 3.13)."""
 _TEXT, _BIG, _INT, _BOOL, _TIME, _JSON = (
     SqlType.TEXT, SqlType.BIGINT, SqlType.INT, SqlType.BOOLEAN, SqlType.TIMESTAMP, SqlType.JSON,
 )  # fmt: skip
@@ -31,7 +32,7 @@ SCHEMAS: Layout = [
 ]  # fmt: skip
 TABLES: Layout = [
     ("namespace_id", _TEXT), ("table_name", _TEXT), ("table_type", _TEXT), ("storage_id", _TEXT),
-    ("version", _BIG), ("options", _JSON), ("comment", _TEXT), ("updated_at", _TIME),
+    ("version", _BIG), ("options", _TEXT), ("comment", _TEXT), ("updated_at", _TIME),
     ("created_at", _TIME),
 ]  # fmt: skip
 COLUMNS: Layout = [

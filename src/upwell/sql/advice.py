@@ -104,7 +104,8 @@ _BY_STATEMENT = [
     ),
     (
         r"SET\b",
-        "requests share nothing: USE namespace, or namespace_id; the server's settings are in its file",
+        "requests share nothing: USE namespace, or namespace_id; the server's settings are in its file, "
+        "SHOW ALL lists them",
     ),
     (r"(SAVEPOINT|RELEASE)\b|ROLLBACK TO\b", "a transaction is rolled back as a whole"),
     (
