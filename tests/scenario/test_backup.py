@@ -221,6 +221,8 @@ def test_what_can_be_no_backup_is_refused_at_once(site: Site, tmp_path: Path) ->
         "BACKUP DATABASE TO '/etc/backup'": "belongs to the system",
         "BACKUP DATABASE TO '/backup'": "belongs to the system",
         f"BACKUP DATABASE TO '{data}/hot/x'": "inside the data directory",
+        f"BACKUP DATABASE TO '{tmp_path}/{'x' * 300}'": "File name too long",
+        f"RESTORE DATABASE FROM '{tmp_path}/{'x/' * 3000}'": "File name too long",
         f"RESTORE DATABASE FROM '{tmp_path}/missing'": "no directory",
         f"RESTORE DATABASE FROM '{tmp_path}/empty'": "no backup.json",
     }.items():

@@ -93,6 +93,19 @@ def test_a_storage_comes_changes_and_goes(root: Wire, tmp_path: Path) -> None:
             "CREATE STORAGE x TYPE filesystem PATH '{path}' {shared} '{{namespace}}/{{table}}/{{userId}}'",
             "no u",
         ),
+        (
+            "CREATE STORAGE x TYPE filesystem PATH '{path}' {shared} "
+            "'upwell-storage.json/{{namespace}}/{{table}}'",
+            "a file of the server",
+        ),
+        (
+            "CREATE STORAGE x TYPE filesystem PATH '{path}' {shared} '{{namespace}}/{{table}}"
+            + "/a" * 500
+            + "'",
+            "512 characters at most",
+        ),
+        ("CREATE STORAGE x TYPE filesystem PATH '{path}" + "/a" * 1000 + "'", "1024 characters at most"),
+        ("CREATE STORAGE x TYPE s3 PATH 's3://key:secret@bucket/x'", "secrets are named in CREDENTIALS"),
         ("ALTER STORAGE nowhere SET NAME 'x'", "Storage 'nowhere' not found"),
         ("ALTER STORAGE local SET USER_TABLES_TEMPLATE '{{namespace}}/x'", "{{tableName}}"),
         ("ALTER STORAGE local SET PATH '/x'", "expected one of"),
@@ -199,7 +212,25 @@ def test_two_storages_in_one_place_are_refused(site: Site, tmp_path: Path) -> No
     root.run(f"{create} '{base}' {templates}")
     alter = f"ALTER STORAGE {space}_2 SET SHARED_TABLES_TEMPLATE '{{namespace}}/{{tableName}}'"
     assert "the same directory" in root.sql(alter).refused(400, "SQL_EXECUTION_ERROR")
+    folded = f"{create.replace('_2', '_4')} '{base}' {templates.replace('S/', 's/').replace('U/', 'u/')}"
+    assert "the same directory" in root.sql(folded).refused(400, "SQL_EXECUTION_ERROR"), (
+        "some disks fold case"
+    )
     root.run(f"CREATE STORAGE {space}_3 TYPE filesystem PATH '{base}/inside'")
+
+
+def test_two_storages_in_one_place_by_a_link_are_refused(site: Site, tmp_path: Path) -> None:
+    root, space, base = site.root, site.namespace(), tmp_path / "base"
+    root.run(f"CREATE STORAGE {space} TYPE filesystem PATH '{base}'")
+    (tmp_path / "alias").symlink_to(base)
+    create = f"CREATE STORAGE {space}_2 TYPE filesystem PATH '{tmp_path}/alias'"
+    assert "the same directory" in root.sql(create).refused(400, "SQL_EXECUTION_ERROR")
+    apart = (
+        "SHARED_TABLES_TEMPLATE 'S/{namespace}/{table}' USER_TABLES_TEMPLATE 'U/{namespace}/{table}/{user}'"
+    )
+    root.run(f"{create} {apart}")
+    alter = f"ALTER STORAGE {space}_2 SET SHARED_TABLES_TEMPLATE '{{namespace}}/{{tableName}}'"
+    assert "the same directory" in root.sql(alter).refused(400, "SQL_EXECUTION_ERROR")
 
 
 def test_a_disk_that_is_not_there_is_not_written_to(site: Site, tmp_path: Path) -> None:

@@ -76,9 +76,13 @@ def judged(text: str, data_dir: Path) -> Path:
     """
     path = Path(text)
     if not text.strip() or "\0" in text or ".." in path.parts:
-        raise InvalidOperation(f"'{text}' is no path of a backup; give a directory's path without '..'")
+        raise InvalidOperation(f"'{text[:200]}' is no path of a backup; give a directory's path without '..'")
     home = data_dir.resolve()
-    path = (home / "backups" / path).resolve()
+    try:
+        path = (home / "backups" / path).resolve()
+        path.exists()
+    except OSError as error:
+        raise InvalidOperation(f"'{text[:200]}' can't be a backup: {error.strerror}") from error
     if len(path.parts) < 3 or path.parts[1] in _SYSTEM:
         raise InvalidOperation(f"'{path}' belongs to the system; choose another directory")
     if path.is_relative_to(home) and path.parent != home / "backups":

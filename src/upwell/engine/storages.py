@@ -12,7 +12,7 @@ from upwell.engine.catalog import Catalog, Table, load_dropped, storage_record
 from upwell.engine.commit import Committer, decode_manifest_record
 from upwell.errors import AlreadyExists, InvalidOperation, NotFound
 from upwell.ids import Seq
-from upwell.storage.definition import Storage, local_storage, storages_may_meet
+from upwell.storage.definition import Storage, local_storage, refuse_meeting
 from upwell.storage.hot import Batch, Kind, RecordIs
 from upwell.storage.place import LOCAL
 from upwell.types import TableId
@@ -39,23 +39,14 @@ class StorageSchema:
         """Raise unless the id is free, and no other storage can have a table's files in the same place."""
         if storage.id in self._catalog.storages:
             raise AlreadyExists(f"Storage '{storage.id}' already exists")
-        self._refuse_meeting(storage)
-
-    def _refuse_meeting(self, storage: Storage) -> None:
-        # A table that is moved from one to the other would lose what it takes for the files it left.
-        for other in self._catalog.storages.values():
-            if other.id != storage.id and storages_may_meet(storage, other):
-                raise InvalidOperation(
-                    f"storage '{storage.id}' and storage '{other.id}' can give a table the same directory; "
-                    "choose another place, or templates that keep them apart"
-                )
+        refuse_meeting(storage, self.storages)
 
     def alter(self, name: str, change: Callable[[Storage], Storage]) -> Seq:
         """Change a definition; new files follow it, those that are there stay where they are."""
         with self.committer.lock:
             storage = self.get(name)
             changed = replace(change(storage), updated_at_us=self.clock.now_us())
-            self._refuse_meeting(changed)
+            refuse_meeting(changed, self.storages)
             return self.committer.apply(Batch(records=[storage_record(changed)]))
 
     def drop(self, name: str, *, if_exists: bool) -> Seq | None:
@@ -109,6 +100,11 @@ class StorageSchema:
             if self._catalog.storages.get(LOCAL) != replace(storage, base=base):
                 seq = self.committer.apply(Batch(records=[storage_record(replace(storage, base=base))]))
         self.committer.publication.wait(seq)
+
+    @property
+    def storages(self) -> tuple[Storage, ...]:
+        """All that there are."""
+        return tuple(self._catalog.storages.values())
 
     @property
     def _catalog(self) -> Catalog:

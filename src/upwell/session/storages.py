@@ -61,7 +61,7 @@ class StorageDefiner:
 
     async def _create(self, call: Call, storage: Storage) -> Message:
         self.schema.require_new(storage)
-        await self.slow.run(partial(self.storages.create, storage))
+        await self.slow.run(partial(self.storages.create, storage, self.schema.storages))
         self.schema.create(storage)
         return await self._done(
             call, "CREATE_STORAGE", storage.id, f"Storage '{storage.id}' created successfully"
@@ -71,7 +71,9 @@ class StorageDefiner:
         name, change = statement.name, partial(_altered, statement)
         altered = change(self.schema.get(name))
         if statement.config is not None or statement.credentials is not None:
-            await self.slow.run(partial(self.storages.create, altered))
+            await self.slow.run(partial(self.storages.create, altered, self.schema.storages))
+        else:
+            await self.slow.run(partial(self.storages.refuse_meeting, altered, self.schema.storages))
         self.schema.alter(name, change)
         return await self._done(call, "ALTER_STORAGE", name, f"Storage '{name}' altered successfully")
 

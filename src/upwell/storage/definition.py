@@ -8,22 +8,26 @@ never holds a secret, only where the server finds it: `env:NAME` or `file:NAME`.
 import hashlib
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 
 from upwell.errors import InvalidOperation
-from upwell.storage.place import ENCODED, LOCAL, Partition, Place, encode_name
+from upwell.storage.place import ENCODED, LOCAL, MANIFEST_COPY, Partition, Place, encode_name
 from upwell.types import owner_user
 
 SHARED_TEMPLATE = "{namespace}/{tableName}"
 USER_TEMPLATE = "{namespace}/{tableName}/{userId}"
 ID_CHARS_MAX = 64
 TEXT_CHARS_MAX = 1_024
+TEMPLATE_CHARS_MAX = 512
 LITERAL_CHARS_MAX = 40
+MARKER = "upwell-storage.json"
+"""The file at a storage's root that names the server whose it is."""
 
 _ID = re.compile(r"[a-z0-9_][a-z0-9_-]*")
 _PLACEHOLDER = re.compile(r"\{([A-Za-z_]+)\}")
+_BUCKET = re.compile(r"[A-Za-z0-9_.-]{1,255}")
 _LITERAL = re.compile(r"[A-Za-z0-9_=.-]*")
 _NAMES = {
     **dict.fromkeys(("namespace", "namespace_id", "namespaceId"), "namespace"),
@@ -118,20 +122,42 @@ def checked(storage: Storage) -> Storage:
     return storage
 
 
-def storages_may_meet(one: Storage, other: Storage) -> bool:
-    """Whether two storages can give a table, or a user's part of it, one and the same directory."""
+def refuse_meeting(storage: Storage, others: Iterable[Storage]) -> None:
+    """Raise `InvalidOperation` if another storage can give a table, or a user's part, the same directory.
+
+    A table that is moved from one to the other would lose what it takes for the files it left.
+    """
+    for other in others:
+        if other.id != storage.id and _storages_may_meet(storage, other):
+            raise InvalidOperation(
+                f"storage '{storage.id}' and storage '{other.id}' can give a table the same directory; "
+                "choose another place, or templates that keep them apart"
+            )
+
+
+def _storages_may_meet(one: Storage, other: Storage) -> bool:
     if one.type is not other.type or one.config.get("endpoint") != other.config.get("endpoint"):
         return False
     templates = (
         (one.shared_template, other.shared_template),
         (one.user_template, other.user_template),
     )
-    return any(_may_meet(f"{one.base}/{mine}", f"{other.base}/{theirs}") for mine, theirs in templates)
+    places = [(f"{one.base}/{mine}", f"{other.base}/{theirs}") for mine, theirs in templates]
+    if not one.is_remote:  # some file systems fold case
+        places = [(_folded(mine), _folded(theirs)) for mine, theirs in places]
+    return any(_may_meet(mine, theirs) for mine, theirs in places)
+
+
+def _folded(path: str) -> str:
+    """Return a path in lower case, but for its placeholders."""
+    return "".join(part if part.startswith("{") else part.lower() for part in re.split(r"(\{\w+\})", path))
 
 
 def check_template(template: str, *, is_user: bool) -> None:
     """Raise `InvalidOperation` unless the template gives each partition a directory of its own."""
     what = "USER_TABLES_TEMPLATE" if is_user else "SHARED_TABLES_TEMPLATE"
+    if len(template) > TEMPLATE_CHARS_MAX:
+        raise InvalidOperation(f"{what} has {TEMPLATE_CHARS_MAX} characters at most")
     found: list[str] = []
     for part in template.split("/"):
         names = _PLACEHOLDER.findall(part)
@@ -147,6 +173,8 @@ def check_template(template: str, *, is_user: bool) -> None:
                 f"{what} has an unknown placeholder {{{unknown[0]}}}; there are "
                 "{namespace}, {tableName}, {userId} and {shard}"
             )
+        if part in (MARKER, MANIFEST_COPY):
+            raise InvalidOperation(f"{what} has a part {part}; that is a file of the server")
         if len(names) > 1:
             raise InvalidOperation(f"{what} has two placeholders in one part of the path; put a / between")
         found += [_NAMES[name] for name in names]
@@ -227,6 +255,12 @@ def _check_base(storage: Storage) -> None:
         raise InvalidOperation(f"PATH of a {storage.type.value} storage is {like}")
     if "\0" in base or any(part in ("", ".", "..") for part in rest.split("/")):
         raise InvalidOperation("PATH of a storage has no empty parts, no '.' and no '..'")
+    if len(base) > TEXT_CHARS_MAX:
+        raise InvalidOperation(f"PATH of a storage has {TEXT_CHARS_MAX} characters at most")
+    if storage.is_remote and not _BUCKET.fullmatch(rest.split("/")[0]):
+        raise InvalidOperation(
+            "a bucket's name has only letters, digits, _ . and -; secrets are named in CREDENTIALS"
+        )
 
 
 def _directory(template: str, partition: Partition) -> str:

@@ -8,7 +8,7 @@ process is written there, the marker has been read and the server's promises hav
 import itertools
 import shutil
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
@@ -19,14 +19,13 @@ import msgspec
 from upwell.effects import Files
 from upwell.errors import InvalidOperation, StorageFailed, UpwellError
 from upwell.storage.cache import FileCache
-from upwell.storage.definition import Storage
+from upwell.storage.definition import MARKER, Storage, refuse_meeting
 from upwell.storage.files import PartitionFiles
 from upwell.storage.objects import Bucket
 from upwell.storage.place import LOCAL, Partition, Place
 from upwell.storage.remote import RemoteFiles
 from upwell.storage.volume import Checked, Directory, Secrets, Volume, cause_of, tried
 
-MARKER = "upwell-storage.json"
 PROBE = "upwell-check"
 
 _checks = itertools.count(1)
@@ -100,12 +99,13 @@ class Storages:
             self._cache,
         )
 
-    def create(self, storage: Storage) -> None:
+    def create(self, storage: Storage, others: Iterable[Storage] = ()) -> None:
         """Make a storage ready for use: reach it, put it to the test, mark it as this server's.
 
-        Raises `InvalidOperation`, which names the cause, if it can't be used.
+        Raises `InvalidOperation`, which names the cause, if it can't be used, or meets one of the `others`.
         """
         try:
+            self.refuse_meeting(storage, others)
             volume = self._volume(storage)
             if isinstance(volume, Directory):
                 self._refuse_inside(storage, volume.root)
@@ -118,6 +118,11 @@ class Storages:
         except OSError as error:
             cause = error.strerror or str(error)
             raise InvalidOperation(f"storage '{storage.id}': can't use {storage.base}: {cause}") from error
+
+    @staticmethod
+    def refuse_meeting(storage: Storage, others: Iterable[Storage]) -> None:
+        """Raise `InvalidOperation` if another storage is in the same place, by links too."""
+        refuse_meeting(_resolved(storage), map(_resolved, others))
 
     def check(self, storage: Storage, *, count_bytes: bool) -> Checked:
         """Try each ability with a file of its own; what fails is in the answer."""
@@ -202,3 +207,8 @@ class Storages:
             raise InvalidOperation(
                 f"storage '{storage.id}': {base} and the server's data directory are inside each other"
             )
+
+
+def _resolved(storage: Storage) -> Storage:
+    """Return the definition with the directory that its base leads to."""
+    return storage if storage.is_remote else replace(storage, base=str(Path(storage.base).resolve()))
