@@ -73,7 +73,7 @@ def _crowd_s(address: tuple[str, int], requests: list[bytes], connections: int) 
     return time.perf_counter() - began
 
 
-def _read_for_ever(address: tuple[str, int], requests: list[bytes]) -> None:
+def read_for_ever(address: tuple[str, int], requests: list[bytes]) -> None:
     async def read() -> None:
         while True:
             await crowd(address, requests, READERS)
@@ -83,7 +83,7 @@ def _read_for_ever(address: tuple[str, int], requests: list[bytes]) -> None:
 
 def inserts_beside_readers(connection: Connection, count: int) -> float:
     requests = [connection.request("SELECT * FROM bench.rows")] * 200
-    reader = multiprocessing.Process(target=_read_for_ever, args=(connection.address, requests), daemon=True)
+    reader = multiprocessing.Process(target=read_for_ever, args=(connection.address, requests), daemon=True)
     reader.start()
     try:
         numbers = iter(range(10_000_000))

@@ -14,8 +14,7 @@ from upwell.edge.http import Receive, Scope, Send, header
 from upwell.engine.changelog import Changelog
 from upwell.engine.view import View
 from upwell.errors import AuthenticationFailed, ReadOnly, RequestRefused
-from upwell.feeds.cursor import Growth
-from upwell.ids import Seq
+from upwell.feeds.cursor import Follower, Growth
 from upwell.logs import fields
 from upwell.session.auth import Authenticator
 from upwell.session.policy import Principal
@@ -69,6 +68,7 @@ class LogStreams:
         heartbeat_s: float = HEARTBEAT_S,
     ) -> None:
         self._growth = growth
+        self._follower = Follower(growth)
         self._changelog = changelog
         self._authenticator = authenticator
         self._streams_max = streams_max
@@ -79,13 +79,12 @@ class LogStreams:
 
     async def run(self) -> None:
         """Wake the streams whose owners' logs grew, until cancelled or the server is read-only."""
-        seen = self._growth.view.seq
         try:
             while True:
-                await self._growth.wait(after=seen)
+                await self._follower.grown()
                 # Answers to requests of the same group go out first.
                 await asyncio.sleep(0)
-                seen = self._advance(after=seen)
+                self._advance()
         except ReadOnly as failure:
             log.warning("watch streams stand still", extra=fields(cause=str(failure)))
 
@@ -124,7 +123,9 @@ class LogStreams:
             self._close(stream)
 
     def _open(self, owner: Owner, after: int | None) -> _Stream:
-        newest = self._growth.view.hot.owner_counter(owner)
+        view = self._growth.view
+        self._follower.begin(view.seq)
+        newest = view.hot.owner_counter(owner)
         stream = _Stream(owner, newest, -1 if after is None else after)
         self._streams.setdefault(owner, []).append(stream)
         self._count += 1
@@ -136,6 +137,8 @@ class LogStreams:
         streams.remove(stream)
         if not streams:
             del self._streams[stream.owner]
+        if not self._streams:
+            self._follower.rest()
 
     async def _send(self, stream: _Stream, authorization: str | None, send: Send) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": _HEADERS})
@@ -157,18 +160,17 @@ class LogStreams:
             return self._heartbeat_s
         return device.expires_at_s - self._authenticator.now_s() + 1
 
-    def _advance(self, *, after: Seq) -> Seq:
-        """Tell the streams to which counter the log grew; return the seq up to which that is done."""
+    def _advance(self) -> None:
+        """Tell the streams to which counter the log grew."""
         view = self._growth.view
-        if self._streams:
-            changes = self._changelog.tail(view, after=after)
-            if changes is None:
-                self._look_up(view)
-            else:
-                for change in changes:
-                    for stream in self._streams.get(Owner(change.owner), ()):
-                        stream.grow(change.counter)
-        return view.seq
+        changes = self._changelog.tail(view, after=self._follower.seq)
+        self._follower.seq = view.seq
+        if changes is None:
+            self._look_up(view)
+            return
+        for change in changes:
+            for stream in self._streams.get(Owner(change.owner), ()):
+                stream.grow(change.counter)
 
     def _look_up(self, view: View) -> None:
         """Ask for each owner: too much came at once for the tail that is kept in memory."""

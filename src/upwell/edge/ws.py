@@ -27,7 +27,7 @@ from upwell.errors import (
     RequestRefused,
     UpwellError,
 )
-from upwell.feeds.cursor import Growth
+from upwell.feeds.cursor import Follower, Growth
 from upwell.feeds.live import LiveFeed
 from upwell.feeds.lookout import Lookouts
 from upwell.feeds.subscription import Origin
@@ -86,6 +86,7 @@ class LiveSocket:
     ) -> None:
         self._feed = feed
         self._growth = growth
+        self._follower = Follower(growth)
         self._authenticator = authenticator
         self._context_for = context_for
         self._look = look
@@ -110,6 +111,7 @@ class LiveSocket:
             return
         await send({"type": "websocket.accept"})
         socket = self._connection(scope, send)
+        self._follower.begin(self._growth.view.seq)
         self._sockets[socket] = None
         self._feed.sockets.enter()
         try:
@@ -125,6 +127,8 @@ class LiveSocket:
             pass
         finally:
             del self._sockets[socket]
+            if not self._sockets:
+                self._follower.rest()
             self._feed.sockets.leave()
             for subscription in socket.subscriptions.values():
                 self._feed.unsubscribe(subscription)
@@ -346,13 +350,13 @@ class LiveSocket:
             self._begin_closing(socket, POLICY, "Token expired")
 
     async def _watch_accounts(self) -> None:
-        view = self._growth.view
-        catalog = view.catalog
+        known: Catalog | None = None
         try:
             while True:
-                view = await self._growth.wait(after=view.seq)
-                if view.catalog is not catalog:
-                    catalog = view.catalog
+                await self._follower.grown()
+                self._follower.seq, catalog = self._growth.view.seq, self._growth.view.catalog
+                if catalog is not known:
+                    known = catalog
                     self._for_each_socket(partial(self._close_changed, catalog=catalog))
         except ReadOnly:
             # No account can change any more.

@@ -65,6 +65,34 @@ class Growth:
                 future.set_result(None)
 
 
+class Follower:
+    """Follows the log for those who want to be told of it, and sleeps while there are none.
+
+    Law: once somebody has begun, no growth after the seq that they have read up to passes unnoticed.
+    """
+
+    def __init__(self, growth: Growth) -> None:
+        self._growth = growth
+        self._is_wanted = asyncio.Event()
+        self.seq: int = 0
+        """Up to here they have been told; who follows moves it on."""
+
+    def begin(self, seq: int) -> None:
+        """Somebody wants to be told, and has read up to `seq`."""
+        if not self._is_wanted.is_set():
+            self.seq = seq
+            self._is_wanted.set()
+
+    def rest(self) -> None:
+        """Nobody wants to be told any more."""
+        self._is_wanted.clear()
+
+    async def grown(self) -> None:
+        """Return when there is more than they were told; raise `ReadOnly` if there never will be."""
+        await self._is_wanted.wait()
+        await self._growth.wait(after=self.seq)
+
+
 @contextmanager
 def synced_by_turns(committer: Committer, loop: asyncio.AbstractEventLoop) -> Iterator[None]:
     """Let what this thread's loop commits in one turn share a sync, asked for when the turn has ended.

@@ -31,7 +31,7 @@ from upwell.errors import (
     UpwellError,
 )
 from upwell.feeds.behind import LAG_S_MAX, PAGE_CHANGES, Behind
-from upwell.feeds.cursor import Growth
+from upwell.feeds.cursor import Follower, Growth
 from upwell.feeds.delta import Projection
 from upwell.feeds.follow import follow
 from upwell.feeds.gauge import Gauge
@@ -63,13 +63,11 @@ from upwell.storage.hot import Change
 from upwell.types import Owner, TableId
 
 log = logging.getLogger("upwell.live")
-
 T = TypeVar("T")
 
 SLICE_STEPS = 1_000
 SLICE_BYTES_MAX = 4 << 20
 _READY = BatchControl(0, False, "ready", None)
-
 
 _Tails = dict[tuple[Projection, str, Serialization], Tail]
 """What the subscribers of one change share."""
@@ -94,7 +92,7 @@ class LiveFeed:
         self._threads = threads
         self._resuming = Resuming(resumes, growth, threads)
         self._behind = Behind(changelog, growth, threads, self._followed, lag_s_max=lag_s_max)
-        self._head: int = growth.view.seq
+        self._follower = Follower(growth)
         self._catalog: Catalog = growth.view.catalog
         self._index: Index[Subscription] = Index()
         self._subscriptions: dict[Subscription, None] = {}
@@ -110,7 +108,7 @@ class LiveFeed:
         """Pump the log to the subscriptions at the head, until cancelled or the server is read-only."""
         try:
             while True:
-                await self._growth.wait(after=self._head)
+                await self._follower.grown()
                 # Answers to requests of the same group go out first.
                 await asyncio.sleep(0)
                 await self._advance_guarded(self._growth.view)
@@ -148,8 +146,9 @@ class LiveFeed:
             self.end(subscription, RequestRefused("SUBSCRIPTION_KILLED", text))
         return bool(found)
 
-    def adopt(self, subscription: Subscription) -> None:
-        """Count and list a subscription that somebody else feeds."""
+    def adopt(self, subscription: Subscription, seq: int) -> None:
+        """Count and list a subscription that has read up to `seq`; a lookout feeds its own."""
+        self._follower.begin(seq)
         self._subscriptions[subscription] = None
         self._by_user[subscription.origin.user] += 1
         self.running.enter()
@@ -206,7 +205,7 @@ class LiveFeed:
         subscription = Subscription(
             subscription_id, watch, outlet, view.seq, origin, protocol, snapshot=snapshot
         )
-        self.adopt(subscription)
+        self.adopt(subscription, view.seq)
         try:
             if snapshot is None:
                 outlet.write([self._ack(subscription, _READY)])
@@ -235,15 +234,17 @@ class LiveFeed:
         self._index.discard(subscription)
         if subscription in self._subscriptions:
             del self._subscriptions[subscription]
-            self.running.leave()
             self._forget(subscription.origin.user)
         if subscription.task is not None and subscription.task is not asyncio.current_task():
             subscription.task.cancel()
 
     def _forget(self, user: str) -> None:
+        self.running.leave()
         self._by_user[user] -= 1
         if not self._by_user[user]:
             del self._by_user[user]
+        if not self._subscriptions:
+            self._follower.rest()
 
     # The snapshot
 
@@ -299,9 +300,9 @@ class LiveFeed:
                     self.end(subscription, UpwellError(text))
 
     async def _advance(self, view: View) -> None:
-        after = self._head
+        after = self._follower.seq
         # Set first: who joins from now on has read up to here, and is skipped by what follows.
-        self._head = view.seq
+        self._follower.seq = view.seq
         is_altered = view.catalog.tables is not self._catalog.tables
         if is_altered:
             self._catalog = view.catalog
@@ -419,7 +420,7 @@ class LiveFeed:
                 self.end(subscription, TableNotFound(f"{table.full_name} was dropped"))
 
     def _join(self, subscription: Subscription) -> None:
-        assert subscription.after >= self._head, "who joins has read what the pump has taken up"
+        assert subscription.after >= self._follower.seq, "who joins has read what the pump has taken up"
         subscription.state = State.HEAD
         self._index.add(subscription)
 

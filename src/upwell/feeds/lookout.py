@@ -110,7 +110,7 @@ class Lookouts:
         frames = [encode_frame(SubscriptionAck(subscription.id, 0, control, projection.schema()), protocol)]
         if options is not None:
             frames.append(page.frame(subscription.id, 0, protocol))
-        self._feed.adopt(subscription)
+        self._feed.adopt(subscription, self._growth.view.seq)
         outlet.write(frames)
         self._lookouts[_Lookout(subscription, question, rows, looked_at)] = None
         return subscription

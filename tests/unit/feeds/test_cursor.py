@@ -1,4 +1,7 @@
-"""Promise: commits of one turn of the loop share a sync, and nobody waits for one that isn't asked for."""
+"""Promise: commits of one turn of the loop share a sync, and nobody waits for one that isn't asked for.
+
+Who follows the log is told of all that came after what they had read, and of nothing while nobody asks.
+"""
 
 import asyncio
 from collections.abc import Iterator
@@ -8,7 +11,7 @@ import pytest
 from upwell.clock import ManualClock
 from upwell.effects import NoPoints
 from upwell.engine.commit import Committer
-from upwell.feeds.cursor import Growth, synced_by_turns
+from upwell.feeds.cursor import Follower, Growth, synced_by_turns
 from upwell.storage.hot import Batch, Kind, RecordWrite
 from upwell.storage.memory import MemoryStore
 
@@ -50,3 +53,49 @@ async def test_what_was_not_asked_for_yet_is_synced_at_the_end(committer: Commit
     with synced_by_turns(committer, asyncio.get_running_loop()):
         seq = committer.apply(NOTE)
     assert (await Growth(committer.publication, asyncio.get_running_loop()).reached(seq)).seq >= seq
+
+
+async def test_a_follower_tells_of_all_that_came_since_somebody_began(committer: Committer) -> None:
+    growth = Growth(committer.publication, asyncio.get_running_loop())
+    follower = Follower(growth)
+    heard: list[int] = []
+
+    async def follow() -> None:
+        while True:
+            await follower.grown()
+            follower.seq = growth.view.seq
+            heard.append(follower.seq)
+
+    async def commit() -> int:
+        return (await growth.reached(committer.apply(NOTE))).seq
+
+    following = asyncio.create_task(follow())
+    read = await commit()
+    missed = await commit()
+    assert heard == []
+    follower.begin(read)
+    follower.begin(missed)  # the first of them hasn't read so far
+    await _turns()
+    assert heard == [missed]
+    told = await commit()
+    await _turns()
+    assert heard == [missed, told]
+    follower.rest()
+    await commit()  # it may have been waiting for this one
+    heard.clear()
+    await commit()
+    await _turns()
+    assert heard == []
+    follower.begin(growth.view.seq)
+    await _turns()
+    assert heard == []
+    await commit()
+    await _turns()
+    assert heard == [committer.last_seq]
+    following.cancel()
+
+
+async def _turns() -> None:
+    """Let everything run that can run by now."""
+    for _ in range(5):
+        await asyncio.sleep(0)
