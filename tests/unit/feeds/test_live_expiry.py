@@ -130,6 +130,23 @@ async def test_a_key_that_comes_again_before_its_end_was_noted(stage: Stage) -> 
     assert told(plain) == [("insert", "x"), ("insert", "z"), ("insert", "fence")]
 
 
+async def test_a_row_that_is_written_again_lives_from_then_on_whatever_it_says(stage: Stage) -> None:
+    """Presence is renewed by the very same values."""
+    await stage.types("x")
+    view = await stage.subscriber().open(view=True)
+    again = "INSERT INTO app.typing VALUES ('x', 1) ON CONFLICT (id) DO UPDATE SET doc = excluded.doc"
+    for _ in range(3):
+        await stage.after(TTL_S - 1)
+        await stage.db.outcomes(again, user="ann")
+    await stage.after(TTL_S - 1)
+    await stage.types("fence")
+    await view.until(lambda: "fence" in view.rows)
+    assert told(view) == [("update", "x")] * 3 + [("insert", "fence")]
+    await stage.after(2)
+    await view.until(lambda: list(view.rows) == ["fence"])
+    assert told(view)[4:] == [("delete", "x")]
+
+
 async def test_a_resume_tells_the_ends_that_were_missed(stage: Stage) -> None:
     await stage.types("a", "b")
     view = await stage.subscriber().open(view=True)
