@@ -2,12 +2,16 @@
 
 Law: a row comes after those that it refers to, and goes after those that referred to it; else the order is
 that of the statements. So what each entry leaves is whole: a device may stop between any two, and its file
-checks references then. Rows that refer to each other in a circle have no such order.
+checks references then. Where no order does that, as for rows that refer to each other in a circle, the
+entries stand together, and each but the first is marked `joined`: no device stops before it.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-from upwell.engine.catalog import Catalog
+from msgspec import structs
+
+from upwell.engine.catalog import Catalog, Reference
+from upwell.engine.components import components
 from upwell.engine.violation import Place
 from upwell.storage.hot import RowWrite
 from upwell.types import Row
@@ -16,13 +20,27 @@ from upwell.types import Row
 def ordered(writes: Mapping[Place, RowWrite], catalog: Catalog) -> list[RowWrite]:
     """Return the writes in the order of the log; only devices ask for one."""
     needs: dict[Place, list[Place]] = {}
+    must: dict[Place, list[Place]] = {}
     if len(writes) > 1 and _has_references(writes, catalog):
-        for place, needed in _needs(writes, catalog):
+        for place, needed, is_must in _needs(writes, catalog):
             needs.setdefault(place, []).append(needed)
+            if is_must:
+                must.setdefault(place, []).append(needed)
     if not needs:
         return list(writes.values())
-    found: dict[Place, RowWrite] = {}
-    for begin in writes:
+    order = _after_what_they_need(writes, needs)
+    if _is_kept(order, must):
+        return [writes[place] for place in order]
+    return [
+        structs.replace(writes[place], joined=True) if index else writes[place]
+        for component in components(order, must)
+        for index, place in enumerate(component)
+    ]
+
+
+def _after_what_they_need(places: Iterable[Place], needs: dict[Place, list[Place]]) -> list[Place]:
+    found: dict[Place, None] = {}
+    for begin in places:
         todo = [begin]
         while todo:
             place = todo[-1]
@@ -31,9 +49,14 @@ def ordered(writes: Mapping[Place, RowWrite], catalog: Catalog) -> list[RowWrite
             if missing:
                 todo += reversed(missing)
             else:
-                found.setdefault(place, writes[place])
+                found.setdefault(place)
                 todo.pop()
-    return list(found.values())
+    return list(found)
+
+
+def _is_kept(order: Sequence[Place], must: Mapping[Place, Sequence[Place]]) -> bool:
+    at = {place: index for index, place in enumerate(order)} if must else {}
+    return all(at[needed] < at[place] for place, all_needed in must.items() for needed in all_needed)
 
 
 def _has_references(writes: Mapping[Place, RowWrite], catalog: Catalog) -> bool:
@@ -41,21 +64,38 @@ def _has_references(writes: Mapping[Place, RowWrite], catalog: Catalog) -> bool:
     return any(table.synced and table.references for table in tables)
 
 
-def _needs(writes: Mapping[Place, RowWrite], catalog: Catalog) -> Iterator[tuple[Place, Place]]:
-    """Yield pairs of a write and one that has to be before it."""
+def _needs(writes: Mapping[Place, RowWrite], catalog: Catalog) -> Iterator[tuple[Place, Place, bool]]:
+    """Yield pairs of a write and one that should be before it, and whether a reference dangles else.
+
+    A parent that was there all along may as well come later; but who replaces a parent's row may lose those
+    below it, and gets them back if they come behind.
+    """
     for place, write in writes.items():
-        for parent in _parents(place, write.after, catalog):
-            if parent in writes and parent != place and writes[parent].after is not None:
-                yield place, parent
-        for parent in _parents(place, write.before, catalog):
-            if parent in writes and parent != place and writes[parent].after is None:
-                yield parent, place
+        for parent, reference, row in _parents(write, write.after, writes, catalog):
+            if parent.after is not None:
+                yield place, _place(parent), not _has(parent.before, reference, row)
+        for parent, reference, row in _parents(write, write.before, writes, catalog):
+            if not _has(parent.after, reference, row):
+                yield _place(parent), place, True
 
 
-def _parents(place: Place, row: Row | None, catalog: Catalog) -> Iterator[Place]:
-    """Yield the rows of the same owner that a row refers to; those of a SHARED table are none."""
-    table, owner, _ = place
-    if row is not None:
-        for reference in catalog.by_id[table].references:
-            if (key := reference.key_in(row)) is not None:
-                yield reference.parent, owner, key
+def _parents(
+    write: RowWrite, row: Row | None, writes: Mapping[Place, RowWrite], catalog: Catalog
+) -> Iterator[tuple[RowWrite, Reference, Row]]:
+    """Yield what is written of the same owner that `row` refers to; rows of a SHARED table are of another."""
+    if row is None:
+        return
+    for reference in catalog.by_id[write.table].references:
+        key = reference.key_in(row)
+        parent = None if key is None else writes.get((reference.parent, write.owner, key))
+        if parent is not None and parent is not write:
+            yield parent, reference, row
+
+
+def _has(parent: Row | None, reference: Reference, row: Row) -> bool:
+    """Whether the parent is there, as the child's row has it."""
+    return parent is not None and reference.agrees(row, parent)
+
+
+def _place(write: RowWrite) -> Place:
+    return write.table, write.owner, write.key

@@ -1,7 +1,8 @@
 """Download: an owner's log, for devices.
 
 Law: a download is the log, unabridged, in order, never beyond the View. A cursor below what was trimmed, or
-ahead of what a lost history left, is refused: a device never misses a change silently.
+ahead of what a lost history left, is refused: a device never misses a change silently. No page ends before an
+entry that is joined to the one before it: a page that is full goes on, a window that ends there ends earlier.
 
 Protocol: generation A of the device sync contract, section 3. Cursors are the owner's dense counter.
 """
@@ -18,7 +19,7 @@ from upwell.engine.write import shown
 from upwell.errors import SeqTrimmed
 from upwell.ids import EPOCH_SHIFT, snowflake_ms
 from upwell.protocol import sync
-from upwell.storage.hot import Change, load_floor
+from upwell.storage.hot import Change, Floor, HotReader, load_floor
 from upwell.types import Op, Owner, user_owner
 
 SCAN_CHANGES_MIN, SCAN_CHANGES_MAX = 16, 512
@@ -54,7 +55,8 @@ class Downloads:
         newest = view.hot.owner_counter(owner)
         window = until or newest
         skip = None if include_self else source
-        page, cursor, has_more = self._collect(view, owner, skip, schema, after, min(window, newest), limit)
+        end = newest if window >= newest else last_stop(view.hot, owner, after, window)
+        page, cursor, has_more = self._collect(view, owner, skip, schema, after, end, limit)
         return sync.DownloadResponse(
             changes=page,
             has_more=has_more,
@@ -91,22 +93,38 @@ class Downloads:
     ) -> tuple[list[sync.DownloadChange], int, bool]:
         """Return visible changes, the counter up to which the log was read, and whether there are more."""
         found: list[sync.DownloadChange] = []
-        cursor, size, size_bytes = after, SCAN_CHANGES_MIN, 0
+        cursor, size, size_bytes, may_end = after, SCAN_CHANGES_MIN, 0, False
         while cursor < until:
             changes = view.hot.read_owner_log(owner, cursor, until, size)
             for change in changes:
+                may_end = may_end or not change.joined
                 table = synced_table(view.catalog, change.table, schema)
                 if table is not None and (skip_source is None or change.source != skip_source):
-                    if len(found) == limit or size_bytes > PAGE_BYTES_MAX:
+                    if may_end and (len(found) >= limit or size_bytes > PAGE_BYTES_MAX):
                         return found, cursor, True
                     found.append(_downloaded(table, change))
                     size_bytes += len(bytes(found[-1].payload))
+                    may_end = False
                 cursor = change.counter
             if len(changes) < size:
                 return found, until, False
             # Changes may be as large as a row: the steps grow only while they turn out to be small.
             size = min(2 * size, SCAN_CHANGES_MAX) if size_bytes < PAGE_BYTES_MAX // 8 else SCAN_CHANGES_MIN
         return found, cursor, False
+
+
+def last_stop(reader: HotReader, owner: Owner, after: int, until: int) -> int:
+    """Return the last counter up to `until` behind which a device may stop."""
+    while until > after and any(change.joined for change in reader.read_owner_log(owner, until, None, 1)):
+        until -= 1
+    return until
+
+
+def next_stop(reader: HotReader, owner: Owner, floor: Floor) -> Floor:
+    """Return the first entry from a floor on behind which a device may stop: trims know ages and sizes."""
+    while (changes := reader.read_owner_log(owner, floor.counter, None, 1)) and changes[0].joined:
+        floor = Floor(changes[0].counter, changes[0].seq)
+    return floor
 
 
 def synced_table(catalog: Catalog, table_id: int, schema: str | None) -> Table | None:

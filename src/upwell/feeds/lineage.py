@@ -1,30 +1,28 @@
 """Lineage: the order of an owner's rows, as they were, in which parents come before their children.
 
 Law: tables whose parents are all before them are read by primary key. Tables that refer to themselves, or
-to each other in a circle, are one group: its rows come by depth below their parents, then table, then key.
+to each other in a circle, are one group: its rows come by depth below their parents, then table, then key,
+and those that refer to each other in a circle together.
 """
 
-from collections.abc import Iterator, Sequence
-from itertools import chain, count
+from collections.abc import Iterator, Mapping, Sequence
 
 import msgspec
 
 from upwell.engine.catalog import Catalog, Table
+from upwell.engine.components import components
 from upwell.engine.view import View
 from upwell.engine.write import shown
 from upwell.feeds.past import Past, PastRow
 from upwell.storage.hot import Version
 from upwell.types import Key
 
-CIRCLE = 1 << 31
-"""The depth of rows that refer to each other in a circle, and of what is below them."""
-
 RowName = tuple[int, str]
 """A row by the id of its table and its key as text."""
 
 
 class Place(msgspec.Struct, frozen=True, array_like=True, order=True):
-    """Where a row stands in its group."""
+    """Where rows that come together stand in their group: the place of the first of them."""
 
     depth: int
     table: int
@@ -48,16 +46,22 @@ def groups_of(catalog: Catalog, tables: Sequence[Table]) -> list[list[Table]]:
     return groups
 
 
+def is_circular(group: Sequence[Table]) -> bool:
+    """Whether rows of a group may refer to each other."""
+    [first, *others] = group
+    return bool(others) or any(reference.parent == first.id for reference in first.references)
+
+
 def in_order(
     past: Past, group: Sequence[Table], after: Place | None
-) -> Iterator[tuple[Place, Table, PastRow]]:
-    """Yield the rows of a group that were live, behind `after` (None: all)."""
-    [first, *others] = group
-    if others or any(reference.parent == first.id for reference in first.references):
+) -> Iterator[tuple[Place, list[tuple[Table, PastRow]]]]:
+    """Yield the rows of a group that were live, behind `after` (None: all), those of a circle together."""
+    if is_circular(group):
         yield from _by_depth(past, group, after)
-    else:
-        for row in past.scan_live(first, after.key if after else None):
-            yield Place(0, first.id, shown(row.version.key)), first, row
+        return
+    [table] = group
+    for row in past.scan_live(table, after.key if after else None):
+        yield Place(0, table.id, shown(row.version.key)), [(table, row)]
 
 
 def parents_of(view: View, table: Table, version: Version) -> Iterator[tuple[Table, Key]]:
@@ -73,38 +77,30 @@ def parents_of(view: View, table: Table, version: Version) -> Iterator[tuple[Tab
 
 def _by_depth(
     past: Past, group: Sequence[Table], after: Place | None
-) -> Iterator[tuple[Place, Table, PastRow]]:
+) -> Iterator[tuple[Place, list[tuple[Table, PastRow]]]]:
     found: dict[RowName, tuple[Table, PastRow]] = {
         (table.id, shown(row.version.key)): (table, row) for table in group for row in past.scan_live(table)
     }
-    parents: dict[RowName, list[RowName]] = {
-        name: [(parent.id, shown(key)) for parent, key in parents_of(past.view, table, row.version)]
-        for name, (table, row) in found.items()
-    }
-    depths = _depths(parents)
-    places = sorted(Place(depths.get(row, CIRCLE), *row) for row in found)
-    return ((place, *found[place.table, place.key]) for place in places if after is None or place > after)
+    parents: dict[RowName, list[RowName]] = {}
+    for name, (table, row) in found.items():
+        above = ((parent.id, shown(key)) for parent, key in parents_of(past.view, table, row.version))
+        parents[name] = [parent for parent in above if parent in found]
+    steps = sorted(
+        (Place(depth, *min(circle)), sorted(circle))
+        for depth, circle in _with_depths(components(found, parents), parents)
+    )
+    return (
+        (place, [found[name] for name in circle]) for place, circle in steps if after is None or place > after
+    )
 
 
-def _depths(parents: dict[RowName, list[RowName]]) -> dict[RowName, int]:
-    """Return how deep each row stands below its parents (Kahn's algorithm); rows of circles are missing."""
-    children: dict[RowName, list[RowName]] = {}
-    open_parents: dict[RowName, int] = {}
-    for row, above in parents.items():
-        present = [parent for parent in above if parent in parents]
-        open_parents[row] = len(present)
-        for parent in present:
-            children.setdefault(parent, []).append(row)
+def _with_depths(
+    circles: Sequence[list[RowName]], parents: Mapping[RowName, Sequence[RowName]]
+) -> Iterator[tuple[int, list[RowName]]]:
+    """Yield each circle, or row of none, with how deep it stands below its parents, which come first."""
     depths: dict[RowName, int] = {}
-    ready = [row for row, waits_for in open_parents.items() if not waits_for]
-    for depth in count():
-        if not ready:
-            break
-        depths.update(dict.fromkeys(ready, depth))
-        below = list(chain.from_iterable(children.get(row, ()) for row in ready))
-        ready = []
-        for row in below:
-            open_parents[row] -= 1
-            if not open_parents[row]:
-                ready.append(row)
-    return depths
+    for circle in circles:
+        above = (depths.get(parent, -1) for row in circle for parent in parents[row])
+        depth = 1 + max(above, default=-1)
+        depths.update(dict.fromkeys(circle, depth))
+        yield depth, circle

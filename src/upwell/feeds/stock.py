@@ -2,8 +2,9 @@
 
 Law: every row comes as it was at the floor, once, after its parents, in full pages, and then what was deleted
 by then, children first, for a file that still has it; then the log goes on from the floor. So each page, of
-rows or of the log, leaves a state that the server once was in or was growing to. Only rows that refer to each
-other in a circle have no such order: they come last.
+rows or of the log, leaves a state that the server once was in or was growing to. Rows that refer to each
+other in a circle come on one page, and so does all that was deleted of tables whose rows may refer to each
+other: nobody knows any more how. A floor between entries that are joined counts as behind the last of them.
 
 To a device that doesn't want its own changes a row comes only before one that refers to it, and as it is now,
 if nobody else has changed it since the floor: the log won't tell of it, and the device may have it already.
@@ -31,19 +32,26 @@ from upwell.engine.receipt import change_id_max
 from upwell.engine.rows import Rows
 from upwell.engine.write import shown
 from upwell.errors import SeqTrimmed
-from upwell.feeds.download import PAGE_BYTES_MAX, Downloads, change_time, synced_tables, table_numbers
-from upwell.feeds.lineage import CIRCLE, Place, RowName, groups_of, in_order, parents_of
+from upwell.feeds.download import (
+    PAGE_BYTES_MAX,
+    Downloads,
+    change_time,
+    next_stop,
+    synced_tables,
+    table_numbers,
+)
+from upwell.feeds.lineage import Place, RowName, groups_of, in_order, is_circular, parents_of
 from upwell.feeds.past import Past
 from upwell.feeds.registry import Registry
 from upwell.protocol import sync
 from upwell.storage.hot import Batch, Floor, HotReader, Kind, RecordWrite, Version, load_floor
 from upwell.types import Key, Op, user_owner
 
-DELETED = CIRCLE + 1
+DELETED = 1 << 31
 """The depth of tombstones: behind all live rows."""
 
 _Step: TypeAlias = tuple[Place, list[tuple[Table, Version]]]
-"""Rows that come together, and the place of the last."""
+"""Rows that come together, and their place."""
 
 PLACES_MAX = 8
 """Pages that are known: a device repeats its newest one, and late copies of requests make others."""
@@ -112,19 +120,20 @@ class StockDownloads:
         floor = load_floor(view.hot, owner)
         hydration = self._hydration(view.hot, user, source, after, floor)
         last = hydration.places.get(after)
-        past = Past(self.rows, view, owner, floor, "" if include_self else source)
+        base = next_stop(view.hot, owner, floor)
+        past = Past(self.rows, view, owner, base, "" if include_self else source)
         following = chain(self._live(past, last, schema), self._deleted(past, last, schema))
         # The client looks for its own changes to learn which change ids it has used.
         origin = (source, change_id_max(view.hot, user, source)) if include_self else ("", 0)
         end = partial(self._end, source_name(user, source), hydration, after)
         page, number = _collect(following, limit, after, origin, end)
         if number is None:
-            self.registry.give(user, source, floor.counter, asked=None)
+            self.registry.give(user, source, base.counter, asked=None)
         newest = view.hot.owner_counter(owner)
         return sync.DownloadResponse(
             changes=page,
-            has_more=number is not None or newest > floor.counter,
-            next_after=floor.counter if number is None else number,
+            has_more=number is not None or newest > base.counter,
+            next_after=base.counter if number is None else number,
             window_until=newest,
             stream_id=self.downloads.stream_id,
             max_server_id=newest,
@@ -156,37 +165,36 @@ class StockDownloads:
             start = next((i for i, g in enumerate(groups) if any(t.id == after.table for t in g)), 0)
         known: set[RowName] = set()
         for index, group in enumerate(groups[start:]):
-            for place, table, row in in_order(past, group, after if index == 0 else None):
-                if not row.is_own:
-                    yield place, [*self._own_ancestors(past, table, row.version, known), (table, row.version)]
+            for place, rows in in_order(past, group, after if index == 0 else None):
+                told = [(table, row.version) for table, row in rows if not row.is_own]
+                if told:
+                    yield place, self._behind_own_ancestors(past, told, known)
 
     def _deleted(self, past: Past, after: Place | None, schema: str | None) -> Iterator[_Step]:
         """Yield the tombstones after a place, children's tables first."""
-        catalog = past.view.catalog
-        tables = list(chain.from_iterable(groups_of(catalog, synced_tables(catalog, schema))))
-        tables.reverse()
+        groups = groups_of(past.view.catalog, synced_tables(past.view.catalog, schema))[::-1]
         begun = after if after is not None and after.depth == DELETED else None
         if begun is not None:
-            tables = list(dropwhile(lambda table: table.id != begun.table, tables))
-        for table in tables:
-            key = begun.key if begun is not None and begun.table == table.id else None
-            for row in past.scan(table, key):
-                if row.version.row is None and not row.is_own:
-                    yield Place(DELETED, table.id, shown(row.version.key)), [(table, row.version)]
+            groups = list(dropwhile(lambda group: all(table.id != begun.table for table in group), groups))
+        for group in groups:
+            is_begun = begun is not None and begun.table in {table.id for table in group}
+            if not is_circular(group):
+                yield from _gone(past, group[0], begun.key if begun is not None and is_begun else None)
+            elif not is_begun and (steps := [step for table in group for step in _gone(past, table)]):
+                yield steps[0][0], [gone for _, rows in steps for gone in rows]
 
-    def _own_ancestors(
-        self, past: Past, table: Table, version: Version, known: set[RowName]
+    def _behind_own_ancestors(
+        self, past: Past, told: list[tuple[Table, Version]], known: set[RowName]
     ) -> list[tuple[Table, Version]]:
-        """Return the parents of a row that only the device has changed, their own such parents first."""
+        """Return rows, each behind those parents that only the device has changed, and theirs."""
         found: list[tuple[Table, Version]] = []
-        todo: list[tuple[Table, Version, bool]] = [(table, version, False)]
+        todo = [(table, version, False) for table, version in reversed(told)]
         while todo:
             child, row, is_behind_parents = todo.pop()
             if is_behind_parents:
                 found.append((child, row))
                 continue
-            if row is not version:
-                todo.append((child, row, True))
+            todo.append((child, row, True))
             for parent, key in parents_of(past.view, child, row):
                 name = (parent.id, shown(key))
                 if name not in known:
@@ -217,6 +225,13 @@ class StockDownloads:
             seq = self.committer.apply(Batch(records=[RecordWrite(Kind.HYDRATION, name, record)]))
         self.committer.publication.wait(seq)
         return number
+
+
+def _gone(past: Past, table: Table, after: Key | None = None) -> Iterator[_Step]:
+    """Yield the tombstones of a table, keys above `after`."""
+    for row in past.scan(table, after):
+        if row.version.row is None and not row.is_own:
+            yield Place(DELETED, table.id, shown(row.version.key)), [(table, row.version)]
 
 
 def _collect(

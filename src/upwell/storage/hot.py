@@ -69,6 +69,7 @@ class Change(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
     `counter` is the owner's own dense number; `last` marks the end of a commit; `previous` is the
     `_seq` of the row's version before (0: none); `source` and `change_id` name the device's change.
+    `joined`: without it what the owner's entry before left is not whole, so no device stops in between.
     """
 
     seq: int
@@ -86,6 +87,7 @@ class Change(msgspec.Struct, frozen=True, array_like=True, gc=False):
     source: str | None = None
     change_id: int | None = None
     uploaded: str | None = None
+    joined: bool = False
 
 
 class RowWrite(msgspec.Struct, frozen=True, gc=False):
@@ -107,6 +109,8 @@ class RowWrite(msgspec.Struct, frozen=True, gc=False):
     uploaded: str | None = None
     vanishes: bool = False
     """Whether a row that goes leaves no tombstone."""
+    joined: bool = False
+    """Whether its entry of the log belongs together with the owner's before it."""
 
 
 class RecordWrite(msgspec.Struct, frozen=True):

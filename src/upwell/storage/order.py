@@ -93,6 +93,7 @@ def _change(write: RowWrite, seq: Seq, counter: int, *, last: bool) -> Change:
         write.source,
         write.change_id,
         write.uploaded,
+        write.joined,
     )
 
 

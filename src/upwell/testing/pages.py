@@ -4,6 +4,7 @@ Law: each page is a transaction with foreign keys on, and rows are replaced.
 """
 
 import sqlite3
+from collections.abc import Mapping
 from typing import Any
 
 import msgspec
@@ -15,22 +16,21 @@ from upwell.protocol.sync import DownloadResponse
 from upwell.testing.embedded import RETENTION_S, Embedded
 
 USER = "ann"
-TABLES = """
-CREATE TABLE folders (id TEXT PRIMARY KEY, parent TEXT REFERENCES folders (id));
-CREATE TABLE users (id TEXT PRIMARY KEY, name TEXT NOT NULL);
-CREATE TABLE posts (
-    id TEXT PRIMARY KEY, author TEXT REFERENCES users (id), folder TEXT REFERENCES folders (id))
-"""
-NAMES = {"folders": "id, parent", "users": "id, name", "posts": "id, author, folder"}
+TABLES = {
+    "folders": "id TEXT PRIMARY KEY, parent TEXT REFERENCES folders (id)",
+    "users": "id TEXT PRIMARY KEY, name TEXT NOT NULL",
+    "posts": "id TEXT PRIMARY KEY, author TEXT REFERENCES users (id), folder TEXT REFERENCES folders (id)",
+}
 
 
-def create_tables(db: Embedded, *, on_delete: str = "RESTRICT") -> None:
+def create_tables(db: Embedded, *, on_delete: str = "RESTRICT", tables: Mapping[str, str] = TABLES) -> None:
     """Create the phone's tables on the server; the phone's own references only restrict."""
     db.run("CREATE NAMESPACE app")
-    for statement in TABLES.replace("REFERENCES ", "REFERENCES app.").split(";"):
-        text = statement.replace("CREATE TABLE ", "CREATE TABLE app.").strip()
-        text = text.replace("(id)", f"(id) ON DELETE {on_delete}")
-        db.run(f"{text} WITH (TYPE='USER', SYNC=TRUE)")
+    for name, columns in tables.items():
+        text = columns.replace("REFERENCES ", "REFERENCES app.").replace(
+            "(id)", f"(id) ON DELETE {on_delete}"
+        )
+        db.run(f"CREATE TABLE app.{name} ({text}) WITH (TYPE='USER', SYNC=TRUE)")
 
 
 class Phone:
@@ -39,15 +39,25 @@ class Phone:
     `seen` has what was written, in order.
     """
 
-    def __init__(self, db: Embedded, limit: int, source: str = "phone", *, include_self: bool = True) -> None:
+    def __init__(
+        self,
+        db: Embedded,
+        limit: int,
+        source: str = "phone",
+        *,
+        include_self: bool = True,
+        tables: Mapping[str, str] = TABLES,
+    ) -> None:
         self.db, self.limit, self.source, self.include_self = db, limit, source, include_self
+        self.tables = tables
         self.cursor = 0
         self.seen: list[tuple[str, str]] = []
         self.file = sqlite3.connect(":memory:", isolation_level=None)
         self.file.execute("PRAGMA foreign_keys = ON")
-        self.file.executescript(TABLES)
+        for name, columns in tables.items():
+            self.file.execute(f"CREATE TABLE {name} ({columns})")
 
-    def fetch(self, after: int | None = None) -> DownloadResponse:
+    def fetch(self, after: int | None = None, *, until: int = 0) -> DownloadResponse:
         """Ask for the page behind the cursor, or behind another number."""
         committer, rows = self.db.committer, self.db.rows_by_key
         downloads = StockDownloads(committer, rows, Downloads(committer, stream_id="s"), self.db.registry)
@@ -57,7 +67,7 @@ class Phone:
             USER,
             self.source,
             after=after,
-            until=0,
+            until=until,
             limit=self.limit,
             schema="app",
             include_self=self.include_self,
@@ -96,14 +106,20 @@ class Phone:
 
     def rows(self) -> list[list[tuple[Any, ...]]]:
         """Return the rows of all tables."""
-        return [self.file.execute(f"SELECT * FROM {name} ORDER BY id").fetchall() for name in NAMES]
+        return [self.file.execute(f"SELECT * FROM {name} ORDER BY id").fetchall() for name in self.tables]
 
 
-def server_rows(db: Embedded) -> list[list[tuple[Any, ...]]]:
+def server_rows(db: Embedded, tables: Mapping[str, str] = TABLES) -> list[list[tuple[Any, ...]]]:
     """Return what `Phone.rows` should be in the end."""
     return [
-        db.rows(f"SELECT {columns} FROM app.{name} ORDER BY id", user=USER) for name, columns in NAMES.items()
+        db.rows(f"SELECT {columns_of(columns)} FROM app.{name} ORDER BY id", user=USER)
+        for name, columns in tables.items()
     ]
+
+
+def columns_of(columns: str) -> str:
+    """Return the names of a table's columns from their definitions."""
+    return ", ".join(column.split()[0] for column in columns.split(", "))
 
 
 def trim(db: Embedded, clock: ManualClock) -> None:

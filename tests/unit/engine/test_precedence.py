@@ -70,16 +70,6 @@ def test_what_follows_a_parent_is_told_before_it(tmp_path: Path, on_delete: str)
         check_each_entry(db)
 
 
-def test_a_circle_has_no_order_and_comes_whole(tmp_path: Path) -> None:
-    with Embedded(tmp_path, store=MemoryStore(clock=ManualClock())) as db:
-        create_tables(db)
-        run_all(db, BEFORE)
-        db.run("BEGIN; UPDATE app.folders SET parent = 'f1'; COMMIT", user=USER)
-        phone = Phone(db, 1000)
-        phone.read()
-        assert phone.rows() == server_rows(db)
-
-
 def test_other_writes_keep_the_order_of_their_statements(tmp_path: Path) -> None:
     with Embedded(tmp_path, store=MemoryStore(clock=ManualClock())) as db:
         create_tables(db)

@@ -10,7 +10,7 @@ from upwell.clock import ManualClock
 from upwell.feeds.upload import UploadLimits, Uploads
 from upwell.protocol import sync
 from upwell.testing.embedded import Embedded
-from upwell.testing.pages import NAMES, USER, Phone, create_tables, server_rows, trim
+from upwell.testing.pages import TABLES, USER, Phone, create_tables, server_rows, trim
 from upwell.types import user_owner
 
 BELOW = """
@@ -104,7 +104,7 @@ def test_no_page_ends_where_a_row_has_no_parent(
 
 
 def flush_all(db: Embedded, *, is_asked: bool) -> None:
-    for name in NAMES if is_asked else ():
+    for name in TABLES if is_asked else ():
         db.flush(f"app.{name}")
 
 

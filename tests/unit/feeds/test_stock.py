@@ -10,7 +10,7 @@ from upwell.clock import ManualClock
 from upwell.errors import SeqTrimmed
 from upwell.feeds.hydrate import Hydrations
 from upwell.testing.embedded import RETENTION_S, Embedded
-from upwell.testing.pages import NAMES, USER, Phone, create_tables, server_rows, trim
+from upwell.testing.pages import TABLES, USER, Phone, create_tables, server_rows, trim
 
 
 @pytest.fixture
@@ -46,7 +46,7 @@ def test_every_live_row_comes_once_after_its_parents(
 ) -> None:
     fill(db, clock)
     if is_cold:
-        for name in NAMES:
+        for name in TABLES:
             db.flush(f"app.{name}")
     db.trim.run()
     phone = Phone(db, limit)
@@ -109,18 +109,6 @@ def test_a_cursor_below_the_floor_is_refused_and_a_device_at_it_goes_on(
     with pytest.raises(SeqTrimmed):
         stale.fetch()
     assert current.fetch().changes == []
-
-
-def test_rows_in_a_circle_come_in_the_end(db: Embedded, clock: ManualClock) -> None:
-    db.change("INSERT INTO app.folders VALUES ('a', NULL), ('b', NULL), ('z', NULL)", user=USER)
-    db.change("UPDATE app.folders SET parent = 'b' WHERE id = 'a'", user=USER)
-    db.change("UPDATE app.folders SET parent = 'a' WHERE id = 'b'", user=USER)
-    clock.advance(RETENTION_S + 1)
-    db.trim.run()
-    phone = Phone(db, 100)
-    phone.read()
-    assert [key for _, key in phone.seen] == ["z", "a", "b"]
-    assert phone.rows() == server_rows(db)
 
 
 def test_an_old_file_loses_what_was_deleted_meanwhile(db: Embedded, clock: ManualClock) -> None:
