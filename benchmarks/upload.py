@@ -42,6 +42,9 @@ CREATED_AT = 1_760_000_000
 class Bench:
     """A server with two synced tables, and devices on it."""
 
+    content = "content"
+    """Of each post of the literal scenario."""
+
     def __init__(self, server: ServerProcess, directory: Path) -> None:
         self.server = server
         self.directory = directory
@@ -83,7 +86,7 @@ def literal(bench: Bench) -> float:
         for person in people:
             app.execute("INSERT INTO users VALUES (?, ?, ?, ?)", person)
             for number in (1, 2):
-                post = (str(uuid.uuid4()), f"Post {number}", "content", CREATED_AT, person[0])
+                post = (str(uuid.uuid4()), f"Post {number}", bench.content, CREATED_AT, person[0])
                 app.execute("INSERT INTO posts VALUES (?, ?, ?, ?, ?)", post)
         for update in range(1, 5):
             for number, person in enumerate(people[:30], 1):
