@@ -87,11 +87,17 @@ class Files(Protocol):
     def write_new(self, path: Path, data: bytes, *, sync_name: bool = True) -> None:
         """Create `path` with `data`, durably; raise `FileExistsError` if there is one already.
 
-        Without `sync_name` the name becomes durable with the next one in the directory that does.
+        Without `sync_name` the name becomes durable with `sync_dir`.
         """
 
-    def replace(self, path: Path, data: bytes) -> None:
-        """Put `data` at `path`, durably; a reader sees the old or the new content, never a mixture."""
+    def sync_dir(self, directory: Path) -> None:
+        """Make the names in `directory` durable."""
+
+    def replace(self, path: Path, data: bytes, *, sync_name: bool = True) -> None:
+        """Put `data` at `path`, durably; a reader sees the old or the new content, never a mixture.
+
+        Without `sync_name` a power cut may bring the old content back until the directory is synced.
+        """
 
     def publish(self, temp: Path, final: Path, *, sync_name: bool = True) -> None:
         """Sync `temp` and give it the new name `final`, durably; raise `FileExistsError` if that is taken.
@@ -108,8 +114,11 @@ class Files(Protocol):
     def size(self, path: Path) -> int:
         """Return the size in bytes."""
 
-    def make_dirs(self, path: Path) -> None:
-        """Create the directory and its missing parents, durably; an existing one is fine."""
+    def make_dirs(self, path: Path, *, sync_name: bool = True) -> None:
+        """Create the directory and its missing parents, durably; an existing one is fine.
+
+        `sync_name` as in `write_new`, for the last name.
+        """
 
     def remove(self, path: Path) -> None:
         """Remove the file, durably; raise `FileNotFoundError` if there is none."""
@@ -143,14 +152,22 @@ class OsFiles:
         finally:
             self._discard(temp)
 
-    def replace(self, path: Path, data: bytes) -> None:
+    def replace(self, path: Path, data: bytes, *, sync_name: bool = True) -> None:
         temp = self._write_temp(path, data)
         try:
             self._call("rename", path, lambda: os.replace(temp, path))
         except OSError:
             self._discard(temp)
             raise
-        self._sync_dir(path.parent)
+        if sync_name:
+            self.sync_dir(path.parent)
+
+    def sync_dir(self, directory: Path) -> None:
+        descriptor = self._call("open", directory, lambda: os.open(directory, _DIRECTORY))
+        try:
+            self._call("fsync-dir", directory, lambda: os.fsync(descriptor))
+        finally:
+            os.close(descriptor)
 
     def publish(self, temp: Path, final: Path, *, sync_name: bool = True) -> None:
         self._sync(temp)
@@ -166,17 +183,18 @@ class OsFiles:
     def size(self, path: Path) -> int:
         return self._call("stat", path, lambda: path.stat().st_size)
 
-    def make_dirs(self, path: Path) -> None:
+    def make_dirs(self, path: Path, *, sync_name: bool = True) -> None:
         if self._is_dir(path):
             return
         self.make_dirs(path.parent)
         with suppress(FileExistsError):
             self._call("mkdir", path, lambda: path.mkdir())
-        self._sync_dir(path.parent)
+        if sync_name:
+            self.sync_dir(path.parent)
 
     def remove(self, path: Path) -> None:
         self._call("unlink", path, path.unlink)
-        self._sync_dir(path.parent)
+        self.sync_dir(path.parent)
 
     def list(self, directory: Path) -> list[str]:
         names = self._call("list", directory, lambda: os.listdir(directory))
@@ -195,11 +213,11 @@ class OsFiles:
         below = sorted(root.rglob("*"))
         for path in [*(path for path in below if not path.is_dir()), *filter(Path.is_dir, below), root]:
             self._sync(path)
-        self._sync_dir(root.parent)
+        self.sync_dir(root.parent)
 
     def move(self, source: Path, target: Path) -> None:
         self._call("rename", target, lambda: source.rename(target))
-        self._sync_dir(target.parent)
+        self.sync_dir(target.parent)
 
     def remove_tree(self, root: Path) -> None:
         with suppress(OSError):
@@ -235,7 +253,7 @@ class OsFiles:
         if not sync_name:
             return
         try:
-            self._sync_dir(final.parent)
+            self.sync_dir(final.parent)
         except OSError:
             self._discard(final)
             raise
@@ -247,18 +265,11 @@ class OsFiles:
 
     def _sync(self, path: Path) -> None:
         if path.is_dir():
-            self._sync_dir(path)
+            self.sync_dir(path)
             return
         descriptor = self._call("open", path, lambda: os.open(path, _READ))
         try:
             self._call("fsync", path, lambda: os.fsync(descriptor))
-        finally:
-            os.close(descriptor)
-
-    def _sync_dir(self, path: Path) -> None:
-        descriptor = self._call("open", path, lambda: os.open(path, _DIRECTORY))
-        try:
-            self._call("fsync-dir", path, lambda: os.fsync(descriptor))
         finally:
             os.close(descriptor)
 

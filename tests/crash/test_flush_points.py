@@ -5,11 +5,13 @@ The flush runs in the test's own thread; at each point statements run as other s
 
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from upwell.engine import flush as flush_module
 from upwell.engine import sweep as sweep_module
 from upwell.engine.flush import Flushed
 from upwell.engine.stop import Stop
@@ -138,9 +140,9 @@ ACTIONS: Mapping[str, Callable[[World], None]] = {
 }
 
 
-CLEANUPS: Mapping[str, Mapping[str, int]] = {
-    "row by row": {"DROPS_MAX": 3},
-    "in ranges": {"SCAN_ROWS": 2, "RANGE_ROWS_MIN": 1, "RANGE_ROWS_MAX": 3},
+CLEANUPS: Mapping[str, tuple[ModuleType, Mapping[str, int]]] = {
+    "row by row": (flush_module, {"DROPS_MAX": 3}),
+    "in ranges": (sweep_module, {"SCAN_ROWS": 2, "RANGE_ROWS_MIN": 1, "RANGE_ROWS_MAX": 3}),
 }
 
 
@@ -149,8 +151,9 @@ def make_world(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
 ) -> Iterator[Callable[[], World]]:
     # The cleanup passes its point after each slice: in between, some rows are hot and cold.
-    for limit, rows in CLEANUPS[request.param].items():
-        monkeypatch.setattr(sweep_module, limit, rows)
+    module, limits = CLEANUPS[request.param]
+    for limit, rows in limits.items():
+        monkeypatch.setattr(module, limit, rows)
     worlds: list[World] = []
 
     def make() -> World:

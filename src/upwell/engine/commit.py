@@ -170,15 +170,16 @@ class Committer:
             self._store.sync()
             self.syncs += 1
 
-    def begin_flush(self, table: TableId, owner: Owner) -> View:
-        """Mark the partition as being flushed and return a View that has all that came before.
+    def begin_flush(self, table: TableId, *owners: Owner) -> View:
+        """Mark partitions as being flushed and return a View that has all that came before.
 
         From the mark on, each new version of a row lists the one before it as superseded, since that
         one may be on its way into a segment.
         """
         with self.lock:
-            self._flushing[table, owner] = {}
-            self.pending.begin(table, owner)
+            for owner in owners:
+                self._flushing[table, owner] = {}
+                self.pending.begin(table, owner)
             seq = self._store.last_seq
         return self.publication.wait(seq)
 

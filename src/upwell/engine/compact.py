@@ -23,7 +23,7 @@ import pyarrow as pa
 from upwell.effects import Points
 from upwell.engine.catalog import Table
 from upwell.engine.commit import Committer, decode_manifest_record, partition_name
-from upwell.engine.partition import Base, PartitionWriter
+from upwell.engine.partition import Base, PartitionWriter, Switch
 from upwell.engine.payload import payload_of
 from upwell.engine.view import View
 from upwell.storage.cold import load_filter, load_superseded
@@ -121,11 +121,12 @@ class Compact:
             self._settle(base)
             return Compacted(count, count, 0)
         manifest = self._write_files(base, superseded, groups)
+        switch = Switch(base, manifest, is_due(manifest, synced=now.synced), leaves_files=True)
+        self._partitions.sync([switch])
         self._points.reach("compact:before-commit")
-        due = is_due(manifest, synced=now.synced)
-        self._partitions.switch(base, manifest, is_due=due, leaves_files=True)
+        self._partitions.switch(switch)
         self._points.reach("compact:after-commit")
-        self._partitions.copy(base, manifest)
+        self._partitions.copy(switch)
         self._points.reach("compact:after-copy")
         return Compacted(count, len(manifest.segments), _rows(base.manifest) - _rows(manifest))
 
@@ -135,9 +136,10 @@ class Compact:
         The copy tells what the columns are called now; the manifest itself never changes.
         """
         if decode_manifest_record(base.record).is_due:
-            self._partitions.switch(base, base.manifest, is_due=False)
+            self._partitions.switch(Switch(base, base.manifest, is_due=False))
         columns = file_columns(base.table.columns)
-        self._partitions.copy(base, msgspec.structs.replace(base.manifest, columns=columns))
+        copied = msgspec.structs.replace(base.manifest, columns=columns)
+        self._partitions.copy(Switch(base, copied, is_due=False))
 
     def _write_files(
         self, base: Base, superseded: Sequence[int], groups: Sequence[Sequence[Segment]]

@@ -3,22 +3,25 @@
     mark → View at S → segment, filter, hidden set, manifest (all synced) → commit of the manifest's
     number → cleanup of the hot copies in small slices
 
+Small partitions go this way in groups: the disk syncs their names together, and one commit switches all.
+
 Law: the commit is the switch. Before it nothing refers to the new files; after it every hot version
 ≤ `flushed_until` is invisible, whether it was cleaned up yet or not. So a crash anywhere neither loses
 nor doubles a row, and a flush that is run again goes on where the last one was.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
-from itertools import chain
+from itertools import chain, islice
 
 from upwell.effects import Points
 from upwell.engine.catalog import Table
-from upwell.engine.commit import Committer, decode_manifest_record, partition_name
+from upwell.engine.commit import Committer, ManifestInForce, decode_manifest_record, partition_name
 from upwell.engine.compact import is_due
-from upwell.engine.partition import Base, PartitionWriter
+from upwell.engine.partition import Base, PartitionWriter, Switch
 from upwell.engine.stop import Stop
 from upwell.engine.sweep import Sweep
 from upwell.engine.view import View
@@ -28,7 +31,11 @@ from upwell.storage.segments import write_segment
 from upwell.types import Owner, user_owner
 
 FLUSH_THREADS = 8
-OWNERS_AHEAD = 256
+GROUP_PARTITIONS = 16
+"""So many partitions are switched by one commit, unless they have so many rows:"""
+GROUP_ROWS = 10_000
+GROUPS_AHEAD = 32
+DROPS_MAX = 500
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,15 +73,8 @@ class Flush:
 
     def flush_partition(self, table: Table, owner: Owner, *, until: int | None = None) -> Flushed:
         """Move what is hot (up to seq `until`) into a segment; `OSError` if a file can't be written."""
-        with self._partitions.held(table.id, owner):
-            left = None
-            try:
-                view = self._committer.begin_flush(table.id, owner)
-                flushed = self._flush(view, table, owner, view.seq if until is None else until)
-                left = flushed.left
-                return flushed
-            finally:
-                self._committer.end_flush(table.id, owner, left)
+        [flushed] = self._flush_group(table, [owner], until, Stop())
+        return flushed
 
     def flush_partitions(
         self, table: Table, owners: Sequence[Owner], *, until: int | None, stop: Stop
@@ -83,25 +83,52 @@ class Flush:
 
         The first that fails stops the others that haven't begun, and is raised.
         """
-
-        def flush(owner: Owner) -> Flushed:
-            stop.check()
-            return self.flush_partition(table, owner, until=until)
-
-        if len(owners) == 1:
-            yield flush(owners[0])
+        # Groups wait for each other's partitions in one order only.
+        owners = sorted(owners)
+        size = min(GROUP_PARTITIONS, -(-len(owners) // FLUSH_THREADS)) or 1
+        groups = [owners[start : start + size] for start in range(0, len(owners), size)]
+        flush = partial(self._flush_group, table, until=until, stop=stop)
+        if len(groups) == 1:
+            yield from flush(groups[0])
             return
         with ThreadPoolExecutor(FLUSH_THREADS, "upwell-flush") as threads:
             try:
-                for start in range(0, len(owners), OWNERS_AHEAD):
-                    yield from threads.map(flush, owners[start : start + OWNERS_AHEAD])
+                for start in range(0, len(groups), GROUPS_AHEAD):
+                    yield from chain.from_iterable(threads.map(flush, groups[start : start + GROUPS_AHEAD]))
             finally:
                 threads.shutdown(cancel_futures=True)
 
-    def _flush(self, view: View, table: Table, owner: Owner, asked: int) -> Flushed:
+    def _flush_group(
+        self, table: Table, owners: Sequence[Owner], until: int | None, stop: Stop
+    ) -> list[Flushed]:
+        """Flush partitions, which come sorted, in few commits; those before one that fails are flushed."""
+        done: dict[Owner, Flushed] = {}
+        with ExitStack() as stack:
+            for owner in owners:
+                stack.enter_context(self._partitions.held(table.id, owner))
+            stack.callback(self._end, table, owners, done)
+            view = self._committer.begin_flush(table.id, *owners)
+            # Never with fewer columns than the rows of the View have.
+            table = view.catalog.by_id.get(table.id, table)
+            moves: list[_Move] = []
+            try:
+                for owner in owners:
+                    stop.check()
+                    moves.append(self._write(view, table, owner, view.seq if until is None else until))
+                    if sum(move.sweep.written for move in moves) >= GROUP_ROWS:
+                        written, moves = moves, []
+                        self._finish(table, written, done)
+            finally:
+                self._finish(table, moves, done)
+        return [done[owner] for owner in owners]
+
+    def _end(self, table: Table, owners: Iterable[Owner], done: Mapping[Owner, Flushed]) -> None:
+        for owner in owners:
+            self._committer.end_flush(table.id, owner, done[owner].left if owner in done else None)
+
+    def _write(self, view: View, table: Table, owner: Owner, asked: int) -> "_Move":
+        """Write a partition's files."""
         self._points.reach("flush:begin")
-        # Never with fewer columns than the rows of the View have.
-        table = view.catalog.by_id.get(table.id, table)
         in_force = decode_manifest_record(
             view.hot.find_record(Kind.MANIFEST, partition_name(table.id, owner))
         )
@@ -110,21 +137,29 @@ class Flush:
         sweep = Sweep(table, cold, max(asked, cold), until=cold)
         rows = sweep.rows(view.hot.scan_rows(table.id, owner))
         first = next(rows, None)
-        due = in_force.is_due
-        if sweep.fresh:
-            base = self._partitions.open(view, table, owner)
-            manifest = self._write_files(base, sweep, () if first is None else chain((first,), rows))
-            self._points.reach("flush:before-commit")
-            due = is_due(manifest, synced=table.synced)
-            self._partitions.switch(base, manifest, is_due=due)
-            self._points.reach("flush:after-commit")
-            self._partitions.copy(base, manifest)
-        elif in_force.number:
-            # An earlier flush may have ended between its commit and the copy for other readers.
-            self._partitions.copy_again(table, owner, in_force)
-        self._clean_up(table, owner, sweep)
-        self._points.reach("flush:after-cleanup")
-        return Flushed(sweep.written, sweep.live, sweep.until, (sweep.newer, sweep.asked), due)
+        if not sweep.fresh:
+            return _Move(owner, sweep, in_force, None)
+        base = self._partitions.open(view, table, owner)
+        manifest = self._write_files(base, sweep, () if first is None else chain((first,), rows))
+        due = is_due(manifest, synced=table.synced)
+        return _Move(owner, sweep, in_force, Switch(base, manifest, due))
+
+    def _finish(self, table: Table, moves: Sequence["_Move"], done: dict[Owner, Flushed]) -> None:
+        """Switch to the files that were written, then forget the rows that are in them."""
+        switches = [move.switch for move in moves if move.switch is not None]
+        if switches:
+            self._partitions.sync(switches)
+            self._reach("flush:before-commit", switches)
+            self._partitions.switch(*switches)
+            self._reach("flush:after-commit", switches)
+            self._partitions.copy(*switches)
+        for move in moves:
+            if move.switch is None and move.in_force.number:
+                # An earlier flush may have ended between its commit and the copy for other readers.
+                self._partitions.copy_again(table, move.owner, move.in_force)
+        self._clean_up(table, moves)
+        self._reach("flush:after-cleanup", moves)
+        done.update((move.owner, move.flushed) for move in moves)
 
     def _write_files(self, base: Base, sweep: Sweep, rows: Iterable[Version]) -> Manifest:
         segments, hidden = base.manifest.segments, base.manifest.hidden
@@ -151,12 +186,35 @@ class Flush:
             last_sequence_number=last_number,
         )
 
-    def _clean_up(self, table: Table, owner: Owner, sweep: Sweep) -> None:
-        for rows in sweep.few():
-            self._committer.apply(Batch(drops=[Drop(table.id, owner, *row) for row in rows]))
+    def _clean_up(self, table: Table, moves: Sequence["_Move"]) -> None:
+        few = (Drop(table.id, move.owner, *row) for move in moves for row in move.sweep.few())
+        while drops := list(islice(few, DROPS_MAX)):
+            self._committer.apply(Batch(drops=drops))
             self._points.reach("flush:mid-cleanup")
-        for _ in self._committer.forget_flushed(table.id, owner, sweep.ranges(), until=sweep.until):
-            self._points.reach("flush:mid-cleanup")
+        for move in moves:
+            ranges, until = move.sweep.ranges(), move.sweep.until
+            for _ in self._committer.forget_flushed(table.id, move.owner, ranges, until=until):
+                self._points.reach("flush:mid-cleanup")
+
+    def _reach(self, point: str, partitions: Sized) -> None:
+        for _ in range(len(partitions)):
+            self._points.reach(point)
+
+
+@dataclass(frozen=True, slots=True)
+class _Move:
+    """A partition on its way: what was swept of its rows, and the switch to the files; None: nothing was."""
+
+    owner: Owner
+    sweep: Sweep
+    in_force: ManifestInForce
+    switch: Switch | None
+
+    @property
+    def flushed(self) -> Flushed:
+        sweep = self.sweep
+        due = self.in_force.is_due if self.switch is None else self.switch.is_due
+        return Flushed(sweep.written, sweep.live, sweep.until, (sweep.newer, sweep.asked), due)
 
 
 def _owners(view: View, table: Table, users: Sequence[str] | None) -> Iterator[Owner]:

@@ -52,7 +52,8 @@ class Base:
     """A partition as a writer found it: the record of its manifest in force, and the manifest.
 
     New files go to `files`, those of the manifest are where it says; `places` are all that have files.
-    `names` are the files there, and `storage` is the record of that storage.
+    `names` are the files there, and `storage` is the record of that storage. `is_new` says that nothing of
+    the partition is in force there yet.
     """
 
     table: Table
@@ -63,6 +64,7 @@ class Base:
     places: tuple[Place, ...]
     names: frozenset[str]
     storage: bytes | None
+    is_new: bool
 
     @property
     def name(self) -> str:
@@ -86,6 +88,19 @@ class Base:
     def is_elsewhere(self, segment: Segment) -> bool:
         """Whether a segment isn't where new ones go."""
         return segment.place not in (None, self.files.place)
+
+
+@dataclass(frozen=True, slots=True)
+class Switch:
+    """A manifest that is to follow on `base`; `is_due` says that the partition is to be compacted.
+
+    `leaves_files`: that files of it are free then whose collection shall not wait for the next change.
+    """
+
+    base: Base
+    manifest: Manifest
+    is_due: bool
+    leaves_files: bool = False
 
 
 class WriteSegment(Protocol):
@@ -152,14 +167,15 @@ class PartitionWriter:
         record = view.hot.find_record(Kind.MANIFEST, partition_name(table.id, owner))
         in_force = decode_manifest_record(record)
         files = self._storages.open(partition_of(table, owner), target_of(view.catalog, table, owner))
-        if files.place not in (in_force.places or ([files.partition.home] if in_force.number else [])):
+        is_new = files.place not in (in_force.places or ([files.partition.home] if in_force.number else []))
+        if is_new:
             self._refuse_shared(view, files)
-        files.make()
+        files.make(sync_name=False)
         manifest = self.in_force(files, in_force)
         found = self._collect(files, in_force, manifest)
         storage = view.hot.find_record(Kind.STORAGE, files.place.storage)
         names = found.names.get(files.place, frozenset())
-        return Base(table, owner, record, files, manifest, found.places, names, storage)
+        return Base(table, owner, record, files, manifest, found.places, names, storage, is_new)
 
     def _refuse_shared(self, view: View, files: PartitionFiles) -> None:
         """Raise if the directory has the `manifest.json` of another partition, which is in force."""
@@ -189,14 +205,17 @@ class PartitionWriter:
         files = self._storages.open(partition_of(table, owner), in_force.place)
         copy_manifest(files, load_manifest(files, in_force.number))
 
-    def copy(self, base: Base, manifest: Manifest) -> None:
-        """Copy the manifest in force for other readers; there is one copy, beside the manifest."""
-        files = base.files.at(manifest.place)
-        copy_manifest(files, manifest)
-        for place in base.places:
-            if place != files.place:
-                with suppress(StorageFailed):  # the copy is stale, and goes when the place can be reached
-                    remove_copy(files.at(place))
+    def copy(self, *done: Switch) -> None:
+        """Copy manifests in force for other readers; there is one copy, beside the manifest."""
+        copied = [each.base.files.at(each.manifest.place) for each in done]
+        for files, each in zip(copied, done, strict=True):
+            copy_manifest(files, each.manifest, sync_name=False)
+        for files, each in zip(copied, done, strict=True):
+            files.sync_names()
+            for place in each.base.places:
+                if place != files.place:
+                    with suppress(StorageFailed):  # the copy is stale, and goes when the place can be reached
+                        remove_copy(files.at(place))
 
     def write_segment(
         self,
@@ -205,8 +224,7 @@ class PartitionWriter:
         write: "WriteSegment",
         points: str,
     ) -> Segment:
-        """Write one segment and its key filter; nothing refers to them before a manifest here, which makes
-        their names durable with its own."""
+        """Write one segment and its key filter; `sync` makes their names durable."""
         files, partition = base.files, base.files.partition
         name = partition.segment_name(number)
         temp, digests = files.temp(name), KeyDigests()
@@ -219,7 +237,7 @@ class PartitionWriter:
         return segment
 
     def write_manifest(self, base: Base, points: str, **changes: object) -> Manifest:
-        """Write the manifest that follows on `base`, durably; it isn't in force yet."""
+        """Write the manifest that follows on `base`; it isn't in force yet, nor durable before `sync`."""
         number = max(base.manifest.version + 1, base.next_number("manifest"))
         manifest = msgspec.structs.replace(
             base.manifest,
@@ -233,25 +251,36 @@ class PartitionWriter:
         self._points.reach(f"{points}:manifest-written")
         return manifest
 
-    def switch(self, base: Base, manifest: Manifest, *, is_due: bool, leaves_files: bool = False) -> None:
-        """Put the manifest in force, from `base` on; returns when it is durable and visible.
+    @staticmethod
+    def sync(changes: Iterable[Switch]) -> None:
+        """Make the names of all files that were written durable.
 
-        `is_due` says that the partition is to be compacted; `leaves_files` that files of it are free now
-        whose collection shall not wait for the next change.
+        One directory after the other: the journal of most file systems takes the first with all others.
         """
-        home = manifest.place or base.files.place
-        places = tuple(dict.fromkeys((home, *base.places)))
-        in_force = ManifestInForce(manifest.version, manifest.flushed_until, is_due, places)
-        records = [RecordWrite(Kind.MANIFEST, base.name, msgspec.msgpack.encode(in_force))]
-        if leaves_files:
-            due_ms = str(self.now_ms + self._grace_ms).encode()
-            records.append(RecordWrite(Kind.META, _COLLECT + base.name, due_ms))
-        expected: list[Expectation] = [
-            RecordIs(Kind.MANIFEST, base.name, base.record),
-            # A storage can't be dropped while somebody writes there.
-            RecordIs(Kind.STORAGE, base.files.place.storage, base.storage),
-        ]
-        self._committer.publication.wait(self._committer.apply(Batch(records=records, expectations=expected)))
+        bases = [each.base for each in changes]
+        for base in {each.files.directory.parent: each for each in bases if each.is_new}.values():
+            base.files.sync_beside()
+        for base in bases:
+            base.files.sync_names()
+
+    def switch(self, *changes: Switch) -> None:
+        """Put manifests that are synced in force, all or none; returns when that is durable and visible."""
+        batch = Batch()
+        for each in changes:
+            base, manifest = each.base, each.manifest
+            home = manifest.place or base.files.place
+            places = tuple(dict.fromkeys((home, *base.places)))
+            in_force = ManifestInForce(manifest.version, manifest.flushed_until, each.is_due, places)
+            batch.records.append(RecordWrite(Kind.MANIFEST, base.name, msgspec.msgpack.encode(in_force)))
+            if each.leaves_files:
+                due_ms = str(self.now_ms + self._grace_ms).encode()
+                batch.records.append(RecordWrite(Kind.META, _COLLECT + base.name, due_ms))
+            batch.expectations += [
+                RecordIs(Kind.MANIFEST, base.name, base.record),
+                # A storage can't be dropped while somebody writes there.
+                RecordIs(Kind.STORAGE, base.files.place.storage, base.storage),
+            ]
+        self._committer.publication.wait(self._committer.apply(batch))
 
     def collect_due(self) -> bool:
         """Remove the files of partitions that left some, as far as nobody needs them; whether all went.

@@ -14,7 +14,6 @@ from upwell.storage.hot import Version
 from upwell.types import Key
 
 SCAN_ROWS = 2_000
-DROPS_MAX = 500
 RANGE_ROWS_MIN = 200
 """Fewer rows beside each other are forgotten one by one: a deleted range costs the readers a little."""
 RANGE_ROWS_MAX = 50_000
@@ -57,10 +56,9 @@ class Sweep:
         pieces = iter(lambda: list(islice(versions, SCAN_ROWS)), [])
         return chain.from_iterable(map(self._take, pieces))
 
-    def few(self) -> Iterator[list[tuple[Key, int]]]:
-        """Yield key and `_seq` of the rows that are forgotten one by one, some at a time."""
-        rows = [row for run in self.runs for row in run.rows]
-        yield from (rows[start : start + DROPS_MAX] for start in range(0, len(rows), DROPS_MAX))
+    def few(self) -> Iterator[tuple[Key, int]]:
+        """Yield key and `_seq` of the rows that are forgotten one by one."""
+        return (row for run in self.runs for row in run.rows)
 
     def ranges(self) -> Iterator[tuple[Key, Key]]:
         """Yield the first and the last key of the runs of which all rows are forgotten at once."""

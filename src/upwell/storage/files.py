@@ -66,10 +66,21 @@ class PartitionFiles:
             raise ColdFileMissing(f"{name!r} is no file of table {self.partition.table_id}")
         return self.directory / name
 
-    def make(self) -> None:
-        """Create the directory, durably; an existing one is fine. Comes before anything is written."""
+    def make(self, *, sync_name: bool = True) -> None:
+        """Create the directory, durably; an existing one is fine. Comes before anything is written.
+
+        Without `sync_name` its name becomes durable with `sync_beside`.
+        """
         self._ready()
-        self._files.make_dirs(self.directory)
+        self._files.make_dirs(self.directory, sync_name=sync_name)
+
+    def sync_beside(self) -> None:
+        """Make the directory's own name durable, and those of all directories beside it."""
+        self._files.sync_dir(self.directory.parent)
+
+    def sync_names(self) -> None:
+        """Make the names of all files here durable."""
+        self._files.sync_dir(self.directory)
 
     def names(self) -> list[str]:
         """Return this table's files in the directory, sorted; none if there is no directory."""
@@ -109,14 +120,13 @@ class PartitionFiles:
     def write_new(self, name: str, data: bytes, *, sync_name: bool = True) -> None:
         """Create the file, durably; raise `FileExistsError` if there is one of this name.
 
-        Without `sync_name` its name becomes durable with the next one here that does: what a manifest names
-        is written before it, and all of it counts from the manifest on.
+        Without `sync_name` its name becomes durable with `sync_names`.
         """
         self._files.write_new(self.path(name), data, sync_name=sync_name)
 
-    def replace(self, name: str, data: bytes) -> None:
-        """Put `data` at `name`, durably and at once."""
-        self._files.replace(self.path(name), data)
+    def replace(self, name: str, data: bytes, *, sync_name: bool = True) -> None:
+        """Put `data` at `name`, durably and at once; without `sync_name` a power cut may still undo it."""
+        self._files.replace(self.path(name), data, sync_name=sync_name)
 
     def temp(self, name: str) -> Path:
         """Return a path beside `name` to write to, before `publish` gives the file its name."""

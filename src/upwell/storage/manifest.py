@@ -207,16 +207,18 @@ def encode_manifest(manifest: Manifest) -> bytes:
 
 
 def write_manifest(files: PartitionFiles, manifest: Manifest) -> None:
-    """Create the numbered file, durably; raise `FileExistsError` if a crashed attempt left one.
+    """Create the numbered file; raise `FileExistsError` if a crashed attempt left one.
 
-    The caller then tries the next number; nothing is overwritten.
+    The caller then tries the next number; nothing is overwritten. Its name, and those of all that it names,
+    are durable with `PartitionFiles.sync_names`.
     """
-    files.write_new(files.partition.manifest_name(manifest.version), encode_manifest(manifest))
+    data = encode_manifest(manifest)
+    files.write_new(files.partition.manifest_name(manifest.version), data, sync_name=False)
 
 
-def copy_manifest(files: PartitionFiles, manifest: Manifest) -> None:
+def copy_manifest(files: PartitionFiles, manifest: Manifest, *, sync_name: bool = True) -> None:
     """Put the manifest at `manifest.json`, when its number is in force."""
-    files.replace(MANIFEST_COPY, encode_manifest(manifest))
+    files.replace(MANIFEST_COPY, encode_manifest(manifest), sync_name=sync_name)
 
 
 def remove_copy(files: PartitionFiles) -> None:
@@ -280,7 +282,7 @@ def _find_own_copy(files: PartitionFiles, number: int) -> Manifest | None:
 def write_hidden(files: PartitionFiles, number: int, seqs: Iterable[int]) -> Hidden:
     """Create a hidden set and return its entry; raise `FileExistsError` if the number is taken.
 
-    Its name becomes durable with that of the manifest, which comes after it.
+    Its name becomes durable with that of the manifest.
     """
     unique = sorted(set(seqs))
     name, data = files.partition.hidden_name(number), msgspec.json.encode(unique)

@@ -70,7 +70,13 @@ class RemoteFiles(PartitionFiles):
     def write_new(self, name: str, data: bytes, *, sync_name: bool = True) -> None:
         self._bucket.put_new(self._key(name), data)
 
-    def replace(self, name: str, data: bytes) -> None:
+    def sync_beside(self) -> None:
+        """What a bucket has taken it keeps."""
+
+    def sync_names(self) -> None:
+        """What a bucket has taken it keeps."""
+
+    def replace(self, name: str, data: bytes, *, sync_name: bool = True) -> None:
         self._forget(name)
         self._bucket.put(self._key(name), data)
 

@@ -1,21 +1,23 @@
 """A flush moves what is hot into files, at once or not at all, and says exactly what it did."""
 
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from pathlib import Path
 
 import pytest
 
+from upwell.engine import flush as flush_module
 from upwell.engine.flush import Flushed
 from upwell.engine.stop import Stop
 from upwell.errors import ColdFileMissing, TableNotFound
 from upwell.jobs.job import Job, JobType
 from upwell.storage.hot import Kind
-from upwell.testing import FailingFiles, PointActions, cold
+from upwell.testing import FailingFiles, PointActions, cold, each_fault
 from upwell.testing.embedded import Embedded, memory_store
 from upwell.types import SHARED, Owner, user_owner
 
-ANN, BOB = user_owner("ann"), user_owner("bob")
+ANN, BOB, EVE = user_owner("ann"), user_owner("bob"), user_owner("eve")
 
 
 def did(flushed: dict[Owner, Flushed]) -> dict[Owner, tuple[int, int]]:
@@ -33,6 +35,21 @@ def hot_keys(db: Embedded, table: str = "app.ours", owner: Owner = SHARED) -> li
 
 def files(db: Embedded, pattern: str) -> list[Path]:
     return sorted(path for path in db.cold_root.rglob(pattern) if ".links" not in path.parts)
+
+
+def make_mine(db: Embedded, *users: str) -> None:
+    db.run("CREATE NAMESPACE app; CREATE USER TABLE app.mine (id INT PRIMARY KEY, n INT)")
+    for user in users:
+        db.change("INSERT INTO app.mine VALUES (1, 10), (2, 20)", user=user)
+
+
+def flush_group(db: Embedded) -> dict[Owner, tuple[int, int]]:
+    table = db.table("app.mine")
+    owners = db.flusher.pending(db.view, table)
+    flushed = db.flusher.flush_partitions(table, owners, until=None, stop=Stop())
+    done = did(dict(zip(sorted(owners), flushed, strict=True)))
+    db.settle()
+    return done
 
 
 def test_each_owner_has_a_partition_of_its_own(db: Embedded) -> None:
@@ -215,6 +232,66 @@ def test_before_the_switch_all_that_the_manifest_names_is_on_the_disk(tmp_path: 
             synced = [name.name for call, name in seen[:at] if call == "fsync"]
             assert any(name.startswith(f".{path.name}.") for name in synced), path
             assert ("fsync-dir", path.parent) in seen[at:], path
+
+
+def test_before_several_partitions_switch_all_their_files_are_on_the_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """New directories too, and one commit switches all of them."""
+    monkeypatch.setattr(flush_module, "FLUSH_THREADS", 1)
+    files, seen = FailingFiles(1_000_000), list[list[tuple[str, Path]]]()
+    points = PointActions({"flush:before-commit": lambda: seen.append([*files.trace])})
+    with Embedded(tmp_path / "db", store=memory_store(), files=files, points=points) as db:
+        make_mine(db, "ann", "bob", "eve")
+        commits = db.committer.commits
+        assert flush_group(db) == {ANN: (2, 2), BOB: (2, 2), EVE: (2, 2)}
+        assert db.committer.commits == commits + 2, "the switch, and the clean-up"
+        for trace in seen:
+            made = [(at, path) for at, (call, path) in enumerate(trace) if call in ("link", "mkdir")]
+            assert len(made) == 3 * 4 + len(["db", "storage", "app", "mine"])
+            for at, path in made:
+                assert ("fsync-dir", path.parent) in trace[at:], path
+        assert len(seen) == 3
+
+
+def test_each_call_of_a_flush_of_several_partitions_may_fail(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those before the one that fails are flushed; the next flush does the rest."""
+    monkeypatch.setattr(flush_module, "FLUSH_THREADS", 1)
+    files, counts = FailingFiles(1_000_000), Counter[int]()
+    with Embedded(tmp_path, store=memory_store(), files=files) as db:
+        make_mine(db)
+
+        def run(fail_at: int) -> bool:
+            # One has files from the run before, the other has never been flushed.
+            users = [f"{fail_at:03d}", f"{fail_at + 1:03d}"]
+            for user in users:
+                db.change(
+                    f"INSERT INTO app.mine VALUES ({2 * fail_at}, 1), ({2 * fail_at + 1}, 2)", user=user
+                )
+            files.arm(fail_at)
+            try:
+                flush_group(db)
+            except (OSError, ColdFileMissing):
+                assert files.fired
+            fired = files.fired
+            files.arm(1_000_000)
+            counts[len(db.flusher.pending(db.settle(), db.table("app.mine")))] += 1
+            flush_group(db)
+            for user, first in zip(users, (max(1, fail_at - 1), fail_at), strict=True):
+                rows = db.rows("SELECT id FROM app.mine ORDER BY id", user=user)
+                assert rows == [(key,) for key in range(2 * first, 2 * fail_at + 2)]
+                assert [(row["id"],) for row in db.cold_rows("app.mine", user)] == rows
+                assert hot_keys(db, "app.mine", user_owner(user)) == []
+            return fired
+
+        assert each_fault(run) > 40
+        assert min(counts[2], counts[1]) > 10
+        for user in range(1, counts.total() + 2):
+            db.change("INSERT INTO app.mine VALUES (0, 0)", user=f"{user:03d}")
+        flush_group(db)  # what a failed one left lying goes with the partition's next flush
+        assert db.cold_problems() == []
 
 
 def test_a_large_flush_lets_go_of_all_but_what_came_after(tmp_path: Path) -> None:
