@@ -282,11 +282,8 @@ class Evaluation:
     def _stage_update(self, table: Table, key: Key, before: Row, after: Row) -> int:
         self.returned.append(after)
         # Where rows expire, one that is written again lives from then on, whatever it says.
-        if (
-            not table.is_ephemeral
-            and after == before
-            and all(type(a) is type(b) for a, b in zip(after, before, strict=True))
-        ):
+        is_same = after == before and all(type(a) is type(b) for a, b in zip(after, before, strict=True))
+        if is_same and not table.is_ephemeral:
             return 0
         self._write.update(table, self._owner, key, after)
         return 1
