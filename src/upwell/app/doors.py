@@ -63,7 +63,9 @@ def build_doors(
         growth, parts.committer.changelog, authenticator, streams_max=config.watch_streams_max
     )
     lookouts = Lookouts(feed, growth, engine.defaults.next_id)
-    live = LiveSocket(feed, growth, authenticator, sessions.context, lookouts, sessions.look, config)
+    live = LiveSocket(
+        feed, growth, authenticator, sessions.context, lookouts, sessions.look, sessions.threads, config
+    )
     traffic = Traffic([SQL_PATH, *DEVICE_PATHS, *PATHS])
     metrics = Metrics(traffic, gauges(parts.committer, feed, live), counters(parts.committer), config)
     gate = Gate(

@@ -7,7 +7,7 @@ Who doesn't read its answers isn't listened to, so that they don't pile up.
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from functools import partial
 from itertools import count
 from typing import assert_never
@@ -30,7 +30,7 @@ from upwell.errors import (
 from upwell.feeds.cursor import Follower, Growth
 from upwell.feeds.live import LiveFeed
 from upwell.feeds.lookout import Lookouts
-from upwell.feeds.subscription import Origin
+from upwell.feeds.subscription import Origin, Subscription
 from upwell.logs import fields
 from upwell.protocol import messages
 from upwell.protocol.codec import (
@@ -42,6 +42,7 @@ from upwell.protocol.codec import (
 from upwell.protocol.messages import AuthError, AuthSuccess, ClientFrame, Error
 from upwell.session.auth import Authenticator
 from upwell.session.policy import Principal
+from upwell.session.threads import QueryThreads
 from upwell.session.watch import Look, bind_watch, find_question
 from upwell.sql.place import pointed
 
@@ -51,8 +52,12 @@ LIVE_PATH = "/v1/ws"
 CLOSE_S_MAX = 2.0
 REASON_BYTES_MAX = 123
 SUBSCRIPTION_ID_CHARS_MAX = 256
+INLINE_CHARS_MAX = 1024
+"""Longer texts are read in a query thread, so that the event loop serves others too."""
 INVALID_ID = "invalid_subscription"
 NORMAL, GOING_AWAY, POLICY, INTERNAL = 1000, 1001, 1008, 1011
+
+_Begin = Callable[..., Awaitable[Subscription]]
 
 ContextFor = Callable[[Principal], Context]
 """What CURRENT_USER() and NOW() are for somebody, now."""
@@ -82,6 +87,7 @@ class LiveSocket:
         context_for: ContextFor,
         lookouts: Lookouts,
         look: Look,
+        threads: QueryThreads,
         config: Config,
     ) -> None:
         self._feed = feed
@@ -90,6 +96,7 @@ class LiveSocket:
         self._authenticator = authenticator
         self._context_for = context_for
         self._look = look
+        self._threads = threads
         self._lookouts = lookouts
         self._config = config
         self._sockets: dict[Connection, None] = {}
@@ -248,9 +255,7 @@ class LiveSocket:
                 case messages.NextBatch(id):
                     await self._next_batch(socket, id)
                 case messages.Unsubscribe(id):
-                    found = socket.subscriptions.pop(id, None)
-                    if found is not None:
-                        self._feed.unsubscribe(found)
+                    self._unsubscribe(socket, id)
                 case messages.Ping():
                     pass
                 case _:
@@ -268,17 +273,11 @@ class LiveSocket:
             assert socket.principal is not None, "nothing is subscribed before the sign-in"
             self._expect_room(socket, socket.principal.user, asked.id)
             context = self._context_for(socket.principal)
-            question = find_question(asked, socket.principal, self._look)
-            if question is None:
-                watch = bind_watch(asked, socket.principal, self._growth.view.catalog, context, self._feed)
-            replaced = socket.subscriptions.pop(asked.id, None)
-            if replaced is not None:
-                self._feed.unsubscribe(replaced)
-            begin = (
-                partial(self._feed.subscribe, watch)
-                if question is None
-                else partial(self._lookouts.subscribe, question)
-            )
+            # Whatever becomes of this one: its errors have the same id.
+            self._unsubscribe(socket, asked.id)
+            bind = partial(self._bind, asked, socket.principal, context)
+            is_short = len(asked.sql) <= INLINE_CHARS_MAX
+            begin = bind() if is_short else await self._threads.run(lambda stop: bind())
             socket.subscriptions[asked.id] = await begin(
                 subscription_id=asked.id,
                 outlet=socket.wire,
@@ -292,6 +291,19 @@ class LiveSocket:
             socket.say(Error(asked.id, live_code(error), pointed(str(error), asked.sql)))
         except Exception:  # noqa: BLE001 — one live query must not take the others of its socket with it
             socket.say(_unexpected(asked))
+
+    def _bind(self, asked: messages.Subscription, principal: Principal, context: Context) -> _Begin:
+        """Return what begins a subscription; any thread may call it."""
+        question = find_question(asked, principal, self._look)
+        if question is not None:
+            return partial(self._lookouts.subscribe, question)
+        watch = bind_watch(asked, principal, self._growth.view.catalog, context, self._feed)
+        return partial(self._feed.subscribe, watch)
+
+    def _unsubscribe(self, socket: Connection, id: str) -> None:  # noqa: A002
+        found = socket.subscriptions.pop(id, None)
+        if found is not None:
+            self._feed.unsubscribe(found)
 
     async def _next_batch(self, socket: Connection, id: str) -> None:  # noqa: A002
         try:

@@ -33,6 +33,7 @@ from upwell.feeds.resume import Resumes
 from upwell.ids import Snowflakes
 from upwell.session.auth import LEEWAY_S, Authenticator
 from upwell.session.policy import Principal
+from upwell.session.threads import QueryThreads
 from upwell.storage.cold import ColdCache
 from upwell.storage.hot import Batch, Kind, RecordWrite, RowWrite
 from upwell.storage.memory import MemoryStore
@@ -151,8 +152,10 @@ async def serving(directory: Path, config: Config) -> AsyncIterator[Server]:
             clock=clock, expiry_hours=1, device_expiry_hours=1, bcrypt_cost=4,
         )  # fmt: skip
         lookouts = Lookouts(feed, growth, Snowflakes(clock).next)
+        queries = QueryThreads(threads, slots=1, timeout_s=60)
+        context_for = partial(context_of, clock)
         socket = LiveSocket(
-            feed, growth, authenticator, partial(context_of, clock), lookouts, look_at_nothing, config
+            feed, growth, authenticator, context_for, lookouts, look_at_nothing, queries, config
         )
         server = Server(clock, committer, schema, authenticator, feed, socket)
         background = [asyncio.create_task(feed.run()), asyncio.create_task(socket.run())]
