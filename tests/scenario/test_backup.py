@@ -7,7 +7,7 @@ import json
 import shutil
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
@@ -188,6 +188,49 @@ def test_files_of_another_history_are_not_taken_for_those_of_a_backup(tmp_path: 
             assert state(root) == states[key - 1]
             add(key + 5)
         here.close()
+
+
+def test_a_copy_on_another_server_leaves_the_storages_of_the_first_alone(tmp_path: Path) -> None:
+    """Two servers in one storage would remove each other's files; who is gone for good can be succeeded."""
+    source, far = tmp_path / "source", tmp_path / "far"
+
+    def add(root: Wire, key: int) -> None:
+        root.run(f"INSERT INTO app.ours VALUES ({key}, {key})")
+        assert job(root, "STORAGE FLUSH TABLE app.ours")[0] == "completed"
+
+    def keys(root: Wire) -> list[int]:
+        return [key for (key,) in root.run("SELECT id FROM app.ours ORDER BY id").rows]
+
+    with ServerProcess(tmp_path / "first", env=ENV) as first, closing(Site(first)) as here:
+        root = here.root
+        root.run("CREATE NAMESPACE app")
+        root.run(f"CREATE STORAGE far TYPE filesystem PATH '{far}'")
+        root.run("CREATE SHARED TABLE app.ours (id INT PRIMARY KEY, n INT) WITH (STORAGE_ID = 'far')")
+        add(root, 1)
+        assert job(root, f"BACKUP DATABASE TO '{source}'")[0] == "completed"
+        add(root, 2)
+        with ServerProcess(tmp_path / "copy", env=ENV) as copy, closing(Site(copy)) as site:
+            there = site.root
+            status, told = job(there, f"RESTORE DATABASE FROM '{source}'")
+            assert (status, "belongs to another server" in told) == ("failed", True), told
+            assert f"remove {far}/upwell-storage.json" in told
+            there.run(f"CREATE STORAGE far TYPE filesystem PATH '{tmp_path}/near'")
+            assert job(there, f"RESTORE DATABASE FROM '{source}'")[0] == "completed"
+            copy.restart()
+            assert keys(there) == [1]
+            add(there, 3)
+            assert job(there, "STORAGE COMPACT TABLE app.ours")[0] == "completed"
+            assert keys(there) == [1, 3]
+            there.run("DROP TABLE app.ours")
+            there.run("DROP STORAGE far")
+        first.restart()
+        assert keys(root) == [1, 2]
+        assert cold.audit(far) == []
+    (far / "upwell-storage.json").unlink()
+    with restored(tmp_path / "successor", source) as successor:
+        assert keys(successor.root) == [1]
+        add(successor.root, 4)
+        assert keys(successor.root) == [1, 4]
 
 
 def cursor(site: Site, after: int | None = None) -> int | None:

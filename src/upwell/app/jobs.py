@@ -8,6 +8,7 @@ from upwell.engine.backup import Backup
 from upwell.engine.cleanup import Cleanup
 from upwell.engine.compact import Compact
 from upwell.engine.expiry import Expiry
+from upwell.engine.ownership import claim_storages
 from upwell.engine.restore import Restore
 from upwell.engine.trim import LogLimits, LogTrim
 from upwell.feeds.registry import Registry
@@ -46,6 +47,7 @@ def job_loops(
     compact = Compact(committer, parts.partitions, points=parts.points)
     open_store = partial(RocksStore, clock=clock)
     backup = Backup(committer, parts.partitions, parts.storages, open_store, clock, parts.points, parts.files)
+    claim = partial(claim_storages, committer=committer, storages=parts.storages)
     kinds = Kinds(
         committer,
         engine.flush,
@@ -55,7 +57,7 @@ def job_loops(
         retention,
         expiry,
         backup,
-        Restore(config.data_dir, open_store, parts.points, parts.files),
+        Restore(config.data_dir, open_store, parts.points, parts.files, claim),
         queue,
         clock,
         parts.points,

@@ -44,11 +44,22 @@ def stream_id(store: HotStore) -> str:
 
 def server_id(store: HotStore) -> str:
     """Return the name of the store itself, which stays the same in all epochs."""
-    record = store.find_record(Kind.META, _ID)
-    if record is None:
-        record = uuid.uuid4().hex.encode()
-        _put(store, _ID, record)
-    return record.decode()
+    name = find_server_id(store)
+    if name is None:
+        name = uuid.uuid4().hex
+        _put(store, _ID, name.encode())
+    return name
+
+
+def find_server_id(reader: HotReader) -> str | None:
+    """Return the name of the store; None if it never had one."""
+    record = reader.find_record(Kind.META, _ID)
+    return None if record is None else record.decode()
+
+
+def name_record(name: str) -> RecordWrite:
+    """Return the record that gives a store another name."""
+    return RecordWrite(Kind.META, _ID, name.encode())
 
 
 def lose_after(store: HotStore, seq: int) -> None:

@@ -1,6 +1,6 @@
 """RESTORE DATABASE: a backup is brought into the data directory, and the next start takes it.
 
-    copy and verify → epoch raised → `restored/` has its name
+    copy and verify → epoch raised → storages claimed → `restored/` has its name
     the next start: what was there → `replaced-…/`, what was restored → its place
 
 Law: until the next start nothing changes, and an interrupted copy is never taken. The start can be
@@ -10,6 +10,7 @@ history that is replaced are noticed.
 
 import logging
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -35,10 +36,14 @@ from upwell.engine.stop import Stop
 from upwell.errors import InvalidOperation
 from upwell.logs import fields
 from upwell.storage.files import PartitionFiles
+from upwell.storage.hot import HotStore
 from upwell.storage.storages import Storages
 from upwell.types import Owner
 
 log = logging.getLogger("upwell.restore")
+
+Claim = Callable[[HotStore, Archive], object]
+"""Makes the store of an archive the server's that restores it; raises `InvalidOperation` if it can't be."""
 
 RESTORED = "restored"
 _INCOMPLETE = "restored.incomplete"
@@ -52,11 +57,13 @@ class Restore:
     open_store: OpenStore
     points: Points
     files: Files
+    claim: Claim = lambda store, archive: None
 
     def run(self, source: Path, job_id: str, *, epoch: int, stop: Stop) -> Archive:
         """Copy and verify a backup; `epoch` is the store's that it will replace.
 
-        Raises `InvalidOperation`, naming it, for a file that is missing or differs.
+        Raises `InvalidOperation`, naming it, for a file that is missing or differs, or a storage that is
+        another server's.
         """
         archive = load_archive(source)
         staging = self.data_dir / _INCOMPLETE
@@ -71,6 +78,7 @@ class Restore:
                 lose_after(store, archive.seq)
                 while store.epoch <= max(archive.epoch, epoch):
                     store.raise_epoch()
+                self.claim(store, archive)
             finally:
                 store.close()
             self.files.sync_tree(staging)

@@ -1,0 +1,49 @@
+"""Ownership: which storages a store that comes from another server may write to.
+
+Law: two servers never write to one storage, or they would remove each other's files. Who restores a backup of
+another server keeps its own name, and takes its own storages of the same ids for those of the backup; what it
+has no storage of its own for it takes only where no other server's marker is.
+"""
+
+from collections.abc import Iterable
+
+from upwell.engine.archive import Archive
+from upwell.engine.catalog import Catalog, load_catalog, storage_record
+from upwell.engine.commit import Committer
+from upwell.engine.history import find_server_id, name_record
+from upwell.errors import InvalidOperation
+from upwell.storage.definition import MARKER, Storage
+from upwell.storage.hot import Batch, HotStore
+from upwell.storage.place import LOCAL
+from upwell.storage.storages import Storages
+
+
+def claim_storages(store: HotStore, archive: Archive, *, committer: Committer, storages: Storages) -> None:
+    """Make a restored store the server's whose committer this is.
+
+    Raises `InvalidOperation`, which says what to do, if a storage that it needs is another server's.
+    """
+    name, own = find_server_id(committer.newest), committer.newest_catalog
+    if name is None or name == find_server_id(store):
+        return
+    catalog = load_catalog(store)
+    needed = {table.storage for table in catalog.by_id.values()} | {
+        each.storage for each in archive.elsewhere
+    }
+    for storage in _foreign(catalog, needed - own.storages.keys()):
+        try:
+            storages.create(storage, own.storages.values())
+        except InvalidOperation as error:
+            raise InvalidOperation(
+                f"{error.args[0]}. The backup is of another server, with files in this storage. If that one "
+                f"goes on, CREATE STORAGE {storage.id} here, in a place of its own, and restore again; "
+                f"if it is gone for good, remove {storage.base}/{MARKER}, and restore again"
+            ) from error
+    mine = [storage_record(own.storages[each.id]) for each in _foreign(catalog, own.storages)]
+    store.apply(Batch(records=[*mine, name_record(name)]))
+    store.sync()
+
+
+def _foreign(catalog: Catalog, names: Iterable[str]) -> list[Storage]:
+    """Return the storages of a catalog with these names, but for the one that each server has."""
+    return [catalog.storages[name] for name in sorted(names) if name in catalog.storages and name != LOCAL]
