@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import Literal, Protocol, TypeVar
+from typing import Literal, NamedTuple, Protocol, TypeVar
 
 Call = Literal[
     "open", "read", "write", "fsync", "fsync-dir", "link", "rename", "unlink", "mkdir", "stat", "list"
@@ -81,6 +81,15 @@ _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 _temp_numbers = itertools.count()
 
 
+class Mark(NamedTuple):
+    """Which file it is, and when it was written last: what of a file changes when its content does."""
+
+    device: int
+    inode: int
+    size_bytes: int
+    written_ns: int
+
+
 class Files(Protocol):
     """Durable files. Every method raises `OSError` when the system refuses."""
 
@@ -111,8 +120,8 @@ class Files(Protocol):
     def exists(self, path: Path) -> bool:
         """Return whether a file or directory has this name."""
 
-    def size(self, path: Path) -> int:
-        """Return the size in bytes."""
+    def mark(self, path: Path) -> Mark:
+        """Return the mark of the file, or of what a symbolic link leads to."""
 
     def make_dirs(self, path: Path, *, sync_name: bool = True) -> None:
         """Create the directory and its missing parents, durably; an existing one is fine.
@@ -180,8 +189,9 @@ class OsFiles:
     def exists(self, path: Path) -> bool:
         return self._call("stat", path, path.exists)
 
-    def size(self, path: Path) -> int:
-        return self._call("stat", path, lambda: path.stat().st_size)
+    def mark(self, path: Path) -> Mark:
+        status = self._call("stat", path, lambda: os.stat(path))
+        return Mark(status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
 
     def make_dirs(self, path: Path, *, sync_name: bool = True) -> None:
         if self._is_dir(path):

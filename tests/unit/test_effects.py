@@ -109,10 +109,10 @@ def test_read_size_exists_list_and_remove(tmp_path: Path) -> None:
     files.write_new(tmp_path / "a", b"1")
     temp_beside(tmp_path / "c").touch()
     assert files.list(tmp_path) == ["a", "b"]
-    assert (files.read(tmp_path / "b"), files.size(tmp_path / "b")) == (b"two", 3)
+    assert (files.read(tmp_path / "b"), files.mark(tmp_path / "b").size_bytes) == (b"two", 3)
     files.remove(tmp_path / "b")
     assert (files.exists(tmp_path / "a"), files.exists(tmp_path / "b")) == (True, False)
-    for missing in (files.read, files.size, files.remove):
+    for missing in (files.read, files.mark, files.remove):
         with pytest.raises(FileNotFoundError):
             missing(tmp_path / "b")
 

@@ -35,7 +35,7 @@ from upwell.engine.rows import partition_of
 from upwell.engine.stop import Stop
 from upwell.storage.files import PartitionFiles
 from upwell.storage.hot import Batch, HotStore, Kind, RecordWrite
-from upwell.storage.manifest import Manifest, encode_manifest, load_manifest
+from upwell.storage.manifest import Manifest, Segment, encode_manifest, load_manifest
 from upwell.storage.place import LOCAL, MANIFEST_COPY, Place
 from upwell.storage.storages import Storages
 from upwell.types import Owner
@@ -128,14 +128,14 @@ class Backup:
     def _copy(
         self, building: Path, files: PartitionFiles, manifest: Manifest, stop: Stop
     ) -> list[tuple[Entry, Elsewhere | None]]:
-        sizes = {segment.path: segment.size_bytes for segment in manifest.segments}
+        segments = {segment.path: segment for segment in manifest.segments}
         named = [each.place for each in manifest.segments] + [each.place for each in manifest.hidden]
         places = dict.fromkeys([files.place, *(place for place in named if place is not None)])
         copied: list[tuple[Entry, Elsewhere | None]] = []
         for place in places:
             there = files.at(place)
             for name in manifest.names_at(place):
-                entry = self._copy_one(building, there, name, sizes.get(name), stop)
+                entry = self._copy_one(building, there, name, segments.get(name), stop)
                 copied.append((entry, _elsewhere(entry, there, name)))
                 self.points.reach("backup:file-copied")
         if files.place.storage == LOCAL:
@@ -148,14 +148,15 @@ class Backup:
         building: Path,
         files: PartitionFiles,
         name: str,
-        size_bytes: int | None,
+        segment: Segment | None,
         stop: Stop,
         of: Manifest | None = None,
     ) -> Entry:
         path = path_of(files.place, name)
         target = building / path
-        if size_bytes is not None:
-            return copy_file(self.files, files.whole(name, size_bytes), target, path, stop)
+        if segment is not None:
+            found = files.whole(name, segment.size_bytes, segment.sha256)
+            return copy_file(self.files, found.path, target, path, stop)
         # The copy for other readers may be of an older manifest, or of a newer one.
         self.files.write_stream(target, [encode_manifest(of) if of is not None else files.read(name)])
         return measured(self.files, target, path, stop)

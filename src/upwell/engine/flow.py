@@ -12,6 +12,7 @@ from typing import Protocol
 
 import pyarrow as pa
 
+from upwell.engine.reading import Reading
 from upwell.engine.refusal import translated
 from upwell.engine.stop import Stop, Stopped
 from upwell.errors import QueryFailure
@@ -37,9 +38,9 @@ class Stream(Protocol):
 class Flow:
     """The rest of a result. Each batch may be asked for in another thread, which blocks."""
 
-    def __init__(self, stream: Stream, held: object = None) -> None:
+    def __init__(self, stream: Stream, reading: Reading | None = None) -> None:
         self._batches = aiter(stream)
-        self._held = held  # the View: the files that it names stay as long
+        self._reading = reading
         self.names: Sequence[str] | None = None
         """The names of the columns, if they are others than the engine's."""
 
@@ -54,9 +55,12 @@ class Flow:
             except asyncio.CancelledError:
                 raise Stopped("stopped") from None
             except BaseException as error:
-                raise translated(error) from error
+                raise self._meaning(error) from error
         rows = None if batch is None else batch.to_pyarrow()
         return rows if rows is None or self.names is None else rows.rename_columns(list(self.names))
+
+    def _meaning(self, error: BaseException) -> BaseException:
+        return translated(error) if self._reading is None else self._reading.meaning(error)
 
     async def _next(self) -> Batch | None:
         return await anext(self._batches, None)

@@ -229,9 +229,12 @@ class PartitionWriter:
         name = partition.segment_name(number)
         temp, digests = files.temp(name), KeyDigests()
         stats = write(temp, digests=digests)
+        sha256 = files.digest(temp)
         self._points.reach(f"{points}:segment-written")
         files.publish(temp, name, sync_name=False)
-        segment = stats.entry(partition, number, schema=base.table.version, time_ms=self.now_ms)
+        segment = stats.entry(
+            partition, number, schema=base.table.version, time_ms=self.now_ms, sha256=sha256
+        )
         files.write_new(segment.filter, digests.filter().encode(segment.seal(base.owner)), sync_name=False)
         self._points.reach(f"{points}:segment-published")
         return segment

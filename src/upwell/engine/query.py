@@ -37,6 +37,7 @@ from upwell.engine.flow import Flow, collected
 from upwell.engine.hot_rows import HotRows
 from upwell.engine.json_value import FUNCTIONS
 from upwell.engine.overlay import Overlay
+from upwell.engine.reading import Reading
 from upwell.engine.refusal import CATALOG, QUERY_BYTES_MAX, translated
 from upwell.engine.rows import Rows
 from upwell.engine.source import (
@@ -62,6 +63,7 @@ from upwell.storage.arrow import (
     scan_schema,
 )
 from upwell.storage.cold import ColdPartition
+from upwell.storage.files import Linked
 from upwell.storage.manifest import Segment
 from upwell.types import Column, Owner, coerce, owner_user
 
@@ -86,7 +88,7 @@ class QueryEngine:
     def __init__(self, rows: Rows, overlay: Overlay) -> None:
         self._rows = rows
         self._overlay = overlay
-        self._cold_plans: OrderedDict[tuple[int, int, Owner, int], DataFrame] = OrderedDict()
+        self._cold_plans: OrderedDict[tuple[int, int, Owner, int], tuple[Linked, DataFrame]] = OrderedDict()
         self._table_names: dict[tuple[str, str], list[tuple[str, str]]] = {}
         self._lock = Lock()
 
@@ -167,29 +169,25 @@ class QueryEngine:
         Raises `Stopped` between two batches after a request to stop, `QueryFailure` above
         `RESULT_BYTES_MAX`.
         """
-        frame, large = self._frame(view, text, namespace, tables, resolve)
-        try:
-            is_long = large or len(tables) > 1 or _LASTING.search(text) is not None
-            batches = collected(frame.execute_stream(), stop or Stop(), is_long=is_long)
+        reading = Reading(view)
+        frame, large = self._frame(reading, text, namespace, tables, resolve)
+        is_long = large or len(tables) > 1 or _LASTING.search(text) is not None
+        with reading.translating():
+            batches = collected(reading.begun(frame), stop or Stop(), is_long=is_long)
             schema = batches[0].schema if batches else frame.schema()
-        except UpwellError:
-            raise
-        except BaseException as error:
-            raise translated(error) from error
         return pa.Table.from_batches(batches, schema=schema)
 
     def stream(
         self, view: View, text: str, namespace: str, tables: list[tuple[str, str]], resolve: Resolve
     ) -> tuple[pa.Schema, Flow]:
         """Plan a query and return the schema and the batches of its result, made as they are asked for."""
-        frame, _ = self._frame(view, text, namespace, tables, resolve)
-        try:
-            return frame.schema(), Flow(frame.execute_stream(), view)
-        except BaseException as error:
-            raise translated(error) from error
+        reading = Reading(view)
+        frame, _ = self._frame(reading, text, namespace, tables, resolve)
+        with reading.translating():
+            return frame.schema(), Flow(reading.begun(frame), reading)
 
     def _frame(
-        self, view: View, text: str, namespace: str, tables: list[tuple[str, str]], resolve: Resolve
+        self, reading: Reading, text: str, namespace: str, tables: list[tuple[str, str]], resolve: Resolve
     ) -> tuple[DataFrame, bool]:
         """Return the planned query, and whether it reads many rows."""
         context, is_large = _context(namespace, text), False
@@ -202,8 +200,8 @@ class QueryEngine:
                 schemas[space] = catalog.schema(space)
             if name:
                 source = resolve(space, name)
-                is_large = is_large or self._is_large(view, source)
-                schemas[space].register_table(name, self._fusion_table(context, view, source))
+                is_large = is_large or self._is_large(reading.view, source)
+                schemas[space].register_table(name, self._fusion_table(context, reading, source))
         try:
             return context.sql_with_options(text, _ONLY_QUERIES), is_large
         except BaseException as error:
@@ -244,8 +242,9 @@ class QueryEngine:
             return None
         partition.check()
         if partition.visible_count is None:
-            frame = self._cold_frame(view, table, owner)
-            partition.visible_count = 0 if frame is None else frame.count()
+            frame = self._cold_frame(reading := Reading(view), table, owner)
+            with reading.translating():
+                partition.visible_count = 0 if frame is None else frame.count()
         return hot.count + partition.visible_count
 
     def parts_of(self, view: View, source: Source) -> tuple[HotRows, ColdPartition | None]:
@@ -262,23 +261,23 @@ class QueryEngine:
             return 0 if hot.is_ordered and not staged else hot.count + staged
         return hot.count + partition.row_count_max + staged
 
-    def _fusion_table(self, context: SessionContext, view: View, source: AnySource) -> FusionTable:
+    def _fusion_table(self, context: SessionContext, reading: Reading, source: AnySource) -> FusionTable:
         if isinstance(source, pa.Table):
             return FusionTable(context.from_arrow(source))
         if isinstance(source, Derived):
             home = source.query.home
             names = self.tables_in(source.text, home, source.resolve)
-            return FusionTable(self._frame(view, source.text, home, names, source.resolve)[0])
+            return FusionTable(self._frame(reading, source.text, home, names, source.resolve)[0])
         if isinstance(source, Everybody):
-            return FusionTable(self._of_everybody(context, view, source))
-        frame = self._both_tiers(context, view, source)
+            return FusionTable(self._of_everybody(context, reading, source))
+        frame = self._both_tiers(context, reading, source)
         frame = frame if source.staged is None else _with(context, frame, source.staged, source)
         seen = [col(f'"{name}"') for name in schema_of(source).names] if source.unseen else []
         return FusionTable(frame.select(*seen) if seen else frame)
 
-    def _of_everybody(self, context: SessionContext, view: View, source: Everybody) -> DataFrame:
+    def _of_everybody(self, context: SessionContext, reading: Reading, source: Everybody) -> DataFrame:
         """Return the rows of all owners with whose they are; what is cold of each is planned once."""
-        table, batches, frames = source.table, [], []
+        view, table, batches, frames = reading.view, source.table, [], []
         for owner in self._rows.owners(view.hot, table):
             user = owner_user(owner)
             hot = self._overlay.hot_rows(view, table, owner)
@@ -287,7 +286,7 @@ class QueryEngine:
                 batch.append_column(OWNER_FIELD, pa.array([user] * batch.num_rows, pa.string()))
                 for batch in hot.batches
             ]
-            cold = self._cold_frame(view, table, owner)
+            cold = self._cold_frame(reading, table, owner)
             if cold is not None:
                 cold = _without(context, cold, hot.superseded) if hot.superseded else cold
                 frames.append(cold.with_column(OWNER, literal(user)))
@@ -296,32 +295,34 @@ class QueryEngine:
             frames.append(context.create_dataframe([batches or [nothing]]))
         return _union(frames)
 
-    def _both_tiers(self, context: SessionContext, view: View, source: Source) -> DataFrame:
+    def _both_tiers(self, context: SessionContext, reading: Reading, source: Source) -> DataFrame:
         table, owner = source.table, source.owner
-        hot = self._overlay.hot_rows(view, table, owner)
+        hot = self._overlay.hot_rows(reading.view, table, owner)
         hot = hot.since(source.alive_from) if source.alive_from else hot
         frame = context.create_dataframe([hot.batches])
-        cold = self._cold_frame(view, table, owner)
+        cold = self._cold_frame(reading, table, owner)
         if cold is None:
             return frame
         if hot.superseded:
             cold = _without(context, cold, hot.superseded)
         return frame.union(cold) if hot.count else cold
 
-    def _cold_frame(self, view: View, table: Table, owner: Owner) -> DataFrame | None:
-        partition = self._rows.cold_partition(view.hot, table, owner)
+    def _cold_frame(self, reading: Reading, table: Table, owner: Owner) -> DataFrame | None:
+        partition = self._rows.cold_partition(reading.view.hot, table, owner)
         if partition is None or not partition.manifest.segments:
             return None
-        partition.check()
+        linked = partition.links()
+        reading.cold.append((partition, linked))
         place = (table.id, table.version, owner, partition.manifest.version)
         with self._lock:
-            frame = self._cold_plans.get(place)
-        if frame is None:
-            frame = _plan_cold(partition, table)
-            with self._lock:
-                self._cold_plans[place] = frame
-                while len(self._cold_plans) > COLD_PLANS_MAX:
-                    self._cold_plans.popitem(last=False)
+            planned = self._cold_plans.get(place)
+        if planned is not None and planned[0] is linked:
+            return planned[1]
+        frame = _plan_cold(partition, linked, table)
+        with self._lock:
+            self._cold_plans[place] = linked, frame
+            while len(self._cold_plans) > COLD_PLANS_MAX:
+                self._cold_plans.popitem(last=False)
         return frame
 
 
@@ -404,11 +405,11 @@ def _context(namespace: str, text: str = "") -> SessionContext:
     return context
 
 
-def _plan_cold(partition: ColdPartition, table: Table) -> DataFrame:
+def _plan_cold(partition: ColdPartition, linked: Linked, table: Table) -> DataFrame:
     """Plan a scan of the manifest's segments without tombstones and hidden rows."""
     context = SessionContext(SessionConfig().with_target_partitions(1))
     schema = scan_schema(table.columns)
-    context.register_parquet("cold", str(partition.link_dir()), schema=schema)
+    context.register_parquet("cold", str(linked.directory), schema=schema)
     segments = partition.manifest.segments
     columns = [
         _cold_column(column, field, segments) for column, field in zip(table.columns, schema, strict=False)

@@ -6,7 +6,7 @@ that fails.
 
 import re
 
-from upwell.errors import InvalidSql, QueryFailure
+from upwell.errors import InvalidSql, QueryFailure, UpwellError
 
 CATALOG = "upwell"
 QUERY_BYTES_MAX = 1024 * 1024 * 1024
@@ -56,7 +56,7 @@ def translated(error: BaseException) -> BaseException:
     """Return the domain error for a failure of the engine, and what isn't one as it is."""
     if type(error).__name__ in ("PanicException", "RustPanic"):  # importable from nowhere
         return QueryFailure("the query engine could not handle this query; write it another way")
-    if not isinstance(error, Exception):
+    if not isinstance(error, Exception) or isinstance(error, UpwellError):
         return error
     text = str(error)
     is_syntax = _SYNTAX.search(text) is not None

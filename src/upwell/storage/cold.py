@@ -16,7 +16,7 @@ from pathlib import Path
 
 from upwell.errors import ColdFileMissing
 from upwell.logs import fields
-from upwell.storage.files import PartitionFiles
+from upwell.storage.files import Linked, PartitionFiles, Whole
 from upwell.storage.hot import Version
 from upwell.storage.key_filter import KeyFilter
 from upwell.storage.manifest import Manifest, Segment, is_lost, load_hidden, load_manifest, remove_copy
@@ -52,6 +52,7 @@ class ColdPartition:
         """How many live rows aren't hidden; None until somebody has counted them."""
         self._groups = groups
         self._newest_first = sorted(manifest.segments, key=lambda segment: segment.max_seq, reverse=True)
+        self._linked: Linked | None = None
         self._readers: dict[str, SegmentReader] = {}
         self._filters: dict[str, KeyFilter] = {}
 
@@ -61,9 +62,9 @@ class ColdPartition:
         return sum(segment.live_count for segment in self.manifest.segments)
 
     def check(self) -> None:
-        """Raise `ColdFileMissing`, naming it, if a segment is missing or has another size; a stat each.
+        """Raise `ColdFileMissing`, naming it, if a segment is missing or damaged; a stat each.
 
-        What isn't on this machine is brought here.
+        What isn't on this machine is brought here, and what nobody has looked into yet is read.
         """
         for segment in self.manifest.segments:
             path_of(self.files, segment)
@@ -95,15 +96,21 @@ class ColdPartition:
             return segments[0]
         return _first_per_key(merge(*segments, key=_by_key_newest_first))
 
-    def link_dir(self) -> Path:
+    def links(self) -> Linked:
         """Return a directory with exactly the segments in force, made once per manifest number.
 
-        For a listing table: a directory of its own, so that no file of another manifest is seen.
+        For a listing table: a directory of its own, so that no file of another manifest is seen. It is made
+        again if it isn't what it was, or a segment is another file now.
         """
-        return self.files.link_dir(
-            self.manifest.version,
-            {segment.path: self.files.at(segment.place) for segment in self.manifest.segments},
-        )
+        found = {segment.path: whole(self.files, segment) for segment in self.manifest.segments}
+        linked = self._linked
+        if (
+            linked is None
+            or linked.marks != tuple(each.mark for each in found.values())
+            or not linked.is_intact()
+        ):
+            linked = self._linked = self.files.link_dir(self.manifest.version, found)
+        return linked
 
     def _reader(self, segment: Segment) -> SegmentReader:
         reader = self._readers.get(segment.path)
@@ -194,11 +201,16 @@ class ColdCache:
 
 
 def path_of(files: PartitionFiles, segment: Segment) -> Path:
-    """Return where a segment can be read now; raise `ColdFileMissing` if it isn't there in its size.
+    """Return where a segment can be read now; raise `ColdFileMissing` if it isn't what was written.
 
     `files` are those of its partition in any place.
     """
-    return files.at(segment.place).whole(segment.path, segment.size_bytes)
+    return whole(files, segment).path
+
+
+def whole(files: PartitionFiles, segment: Segment) -> Whole:
+    """Return the segment's file as `path_of` does, with what tells it from others."""
+    return files.at(segment.place).whole(segment.path, segment.size_bytes, segment.sha256)
 
 
 def load_filter(files: PartitionFiles, segment: Segment, columns: Sequence[Column]) -> KeyFilter:

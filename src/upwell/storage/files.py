@@ -11,9 +11,11 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import NamedTuple
 
-from upwell.effects import Files, is_temp, temp_beside
+from upwell.effects import Files, Mark, is_temp, temp_beside
 from upwell.errors import ColdFileMissing
+from upwell.storage.digests import Digests
 from upwell.storage.place import MANIFEST_COPY, Partition, Place
 from upwell.types import owner_user
 
@@ -24,6 +26,29 @@ _TEMP = re.compile(r"\.(?P<name>.+)\.[0-9]+-[0-9]+\.tmp")
 OpenAt = Callable[[Partition, Place], "PartitionFiles"]
 
 
+class Whole(NamedTuple):
+    """A file that is what was written: where it can be read now, and whether it stays there until removed."""
+
+    path: Path
+    mark: Mark
+    is_kept: bool
+
+
+class Linked(NamedTuple):
+    """A directory of links to whole files, as it was when it had exactly these."""
+
+    directory: Path
+    changed_ns: int
+    marks: tuple[Mark, ...]
+
+    def is_intact(self) -> bool:
+        """Whether no link has been added, replaced or removed since."""
+        try:
+            return os.stat(self.directory).st_mtime_ns == self.changed_ns
+        except OSError:
+            return False
+
+
 class PartitionFiles:
     """The files of one partition in one place: a directory of the local file system.
 
@@ -31,8 +56,8 @@ class PartitionFiles:
     raises if nothing should be written here.
     """
 
-    keeps_links = True
-    """Whether a hard link is as good as the file: it stays where it is until it is removed."""
+    is_home = True
+    """Whether the files themselves are here, and no copies of them that may go."""
 
     def __init__(
         self,
@@ -40,6 +65,7 @@ class PartitionFiles:
         partition: Partition,
         place: Place,
         files: Files,
+        digests: Digests,
         links_lock: threading.Lock,
         open_at: OpenAt,
         ready: Callable[[], object] = bool,
@@ -48,6 +74,7 @@ class PartitionFiles:
         self.place = place
         self.directory = directory
         self._files = files
+        self._digests = digests
         self._links_lock = links_lock
         self._open_at = open_at
         self._ready = ready
@@ -103,19 +130,28 @@ class PartitionFiles:
         with self._named(name) as path:
             return self._files.read(path)
 
-    def size(self, name: str) -> int:
-        """Return the size in bytes; raise `ColdFileMissing` if the file is not there."""
-        with self._named(name) as path:
-            return self._files.size(path)
+    def whole(self, name: str, size_bytes: int, sha256: str) -> Whole:
+        """Return where the file can be read now; raise `ColdFileMissing` if it isn't what was written.
 
-    def whole(self, name: str, size_bytes: int) -> Path:
-        """Return where the file can be read now; raise `ColdFileMissing` if it isn't there in this size."""
-        found = self.size(name)
-        if found != size_bytes:
-            raise ColdFileMissing(
-                f"cold file {self.shown(name)} has {found} bytes, not {size_bytes}: it is damaged"
-            )
-        return self.path(name)
+        An empty `sha256` is that of a file of which nobody knows more than the size.
+        """
+        with self._named(name) as path:
+            mark = self._files.mark(path)
+            if mark.size_bytes != size_bytes:
+                raise ColdFileMissing(
+                    f"cold file {self.shown(name)} has {mark.size_bytes} bytes, not {size_bytes}: it is "
+                    "damaged; bring it back from a backup"
+                )
+            if sha256 and self._digests.sha256(path, mark) != sha256:
+                raise ColdFileMissing(
+                    f"cold file {self.shown(name)} is damaged: it isn't what was written; bring it back from "
+                    "a backup"
+                )
+        return Whole(path, mark, self.is_home)
+
+    def digest(self, path: Path) -> str:
+        """Return the SHA-256 of a file, one that is yet to be published too."""
+        return self._digests.sha256(path, self._files.mark(path))
 
     def write_new(self, name: str, data: bytes, *, sync_name: bool = True) -> None:
         """Create the file, durably; raise `FileExistsError` if there is one of this name.
@@ -161,19 +197,25 @@ class PartitionFiles:
             self._files.remove(self.directory / name)
         return temps
 
-    def link_dir(self, number: int, sources: Mapping[str, "PartitionFiles"]) -> Path:
+    def link_dir(self, number: int, sources: Mapping[str, Whole]) -> Linked:
         """Return a directory with hard links to exactly these files (symbolic ones if it can't be).
 
         `sources` says for each name where the file is. The directory appears at once and whole; one of this
-        number that is whole already is used again.
+        number that is whole already is used again. Raises `ColdFileMissing` if it can't be made.
         """
-        expected = sorted(sources)
         final = self.directory / LINKS / f"{self.partition.table_id}-{number}"
-        with self._links_lock:
-            if _listed(final) != expected:
-                shutil.rmtree(final, ignore_errors=True)
-                self._make_links(final, sources)
-        return final
+        try:
+            with self._links_lock:
+                linked = _linked(final, sources)
+                if linked is None:
+                    _discard(final)
+                    self._make_links(final, sources)
+                    linked = _linked(final, sources)
+        except OSError as error:
+            raise ColdFileMissing(f"cold files can't be linked in {final}: {error.strerror}") from error
+        if linked is None:
+            raise ColdFileMissing(f"cold files linked in {final} were taken away at once; ask again")
+        return linked
 
     def drop_links(self, keep: Iterable[int]) -> list[str]:
         """Remove this table's link directories but those of the manifest numbers in `keep`; return names."""
@@ -187,12 +229,12 @@ class PartitionFiles:
                 shutil.rmtree(links / name, ignore_errors=True)
         return dropped
 
-    def _make_links(self, final: Path, sources: Mapping[str, "PartitionFiles"]) -> None:
+    def _make_links(self, final: Path, sources: Mapping[str, Whole]) -> None:
         building = temp_beside(final)
         building.mkdir(parents=True)
         try:
-            for name, files in sources.items():
-                _link(files.path(name), building / name, hard=files.keeps_links)
+            for name, found in sources.items():
+                _link(found.path, building / name, hard=found.is_kept)
             building.rename(final)
         finally:
             shutil.rmtree(building, ignore_errors=True)
@@ -217,6 +259,28 @@ def _listed(directory: Path) -> list[str] | None:
         return sorted(os.listdir(directory))
     except FileNotFoundError:
         return None
+
+
+def _linked(directory: Path, sources: Mapping[str, Whole]) -> Linked | None:
+    """Return the directory if it links exactly these files, else None."""
+    marks = tuple(found.mark for found in sources.values())
+    try:
+        changed_ns = os.stat(directory).st_mtime_ns
+        if sorted(os.listdir(directory)) != sorted(sources):
+            return None
+        for name, mark in zip(sources, marks, strict=True):
+            status = os.stat(directory / name)
+            if (status.st_dev, status.st_ino) != (mark.device, mark.inode):
+                return None
+    except OSError:
+        return None
+    return Linked(directory, changed_ns, marks)
+
+
+def _discard(directory: Path) -> None:
+    shutil.rmtree(directory, ignore_errors=True)
+    if directory.is_symlink() or directory.exists():  # it is no directory
+        directory.unlink()
 
 
 def _link(source: Path, target: Path, *, hard: bool) -> None:

@@ -7,8 +7,8 @@ A manifest is JSON in the shape of the contract (section 6.5), extended by `tabl
 `columns` and `hidden`, and per segment `filter` and `live_count`. A hidden set is a sorted JSON array:
 rows of the segments that have these `_seq`s are superseded and don't count.
 
-A manifest begins with the SHA-256 of all that follows on it, and says that of each hidden set: a changed
-digit would be another number, and no error of JSON.
+A manifest begins with the SHA-256 of all that follows on it, and says that of each segment and hidden set: a
+changed digit would be another number, and no error of JSON or of Parquet.
 
 `storage` and `directory` say where a file is: a partition's files lie in several places after its table was
 given another storage. An entry without them is beside its manifest.
@@ -65,6 +65,7 @@ class Segment(msgspec.Struct, frozen=True, kw_only=True):
     status: Literal["committed"] = "committed"
     storage: str = ""
     directory: str = ""
+    sha256: str = ""
 
     @property
     def place(self) -> Place | None:
@@ -239,6 +240,11 @@ def load_manifest(files: PartitionFiles, number: int) -> Manifest:
     name = files.partition.manifest_name(number)
     try:
         manifest = _decode(files, name)
+        if not _is_of(files, manifest, number):
+            raise ColdFileMissing(
+                f"cold file {files.shown(name)} is the manifest of another table, user or number"
+            )
+        return manifest
     except ColdFileMissing as error:
         copy = _find_own_copy(files, number) if is_lost(error) else None
         if copy is None:
@@ -246,12 +252,6 @@ def load_manifest(files: PartitionFiles, number: int) -> Manifest:
         log.warning("A manifest was lost and is made of its copy", extra=fields(reason=str(error)))
         files.replace(name, encode_manifest(copy))
         return copy
-    expected = (files.partition.table_id, owner_user(files.partition.owner), number)
-    if (manifest.table_number, manifest.user_id, manifest.version) != expected:
-        raise ColdFileMissing(
-            f"cold file {files.shown(name)} is the manifest of another table, user or number"
-        )
-    return manifest
 
 
 def is_lost(error: ColdFileMissing) -> bool:
@@ -273,10 +273,14 @@ def find_copy(files: PartitionFiles) -> Manifest | None:
 def _find_own_copy(files: PartitionFiles, number: int) -> Manifest | None:
     with suppress(ColdFileMissing):
         copy = find_copy(files)
-        names = (files.partition.table_id, owner_user(files.partition.owner), number)
-        if copy is not None and (copy.table_number, copy.user_id, copy.version) == names:
+        if copy is not None and _is_of(files, copy, number):
             return copy
     return None
+
+
+def _is_of(files: PartitionFiles, manifest: Manifest, number: int) -> bool:
+    names = (files.partition.table_id, owner_user(files.partition.owner), number)
+    return (manifest.table_number, manifest.user_id, manifest.version) == names
 
 
 def write_hidden(files: PartitionFiles, number: int, seqs: Iterable[int]) -> Hidden:

@@ -1,7 +1,7 @@
 """The files of one partition in a bucket, with copies of those in use on this machine.
 
 Law: the bucket has the truth, and a file is there before anything can name it. Files are immutable, so a copy
-of the right size is the file; only `manifest.json` is replaced, and it is never read from a copy.
+of what was written is the file; only `manifest.json` is replaced, and it is never read from a copy.
 """
 
 import threading
@@ -12,7 +12,8 @@ from pathlib import Path
 from upwell.effects import Files, temp_beside
 from upwell.errors import ColdFileMissing
 from upwell.storage.cache import FileCache
-from upwell.storage.files import OpenAt, PartitionFiles
+from upwell.storage.digests import Digests
+from upwell.storage.files import OpenAt, PartitionFiles, Whole
 from upwell.storage.objects import Bucket
 from upwell.storage.place import MANIFEST_COPY, Partition, Place
 
@@ -22,7 +23,7 @@ ARRIVING = ".arriving"
 class RemoteFiles(PartitionFiles):
     """Files in a bucket; `directory` is where their copies are."""
 
-    keeps_links = False
+    is_home = False
 
     def __init__(
         self,
@@ -30,13 +31,14 @@ class RemoteFiles(PartitionFiles):
         partition: Partition,
         place: Place,
         files: Files,
+        digests: Digests,
         links_lock: threading.Lock,
         open_at: OpenAt,
         ready: Callable[[], object],
         bucket: Bucket,
         cache: FileCache,
     ) -> None:
-        super().__init__(directory, partition, place, files, links_lock, open_at, ready)
+        super().__init__(directory, partition, place, files, digests, links_lock, open_at, ready)
         self._bucket = bucket
         self._cache = cache
 
@@ -52,20 +54,17 @@ class RemoteFiles(PartitionFiles):
                 return self._bucket.get(self._key(name))
         return self._files.read(self._copy(name))
 
-    def size(self, name: str) -> int:
-        return self._files.size(self._copy(name))
-
-    def whole(self, name: str, size_bytes: int) -> Path:
-        path = self._copy(name)
-        if self._files.size(path) != size_bytes:
+    def whole(self, name: str, size_bytes: int, sha256: str) -> Whole:
+        self._copy(name)
+        with suppress(ColdFileMissing):
+            return super().whole(name, size_bytes, sha256)
+        self._forget(name)
+        self._copy(name)
+        try:
+            return super().whole(name, size_bytes, sha256)
+        except ColdFileMissing:
             self._forget(name)
-            path = self._copy(name)
-            if (found := self._files.size(path)) != size_bytes:
-                self._forget(name)
-                raise ColdFileMissing(
-                    f"cold file {self.shown(name)} has {found} bytes, not {size_bytes}: it is damaged"
-                )
-        return path
+            raise
 
     def write_new(self, name: str, data: bytes, *, sync_name: bool = True) -> None:
         self._bucket.put_new(self._key(name), data)

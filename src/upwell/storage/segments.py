@@ -3,7 +3,8 @@
 Law: a segment has one version per key; `find` and `scan` give back exactly what was written, with the
 columns of today, up to the last one that the file has: those that were added later are missing, so that
 the reader knows. A column missing in between reads what it began with; types widen. A file that is
-missing, cut off or has a changed page raises `ColdFileMissing`, never a wrong row: pages carry checksums.
+missing, cut off or has a changed page raises `ColdFileMissing`, never a wrong row: pages carry checksums, and
+`ready` says whether the file is what was written.
 
 Columns: the declared ones by physical name (field id = column id), `_seq`, `_deleted`, `_version` (the
 key's change count), `_owner` (the user, NULL if shared) and for synced tables `_uploaded`. zstd,
@@ -74,7 +75,7 @@ class SegmentStats(NamedTuple):
     size_bytes: int
     column_stats: dict[str, ColumnStats]
 
-    def entry(self, partition: Partition, number: int, *, schema: int, time_ms: int) -> Segment:
+    def entry(self, partition: Partition, number: int, *, schema: int, time_ms: int, sha256: str) -> Segment:
         """Return what a manifest says of the segment that was published with this number."""
         return Segment(
             **self._asdict(),
@@ -83,6 +84,7 @@ class SegmentStats(NamedTuple):
             filter=partition.filter_name(number),
             schema_version=schema,
             created_at=time_ms,
+            sha256=sha256,
         )
 
 

@@ -20,6 +20,7 @@ from upwell.effects import Files
 from upwell.errors import InvalidOperation, StorageFailed, UpwellError
 from upwell.storage.cache import FileCache
 from upwell.storage.definition import MARKER, Storage, refuse_meeting
+from upwell.storage.digests import Digests
 from upwell.storage.files import PartitionFiles
 from upwell.storage.objects import Bucket
 from upwell.storage.place import LOCAL, Partition, Place
@@ -69,6 +70,7 @@ class Storages:
         self._secrets = secrets or Secrets()
         self._server = server
         self._open_bucket = open_bucket
+        self._digests = Digests(files)
         self._links_lock = threading.Lock()
         self._lock = threading.Lock()
         self._opened: dict[str, _Opened] = {}
@@ -92,6 +94,7 @@ class Storages:
             partition,
             place,
             self._files,
+            self._digests,
             self._links_lock,
             self.open,
             ready,
@@ -144,7 +147,9 @@ class Storages:
         self, partition: Partition, place: Place, root: Path, ready: Callable[[], object] = bool
     ) -> PartitionFiles:
         directory = root / place.directory
-        return PartitionFiles(directory, partition, place, self._files, self._links_lock, self.open, ready)
+        return PartitionFiles(
+            directory, partition, place, self._files, self._digests, self._links_lock, self.open, ready
+        )
 
     def _open(self, name: str) -> _Opened:
         record = self._find(name)

@@ -61,7 +61,8 @@ class Tier:
         )
         self.files.publish(path, self.partition.segment_name(number))
         keys = [version.key for version in versions]
-        entry = stats.entry(self.partition, number, schema=1, time_ms=2)
+        sha256 = self.files.digest(self.files.path(self.partition.segment_name(number)))
+        entry = stats.entry(self.partition, number, schema=1, time_ms=2, sha256=sha256)
         self.files.write_new(entry.filter, KeyFilter.build(keys).encode(entry.seal(self.partition.owner)))
         sets = self.manifest.hidden
         if hidden:
@@ -192,7 +193,7 @@ def test_a_missing_or_resized_segment_is_named(tier: Tier, name: str) -> None:
     with pytest.raises(ColdFileMissing, match=f"{name} is missing"):
         list(tier.open().scan())
     with pytest.raises(ColdFileMissing, match=f"{name} is missing"):
-        tier.open().link_dir()
+        tier.open().links()
 
 
 def test_a_segment_of_other_rows_is_named(tier: Tier) -> None:
@@ -268,13 +269,13 @@ def test_a_key_that_no_filter_knows_opens_no_segment(tier: Tier) -> None:
 def test_datafusion_reads_exactly_the_linked_segments(tier: Tier) -> None:
     tier.flush([live(1, 10), live(2, 11)])
     cold = tier.open()
-    links = cold.link_dir()
+    links = cold.links().directory
     tier.flush([live(3, 12)])
     context = datafusion.SessionContext()
     context.register_parquet("t", f"{links}/")
     assert context.sql("SELECT id, _seq FROM t ORDER BY id").to_pydict() == {"id": [1, 2], "_seq": [10, 11]}
     assert links == tier.files.directory / ".links" / "7-1"
-    assert sorted(path.name for path in tier.open().link_dir().iterdir()) == [
+    assert sorted(path.name for path in tier.open().links().directory.iterdir()) == [
         "batch-7-0.parquet",
         "batch-7-1.parquet",
     ]
@@ -303,7 +304,7 @@ def test_orphans_go_and_what_a_manifest_names_stays(tier: Tier) -> None:
 
 def test_a_dropped_table_leaves_nothing(tier: Tier) -> None:
     tier.flush([live(1, 10)], hidden=[5])
-    tier.open().link_dir()
+    tier.open().links()
     drop_partition(tier.files)
     assert not tier.files.directory.exists()
 

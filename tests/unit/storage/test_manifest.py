@@ -103,6 +103,7 @@ def test_the_copy_has_the_contract_s_shape(files: PartitionFiles) -> None:
                 "status": "committed",
                 "storage": "",
                 "directory": "",
+                "sha256": "",
             }
         ],
         "hidden": [{"path": "hidden-7-0.json", "count": 2, "storage": "", "directory": "", "sha256": ""}],

@@ -158,11 +158,11 @@ def test_stats_and_the_manifest_s_entry(tmp_path: Path) -> None:
     }
     size_bytes = path.stat().st_size
     assert stats == SegmentStats(3, 2, 10, 12, size_bytes, expected)
-    entry = stats.entry(Partition("app", "todo", TableId(7), ALICE), 4, schema=9, time_ms=99)
+    entry = stats.entry(Partition("app", "todo", TableId(7), ALICE), 4, schema=9, time_ms=99, sha256="5e")
     assert entry == Segment(
         min_seq=10, max_seq=12, row_count=3, live_count=2, size_bytes=size_bytes, created_at=99,
         id="batch-7-4", path="batch-7-4.parquet", filter="batch-7-4.filter",
-        column_stats=expected, schema_version=9,
+        column_stats=expected, schema_version=9, sha256="5e",
     )  # fmt: skip
 
 

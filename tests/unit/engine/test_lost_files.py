@@ -1,0 +1,107 @@
+"""A query reads what was written, or fails and names the file: whatever happened to it since it was read."""
+
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from upwell.engine.reading import Reading
+from upwell.errors import ColdFileMissing
+from upwell.testing.bucket import MemoryBucket
+from upwell.testing.embedded import Embedded, Tuples
+
+ROWS = 300
+EVERY = 97
+"""Each so many bytes one is changed."""
+QUERIES = (
+    "SELECT id, n, s FROM app.t ORDER BY id",
+    "SELECT count(*), sum(n) FROM app.t",
+    "SELECT id FROM app.t WHERE n > 700 ORDER BY id",
+    "SELECT id, n, s FROM app.t WHERE id = 7",
+)
+
+
+@pytest.fixture
+def db(tmp_path: Path) -> Iterator[Embedded]:
+    with Embedded(tmp_path, open_bucket=MemoryBucket().opened) as db:
+        db.run("CREATE NAMESPACE app; CREATE STORAGE far TYPE s3 PATH 's3://bucket/far'")
+        yield db
+
+
+def fill(db: Embedded, storage: str) -> list[Tuples]:
+    """Put rows into a segment, and return the answers; they were read of the segment."""
+    db.run(
+        "CREATE TABLE app.t (id INT PRIMARY KEY, n BIGINT, s TEXT)"
+        f" WITH (TYPE = 'SHARED', STORAGE_ID = '{storage}')"
+    )
+    db.run("INSERT INTO app.t VALUES " + ", ".join(f"({n}, {n * 7}, 'text {n}')" for n in range(ROWS)))
+    hot = [db.rows(sql) for sql in QUERIES]
+    db.flush("app.t")
+    assert [db.rows(sql) for sql in QUERIES] == hot
+    return hot
+
+
+def test_a_changed_byte_anywhere_is_noticed(db: Embedded) -> None:
+    """The query engine looks at no checksum: it would take most of them for other values."""
+    expected = fill(db, "local")
+    path = next(db.cold_root.rglob("batch-*.parquet"))
+    whole = path.read_bytes()
+    for at in range(0, len(whole), EVERY):
+        path.write_bytes(whole[:at] + bytes([whole[at] ^ 1 << at % 8]) + whole[at + 1 :])
+        for sql in QUERIES[:3]:
+            with pytest.raises(ColdFileMissing, match=rf"{path.name} is damaged"):
+                db.rows(sql)
+    with pytest.raises(ColdFileMissing, match=rf"{path.name} is damaged"):
+        db.compact("app.t")
+    path.write_bytes(whole)
+    assert [db.rows(sql) for sql in QUERIES] == expected
+
+
+def cut(copy: Path) -> None:
+    copy.write_bytes(copy.read_bytes()[:-9])
+
+
+def flip(copy: Path) -> None:
+    data = bytearray(copy.read_bytes())
+    data[len(data) // 2] ^= 1
+    copy.write_bytes(data)
+
+
+def lose(copy: Path) -> None:
+    copy.unlink()
+
+
+def lose_all(copy: Path) -> None:
+    shutil.rmtree(copy.parent)
+
+
+def lose_links(copy: Path) -> None:
+    shutil.rmtree(copy.parent / ".links")
+
+
+@pytest.mark.parametrize("damage", [cut, flip, lose, lose_all, lose_links])
+def test_a_copy_of_what_is_in_a_bucket_is_fetched_again(db: Embedded, damage: Callable[[Path], None]) -> None:
+    expected = fill(db, "far")
+    copy = next(path for path in (db.directory / "cache").rglob("batch-*.parquet") if not path.is_symlink())
+    damage(copy)
+    assert [db.rows(sql) for sql in QUERIES] == expected
+
+
+def test_a_link_that_goes_as_the_query_begins_is_no_smaller_answer(db: Embedded) -> None:
+    """Between the look at the files and the engine's: it lists a directory that has one less."""
+    expected = fill(db, "local")
+    table = db.table("app.t")
+    partition = db.rows_by_key.cold_partition(db.view.hot, table, table.owner_for("root"))
+    assert partition is not None
+    linked = partition.links()
+
+    class Listing:
+        def execute_stream(self) -> None:
+            next(linked.directory.iterdir()).unlink()
+
+    reading = Reading(db.view)
+    reading.cold.append((partition, linked))
+    with pytest.raises(ColdFileMissing, match=r"linked in .* were changed; ask again"):
+        reading.begun(Listing())
+    assert [db.rows(sql) for sql in QUERIES] == expected
