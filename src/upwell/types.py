@@ -95,6 +95,7 @@ _WHOLE_DIGITS = {SqlType.SMALLINT: 5, SqlType.INT: 10, SqlType.BIGINT: 19}
 class WrittenFloat(float):
     """A number literal with decimals or too many digits: a double, and the text that says it exactly."""
 
+    __slots__ = ("text",)
     text: str
 
     def __new__(cls, text: str) -> "WrittenFloat":
@@ -267,7 +268,7 @@ def _integer(bits: int) -> Callable[[Value], int]:
     limit = 1 << (bits - 1)
 
     def convert(value: Value) -> int:
-        if isinstance(value, bool) or not isinstance(value, int):
+        if type(value) is not int:  # what most are
             value = _integral(value)
         if not -limit <= value < limit:
             raise ValueError(f"out of range for {bits} bits")
@@ -325,6 +326,8 @@ def _decimal(precision: int, scale: int) -> Callable[[Value], str]:
 
 
 def _text(value: Value) -> str:
+    if type(value) is str and value.isascii():  # what most are
+        return value
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, bytes):

@@ -142,7 +142,7 @@ class Committer:
                 raise self.publication.failure
             self._points.reach("commit:before-write")
             self._expect_tables(batch)
-            batch.rows = [self._superseding(row) for row in batch.rows]
+            batch.rows = [self._superseding(row) if row.previous else row for row in batch.rows]
             try:
                 applied = self._store.apply(batch)
             except ReadOnly:
@@ -223,7 +223,7 @@ class Committer:
                 raise ExpectationFailed("the table was changed or dropped meanwhile")
 
     def _superseding(self, row: RowWrite) -> RowWrite:
-        if not row.previous or row.previous in row.supersedes:
+        if row.previous in row.supersedes:
             return row
         partition = (row.table, row.owner)
         if partition not in self._flushing and row.previous > self._cold_until(partition):

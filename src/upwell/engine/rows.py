@@ -52,6 +52,10 @@ class Found(msgspec.Struct, frozen=True):
         return [RecordIs(Kind.MANIFEST, partition_name(table.id, owner), self.manifest)]
 
 
+_NOTHING = Found(None, NO_SEQ, None)
+"""Of a key that is nowhere, in a partition of which nothing was ever cold."""
+
+
 class Rows:
     """Reads of rows by key over both tiers."""
 
@@ -89,7 +93,7 @@ class Rows:
     ) -> Found:
         """Return the newest version of a key that has no hot one, under its partition's `record`."""
         if record is None:
-            return Found(None, NO_SEQ, None)
+            return _NOTHING
         if not may_block:
             if self._known_absent(record, table, owner, key):
                 return Found(None, NO_SEQ, record)

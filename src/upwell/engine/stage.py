@@ -59,6 +59,7 @@ class Stage:
         self._steps: list[tuple[Place, RowWrite | None]] = []
         self._expectations: list[Expectation] = []
         self._staged_rows: dict[tuple[int, Owner], dict[Key, Row]] = {}
+        """Those that may be somebody's children."""
         self._manifests: dict[tuple[int, Owner], bytes | None] = {}
         self._manifests_expected: set[tuple[int, Owner]] = set()
 
@@ -66,7 +67,7 @@ class Stage:
         """Return the newest version, what this evaluation staged included; None if there never was one."""
         staged = self._staged.get((table.id, owner, key))
         if staged is None:
-            return self._look_up(table, owner, key).version
+            return self._look_up(table, (table.id, owner, key)).version
         return Version(key, 0, staged.count, staged.schema, staged.after, (), staged.uploaded)
 
     def find_live(self, table: Table, owner: Owner, key: Key) -> Version | None:
@@ -80,7 +81,7 @@ class Stage:
         changes = {
             place: write
             for place, write in self._staged.items()
-            if self._is_change(self._found[place], write)
+            if write.after is not None or self._is_change(place, write)
         }
         return Batch(ordered(changes, self._catalog), list(self.records), list(self._expectations))
 
@@ -131,10 +132,10 @@ class Stage:
         """Ask the commit to hold one more thing."""
         self._expectations.append(expectation)
 
-    def _look_up(self, table: Table, owner: Owner, key: Key) -> Found:
-        place = (table.id, owner, key)
+    def _look_up(self, table: Table, place: Place) -> Found:
         found = self._found.get(place)
         if found is None:
+            _, owner, key = place
             version = self._rows.find_hot(self._reader, table, owner, key)
             if version is not None and version.seq < table.alive_from(self._now_us):
                 found = Found(None, version.seq, None, expired=version)
@@ -158,47 +159,47 @@ class Stage:
     def _stage(
         self,
         table: Table,
-        owner: Owner,
-        key: Key,
+        place: Place,
         op: Op,
         row: Row | None,
         origin: Origin | None,
         uploaded: str | None = None,
     ) -> None:
-        place = (table.id, owner, key)
-        found = self._look_up(table, owner, key)
+        found = self._look_up(table, place)
         staged = self._staged.get(place)
+        _, owner, key = place
         if staged is None:
             self._expect_manifest(found, table, owner)
-        elif self._is_change(found, staged):
+        elif self._is_change(place, staged):
             # One log entry a key and commit: what the row was before the commit → what it is after it.
             op = self._merged(found, op)
         version = found.version or found.expired
         count = staged.count if staged else version.count if version else 0
         write = RowWrite(
-            table=table.id,
-            owner=owner,
-            key=key,
-            op=op,
-            schema=table.version,
-            before=version.row if version else None,
-            after=row,
-            count=count + 1,
-            expect=found.hot_seq,
-            previous=version.seq if version else 0,
-            supersedes=version.supersedes if version else (),
-            source=origin.source if origin else None,
-            change_id=origin.change_id if origin else None,
-            uploaded=origin.uploaded if origin else uploaded,
-            vanishes=row is None and table.is_ephemeral,
+            table.id,
+            owner,
+            key,
+            op,
+            table.version,
+            version.row if version else None,
+            row,
+            count + 1,
+            found.hot_seq,
+            version.seq if version else 0,
+            version.supersedes if version else (),
+            origin.source if origin else None,
+            origin.change_id if origin else None,
+            origin.uploaded if origin else uploaded,
+            row is None and table.is_ephemeral,
         )
         self._steps.append((place, staged))
         self._staged[place] = write
-        self._note_row(write)
+        if table.references:
+            self._note_row(write)
 
-    def _is_change(self, found: Found, write: RowWrite) -> bool:
+    def _is_change(self, place: Place, write: RowWrite) -> bool:
         """Whether others see it: a row that came and went in one commit never was, but devices were told."""
-        is_seen = write.after is not None or found.live is not None
+        is_seen = write.after is not None or self._found[place].live is not None
         return is_seen or self._catalog.by_id[write.table].synced
 
     def _expect_manifest(self, found: Found, table: Table, owner: Owner) -> None:

@@ -91,14 +91,15 @@ class Write(Stage):
         `uploaded` is the payload text to keep if no device wrote it; `key` is given if no column has it.
         """
         key = self._key_of(table, row) if key is None else key
+        place = (table.id, owner, key)
         if self.find_live(table, owner, key) is not None:
             column = table.columns[table.key_index]
-            is_twice = (table.id, owner, key) in (place for place, _ in self._steps[self._statement_start :])
+            is_twice = place in (staged for staged, _ in self._steps[self._statement_start :])
             how = "appears multiple times in" if is_twice else "already exists in"
             raise AlreadyExists(f"Primary key violation: value '{shown(key)}' {how} column '{column.name}'")
         self._check_row(table, owner, row, before=None)
-        self._check_awaiting(table, (table.id, owner, key), row)
-        self._stage(table, owner, key, Op.INSERT, row, origin, uploaded)
+        self._check_awaiting(table, place, row)
+        self._stage(table, place, Op.INSERT, row, origin, uploaded)
 
     def update(self, table: Table, owner: Owner, key: Key, row: Row, origin: Origin | None = None) -> None:
         """Stage a new version of a live row; a changed primary key moves the row."""
@@ -115,13 +116,13 @@ class Write(Stage):
             assert before.row is not None, "a live version has a row"
             self._check_children(table, owner, key, before.row, row)
             self._check_awaiting(table, place, row)
-            self._stage(table, owner, key, Op.UPDATE, row, origin, uploaded)
+            self._stage(table, place, Op.UPDATE, row, origin, uploaded)
 
     def delete(self, table: Table, owner: Owner, keys: Sequence[Key], origin: Origin | None = None) -> None:
         """Stage tombstones of live rows; children restrict, follow or lose their reference."""
         self._expect_no_new_table()
         for key in keys:
-            self._stage(table, owner, key, Op.DELETE, None, origin)
+            self._stage(table, (table.id, owner, key), Op.DELETE, None, origin)
         deleted = deque([_Deleted(table, owner, keys)])
         while deleted:
             self._settle_references(deleted.popleft(), deleted)
@@ -145,6 +146,8 @@ class Write(Stage):
 
     def _check_row(self, table: Table, owner: Owner, row: Row, before: Row | None) -> None:
         check_values(table, row)
+        if not table.references:
+            return
         missing = [
             (reference, lost)
             for reference in table.references
@@ -175,14 +178,12 @@ class Write(Stage):
         if found is None or found.row is None or not reference.agrees(row, found.row):
             return lost
         if not self.has_staged(place):
-            self._expectations += self._look_up(parent, parent_owner, key).expectations(
-                parent, parent_owner, key
-            )
+            self._expectations += self._look_up(parent, place).expectations(parent, parent_owner, key)
         return None
 
     def _check_awaiting(self, table: Table, place: Place, row: Row) -> None:
         """Judge the children that were staged before their promised parent, by what it turns out to be."""
-        for child, reference, child_row in self._awaited.pop(place, ()):
+        for child, reference, child_row in self._awaited.pop(place, ()) if self._awaited else ():
             if not reference.agrees(child_row, row):
                 lost = f"{table.full_name}:{shown(place[2])}", place
                 raise ParentMissing(child, reference, [lost])
@@ -267,7 +268,7 @@ class Write(Stage):
                 case OnDelete.RESTRICT:
                     held.append((parent_key, (child.id, owner, child_key)))
                 case OnDelete.CASCADE:
-                    self._stage(child, owner, child_key, Op.DELETE, None, None)
+                    self._stage(child, (child.id, owner, child_key), Op.DELETE, None, None)
                     cascade.append(child_key)
                 case OnDelete.SET_NULL:
                     version = self.find_live(child, owner, child_key)

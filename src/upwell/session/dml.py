@@ -228,6 +228,9 @@ class Evaluation:
                     f"INSERT has {len(statement.columns)} columns but its query gives {len(rows[0])}"
                 )
             return list(rows)
+        if statement.is_plain:
+            width = len(statement.columns)
+            return [self._values[at : at + width] for at in range(0, len(statement.rows) * width, width)]
         return [self._inserted_row(scalars) for scalars in statement.rows]
 
     def _inserted_row(self, scalars: Sequence[Scalar]) -> Sequence[Value]:

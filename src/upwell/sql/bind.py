@@ -10,7 +10,7 @@ from itertools import pairwise
 
 from upwell.engine.alter import Alteration, SetOptions
 from upwell.engine.catalog import SYSTEM_NAMESPACE, Catalog, Table, TableKind
-from upwell.engine.expression import And
+from upwell.engine.expression import And, Parameter
 from upwell.engine.named_query import QueryName
 from upwell.engine.schema import refuse_ephemeral_parent
 from upwell.errors import InvalidOperation, InvalidSql
@@ -217,9 +217,10 @@ class Binder:
         scope = self._scope(None)
         rows = tuple(_values(table, columns, row, at, scope) for at, row in enumerate(tree.rows))
         conflict = None if tree.conflict is None else self._conflict(table, tree.alias, tree.conflict)
-        return Insert(
-            table, columns, rows, tree.query, conflict, self._returning(table, tree.alias, tree.returning)
-        )
+        returning = self._returning(table, tree.alias, tree.returning)
+        scalars = [scalar.node for row in rows for scalar in row]
+        is_plain = bool(scalars) and scalars == [Parameter(index) for index in range(len(scalars))]
+        return Insert(table, columns, rows, tree.query, conflict, returning, is_plain)
 
     def _conflict(self, table: Table, alias: str | None, tree: ConflictTree) -> OnConflict:
         scope = ExcludedScope(table, alias, self._parameter_types)

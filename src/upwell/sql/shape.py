@@ -7,6 +7,7 @@ of (comments, quoted names, parameters, casts, escapes, brackets) has no shape a
 import re
 from collections.abc import Sequence
 from itertools import count
+from math import isinf
 
 from upwell.types import Value, WrittenFloat
 
@@ -75,7 +76,9 @@ def _lifted(shape: str, literals: Sequence[str]) -> Lifted | None:
 
 def _with_values(shape: str, literals: Sequence[str]) -> Lifted | None:
     try:
-        return shape, [_value(text) for text in literals]
+        return shape, [
+            text[1:-1].replace("''", "'") if text[0] == "'" else _number(text) for text in literals
+        ]
     except ValueError:
         return None
 
@@ -87,17 +90,12 @@ def numbered(shape: str) -> str:
     return head + "".join(f"${next(numbers)}{part}" for part in rest)
 
 
-def _value(text: str) -> Value:
-    return text[1:-1].replace("''", "'") if text[0] == "'" else _number(text)
-
-
 def _number(text: str) -> int | float:
-    digits = text[1:] if text[0] == "-" else text
-    if digits.isdigit():
-        if len(digits) > _INT64_DIGITS_SURE:
+    if text.isdigit() or text[1:].isdigit():
+        if len(text) > _INT64_DIGITS_SURE:
             raise ValueError("may not fit 64 bits")
         return int(text)
     number = WrittenFloat(text)
-    if number in (float("inf"), float("-inf")):
+    if isinf(number):
         raise ValueError("beyond a double")
     return number

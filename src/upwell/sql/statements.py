@@ -4,7 +4,7 @@ Law: a Statement holds no SQL text but for the parts that only the query engine 
 (`Scalar.text`, `Select.text`, `where`), and there parameters still stand as `$n`.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 from upwell.engine.alter import Alteration
@@ -214,6 +214,8 @@ class Insert:
     query: str | None
     conflict: OnConflict | None = None
     returning: Returning | None = None
+    is_plain: bool = field(default=False, compare=False)
+    """Whether the rows are known to be just `$1`, `$2`, … in their order."""
 
 
 @dataclass(frozen=True, slots=True)

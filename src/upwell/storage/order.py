@@ -5,7 +5,6 @@ batch's rows, an owner's counters are dense, and exactly the last change of a co
 """
 
 from collections.abc import Callable, Iterable
-from itertools import count
 
 import msgspec
 
@@ -54,11 +53,12 @@ def allot(batch: Batch, seqs: Snowflakes, counter_of: Callable[[Owner], int]) ->
     """Give each row of a verified batch its seq and counter; a batch without rows takes one seq."""
     counters: dict[Owner, int] = {}
     changes: list[Change] = []
-    first = seqs.take(len(batch.rows) or 1)
-    seq = Seq(first)
-    for seq, write in zip(map(Seq, count(first)), batch.rows):  # noqa: B905  (one of them has no end)
+    length = len(batch.rows) or 1
+    first = seqs.take(length)
+    seq = Seq(first + length - 1)
+    for number, write in enumerate(batch.rows, first):
         counter = _next_counter(write.owner, counters, counter_of)
-        changes.append(_change(write, seq, counter, last=len(changes) + 1 == len(batch.rows)))
+        changes.append(_change(write, number, counter, last=number == seq))
     return Allotted(seq, changes, counters)
 
 
@@ -76,7 +76,7 @@ def version(write: RowWrite, seq: int) -> Version:
     return Version(write.key, seq, write.count, write.schema, write.after, write.supersedes, write.uploaded)
 
 
-def _change(write: RowWrite, seq: Seq, counter: int, *, last: bool) -> Change:
+def _change(write: RowWrite, seq: int, counter: int, *, last: bool) -> Change:
     return Change(
         seq,
         last,
@@ -84,7 +84,7 @@ def _change(write: RowWrite, seq: Seq, counter: int, *, last: bool) -> Change:
         write.owner,
         counter,
         write.key,
-        write.op.value,
+        write.op._value_,  # what `value` is, without a call
         write.schema,
         write.before,
         write.after,

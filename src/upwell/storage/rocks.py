@@ -22,7 +22,7 @@ from upwell.storage import rocks_keys
 from upwell.storage.hot import Applied, Batch, Drop, DropRange, HotReader, Kind, Trim
 from upwell.storage.order import Allotted, allot, newest_trims, verify, version
 from upwell.storage.rocks_read import Moment, RocksReader, decode_head
-from upwell.types import Owner, TableId, owner_user
+from upwell.types import Owner, TableId
 
 FORMAT_VERSION = 1
 BLOCK_CACHE_BYTES = 64 << 20
@@ -223,7 +223,7 @@ class RocksStore(RocksReader):
             entry = _encode(change)
             out.put(rocks_keys.log(change.table, change.seq), entry)
             grown[write.table] = grown.get(write.table, 0) + len(entry)
-            if owner_user(write.owner) is not None:
+            if change.counter:  # users have them
                 pointer = rocks_keys.pointer_bytes(change.table, change.seq)
                 out.put(rocks_keys.owner_log(write.owner, change.counter), pointer)
         for partition in {(write.table, write.owner) for write in batch.rows}:

@@ -76,7 +76,8 @@ def meaning(value: object, values: Sequence[Value]) -> object:
             except UpwellError as error:
                 return ("failure", str(error))
         case _ if is_dataclass(value):
-            return [type(value), *(meaning(getattr(value, field.name), values) for field in fields(value))]
+            told = [field.name for field in fields(value) if field.compare]
+            return [type(value), *(meaning(getattr(value, name), values) for name in told)]
         case _:
             return value
 
