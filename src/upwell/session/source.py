@@ -107,7 +107,7 @@ def _derived(query: NamedQuery, context: Context, resolver: Resolve) -> Derived:
         return without_later(resolver(namespace, name), query.seen_of((namespace, name)))
 
     places = [place for place in query.reads if not is_system(place[0])]
-    text = render(query.selected, (), context)
+    text = render(query.selected, (), context, is_part=True)
     exact = with_exact_literals(text, stored_columns(within(*place) for place in places))
     return Derived(query, exact, within)
 

@@ -1,115 +1,145 @@
 """Lists: IN lists of one operand, kept apart because the query engine merges them wrongly.
 
 It takes `a IN (b, c) AND a IN (d, e)` for no rows, as if columns could not be equal, and
-`a IN (1, 2) AND a IN (3, 4)` for FALSE where `a` is NULL; `a = 1 OR a = 2` is such a list to it.
+`a IN (1, 2) AND a IN (3, 4)` for FALSE where `a` is NULL; `a = 1 OR a = 2` is such a list to it, and so is a
+column of a subquery or of a view that stands for one.
 
-Law: a query means what it says, three-valued logic included. What could be merged stands in a NULLIF that
-changes nothing and that the engine doesn't look into; one list of an operand stays as it is, so that files
-are still chosen by it.
+Law: a query means what it says, three-valued logic included. What must not be merged stands in a NULLIF that
+changes nothing and that the engine doesn't look into: each list that has columns, and each of which more is
+asked than whether it is true. A list that only has to be true stays as it is, whatever it is merged with, so
+that files are still chosen by it.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from upwell.sql.distinct import operand_begin
-from upwell.sql.lex import Token, tokenize
+from upwell.sql.lex import END, Token, tokenize
+from upwell.sql.truth import closing_of, is_followed, shows_unknown
 
 _LIKELY = re.compile(r"\bIN\s*\(|\bOR\b", re.IGNORECASE)
-_BEFORE_CONDITIONS = frozenset(
-    {"AND", "OR", "NOT", "WHERE", "ON", "HAVING", "WHEN", "THEN", "ELSE", "SELECT", "DISTINCT", "BY", "CASE"}
-)
 _CONSTANTS = frozenset({"NULL", "TRUE", "FALSE"})
+_NULLIF_END = ", CAST(NULL AS BOOLEAN))"
+_EQUALITIES = frozenset({"=", "<>", "!=", "LIKE"})
+# Two equalities make a list, and it takes two lists.
+_EQUALITIES_MIN = 2
+_SIGNS = frozenset({"-", "+"})
+_WITHIN_OPERAND = _SIGNS | {"*", "/", "%", "||", "::", ".", "->", "->>", "ESCAPE"}
+# What may stand before an operand in a condition, and can't take a part of it.
+_BEFORE_OPERAND = frozenset(
+    {"AND", "OR", "NOT", "WHERE", "ON", "HAVING", "WHEN", "THEN", "ELSE", "SELECT", "DISTINCT", "CASE", "BY"}
+    | {"(", ",", "ALL"}
+)
 
 
-class _List(NamedTuple):
-    """An IN list, or a group of comparisons with OR between them; `begin` and `end` are token indexes."""
+class _Part(NamedTuple):
+    """Tokens from `begin` until `end`: an IN list with its operand, or an equality."""
 
     begin: int
     end: int
-    operands: frozenset[str]
-    has_columns: bool
+    is_shown: bool
+    has_columns: bool = False
 
 
-def with_lists_apart(text: str) -> str:
-    """Return the query with lists that the engine would merge in a NULLIF each."""
-    if _LIKELY.search(text) is None:
+def with_lists_apart(text: str, *, is_part: bool = False) -> str:
+    """Return the query with what the engine would merge in a NULLIF each.
+
+    `is_part`: it is part of another query, which may combine its columns with lists of its own.
+    """
+    if not is_part and _LIKELY.search(text) is None:
         return text
     tokens = tokenize(text)
+    is_shown = shows_unknown(tokens)
+    lists, equalities = _lists(tokens, is_shown), _equalities(tokens, is_shown)
+    may_make_list = bool(lists) and len(equalities) >= _EQUALITIES_MIN
+    may_merge = is_part or len(lists) > 1 or may_make_list
+    apart = [part for part in lists if part.has_columns or (part.is_shown and may_merge)]
+    if is_part or may_make_list or len(equalities) >= 2 * _EQUALITIES_MIN:
+        apart += equalities
     edits: list[tuple[int, str]] = []
-    seen: set[str] = set()
-    for found in _lists(tokens):
-        if found.has_columns or found.operands & seen:
-            edits.append((tokens[found.begin].start, "NULLIF("))
-            edits.append((tokens[found.end - 1].end, ", CAST(NULL AS BOOLEAN))"))
-        seen |= found.operands
+    for part in apart:
+        edits += [(tokens[part.begin].start, "NULLIF("), (tokens[part.end - 1].end, _NULLIF_END)]
     # Where one ends another may end, too; nothing begins where one ends.
     for position, edge in sorted(edits, key=lambda edit: edit[0], reverse=True):
         text = text[:position] + edge + text[position:]
     return text
 
 
-def _lists(tokens: Sequence[Token]) -> list[_List]:
-    found: list[_List] = []
+def _lists(tokens: Sequence[Token], is_shown: Sequence[bool]) -> list[_Part]:
+    closings = closing_of(tokens)
+    found: list[_Part] = []
+    for at, end in closings.items():
+        if at < 2 or tokens[at - 1].word != "IN" or tokens[at + 1].word in ("SELECT", "WITH", "VALUES", ")"):
+            continue
+        is_negated = tokens[at - 2].word == "NOT"
+        before = at - 1 - is_negated
+        begin = operand_begin(tokens, before)
+        # With an OR between them two of NOT IN are as wrong as two of IN that are negated.
+        told = is_negated or is_shown[at - 1] or is_followed(tokens, end + 1)
+        told = told or _is_operand(tokens, begin)
+        found.append(_Part(begin, end + 1, told, _has_columns(tokens[at + 1 : end])))
+    return sorted(found)
+
+
+def _equalities(tokens: Sequence[Token], is_shown: Sequence[bool]) -> list[_Part]:
+    """Return the equalities of which more is asked than their truth."""
+    closings = closing_of(tokens)
+    found: list[_Part] = []
     for at, token in enumerate(tokens):
-        if token.word == "(":
-            end = _behind(tokens, at)
-            inner = tokens[at + 1 : end - 1]
-            is_in = at > 0 and tokens[at - 1].word == "IN"
-            if is_in and inner and inner[0].word not in ("SELECT", "WITH", "VALUES"):
-                before = at - 1 - (tokens[at - 2].word == "NOT")
-                begin = operand_begin(tokens, before)
-                operand = _key(tokens[begin:before])
-                found.append(_List(begin, end, frozenset({operand}), _has_columns(inner)))
-            elif (at == 0 or _opens_condition(tokens[at - 1])) and _has_or(inner):
-                found.append(_List(at, end, _compared(inner), has_columns=False))
+        if token.word in _EQUALITIES:
+            begin = operand_begin(tokens, at - (tokens[at - 1].word == "NOT"))
+            end = _operand_end(tokens, at + 1, closings)
+            told = is_shown[at] or is_followed(tokens, end) or _is_operand(tokens, begin)
+            has_query = any(each.word == "SELECT" for each in tokens[begin:end])
+            if told and begin < at and end > at + 1 and not has_query:
+                found.append(_Part(begin, end, is_shown=True))
     return found
 
 
-def _opens_condition(before: Token) -> bool:
-    """Tell whether a parenthesis behind this token is no call's, and no row's."""
-    return before.word in _BEFORE_CONDITIONS or (before.kind == "op" and before.word not in (".", ")", "]"))
+def _operand_end(tokens: Sequence[Token], at: int, closings: Mapping[int, int]) -> int:
+    """Return the index behind the operand that begins at `at`; `at` itself if it can't be told."""
+    while at < len(tokens):
+        begin = at
+        at += tokens[at].word in _SIGNS
+        if at >= len(tokens):
+            return begin
+        following = tokens[at + 1] if at + 1 < len(tokens) else END
+        if tokens[at].word == "CASE":
+            at = _behind_case(tokens, at)
+        elif tokens[at].kind == "op" or (tokens[at].kind == "word" and following.word == "("):
+            opening = at if tokens[at].kind == "op" else at + 1
+            if opening not in closings:
+                return begin
+            at = closings[opening] + 1
+        else:
+            at += 1 + (tokens[at].kind == "word" and following.kind == "string")
+        word = tokens[at].word if at < len(tokens) else ""
+        if word not in _WITHIN_OPERAND:
+            return at
+        at += 1
+    return at
 
 
-def _has_or(inner: Sequence[Token]) -> bool:
-    depth, found = 0, False
-    for token in inner:
-        if token.word == "SELECT" or (depth == 0 and token.word == ","):
-            return False
-        depth += (token.word in ("(", "[", "CASE")) - (token.word in (")", "]", "END"))
-        found = found or (depth == 0 and token.word == "OR")
-    return found
+def _behind_case(tokens: Sequence[Token], begin: int) -> int:
+    depth = 0
+    for at in range(begin, len(tokens)):
+        depth += (tokens[at].word == "CASE") - (tokens[at].word == "END")
+        if depth == 0:
+            return at + 1
+    return len(tokens)
 
 
-def _compared(inner: Sequence[Token]) -> frozenset[str]:
-    """Return the names on either side of the equalities in a group."""
-    sides = [inner[at + step] for at in range(1, len(inner) - 1) if inner[at].word == "=" for step in (-1, 1)]
-    return frozenset(_key([side]) for side in sides if side.kind in ("word", "quoted"))
+def _is_operand(tokens: Sequence[Token], begin: int) -> bool:
+    return begin > 0 and tokens[begin - 1].word not in _BEFORE_OPERAND
 
 
 def _has_columns(inner: Sequence[Token]) -> bool:
     for at, token in enumerate(inner):
-        following = inner[at + 1] if at + 1 < len(inner) else None
+        following = inner[at + 1] if at + 1 < len(inner) else END
         is_type = at > 0 and inner[at - 1].word == "AS"
-        is_typed = following is not None and (following.kind == "string" or following.word == "(")
+        is_typed = following.kind == "string" or following.word == "("
         is_name = token.kind == "word" and token.word not in _CONSTANTS and token.word != "AS"
         if token.kind == "quoted" or (is_name and not is_typed and not is_type):
             return True
     return False
-
-
-def _key(tokens: Sequence[Token]) -> str:
-    """Return what an operand is recognized by: the last name in it, without its table."""
-    names = [token for token in tokens if token.kind in ("word", "quoted")]
-    if not names:
-        return " ".join(token.text for token in tokens)
-    return names[-1].text.strip('"`').lower()
-
-
-def _behind(tokens: Sequence[Token], opening: int) -> int:
-    depth = 0
-    for at in range(opening, len(tokens)):
-        depth += (tokens[at].word == "(") - (tokens[at].word == ")")
-        if depth == 0:
-            return at + 1
-    return len(tokens)

@@ -15,6 +15,7 @@ from upwell.sql.distinct import with_whole_distinct
 from upwell.sql.json_path import with_json_calls
 from upwell.sql.lex import END, Token, tokenize
 from upwell.sql.lists import with_lists_apart
+from upwell.sql.membership import with_memberships
 from upwell.sql.scalar import BARE_FUNCTIONS, CONTEXT_FUNCTIONS, parameter_index
 from upwell.sql.spelling import with_own_spellings
 from upwell.types import Value, WrittenFloat
@@ -47,14 +48,14 @@ def literal(value: Value) -> str:
             return f"X'{value.hex()}'"
 
 
-def render(text: str, values: Sequence[Value], context: Context) -> str:
-    """Return `text` ready for the query engine.
+def render(text: str, values: Sequence[Value], context: Context, *, is_part: bool = False) -> str:
+    """Return `text` ready for the query engine; `is_part`: as part of another query.
 
     Raise `ParameterError` if it asks for more than `values`, `InvalidSql` if it wants a new id for
     each of a query's rows.
     """
     if _CANDIDATE.search(text) is None:
-        return _in_engine_words(text)
+        return _in_engine_words(text, is_part)
     tokens = tokenize(text)
     reads_rows = any(token.word == "FROM" for token in tokens)
     parts: list[str] = []
@@ -76,11 +77,12 @@ def render(text: str, values: Sequence[Value], context: Context) -> str:
         if function is not None and _is_output(tokens, at, end):
             parts.append(f' AS "{text[token.start : end].lower()}"')
         done = end
-    return _in_engine_words("".join(parts) + text[done:])
+    return _in_engine_words("".join(parts) + text[done:], is_part)
 
 
-def _in_engine_words(text: str) -> str:
-    return with_json_calls(with_whole_distinct(with_lists_apart(with_own_spellings(text))))
+def _in_engine_words(text: str, is_part: bool) -> str:
+    text = with_lists_apart(with_memberships(with_own_spellings(text)), is_part=is_part)
+    return with_json_calls(with_whole_distinct(text))
 
 
 def parameter_count(text: str) -> int:

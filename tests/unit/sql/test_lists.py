@@ -65,7 +65,8 @@ def _condition(chance: random.Random, depth: int) -> str:
     "text",
     [
         "SELECT 1 FROM t WHERE a IN (1, 2) AND b IN (3) AND (c = 1 OR d = 2)",
-        "SELECT count(a = 1 OR a = 2), f(a = 3 OR a = 4), (a = 1 OR a = 5, 2) FROM t",
+        "SELECT 1 FROM (SELECT * FROM t WHERE a IN (1, 2)) AS q WHERE a IN (2) OR (a = 1 OR a = 2)",
+        "SELECT count(a = 1 OR a = 2), f(a = 3) FROM t WHERE a = 3 OR a = 4",
         "SELECT 1 FROM t WHERE a IN (SELECT b FROM t) AND a IN (SELECT c FROM t)",
         "SELECT 'a IN (b) AND a IN (c)' FROM t WHERE day IN (DATE '2026-01-01', CAST('2026-01-02' AS DATE))",
     ],
@@ -74,6 +75,18 @@ def test_lists_that_cannot_be_merged_wrongly_stay(text: str) -> None:
     assert with_lists_apart(text) == text
 
 
-def test_the_first_list_of_literals_stays_for_the_statistics_of_files() -> None:
-    apart = with_lists_apart("a IN (1, 2) AND NOT t.a NOT IN (2, 3)")
-    assert apart == "a IN (1, 2) AND NOT NULLIF(t.a NOT IN (2, 3), CAST(NULL AS BOOLEAN))"
+def test_only_what_more_is_asked_of_than_its_truth_is_kept_apart() -> None:
+    apart = with_lists_apart("SELECT 1 FROM t WHERE a IN (1, 2) AND NOT t.a NOT IN (2, 3)")
+    assert apart == (
+        "SELECT 1 FROM t WHERE a IN (1, 2) AND NOT NULLIF(t.a NOT IN (2, 3), CAST(NULL AS BOOLEAN))"
+    )
+
+
+def test_a_part_of_another_query_knows_nothing_of_its_other_lists() -> None:
+    text = (
+        "SELECT a IN (1, 2) AS x, t.b = -1 AS y FROM t "
+        "WHERE a IN (1) AND NOT EXISTS (SELECT 1 FROM u WHERE u.a = t.a)"
+    )
+    assert with_lists_apart(text, is_part=True) == text.replace(
+        "a IN (1, 2) AS", "NULLIF(a IN (1, 2), CAST(NULL AS BOOLEAN)) AS"
+    ).replace("t.b = -1", "NULLIF(t.b = -1, CAST(NULL AS BOOLEAN))")
