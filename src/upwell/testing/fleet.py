@@ -14,19 +14,20 @@ import sys
 import tempfile
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, ClassVar, TypeAlias
+from typing import Any, ClassVar
 
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 
 from upwell.clock import ManualClock
-from upwell.device import AnswerRefused, RequestRefused, Unreachable, client_wins, server_wins
-from upwell.device.conflict import Conflict, Resolver
-from upwell.device.schema import Row
+from upwell.device import AnswerRefused, RequestRefused, Unreachable
+from upwell.device.conflict import Resolver
 from upwell.effects import POINTS
 from upwell.errors import SqlFailure
 from upwell.storage.memory import MemoryStore
 from upwell.testing.embedded import RETENTION_S, Embedded
+from upwell.testing.fleet_edits import EDIT, EDITS, EDITS_BEFORE, RESOLVERS, TABLE, Edit
+from upwell.testing.fleet_stock import StockPhone
 from upwell.testing.fleet_tables import (
     APP_TABLES,
     CHILDREN,
@@ -42,16 +43,8 @@ from upwell.testing.inprocess import App, Crashing, CrashPoints, Fault, Killed, 
 from upwell.testing.ledger import Content, Diary, Ledger, Place
 
 ROUNDS_MAX = 4
-Edit: TypeAlias = tuple[str, int, int, str]
 PHONES_MAX = 3
 PHONES = st.integers(0, PHONES_MAX - 1)
-TABLE = st.sampled_from(TABLES)
-KEYS = st.integers(0, 1)
-VERBS = st.sampled_from(["value", "note", "both", "replace", "delete"])
-# Table, number of the row, number of the row that it refers to, what is done to it.
-EDIT = st.tuples(TABLE, KEYS, KEYS, VERBS)
-EDITS = st.lists(EDIT, min_size=1, max_size=5)
-EDITS_BEFORE = st.lists(EDIT, max_size=2)
 EXCHANGES = st.sampled_from(["sync", "upload", "download"])
 STEPS = st.sampled_from(["sync", "sync", "upload", "download", "hydrate"])
 FAULTS = st.lists(st.sampled_from(Fault), min_size=1, max_size=4)
@@ -61,16 +54,9 @@ CRASHES = st.sampled_from(
 FLUSH_CRASHES = st.sampled_from([None, None, *sorted(p for p in POINTS if p.startswith("flush:"))])
 
 
-def merge(conflict: Conflict) -> Row | None:
-    """An edit beats a deletion; of two edits each column is taken from who changed it, else from here."""
-    base, local, server = conflict.base, conflict.local, conflict.server
-    if local is None or server is None:
-        return local or server
-    return {c: server[c] if base is not None and local[c] == base[c] else local[c] for c in local}
-
-
-RESOLVERS = (server_wins, client_wins, merge)
 LIMITS = st.sampled_from([1, 2, 200])
+STOCK_LIMITS = st.sampled_from([1, 2, 3, 7])
+STOCK_PAGES_MAX = 1_000
 
 
 def differences(found: dict[Place, Content], wanted: dict[Place, Content]) -> list[Any]:
@@ -111,6 +97,7 @@ class Fleet(RuleBasedStateMachine):
         self.numbers = itertools.count(1)
         self.past: list[Diary] = []
         self.diaries = [self.install(i, is_source_forced=i == 0) for i in range(len(limits))]
+        self.stocks: dict[int, StockPhone] = {}
 
     def install(self, index: int, *, is_source_forced: bool, source: str | None = None) -> Diary:
         source = source or f"s{next(self.numbers)}"
@@ -142,6 +129,8 @@ class Fleet(RuleBasedStateMachine):
         finally:
             for diary in self.diaries:
                 diary.app.device.close()
+            for stock in self.stocks.values():
+                stock.close()
             self.server.close()
             self.db.close()
             shutil.rmtree(self.directory)
@@ -168,6 +157,9 @@ class Fleet(RuleBasedStateMachine):
                 diary.app.device.pending()
             )
             assert diary.contents() == wanted, (diary.source, differences(diary.contents(), wanted))
+        for stock in self.stocks.values():
+            assert stock.read(STOCK_PAGES_MAX), f"{stock.source} comes to no end"
+            assert stock.contents() == wanted, (stock.source, differences(stock.contents(), wanted))
         for diary in [*self.past, *self.diaries]:
             diary.check_nothing_lost(self.ledger)
         self.ledger.check_reasons([*self.past, *self.diaries])
@@ -385,6 +377,17 @@ class Fleet(RuleBasedStateMachine):
             index, is_source_forced=is_same_source, source=diary.source if is_same_source else None
         )
         self.exchange(self.diaries[index], "sync")
+
+    @rule(limit=STOCK_LIMITS, pages=st.integers(1, 5), lost=st.integers(0, 1), is_anew=st.integers(0, 3))
+    def read_as_stock(self, limit: int, pages: int, lost: int, is_anew: int) -> None:
+        """A stock client, one for each limit, reads some pages, of the log or of rows."""
+        self.clock.advance(0.01)
+        if limit not in self.stocks:
+            source = f"stock{next(self.numbers)}"
+            self.stocks[limit] = StockPhone(self.server, self.directory, source, limit)
+        elif is_anew == 0:
+            self.stocks[limit].begin_anew()
+        self.stocks[limit].read(pages, lost=lost)
 
     # --- the server on its own
 

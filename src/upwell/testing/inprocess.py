@@ -35,6 +35,7 @@ from upwell.session.auth import Authenticator
 from upwell.storage.hot import Batch
 from upwell.testing.embedded import Embedded
 
+SECRET = "a-secret-of-device-tokens-with-more-than-32-bytes"
 BODY_LIMITS = BodyLimits(1 << 22, 1 << 22)
 LIMITS = UploadLimits(changes_max=1_000, payload_bytes_max=1 << 20)
 
@@ -96,7 +97,7 @@ class SyncServer:
     def _open(self) -> None:
         db, committer, rows = self.db, self.db.committer, self.db.rows_by_key
         self._authenticator = Authenticator(
-            secret="a-secret-of-device-tokens-with-more-than-32-bytes",
+            secret=SECRET,
             clock=db.clock,
             expiry_hours=1,
             device_expiry_hours=24 * 365 * 100,

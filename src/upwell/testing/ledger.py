@@ -10,7 +10,7 @@ Each edit writes values ("stamps") that were never used before, so that each can
 
 import sqlite3
 import uuid
-from collections.abc import Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
@@ -182,11 +182,7 @@ class Diary:
 
     def contents(self) -> dict[Place, Content]:
         """Return all rows of the file."""
-        return {
-            (table, _dashed(key)): tuple(content)
-            for table in self.tables
-            for key, *content in self._connection.execute(f"SELECT * FROM {table}")
-        }
+        return contents_of(self._connection.execute, self.tables)
 
     def in_flight(self) -> list[Place]:
         """Return the rows that were sent and not answered yet."""
@@ -365,6 +361,15 @@ class Diary:
     def _places(self, table: str) -> set[Place]:
         found = self._connection.execute(f"SELECT table_name, pk_uuid FROM {table}")
         return {(name, _dashed(key)) for name, key in found}
+
+
+def contents_of(run: Callable[[str], Iterable[Sequence[Any]]], tables: Sequence[str]) -> dict[Place, Content]:
+    """Return all rows of a file, in which `run` runs a query."""
+    return {
+        (table, _dashed(key)): tuple(content)
+        for table in tables
+        for key, *content in run(f"SELECT * FROM {table}")
+    }
 
 
 def _changed(before: Content | None, after: Content | None) -> set[int]:

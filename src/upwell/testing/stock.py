@@ -69,6 +69,7 @@ class StockClient:
         upload_limit: int = 200,
         download_limit: int = 1000,
         resolver: Resolver = server_wins,
+        transport: httpx.BaseTransport | None = None,
     ) -> None:
         self.user, self.source, self.schema = user, source, schema
         self.upload_limit, self.download_limit = upload_limit, download_limit
@@ -77,7 +78,7 @@ class StockClient:
         self.on_answer: Callable[[], object] = lambda: None
         self._secret = secret
         self._resolver = resolver
-        self._http = httpx.Client(base_url=base_url, timeout=HTTP_S_MAX)
+        self._http = httpx.Client(base_url=base_url, timeout=HTTP_S_MAX, transport=transport)
         self._file = StockFile(path, ddl, tables)
 
     def __enter__(self) -> Self:
