@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from upwell.cli import main
-from upwell.client import Client, connect
+from upwell.client import Client, ServerError, connect
 from upwell.device import Device
 from upwell.testing.wire import Site
 
@@ -229,12 +229,40 @@ def test_what_the_server_does_not_enforce_is_named(register: Register, ns: str, 
         "  note: UNIQUE (mail) is enforced on the device only",
         "  note: CHECK is enforced on the device only",
         f"created {ns}.left (2 columns)",
-        "  note: the reference (other) to right is enforced on the device only: the tables refer to each"
-        " other",
         f"created {ns}.right (2 columns)",
         "  note: the reference (other) to left restricts on the server: SET NULL needs columns that may be"
         " NULL",
     ]
+
+
+def test_tables_that_refer_to_each_other_do_so_on_the_server(
+    register: Register, root: Client, ns: str, tmp_path: Path
+) -> None:
+    """But for references of several columns."""
+    file = made(
+        tmp_path / "app.sqlite",
+        "CREATE TABLE albums (id TEXT PRIMARY KEY, cover BLOB REFERENCES photos ON DELETE SET NULL);"
+        "CREATE TABLE photos (id BLOB PRIMARY KEY NOT NULL, album TEXT NOT NULL REFERENCES albums, no INT);"
+        "CREATE TABLE pages (id TEXT PRIMARY KEY, album TEXT REFERENCES albums);"
+        "CREATE TABLE ones (id TEXT PRIMARY KEY, org TEXT, two TEXT,"
+        " FOREIGN KEY (two, org) REFERENCES twos (id, org));"
+        "CREATE TABLE twos (id TEXT PRIMARY KEY, org TEXT, one TEXT,"
+        " FOREIGN KEY (one, org) REFERENCES ones (id, org))",
+    )
+    code, told, _ = register(file)
+    notes = [line for line in told.splitlines() if "note" in line]
+    assert (code, len(notes)) == (0, 1)
+    assert "(two, org) to twos is enforced on the device only: the tables refer to each other" in notes[0]
+    root.execute(f"INSERT INTO {ns}.albums VALUES ('a', NULL)")
+    photo = str(uuid.UUID(int=1))
+    with pytest.raises(ServerError, match="does not exist; insert the parent first"):
+        root.execute(f"UPDATE {ns}.albums SET cover = $1", [photo])
+    root.execute(f"INSERT INTO {ns}.photos VALUES ($1, 'a', 1)", [photo])
+    root.execute(f"UPDATE {ns}.albums SET cover = $1", [photo])
+    root.execute(f"DELETE FROM {ns}.photos")
+    assert root.query(f"SELECT id, cover FROM {ns}.albums") == [{"id": "a", "cover": None}]
+    code, told, _ = register(file)
+    assert (code, {line.split()[0] for line in told.splitlines()}) == (0, {"exists"})
 
 
 REFUSED = """

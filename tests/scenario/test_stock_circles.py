@@ -7,14 +7,18 @@ import pytest
 
 from upwell.testing import ServerProcess, wait_until
 from upwell.testing.stock import StockClient
-from upwell.testing.sync_world import World, key
+from upwell.testing.sync_world import TABLES, World, key
 
 TRIM = {"UPWELL_LOG_RETENTION_S": "1", "UPWELL_LOG_TRIM_INTERVAL_S": "0.1"}
 LIMITS = (1, 2, 3, 7)
 NODES = """
 CREATE TABLE nodes (
     id TEXT PRIMARY KEY,
-    up TEXT REFERENCES nodes (id) DEFERRABLE INITIALLY DEFERRED, side TEXT REFERENCES nodes (id))
+    up TEXT REFERENCES nodes (id) DEFERRABLE INITIALLY DEFERRED, side TEXT REFERENCES nodes (id));
+"""
+ALBUMS = """
+CREATE TABLE albums (id TEXT PRIMARY KEY, cover TEXT REFERENCES photos (id) DEFERRABLE INITIALLY DEFERRED);
+CREATE TABLE photos (id TEXT PRIMARY KEY, album TEXT NOT NULL REFERENCES albums (id));
 """
 
 
@@ -25,14 +29,19 @@ def server(start_server: Callable[..., ServerProcess]) -> ServerProcess:
 
 @pytest.fixture
 def world(server: ServerProcess) -> Iterator[World]:
-    with World(server) as world:
+    albums = ("albums (id UUID PRIMARY KEY, cover UUID)",)
+    photos = ("photos (id UUID PRIMARY KEY, album UUID NOT NULL REFERENCES {ns}.albums (id))",)
+    with World(server, tables=(*TABLES, *albums, *photos)) as world:
+        world.root.execute(
+            f"ALTER TABLE {world.ns}.albums ADD FOREIGN KEY (cover) REFERENCES {world.ns}.photos (id)"
+        )
         yield world
 
 
 def install(world: World, directory: Path, user: str, source: str) -> StockClient:
     client = StockClient(
         directory / f"{source}.sqlite", base_url=world.server.url, secret=world.server.jwt_secret,
-        user=user, source=source, schema=world.ns, tables=["nodes"], ddl=NODES,
+        user=user, source=source, schema=world.ns, tables=["nodes", "albums", "photos"], ddl=NODES + ALBUMS,
     )  # fmt: skip
     world.stack.callback(client.close)
     client.bootstrap()
@@ -81,6 +90,43 @@ def test_a_circle_reaches_a_stock_client_whole(world: World, tmp_path: Path) -> 
     for limit, client in early.items():
         client.download_all(limit)
         assert nodes(client) == []
+
+
+def test_tables_that_refer_to_each_other(world: World, tmp_path: Path) -> None:
+    user = world.user()
+    phone = install(world, tmp_path, user, "phone")
+    phone.run("BEGIN")
+    for album in range(1, 5):
+        phone.run("INSERT INTO albums VALUES (?, ?)", key(album), key(10 * album))
+        phone.run("INSERT INTO photos VALUES (?, ?)", key(10 * album), key(album))
+        phone.run("INSERT INTO photos VALUES (?, ?)", key(10 * album + 1), key(album))
+    phone.run("COMMIT")
+    phone.upload_all()
+    early = {limit: install(world, tmp_path, user, f"early{limit}") for limit in LIMITS}
+    for limit, client in early.items():
+        assert client.download_once(limit) == {1: 2, 2: 2, 3: 4, 7: 8}[limit]
+        client.download_all(limit)
+        assert albums(client) == albums(phone)
+    _trim(world, user)
+    for limit in LIMITS:
+        fresh = install(world, tmp_path, user, f"fresh{limit}")
+        while fresh.download_once(limit):
+            pass
+        assert albums(fresh) == albums(phone)
+        assert [len(rows) for rows in albums(fresh)] == [4, 8]
+    phone.run("BEGIN")
+    phone.run("DELETE FROM photos WHERE album < ?", key(3))
+    phone.run("DELETE FROM albums WHERE id < ?", key(3))
+    phone.run("COMMIT")
+    phone.upload_all()
+    for limit, client in early.items():
+        client.download_all(limit)
+        assert albums(client) == albums(phone)
+        assert [len(rows) for rows in albums(client)] == [2, 4]
+
+
+def albums(client: StockClient) -> list[list[tuple[str, str | None]]]:
+    return [client.run(f"SELECT * FROM {table} ORDER BY id") for table in ("albums", "photos")]
 
 
 def _trim(world: World, user: str) -> None:

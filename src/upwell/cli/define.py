@@ -8,6 +8,7 @@ doesn't enforce is named in a note.
 import re
 import sqlite3
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Self, TypeAlias
 
 from upwell.device.schema import Column, Reference, Tables, TableShape, quoted
@@ -37,13 +38,17 @@ _HOLDS = {
 
 
 class TableStatement(str):
-    """CREATE TABLE as text, and what it defines; `keys` are the primary key and what refers to others'."""
+    """CREATE TABLE as text, and what it defines; `keys` are the primary key and what refers to others'.
 
-    __slots__ = ("columns", "keys", "notes", "table")
+    `later` are references to tables that come after it, as they refer to it themselves.
+    """
+
+    __slots__ = ("columns", "keys", "later", "notes", "table")
     table: tuple[str, str]
     keys: Sequence[str]
     columns: Mapping[str, SqlType]
     notes: Sequence[str]
+    later: Sequence["ReferenceStatement"]
 
     @classmethod
     def of(
@@ -54,6 +59,7 @@ class TableStatement(str):
         *,
         lines: Sequence[str],
         notes: Sequence[str],
+        later: Sequence["ReferenceStatement"],
     ) -> Self:
         """Write the statement: the notes as comments, then one line for each of `lines`."""
         notes = [" ".join(note.split()) for note in notes]  # a name with a line break would end the comment
@@ -64,6 +70,21 @@ class TableStatement(str):
             " WITH (TYPE = 'USER', SYNC = TRUE);"
         )
         made.table, made.keys, made.columns, made.notes = table, keys, columns, notes
+        made.later = later
+        return made
+
+
+class ReferenceStatement(str):
+    """ALTER TABLE … ADD FOREIGN KEY as text, and the table that it is about."""
+
+    __slots__ = ("table",)
+    table: tuple[str, str]
+
+    @classmethod
+    def of(cls, table: tuple[str, str], clause: str) -> Self:
+        """Write the statement."""
+        made = cls(f"ALTER TABLE {full_name(*table)} ADD {clause};")
+        made.table = table
         return made
 
 
@@ -150,7 +171,8 @@ def _create(
     connection: sqlite3.Connection, namespace: str, shape: TableShape, tables: Tables, types: TypeOf
 ) -> TableStatement:
     notes = _type_notes(shape, types)
-    inline, separate = _references(namespace, shape, tables, types, notes)
+    references = _references(namespace, shape, tables, types, notes)
+    inline = references.inline
     lines = [
         _column_line(column, types[shape.wire, column.wire], column is shape.primary_key, notes)
         + inline.get(column.wire, "")
@@ -159,10 +181,13 @@ def _create(
     notes += _constraint_notes(connection, shape)
     return TableStatement.of(
         (namespace, shape.wire),
-        (shape.primary_key.wire, *inline),
+        (shape.primary_key.wire, *inline, *references.later),
         {column.wire: types[shape.wire, column.wire] for column in shape.columns},
-        lines=lines + separate,
+        lines=lines + references.separate,
         notes=notes,
+        later=[
+            ReferenceStatement.of((namespace, shape.wire), clause) for clause in references.later.values()
+        ],
     )
 
 
@@ -220,17 +245,24 @@ def _default(text: str, sql_type: SqlType) -> str | None:
     return "'" + value.replace("'", "''") + "'" if isinstance(value, str) else repr(value)
 
 
+@dataclass(frozen=True, slots=True)
+class _References:
+    """The clauses of columns that refer to a key, now or `later`, and the lines of composite references."""
+
+    inline: dict[str, str] = field(default_factory=dict)
+    later: dict[str, str] = field(default_factory=dict)
+    separate: list[str] = field(default_factory=list)
+
+
 def _references(
     namespace: str, shape: TableShape, tables: Tables, types: TypeOf, notes: list[str]
-) -> tuple[dict[str, str], list[str]]:
-    """Return the clauses of columns that refer to a key, and the lines of composite references."""
-    inline: dict[str, str] = {}
-    separate: list[str] = []
+) -> _References:
+    found = _References()
     for reference in shape.references:
         pairs = _pairs(tables, shape, reference)
         what = f"the reference ({', '.join(reference.columns)}) to {reference.parent}"
         refused = _why_no_reference(shape, reference, pairs, tables, types)
-        if refused is None and len(pairs) == 1 and pairs[0][0].wire in inline:
+        if refused is None and len(pairs) == 1 and pairs[0][0].wire in found.inline | found.later:
             refused = "its column refers to another table already"
         if refused is not None:
             notes.append(f"{what} is enforced on the device only: {refused}")
@@ -241,11 +273,20 @@ def _references(
             action = ""
             notes.append(f"{what} restricts on the server: SET NULL needs columns that may be NULL")
         clause = f"{target} ON DELETE {action}" if action else target
-        if len(pairs) == 1:
-            inline[pairs[0][0].wire] = f" {clause}"
+        whole = f"FOREIGN KEY ({_listed(c for c, _ in pairs)}) {clause}"
+        if len(pairs) > 1:
+            found.separate.append(whole)
+        elif _comes_later(shape, reference, tables):
+            found.later[pairs[0][0].wire] = whole
         else:
-            separate.append(f"FOREIGN KEY ({_listed(c for c, _ in pairs)}) {clause}")
-    return inline, separate
+            found.inline[pairs[0][0].wire] = f" {clause}"
+    return found
+
+
+def _comes_later(shape: TableShape, reference: Reference, tables: Tables) -> bool:
+    """Whether the parent is created after the table, as it refers to it itself, be it by way of others."""
+    parent = tables.get(reference.parent)
+    return parent is not shape and tables.rank[parent.wire] > tables.rank[shape.wire]
 
 
 def _why_no_reference(
@@ -262,7 +303,7 @@ def _why_no_reference(
         return "it doesn't name the primary key"
     if any(types[shape.wire, c.wire] is not types[parent.wire, p.wire] for c, p in pairs):
         return "the columns have different types"
-    if parent is not shape and tables.rank[parent.wire] > tables.rank[shape.wire]:
+    if len(pairs) > 1 and _comes_later(shape, reference, tables):
         return "the tables refer to each other"
     return None
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TextIO
 
-from upwell.cli.define import TableStatement, define, full_name, has_row
+from upwell.cli.define import ReferenceStatement, TableStatement, define, full_name, has_row
 from upwell.client import Client
 from upwell.device import TableRefused
 from upwell.device.schema import Column, Tables, TableShape, quoted, read_shape
@@ -55,20 +55,23 @@ def statements(file: Path, namespace: str, tables: list[str] | None) -> list[str
             )
         defined = define(connection, namespace, Tables(shapes))
     chosen = [statement for wire, statement in defined.items() if wire in wanted]
-    return [f"CREATE NAMESPACE IF NOT EXISTS {quoted(namespace)};", *chosen]
+    later = [reference for statement in chosen for reference in statement.later]
+    return [f"CREATE NAMESPACE IF NOT EXISTS {quoted(namespace)};", *chosen, *later]
 
 
 def register(client: Client, statements: Sequence[str], out: TextIO) -> int:
     """Run `statements` and tell what became of each table; 0 if all fit the file, else 1."""
-    warnings = 0
+    warnings, created = 0, set()
     for statement in statements:
         if not isinstance(statement, TableStatement):
-            client.execute(statement)
+            if not isinstance(statement, ReferenceStatement) or statement.table in created:
+                client.execute(str(statement))
             continue
         name = ".".join(statement.table)
         found = _find(client, statement.table)
         if found is None:
             client.execute(str(statement))
+            created.add(statement.table)
             print(f"created {name} ({len(statement.columns)} columns)", file=out)
             out.writelines(f"  note: {note}\n" for note in statement.notes)
             continue

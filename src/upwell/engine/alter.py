@@ -9,10 +9,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from upwell.engine.catalog import Access, OnDelete, Reference, Table, TableKind
-from upwell.errors import AlreadyExists, InvalidOperation, SystemColumnViolation
+from upwell.errors import AlreadyExists, InvalidOperation, NotFound, SystemColumnViolation
 from upwell.storage.arrow import DELETED, SEQ, physical_name
 from upwell.storage.segments import SYSTEM_NAMES
-from upwell.types import Column, Default, SqlType, fitted, type_text, widens
+from upwell.types import Column, Default, SqlType, TableId, fitted, type_text, widens
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,9 +75,42 @@ class SetOptions:
     options: tuple[tuple[str, str], ...]
 
 
+@dataclass(frozen=True, slots=True)
+class AddReference:
+    """Column `name` is to refer to the primary key of `parent`; the id of that is found when it happens."""
+
+    name: str
+    parent: tuple[str, str]
+    target: str | None
+    on_delete: OnDelete
+    parent_id: TableId | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class DropReference:
+    name: str
+
+
 Alteration = (
-    AddColumn | DropColumn | RenameColumn | ModifyColumn | SetNullable | SetDefault | SetAccess | SetOptions
+    AddColumn
+    | DropColumn
+    | RenameColumn
+    | ModifyColumn
+    | SetNullable
+    | SetDefault
+    | SetAccess
+    | SetOptions
+    | AddReference
+    | DropReference
 )
+
+
+@dataclass(frozen=True, slots=True)
+class Need:
+    """What each row has to have before an alteration: a value in the column, or (`is_value` False) none."""
+
+    column: Column
+    is_value: bool = True
 
 
 _LASTING = frozenset({"flush_policy", "deleted_retention_hours"})
@@ -106,19 +139,28 @@ def title(alteration: Alteration) -> str:
             return (
                 "SET TBLPROPERTIES (" + ", ".join(f"{key.upper()}='{value}'" for key, value in options) + ")"
             )
+        case AddReference(name, parent):
+            return f"ADD FOREIGN KEY ({name}) REFERENCES {'.'.join(parent)}"
+        case DropReference(name):
+            return f"DROP FOREIGN KEY ({name})"
 
 
-def needs_values(table: Table, alteration: Alteration) -> Column | None:
-    """Return the column that no row may have NULL in before the alteration; None if rows don't matter.
+def needs_values(table: Table, alteration: Alteration) -> Need | None:
+    """Return what rows have to have before the alteration; None if they don't matter.
 
-    Of a column that is to be added, NOT NULL and without DEFAULT, no row has a value.
+    Of a column that is to be added, NOT NULL and without DEFAULT, no row has a value. Values that are to be
+    references were checked by nobody.
     """
     match alteration:
         case AddColumn(column) if not column.nullable and column.initial is None:
-            return None if column.name in table.index_of else column
+            return None if column.name in table.index_of else Need(column)
         case SetNullable(name, False) | ModifyColumn(name, _, False):
             column = _column(table, name, "modify")
-            return column if column.nullable else None
+            return Need(column) if column.nullable else None
+        case AddReference(name):
+            column = _column(table, name, "modify")
+            is_one = _refers(table, table.index_of[name])
+            return None if is_one else Need(column, is_value=False)
         case _:
             return None
 
@@ -168,6 +210,14 @@ def altered(
             return (
                 None if merged == table.options else replace(table, options=merged, version=table.version + 1)
             )
+        case AddReference():
+            return _referring(table, alteration)
+        case DropReference(name):
+            index = table.index_of[_column(table, name, "modify").name]
+            kept = tuple(each for each in table.references if each.columns != (index,))
+            if kept == table.references:
+                raise InvalidOperation(f"column '{name}' of {table.full_name} REFERENCES nothing by itself")
+            return replace(table, references=kept, version=table.version + 1)
 
 
 def without_index(reference: Reference, *, own: int | None, parents: int | None) -> Reference:
@@ -285,11 +335,32 @@ def _check_nullable(table: Table, column: Column, *, nullable: bool) -> None:
         raise InvalidOperation(f"ON DELETE SET NULL needs column '{column.name}' to be nullable")
 
 
+def _referring(table: Table, wanted: AddReference) -> Table | None:
+    column = _column(table, wanted.name, "modify")
+    index = table.index_of[wanted.name]
+    if wanted.parent_id is None:
+        raise NotFound(f"table {'.'.join(wanted.parent)} does not exist; SHOW TABLES lists what there is")
+    reference = Reference(index, wanted.parent_id, wanted.on_delete)
+    if reference in table.references:
+        return None
+    if _refers(table, index):
+        raise InvalidOperation(
+            f"column '{column.name}' REFERENCES already: DROP FOREIGN KEY ({column.name}) first"
+        )
+    if wanted.on_delete is OnDelete.SET_NULL and not column.nullable:
+        raise InvalidOperation(f"ON DELETE SET NULL needs column '{column.name}' to be nullable")
+    return replace(table, references=(*table.references, reference), version=table.version + 1)
+
+
+def _refers(table: Table, index: int) -> bool:
+    return any(index in reference.columns for reference in table.references)
+
+
 def _refuse_referring(
     table: Table, index: int, action: str, children: Sequence[tuple[Table, Reference]]
 ) -> None:
     name = table.columns[index].name
-    if any(index in reference.columns for reference in table.references):
+    if _refers(table, index):
         raise InvalidOperation(f"Cannot {action} column '{name}': it REFERENCES another table")
     for child, reference in children:
         if any(at == index for _, at in reference.others):

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 import msgspec
 
 from upwell.clock import Clock
-from upwell.engine.alter import Alteration, altered, needs_values, physical, without_index
+from upwell.engine.alter import AddReference, Alteration, Need, altered, needs_values, physical, without_index
 from upwell.engine.catalog import (
     DEFAULT_NAMESPACE,
     SYSTEM_NAMESPACE,
@@ -36,7 +36,7 @@ from upwell.errors import AlreadyExists, ConstraintViolation, InvalidOperation, 
 from upwell.ids import Seq
 from upwell.storage.hot import Batch, Kind, RecordIs, RecordWrite
 from upwell.storage.place import LOCAL
-from upwell.types import Column, TableId, Value
+from upwell.types import TableId, Value
 
 RESERVED_NAMESPACES = frozenset(
     {
@@ -46,19 +46,19 @@ RESERVED_NAMESPACES = frozenset(
 )  # fmt: skip
 
 
-RefuseNull = Callable[[View, Table, Column], None]
-"""Raises `ConstraintViolation` if a row of the table has NULL in the column; a new one is NULL in any row."""
+RefuseRows = Callable[[View, Table, Need], None]
+"""Raises `ConstraintViolation` if a row of the table has not what is needed; a new column is always NULL."""
 
 CHECK_CHANGES = 1_000
 
 
 @dataclass(frozen=True, slots=True)
 class _Checked:
-    """No row of `table` at `seq` has NULL in `column`."""
+    """Each row of `table` at `seq` has what is needed."""
 
     seq: int
     table: Table
-    column: Column
+    need: Need
 
 
 class Schema:
@@ -129,8 +129,7 @@ class Schema:
             table = replace(table, id=TableId(made), columns=columns, created_at_us=self._clock.now_us())
             table = replace(table, references=tuple(self._own(table, made)))
             self._check_references(table)
-            counter = RecordWrite(Kind.META, TABLES_MADE, msgspec.msgpack.encode(made))
-            return self._committer.apply(Batch(records=[table_record(table), counter])), table
+            return self._committer.apply(Batch(records=[table_record(table), self._made_record(made)])), table
 
     def drop_table(self, namespace: str, name: str, *, if_exists: bool) -> tuple[Seq | None, Table | None]:
         with self._committer.lock:
@@ -145,26 +144,30 @@ class Schema:
             return self._committer.apply(Batch(records=self._drop(table))), table
 
     def alter_table(
-        self, namespace: str, name: str, alteration: Alteration, *, refuse_null: RefuseNull
+        self, namespace: str, name: str, alteration: Alteration, *, refuse_rows: RefuseRows
     ) -> tuple[Seq | None, Table]:
         """Alter a table, touching no row; returns it as it is now.
 
-        `refuse_null` is asked before for a column that must not be NULL anywhere, and looks at what is
-        published; what came since is looked at here, under the lock.
+        `refuse_rows` is asked before if rows matter, and looks at what is published; what came since is
+        looked at here, under the lock.
         """
         while True:
-            checked = self._check_values(namespace, name, alteration, refuse_null)
+            checked = self._check_values(namespace, name, alteration, refuse_rows)
             with self._committer.lock:
                 table = self._find_table(namespace, name)
                 if needs_values(table, alteration) is not None and not self._holds(checked, table):
                     continue
-                new = altered(table, alteration, self._catalog.children.get(table.id, ()))
+                found = self._with_parent(alteration)
+                new = altered(table, found, self._catalog.children.get(table.id, ()))
                 if new is None:
                     return None, table
                 refuse_used(self._catalog, table, alteration)
                 self._require_storage(new)
                 new = replace(new, updated_at_us=self._clock.now_us())
                 records = [table_record(new), version_record(table), *self._moved_children(table, new)]
+                if isinstance(found, AddReference):
+                    self._check_references(new)
+                    records.append(self._made_record(self._tables_made() + 1))
                 return self._committer.apply(Batch(records=records)), new
 
     def create_user(self, user: User) -> Seq:
@@ -237,29 +240,29 @@ class Schema:
         return table
 
     def _check_values(
-        self, namespace: str, name: str, alteration: Alteration, refuse_null: RefuseNull
+        self, namespace: str, name: str, alteration: Alteration, refuse_rows: RefuseRows
     ) -> "_Checked | None":
         newest = self._catalog.tables.get((namespace, name))
         if newest is None or needs_values(newest, alteration) is None:
             return None
         view = self._committer.publication.wait(self._committer.last_seq)
         table = view.catalog.tables.get((namespace, name))
-        column = None if table is None else needs_values(table, alteration)
-        if table is None or column is None:
+        need = None if table is None else needs_values(table, alteration)
+        if table is None or need is None:
             return None
-        refuse_null(view, table, column)
-        return _Checked(view.seq, table, column)
+        refuse_rows(view, table, need)
+        return _Checked(view.seq, table, need)
 
     def _holds(self, checked: "_Checked | None", table: Table) -> bool:
-        """Whether no row that was written since the check has NULL there; raise if one has."""
+        """Whether each row that was written since the check has what is needed; raise if one has not."""
         if checked is None or checked.table != table:
             return False
-        index, after = table.index_of.get(checked.column.name), checked.seq
+        index, after = table.index_of.get(checked.need.column.name), checked.seq
         while changes := self._committer.newest.read_log(table.id, None, after, None, CHECK_CHANGES):
             for change in changes:
                 if change.after is not None:
                     row = table.shaped(change.after, change.schema)
-                    refuse_value(table, checked.column, None if index is None else row[index])
+                    refuse_value(table, checked.need, None if index is None else row[index])
             after = changes[-1].seq
         return True
 
@@ -281,6 +284,18 @@ class Schema:
             moved = replace(child, references=references, version=child.version + 1)
             records += [table_record(moved), version_record(child)]
         return records
+
+    def _with_parent(self, alteration: Alteration) -> Alteration:
+        """Return a new reference with the id that its parent has now."""
+        if not isinstance(alteration, AddReference):
+            return alteration
+        parent = self._catalog.tables.get(alteration.parent)
+        return replace(alteration, parent_id=None if parent is None else parent.id)
+
+    @staticmethod
+    def _made_record(made: int) -> RecordWrite:
+        """Who deletes parents expects it to be as it was: no table, and no reference, came meanwhile."""
+        return RecordWrite(Kind.META, TABLES_MADE, msgspec.msgpack.encode(made))
 
     @property
     def _catalog(self) -> Catalog:
@@ -329,16 +344,23 @@ class Schema:
             for child, _ in self._catalog.children.get(table.id, ()):
                 if child.id not in dropped:
                     raise InvalidOperation(
-                        f"table {table.full_name} is referenced by {child.full_name}; drop that table first"
+                        f"table {table.full_name} is referenced by {child.full_name}; drop that table first, "
+                        f"or ALTER TABLE {child.full_name} DROP FOREIGN KEY"
                     )
 
 
-def refuse_value(table: Table, column: Column, value: Value) -> None:
-    """Raise for NULL in a column that is to be NOT NULL."""
-    if value is None:
+def refuse_value(table: Table, need: Need, value: Value) -> None:
+    """Raise for NULL in a column that is to be NOT NULL, for a value in one that is to be a reference."""
+    name = need.column.name
+    if need.is_value and value is None:
         raise ConstraintViolation(
-            f"column '{column.name}' cannot be NOT NULL: {table.full_name} has rows without a value there; "
+            f"column '{name}' cannot be NOT NULL: {table.full_name} has rows without a value there; "
             "UPDATE them first, or give the new column a DEFAULT"
+        )
+    if not need.is_value and value is not None:
+        raise ConstraintViolation(
+            f"column '{name}' cannot become a reference: {table.full_name} has rows with a value there, "
+            "which may refer to nothing; ADD a column, make that the reference, and UPDATE it"
         )
 
 

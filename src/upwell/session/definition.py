@@ -6,10 +6,10 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 
 from upwell.clock import Clock
-from upwell.engine.alter import AddColumn, needs_values, title
+from upwell.engine.alter import AddColumn, AddReference, needs_values, title
 from upwell.engine.catalog import Catalog, Reference, Table
 from upwell.engine.commit import Committer
-from upwell.engine.schema import RefuseNull, Schema
+from upwell.engine.schema import RefuseRows, Schema
 from upwell.errors import NotFound
 from upwell.feeds.cursor import Growth
 from upwell.ids import Seq
@@ -60,7 +60,7 @@ class Definer:
     """Runs definitions."""
 
     schema: Schema
-    refuse_null: RefuseNull
+    refuse_rows: RefuseRows
     committer: Committer
     jobs: JobQueue
     audit: AuditLog
@@ -97,9 +97,12 @@ class Definer:
         if isinstance(alteration, AddColumn):
             alteration = replace(alteration, column=_begun(alteration.column, self.clock.now_us()))
         require_alter(call.principal, table, alteration)
+        if isinstance(alteration, AddReference):
+            # Whether a reference holds tells which keys its parent has.
+            require_table(call.principal, Action.READ, view.catalog.get_table(*alteration.parent))
         needs = needs_values(table, alteration)
-        alter = partial(self.schema.alter_table, namespace, name, alteration, refuse_null=self.refuse_null)
-        # Only looking for NULL takes long.
+        alter = partial(self.schema.alter_table, namespace, name, alteration, refuse_rows=self.refuse_rows)
+        # Only looking at rows takes long.
         seq, altered = await self.slow.run(alter) if needs else alter()
         done = "unchanged" if seq is None else "altered successfully"
         version = f"version {altered.version}{' - no changes needed' if seq is None else ''}"

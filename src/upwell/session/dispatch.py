@@ -6,7 +6,7 @@ from typing import assert_never
 
 from upwell.engine.query_schema import QuerySchema
 from upwell.engine.storages import StorageSchema
-from upwell.engine.values import NullCheck
+from upwell.engine.values import RowCheck
 from upwell.errors import InvalidSql
 from upwell.feeds.cursor import Growth
 from upwell.feeds.live import LiveFeed
@@ -108,7 +108,7 @@ class Dispatch:
         self.writer = Writer(
             committer, engine.rows, engine.query, engine.defaults, growth, threads, self.reader
         )
-        nulls = NullCheck(engine.rows, engine.query)
+        nulls = RowCheck(engine.rows, engine.query)
         self._definer = Definer(
             engine.schema, nulls, committer, engine.jobs, audit, growth, slow_threads, clock
         )

@@ -142,7 +142,7 @@ def require_create(principal: Principal, kind: TableKind) -> None:
 def require_alter(principal: Principal, table: Table, alteration: Alteration) -> None:
     """Raise unless the role may alter the table. USER and STREAM tables are everybody's to alter.
 
-    But whether a column may be NOT NULL would tell role user what rows others have.
+    But whether a column may be NOT NULL, or a reference, would tell role user what rows others have.
     """
     if _RANK[principal.role] >= _RANK[Role.SERVICE]:
         return
@@ -153,7 +153,7 @@ def require_alter(principal: Principal, table: Table, alteration: Alteration) ->
     if needs_values(table, alteration) is not None:
         raise PermissionDenied(
             "Insufficient privileges to alter table: role user may add a column that is nullable or has a "
-            "DEFAULT, and make none NOT NULL, which depends on everybody's rows"
+            "DEFAULT, and make none NOT NULL or a reference, which depends on everybody's rows"
         )
 
 

@@ -9,8 +9,10 @@ from dataclasses import replace
 
 from upwell.engine.alter import (
     AddColumn,
+    AddReference,
     Alteration,
     DropColumn,
+    DropReference,
     ModifyColumn,
     RenameColumn,
     SetAccess,
@@ -19,7 +21,15 @@ from upwell.engine.alter import (
     SetOptions,
 )
 from upwell.errors import InvalidSql
-from upwell.sql.column import Draft, Refused, read_column, read_default, read_name, read_type
+from upwell.sql.column import (
+    Draft,
+    Refused,
+    read_column,
+    read_default,
+    read_name,
+    read_reference,
+    read_type,
+)
 from upwell.sql.lex import Tokens
 from upwell.sql.option import access_of, read_property
 from upwell.sql.tree import AlterTableTree
@@ -57,10 +67,16 @@ def parse_alter_table(tokens: Tokens) -> AlterTableTree:
     return AlterTableTree(table, alteration)
 
 
-def _add(tokens: Tokens) -> AddColumn:
+def _add(tokens: Tokens) -> AddColumn | AddReference:
+    if tokens.sees("CONSTRAINT") and tokens.peek(2).word == "FOREIGN":
+        tokens.take()
+        tokens.name("a constraint's name")
+    if tokens.accept("FOREIGN", "KEY"):
+        return _reference(tokens)
     if tokens.peek().word in ("CONSTRAINT", "PRIMARY", "FOREIGN", "UNIQUE", "CHECK"):
         raise Refused(
-            "a constraint can only be declared by CREATE TABLE; NOT NULL: ALTER COLUMN … SET NOT NULL"
+            "besides FOREIGN KEY a constraint can only be declared by CREATE TABLE; "
+            "NOT NULL: ALTER COLUMN … SET NOT NULL"
         )
     tokens.accept("COLUMN")
     if_not_exists = tokens.accept("IF", "NOT", "EXISTS")
@@ -70,7 +86,10 @@ def _add(tokens: Tokens) -> AddColumn:
     if column.primary_key:
         raise Refused(f"column '{column.name}' cannot become the PRIMARY KEY; a table keeps the one it has")
     if draft.parents:
-        raise Refused(f"column '{column.name}' cannot have REFERENCES; only CREATE TABLE can declare them")
+        raise Refused(
+            f"column '{column.name}' cannot have REFERENCES yet; add it without, then "
+            f"ADD FOREIGN KEY ({column.name}) REFERENCES …"
+        )
     if column.default is not None and column.default.function not in (None, "NOW"):
         raise Refused(
             f"DEFAULT of column '{column.name}' must be a literal or NOW(), which existing rows show too; "
@@ -79,9 +98,29 @@ def _add(tokens: Tokens) -> AddColumn:
     return AddColumn(replace(column.column(0), physical=""), if_not_exists)
 
 
-def _drop(tokens: Tokens) -> DropColumn:
+def _reference(tokens: Tokens) -> AddReference:
+    name = _one_column(tokens)
+    tokens.expect("REFERENCES")
+    draft = Draft()
+    read_reference(tokens, draft, name)
+    (parent, target, on_delete) = draft.parents[name]
+    return AddReference(name, (parent[0] or "", parent[1]), target, on_delete)
+
+
+def _one_column(tokens: Tokens) -> str:
+    names = tokens.listed(lambda: tokens.name("a column"))
+    if len(names) != 1:
+        raise Refused("a FOREIGN KEY of several columns can only be declared by CREATE TABLE, and stays")
+    return names[0]
+
+
+def _drop(tokens: Tokens) -> DropColumn | DropReference:
+    if tokens.accept("FOREIGN", "KEY"):
+        return DropReference(_one_column(tokens))
     if tokens.peek().word in ("CONSTRAINT", "PRIMARY", "INDEX", "VECTOR"):
-        raise Refused(f"DROP {tokens.peek().word} is not supported; only columns can be dropped")
+        raise Refused(
+            f"DROP {tokens.peek().word} is not supported; columns can be dropped, and FOREIGN KEY (…)"
+        )
     tokens.accept("COLUMN")
     if_exists = tokens.accept("IF", "EXISTS")
     return DropColumn(tokens.name("a column"), if_exists)

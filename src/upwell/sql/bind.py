@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from itertools import pairwise
 
-from upwell.engine.alter import Alteration, SetOptions
+from upwell.engine.alter import AddReference, Alteration, SetOptions
 from upwell.engine.catalog import SYSTEM_NAMESPACE, Catalog, Table, TableKind
 from upwell.engine.expression import And, Parameter
 from upwell.engine.named_query import QueryName
@@ -153,7 +153,8 @@ class Binder:
             case DropTableTree(table, if_exists):
                 return DropTable(*self._ddl_name(table, "drop"), if_exists)
             case AlterTableTree(table, alteration):
-                return AlterTable(*self._ddl_name(table, "alter"), self._altered(alteration))
+                place = self._ddl_name(table, "alter")
+                return AlterTable(*place, self._altered(place[0], alteration))
             case CreateViewTree(name, labels, text, replaces, if_not_exists):
                 home, place = self._namespace, self._ddl_name(name, "create")
                 return CreateView(*place, text, home, labels, replaces, if_not_exists)
@@ -292,7 +293,12 @@ class Binder:
             self._check_parent(table, column, wanted)
         return table
 
-    def _altered(self, alteration: Alteration) -> Alteration:
+    def _altered(self, namespace: str, alteration: Alteration) -> Alteration:
+        if isinstance(alteration, AddReference):
+            parent = (alteration.parent[0] or namespace, alteration.parent[1])
+            key = next(each for each in self._catalog.get_table(*parent).columns if each.primary_key)
+            _check_target(parent, key, alteration.target)
+            return replace(alteration, parent=parent)
         if not isinstance(alteration, SetOptions):
             return alteration
         try:
@@ -312,11 +318,9 @@ class Binder:
     def _check_parent(self, table: CreateTable, column: ColumnDefinition, wanted: str | None) -> None:
         """A reference leads to a primary key of the same type; a table may refer to itself."""
         assert column.references is not None, "asked only for references"
-        full_name = ".".join(column.references)
         key = next(each for each in self._columns_of(table, column.references) if each.primary_key)
-        if wanted not in (None, key.name):
-            raise InvalidSql(f"REFERENCES {full_name}({wanted}): the primary key is '{key.name}'")
-        _check_types(column, key, full_name)
+        _check_target(column.references, key, wanted)
+        _check_types(column, key, ".".join(column.references))
 
     def _check_composite(self, table: CreateTable, reference: CompositeReference) -> None:
         """One of several columns leads to the primary key, and so to one row; the others have to agree."""
@@ -414,6 +418,11 @@ def _lasting(table: Table, what: str) -> Table:
     if table.is_ephemeral:
         raise InvalidOperation(f"{what} is not supported for STREAM tables")
     return table
+
+
+def _check_target(parent: tuple[str, str], key: Column | ColumnDefinition, wanted: str | None) -> None:
+    if wanted not in (None, key.name):
+        raise InvalidSql(f"REFERENCES {'.'.join(parent)}({wanted}): the primary key is '{key.name}'")
 
 
 def _check_types(column: ColumnDefinition, target: Column | ColumnDefinition, full_name: str) -> None:
