@@ -102,6 +102,18 @@ def test_a_table_made_anew_deletes_nothing_and_gets_its_rows_again(
     assert phone.pending() == {}
 
 
+def test_after_a_dropped_column_the_app_only_writes_on(install: Any, server: FakeServer) -> None:
+    """On a connection that reads nothing: SQLite would go on refusing by the triggers of before."""
+    phone = install_t(install)
+    phone.run("PRAGMA legacy_alter_table = 1")
+    phone.run("ALTER TABLE t DROP COLUMN b")
+    phone.device.register([])
+    phone.run("UPDATE t SET a = 7 WHERE id = 'x'")
+    phone.run("INSERT INTO t (id, a) VALUES ('z', 9)")
+    phone.device.upload()
+    assert {key: row["a"] for key, row in server.live("t").items()} == {"x": 7, "y": 2, "z": 9}
+
+
 def test_a_renamed_table_keeps_its_edits_and_holds_nobody_up(install: Any, server: FakeServer) -> None:
     phone = install_t(install)
     phone.run("UPDATE t SET b = 5 WHERE id = 'x'")

@@ -18,7 +18,7 @@ from upwell.device.background import Background, Round, until_synced
 from upwell.device.drive import Done, FileThread, drive_async, outlast, proceed
 from upwell.device.exchange import Exchange
 from upwell.device.failures import NotSignedIn, NotSynced, Unreachable
-from upwell.device.file import connect
+from upwell.device.file import connect, meet_triggers
 from upwell.device.installation import Installation, Options
 from upwell.device.pace import PACE, Pace, Pause
 from upwell.device.report import (
@@ -105,9 +105,10 @@ class AsyncDevice:
         return Opening(begin)
 
     async def register(self, tables: Sequence[str]) -> None:
-        """Capture more tables; rows that they have already are queued."""
+        """Capture more tables; rows that they have are queued. Without any, rebuild stale triggers."""
         async with self._exchange:
             await self._thread.run(lambda: self._installation.register(tables))
+        meet_triggers(self.connection)
 
     async def sign_in(
         self, url: str, user: str, *, token: str | None = None, password: str | None = None

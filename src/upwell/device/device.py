@@ -17,7 +17,7 @@ from upwell.device.background import Background, Loop, Round, until_synced
 from upwell.device.drive import Done, Send, drive, proceed
 from upwell.device.exchange import Exchange
 from upwell.device.failures import NotSignedIn, NotSynced, Unreachable
-from upwell.device.file import connect
+from upwell.device.file import connect, meet_triggers
 from upwell.device.installation import Installation, Options
 from upwell.device.pace import PACE, Pace, Pause
 from upwell.device.report import (
@@ -95,9 +95,10 @@ class Device:
             raise
 
     def register(self, tables: Sequence[str]) -> None:
-        """Capture more tables; rows that they have already are queued."""
+        """Capture more tables; rows that they have are queued. Without any, rebuild stale triggers."""
         with self._exchange, self._file_lock:
             self._installation.register(tables)
+        meet_triggers(self.connection)
 
     def sign_in(self, url: str, user: str, *, token: str | None = None, password: str | None = None) -> None:
         """Connect the file with `user` on the server at `url`.

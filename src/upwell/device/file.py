@@ -368,6 +368,15 @@ def connect(path: str, *, has_foreign_keys: bool) -> sqlite3.Connection:
     return connection
 
 
+def meet_triggers(connection: sqlite3.Connection) -> None:
+    """Let a connection see the triggers that another one has made.
+
+    SQLite looks whether its schema is stale when it reads; a write whose old trigger names a dropped column
+    is refused before that, again and again.
+    """
+    connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
+
+
 def _refused(path: str, cause: sqlite3.DatabaseError) -> FileRefused:
     if not Path(path).absolute().parent.is_dir():
         return FileRefused(f"the file {path} can't be opened: its directory does not exist")
