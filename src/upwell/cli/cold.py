@@ -87,11 +87,11 @@ def _query(files: dict[str, int], columns: Sequence[FileColumn], *, is_user: boo
     order = ", ".join([*owner, _name(key.name)])
     return f"""SELECT {shown}
 FROM (
-    SELECT *, row_number() OVER (PARTITION BY {partition} ORDER BY "_seq" DESC) AS "_newest"
+    SELECT *, row_number() OVER (PARTITION BY {partition} ORDER BY "_seq" DESC) AS "#newest"
     FROM read_parquet([{listed}],
-                      union_by_name = true, filename = "_file", hive_partitioning = false)
+                      union_by_name = true, filename = "#file", hive_partitioning = false)
 )
-WHERE "_newest" = 1 AND NOT "_deleted"
+WHERE "#newest" = 1 AND NOT "_deleted"
 ORDER BY {order};"""
 
 
@@ -106,7 +106,7 @@ def _shown(column: FileColumn, files: dict[str, int]) -> str:
     if not older or column.initial is None:
         return f"{stored} AS {name}"
     listed = ", ".join(map(_text, older))
-    return f'CASE WHEN "_file" IN ({listed}) THEN {began} ELSE {stored} END AS {name}'
+    return f'CASE WHEN "#file" IN ({listed}) THEN {began} ELSE {stored} END AS {name}'
 
 
 def _duckdb_type(column: FileColumn) -> str:

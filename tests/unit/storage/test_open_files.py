@@ -117,6 +117,19 @@ def test_columns_that_came_went_and_changed(db: Embedded, ask: Callable[..., Tup
     check()
 
 
+def test_columns_may_have_any_name(db: Embedded, ask: Callable[..., Tuples]) -> None:
+    """Also one that a query might take for its own purposes."""
+    names = "_file, _newest, filename, _owner, file_row_number"
+    typed = names.replace(",", " TEXT,")
+    db.run(f"CREATE TABLE app.named (id INT PRIMARY KEY, {typed} TEXT) WITH (TYPE = 'SHARED')")
+    db.run("INSERT INTO app.named VALUES (1, 'a', 'b', 'c', 'd', 'e'), (2, 'f', 'g', 'h', 'i', 'j')")
+    db.flush("app.named")
+    db.run("ALTER TABLE app.named ADD COLUMN late TEXT DEFAULT 'z'")
+    db.run("UPDATE app.named SET _file = 'x' WHERE id = 2")
+    db.flush("app.named")
+    assert ask("app.named") == [(1, "a", "b", "c", "d", "e", "z"), (2, "x", "g", "h", "i", "j", "z")]
+
+
 def test_exact_numbers_days_and_times(db: Embedded, capsys: pytest.CaptureFixture[str]) -> None:
     """Stored and begun with alike."""
     db.run("INSERT INTO app.ours (id) VALUES (1)")
