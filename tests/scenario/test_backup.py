@@ -299,6 +299,11 @@ def test_a_damaged_backup_is_refused_by_the_file(site: Site, tmp_path: Path) -> 
         assert (status, f"{path.name} is missing" in told) == ("failed", True), told
         path.write_bytes(whole)
     archive = json.loads((source / "backup.json").read_bytes())
+    away = {"path": "hot/CURRENT", "table": 1, "owner": "s", "storage": "x", "directory": "..", "name": "x"}
+    for wrong in ({"files": [archive["files"][0] | {"path": "../x"}]}, {"elsewhere": [away]}):
+        (source / "backup.json").write_text(json.dumps(archive | wrong))
+        status, told = job(site.root, f"RESTORE DATABASE FROM '{source}'")
+        assert (status, "names a file outside of it" in told) == ("failed", True), told
     (source / "backup.json").write_text(json.dumps(archive | {"format": 2}))
     assert "take a newer version" in site.root.sql(f"RESTORE DATABASE FROM '{source}'").body.decode()
     site.server.restart()

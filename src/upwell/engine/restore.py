@@ -66,6 +66,7 @@ class Restore:
         another server's.
         """
         archive = load_archive(source)
+        _refuse_outside(source, archive)
         staging = self.data_dir / _INCOMPLETE
         self.files.remove_tree(staging)
         try:
@@ -92,14 +93,22 @@ class Restore:
         return archive
 
     def _bring(self, source: Path, staging: Path, path: str, stop: Stop, expected: object) -> None:
-        if Path(path).is_absolute() or ".." in Path(path).parts:
-            raise InvalidOperation(f"{LIST} of '{source}' names a file outside of it: {path}")
         try:
             found = copy_file(self.files, source / path, staging / path, path, stop)
         except FileNotFoundError as error:
             raise InvalidOperation(f"'{source}' is not whole: {path} is missing") from error
         if found != expected:
             raise InvalidOperation(f"'{source}' is damaged: {path} is not what {LIST} says")
+
+
+def _refuse_outside(source: Path, archive: Archive) -> None:
+    """Raise `InvalidOperation` if a list names what isn't in the archive, or leads out of a storage."""
+    listed = {entry.path for entry in archive.files}
+    named = [*listed, *(f"{each.directory}/{each.name}" for each in archive.elsewhere)]
+    outside = [path for path in named if Path(path).is_absolute() or ".." in Path(path).parts]
+    outside += [each.path for each in archive.elsewhere if each.path not in listed]
+    if outside:
+        raise InvalidOperation(f"{LIST} of '{source}' names a file outside of it: {outside[0]}")
 
 
 def adopt_restored(data_dir: Path, open_store: OpenStore, points: Points, files: Files) -> None:
