@@ -5,7 +5,11 @@ Black box: SQL over HTTP, files on disk, an independent reader of them. Expected
 
 import json
 import os
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from copy import copy
 from pathlib import Path
 
 import pytest
@@ -14,6 +18,7 @@ from upwell.testing import ServerProcess, cold, wait_until
 from upwell.testing.wire import Site
 
 WAIT_S = 60.0
+FLUSHES = 4
 COLUMNS = (
     "id BIGINT PRIMARY KEY DEFAULT SNOWFLAKE_ID(), device_id TEXT NOT NULL, ts TIMESTAMP DEFAULT "
     "CURRENT_TIMESTAMP, temp DOUBLE NOT NULL, humidity DOUBLE, pressure DOUBLE, battery DOUBLE, "
@@ -128,12 +133,42 @@ def test_the_same_queries_hot_mixed_cold_and_compacted(board: Board) -> None:
     check()
     [segment] = board.partition("telemetry").segments
     assert segment.row_count == 5000
+    with flushing(board, "telemetry") as rounds:
+        while len(rounds) < FLUSHES:
+            check()
+    check()
     hot = f"{board.namespace}.hot"
     board.run(f"CREATE TABLE {hot} ({COLUMNS}) WITH (TYPE = 'SHARED')")
     for start in range(0, 5000, 1000):
         board.run(f"INSERT INTO {hot} VALUES " + ", ".join(map(telemetry, range(start, start + 1000))))
     for query, expected in first.items():
         assert board.run(query.format(hot)) == expected, query
+
+
+@contextmanager
+def flushing(board: Board, table: str) -> Iterator[list[int]]:
+    """Change rows, flush and compact them, over and over beside the block; yields the rounds so far.
+
+    What is changed is in no query's answer.
+    """
+    writer, name, rounds, stop = copy(board), f"{board.namespace}.{table}", list[int](), threading.Event()
+
+    def go() -> None:
+        with board.site.wire(board.root.token) as writer.root:
+            while not stop.is_set():
+                writer.run(f"UPDATE {name} SET humidity = {len(rounds)} WHERE id % 7 = {len(rounds) % 7}")
+                writer.job(f"STORAGE FLUSH TABLE {name}")
+                rounds.append(len(rounds))
+                if len(rounds) % 3 == 0:
+                    writer.job(f"STORAGE COMPACT TABLE {name}")
+
+    with ThreadPoolExecutor(1) as threads:
+        done = threads.submit(go)
+        try:
+            yield rounds
+        finally:
+            stop.set()
+        done.result()
 
 
 def test_an_emptied_table_ends_without_segments_and_files(board: Board) -> None:
