@@ -22,7 +22,8 @@ from upwell.logs import fields
 
 log = logging.getLogger("upwell.app")
 
-SWITCH_INTERVAL_S = 0.0005
+SWITCH_INTERVAL_S = 0.0001
+"""The thread that syncs needs the interpreter twice a commit; beside readers it waits so long each time."""
 GC_ALLOCATIONS = 10_000
 BACKLOG = 2_048
 KEEP_ALIVE_S = 75

@@ -136,7 +136,8 @@ class JobQueue:
         """Queue the removal of what is left of a dropped table, and cancel what else was to be done with it.
 
         Returns the job that removes it, which somebody else may have queued; None if that has ended already.
-        Doesn't wait: the job is as durable as the drop, which was committed before it.
+        Doesn't wait: the job is as durable as the drop, which was committed before it. Who calls this wakes
+        the runner when whoever dropped the table has their answer: the cleanup has time.
         """
         with self._lock:
             for other in self.open_jobs():
@@ -149,9 +150,7 @@ class JobQueue:
         slot = f"cleanup-{table.id}"
         with self._lock:
             queued = self._queue(JobType.CLEANUP, parameters, slot, slot)
-            job = self._holder(slot) if queued is None else queued[0]
-        self.wake()
-        return job
+            return self._holder(slot) if queued is None else queued[0]
 
     def find(self, name: str) -> Job | None:
         """Return a job, open or over; None if it was never there or is forgotten."""

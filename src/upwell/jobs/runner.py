@@ -52,21 +52,14 @@ class JobRunner:
             self._queue.stop_work()
 
     async def _take_turns(self, group: asyncio.TaskGroup) -> None:
-        loop = asyncio.get_running_loop()
         while True:
             self._wake.clear()
             job = self._queue.find_due() if self._running < self._jobs_max else None
             if job is None:
                 await self._pause()
                 continue
-            stop = self._queue.begin_work(job)
-            try:
-                job = await loop.run_in_executor(self._threads, self._queue.start, job)
-            except Moved:
-                self._queue.end_work(job)
-                continue
             self._running += 1
-            group.create_task(self._run(job, stop))
+            group.create_task(self._run(job, self._queue.begin_work(job)))
 
     async def _pause(self) -> None:
         """Wait for a job, or until the next attempt of one that failed is due."""
@@ -85,9 +78,9 @@ class JobRunner:
 
     def _attempt(self, job: Job, stop: Stop) -> None:
         try:
-            self._finish(job, stop)
+            self._finish(self._queue.start(job), stop)
         except Moved:
-            log.info("Job ended after it was cancelled", extra=fields(job_id=job.job_id))
+            log.info("Job was cancelled", extra=fields(job_id=job.job_id))
         finally:
             self._queue.end_work(job)
 

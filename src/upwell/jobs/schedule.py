@@ -149,8 +149,11 @@ def watch_dropped(queue: JobQueue, committer: Committer, interval_s: float) -> W
     """Clean up what is left of dropped tables, again if it failed for good."""
 
     def look() -> None:
-        for table in load_dropped(committer.publication.view.hot):
+        left = load_dropped(committer.publication.view.hot)
+        for table in left:
             queue.submit_cleanup(table)
+        if left:
+            queue.wake()
 
     return Watch(interval_s, look)
 

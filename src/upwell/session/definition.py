@@ -84,6 +84,8 @@ class Definer:
                 await asyncio.sleep(0)
         # Also for the audit log's entry and the job; and nothing to do is an answer about the newest state.
         await self.growth.reached(self.committer.last_seq)
+        if defined.dropped:
+            self.jobs.wake()
         return Message(text)
 
     async def _alter(self, call: Call, statement: AlterTable) -> Defined:

@@ -170,7 +170,12 @@ class Tokens:
 
     def sees(self, *words: str) -> bool:
         """Tell whether `words` come next, one after the other."""
-        return all(self.peek(ahead).word == word for ahead, word in enumerate(words))
+        at = self.index
+        for word in words:
+            if at >= len(self._all) or self._all[at].word != word:
+                return False
+            at += 1
+        return True
 
     def accept(self, *words: str) -> bool:
         """Step over `words` if they come next."""
