@@ -137,7 +137,9 @@ def expect_same_table(table: Table, options: SubscriptionOptions | None) -> None
     """Refuse a resume from before the table was made: the rows that its client holds are another table's."""
     after = options.after if options is not None else None
     if after is not None and 0 < after < snowflake_floor(table.created_at_us // 1000):
-        raise TableNotFound(f"{table.full_name} was made anew after this cursor; subscribe without `from`")
+        raise TableNotFound(
+            f"{table.full_name}: it was made anew after this cursor; subscribe without `from`"
+        )
 
 
 def read_batch(

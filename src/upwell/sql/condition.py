@@ -87,16 +87,18 @@ def refuse_undecidable(where: Fragment, sql: str) -> None:
     `sql` is the statement that `where` is a part of.
     """
     for token, following in pairwise([*where.tokens, END]):
-        at = place(sql, token.start)
         if token.word in ("SELECT", "EXISTS"):
+            at = place(sql, token.start)
             raise InvalidSql(
                 f"Subscription query WHERE has a subquery at {at}, and a live query follows the rows of one "
                 "table; follow the other table as well, or store what you compare with in this one"
             )
         if token.kind == "parameter":
+            at = place(sql, token.start)
             raise InvalidSql(
                 f"Subscription query has no parameters; write the value in place of {token.text} at {at}"
             )
         reason = _REASONS.get(token.word) if following.word == "(" else None
         if reason is not None:
+            at = place(sql, token.start)
             raise InvalidSql(f"Subscription query WHERE can't have {token.word}() at {at}: {reason}")

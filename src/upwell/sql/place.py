@@ -5,6 +5,8 @@ import re
 from upwell.errors import InvalidSql
 from upwell.sql.lex import Token, place, tokenize
 
+CHARS_MAX = 16_000
+"""What is behind so many characters isn't looked for: others wait meanwhile."""
 _UNKNOWN = re.compile(
     r"No field named (?:[\w\"]+\.)*\"?(?P<field>\w+)\"?"
     r"|[Cc]olumn '(?P<column>[^']+)' does not exist(?: in \w+(?:\.\w+)*)?"
@@ -26,9 +28,11 @@ def pointed(message: str, sql: str) -> str:
 
 def _find(name: str, sql: str) -> Token | None:
     try:
-        tokens = tokenize(sql)
+        tokens = tokenize(sql[:CHARS_MAX])
     except InvalidSql:
         return None
+    if len(sql) > CHARS_MAX:
+        tokens.pop()  # perhaps half of one
     for token in tokens:
         if token.kind in ("word", "quoted") and token.text.strip('"').lower() == name:
             return token
