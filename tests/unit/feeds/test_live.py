@@ -142,7 +142,7 @@ class Rig:
         return self.alter(AddColumn(replace(column, initial="m")))
 
     def alter(self, alteration: Alteration) -> int:
-        seq, self.table = self.schema.alter_table("default", "items", alteration, refuse_null=lambda *_: None)
+        seq, self.table = self.schema.alter_table("default", "items", alteration, refuse_rows=lambda *_: None)
         assert seq is not None
         return seq
 
