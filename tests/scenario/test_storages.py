@@ -169,33 +169,32 @@ def test_another_template_is_for_new_files(site: Site, tmp_path: Path) -> None:
     assert cold.audit(base, {space: base}) == []
 
 
-def test_two_tables_that_templates_send_to_one_directory(site: Site, tmp_path: Path) -> None:
-    """The second one stays hot, and its flush says why; nothing of the first is touched."""
+def test_two_tables_that_templates_send_to_one_directory_are_refused(site: Site, tmp_path: Path) -> None:
+    """A SHARED table and a user's part of a USER table would have one manifest.json."""
     root, space, other, base = site.root, site.namespace(), site.namespace(), tmp_path / "base"
-    root.run(
-        f"CREATE STORAGE {space} TYPE filesystem PATH '{base}' "
-        f"SHARED_TABLES_TEMPLATE '{space}/{{namespace}}/{{tableName}}'"
-    )
+    shared = f"SHARED_TABLES_TEMPLATE '{space}/{{namespace}}/{{tableName}}'"
+    root.run(f"CREATE STORAGE {space} TYPE filesystem PATH '{base}' {shared}")
     mine, ours = f"{space}.{other}", f"{other}.root"
-    for table, kind in ((mine, "USER"), (ours, "SHARED")):
-        root.run(f"CREATE {kind} TABLE {table} (id INT PRIMARY KEY) WITH (STORAGE_ID='{space}')")
+    with_storage = f"(id INT PRIMARY KEY) WITH (STORAGE_ID='{space}')"
+
+    def refused(sql: str) -> None:
+        message = root.sql(sql).refused(400, "SQL_EXECUTION_ERROR")
+        assert "would be in the same directory" in message
+        assert f"'{mine}'" in message
+        assert f"'{ours}'" in message
+
+    root.run(f"CREATE USER TABLE {mine} {with_storage}")
+    refused(f"CREATE SHARED TABLE {ours} {with_storage}")
+    root.run(f"CREATE SHARED TABLE {ours} (id INT PRIMARY KEY)")
+    refused(f"ALTER TABLE {ours} SET TBLPROPERTIES (STORAGE_ID='{space}')")
+    root.run(f"ALTER STORAGE {space} SET SHARED_TABLES_TEMPLATE 'shared/{{namespace}}/{{tableName}}'")
+    root.run(f"ALTER TABLE {ours} SET TBLPROPERTIES (STORAGE_ID='{space}')")
+    refused(f"ALTER STORAGE {space} SET {shared}")
+    for table in (mine, ours):
         root.run(f"INSERT INTO {table} VALUES (1), (2)")
-    site.flush(mine)
-    copy = (base / space / other / "root" / "manifest.json").read_bytes()
-    name = root.run(f"STORAGE FLUSH TABLE {ours}").message.split("Job ID: ")[1]
-
-    def ended() -> list[str] | None:
-        [found] = root.run(f"SELECT status, message FROM system.jobs WHERE job_id = '{name}'").rows
-        return found if found[0] in ("failed", "completed") else None
-
-    status, told = wait_until(ended, timeout_s=60, what="the flush to fail") or ("", "")
-    assert (status, f"is that of table '{mine}'" in told) == ("failed", True), told
-    assert (base / space / other / "root" / "manifest.json").read_bytes() == copy
-    root.run(f"ALTER STORAGE {space} SET SHARED_TABLES_TEMPLATE 'Shared/{{namespace}}/{{tableName}}'")
-    root.run(f"RETRY JOB '{name}'")
-    status, told = wait_until(ended, timeout_s=60, what="the flush to end") or ("", "")
-    assert status == "completed", told
-    assert [root.run(f"SELECT COUNT(*) FROM {table}").cell for table in (mine, ours)] == ["2", "2"]
+        site.flush(table)
+    assert (base / "shared" / other / "root" / "manifest.json").exists()
+    assert (base / space / other / "root" / "manifest.json").exists()
     assert cold.audit(base) == []
 
 

@@ -129,6 +129,8 @@ class PartitionWriter:
         self._lock = threading.Lock()
         self._held: dict[tuple[TableId, Owner], threading.Lock] = {}
         self._wanted: Counter[tuple[TableId, Owner]] = Counter()
+        self._claimed: dict[str, tuple[TableId, Owner]] = {}
+        """The directories that partitions which are held have begun to use."""
         self._keepers = 0
 
     @contextmanager
@@ -161,6 +163,8 @@ class PartitionWriter:
                 self._wanted[place] -= 1
                 if not self._wanted[place]:
                     del self._wanted[place], self._held[place]
+                for claimed in [each for each, by in self._claimed.items() if by == place]:
+                    del self._claimed[claimed]
 
     def open(self, view: View, table: Table, owner: Owner) -> Base:
         """Begin a change of a partition that is held: make its directory, collect what nobody needs."""
@@ -169,7 +173,8 @@ class PartitionWriter:
         files = self._storages.open(partition_of(table, owner), target_of(view.catalog, table, owner))
         is_new = files.place not in (in_force.places or ([files.partition.home] if in_force.number else []))
         if is_new:
-            self._refuse_shared(view, files)
+            self._storages.refuse_claimed(files.place)
+            self._refuse_shared(files)
         files.make(sync_name=False)
         manifest = self.in_force(files, in_force)
         found = self._collect(files, in_force, manifest)
@@ -177,21 +182,24 @@ class PartitionWriter:
         names = found.names.get(files.place, frozenset())
         return Base(table, owner, record, files, manifest, found.places, names, storage, is_new)
 
-    def _refuse_shared(self, view: View, files: PartitionFiles) -> None:
-        """Raise if the directory has the `manifest.json` of another partition, which is in force."""
+    def _refuse_shared(self, files: PartitionFiles) -> None:
+        """Raise if the directory has the `manifest.json` of another partition, in force or on its way."""
+        own = (files.partition.table_id, files.partition.owner)
+        with self._lock:
+            by = self._claimed.setdefault(files.shown(MANIFEST_COPY), own)
         copy = find_copy(files)
+        view = self._committer.publication.view
+        if by != own:
+            raise _shared(files, view.catalog.by_id[by[0]].full_name)
         if copy is None or copy.table_number not in view.catalog.by_id:
             return
         other = view.catalog.by_id[TableId(copy.table_number)]
         owner = SHARED if copy.user_id is None else user_owner(copy.user_id)
         record = view.hot.find_record(Kind.MANIFEST, partition_name(other.id, owner))
         theirs = self._storages.open(partition_of(other, owner), decode_manifest_record(record).place)
-        is_other = (other.id, owner) != (files.partition.table_id, files.partition.owner)
+        is_other = (other.id, owner) != own
         if is_other and record is not None and theirs.shown(MANIFEST_COPY) == files.shown(MANIFEST_COPY):
-            raise StorageFailed(
-                f"{files.shown(MANIFEST_COPY)} is that of table '{other.full_name}': the templates of their "
-                "storages give two tables one directory; ALTER STORAGE changes a template"
-            )
+            raise _shared(files, other.full_name)
 
     def in_force(self, files: PartitionFiles, in_force: ManifestInForce) -> Manifest:
         """Return the manifest that a record names, with the place of each file; an empty one for none."""
@@ -377,6 +385,13 @@ class _Collected:
     is_done: bool
     places: tuple[Place, ...]
     names: Mapping[Place, frozenset[str]]
+
+
+def _shared(files: PartitionFiles, other: str) -> StorageFailed:
+    return StorageFailed(
+        f"{files.shown(MANIFEST_COPY)} is that of table '{other}': the templates of their storages give two "
+        "tables one directory; ALTER STORAGE changes a template"
+    )
 
 
 def _renew_copy(files: PartitionFiles, in_force: Manifest) -> None:

@@ -31,11 +31,11 @@ from upwell.engine.catalog import (
 )
 from upwell.engine.commit import Committer
 from upwell.engine.query_schema import refuse_read, refuse_used
+from upwell.engine.siting import require_site
 from upwell.engine.view import View
 from upwell.errors import AlreadyExists, ConstraintViolation, InvalidOperation, NotFound
 from upwell.ids import Seq
 from upwell.storage.hot import Batch, Kind, RecordIs, RecordWrite
-from upwell.storage.place import LOCAL
 from upwell.types import TableId, Value
 
 RESERVED_NAMESPACES = frozenset(
@@ -123,7 +123,7 @@ class Schema:
                     f"Namespace '{table.namespace}' does not exist. "
                     f"Create it first with CREATE NAMESPACE {table.namespace}"
                 )
-            self._require_storage(table)
+            require_site(self._catalog, table)
             made = self._tables_made() + 1
             columns = tuple(replace(each, physical=physical(each, ())) for each in table.columns)
             table = replace(table, id=TableId(made), columns=columns, created_at_us=self._clock.now_us())
@@ -162,7 +162,8 @@ class Schema:
                 if new is None:
                     return None, table
                 refuse_used(self._catalog, table, alteration)
-                self._require_storage(new)
+                if new.storage != table.storage:
+                    require_site(self._catalog, new)
                 new = replace(new, updated_at_us=self._clock.now_us())
                 records = [table_record(new), version_record(table), *self._moved_children(table, new)]
                 if isinstance(found, AddReference):
@@ -306,10 +307,6 @@ class Schema:
         older = load_versions(self._committer.newest, table.id)
         forgotten = [version_record(each, forgotten=True) for each in older]
         return [table_record(table, dropped=True), dropped_record(table.id, table), *forgotten]
-
-    def _require_storage(self, table: Table) -> None:
-        if table.storage != LOCAL and table.storage not in self._catalog.storages:
-            raise InvalidOperation(f"Storage '{table.storage}' does not exist")
 
     def _tables_made(self) -> int:
         record = self._committer.newest.find_record(Kind.META, TABLES_MADE)

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from upwell.clock import Clock
 from upwell.engine.catalog import Catalog, Table, load_dropped, storage_record
 from upwell.engine.commit import Committer, decode_manifest_record
+from upwell.engine.siting import refuse_meeting_tables
 from upwell.errors import AlreadyExists, InvalidOperation, NotFound
 from upwell.ids import Seq
 from upwell.storage.definition import Storage, local_storage, refuse_meeting
@@ -47,6 +48,9 @@ class StorageSchema:
             storage = self.get(name)
             changed = replace(change(storage), updated_at_us=self.clock.now_us())
             refuse_meeting(changed, self.storages)
+            tables = self._catalog.by_id.values()
+            writing = [table for table in tables if table.storage == name]
+            refuse_meeting_tables(writing, tables, {**self._catalog.storages, name: changed})
             return self.committer.apply(Batch(records=[storage_record(changed)]))
 
     def drop(self, name: str, *, if_exists: bool) -> Seq | None:

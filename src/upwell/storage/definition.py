@@ -92,8 +92,14 @@ class Storage:
 
     def place_of(self, partition: Partition) -> Place:
         """Return where new files of a partition go."""
-        is_user = owner_user(partition.owner) is not None
-        return Place(self.id, _directory(self.user_template if is_user else self.shared_template, partition))
+        user = owner_user(partition.owner)
+        names = {"namespace": partition.namespace, "table": partition.table, "user": user or ""}
+        return Place(self.id, _filled(self.shared_template if user is None else self.user_template, names))
+
+    def template_of(self, namespace: str, table: str, *, is_user: bool) -> str:
+        """Return the template of a table's directories, in which only its users' names are missing."""
+        template = self.user_template if is_user else self.shared_template
+        return _filled(template, {"namespace": namespace, "table": table})
 
 
 def local_storage(base: str, *, time_us: int) -> Storage:
@@ -136,16 +142,18 @@ def refuse_meeting(storage: Storage, others: Iterable[Storage]) -> None:
 
 
 def _storages_may_meet(one: Storage, other: Storage) -> bool:
+    return may_be_one(one, one.shared_template, other, other.shared_template) or may_be_one(
+        one, one.user_template, other, other.user_template
+    )
+
+
+def may_be_one(one: Storage, mine: str, other: Storage, theirs: str) -> bool:
+    """Whether two templates of two storages, or of one, can give one and the same directory."""
     if one.type is not other.type or one.config.get("endpoint") != other.config.get("endpoint"):
         return False
-    templates = (
-        (one.shared_template, other.shared_template),
-        (one.user_template, other.user_template),
-    )
-    places = [(f"{one.base}/{mine}", f"{other.base}/{theirs}") for mine, theirs in templates]
-    if not one.is_remote:  # some file systems fold case
-        places = [(_folded(mine), _folded(theirs)) for mine, theirs in places]
-    return any(_may_meet(mine, theirs) for mine, theirs in places)
+    places = f"{one.base}/{mine}", f"{other.base}/{theirs}"
+    # Some file systems fold case.
+    return _may_meet(*(places if one.is_remote else map(_folded, places)))
 
 
 def _folded(path: str) -> str:
@@ -263,15 +271,12 @@ def _check_base(storage: Storage) -> None:
         )
 
 
-def _directory(template: str, partition: Partition) -> str:
-    user = owner_user(partition.owner)
-    names = {"namespace": partition.namespace, "table": partition.table, "user": user or ""}
-
+def _filled(template: str, names: Mapping[str, str]) -> str:
     def filled(match: re.Match[str]) -> str:
         name = _NAMES[match[1]]
-        if name == "shard":
-            return hashlib.sha256((user or "").encode("utf-8", "surrogatepass")).hexdigest()[:2]
-        return encode_name(names[name])
+        if name == "shard" and "user" in names:
+            return hashlib.sha256(names["user"].encode("utf-8", "surrogatepass")).hexdigest()[:2]
+        return encode_name(names[name]) if name in names else match[0]
 
     return _PLACEHOLDER.sub(filled, template)
 

@@ -1,14 +1,16 @@
 """The storages that are open: from a definition to the files of a partition in one of its places.
 
 Law: what a storage is, its record in force says: it is asked for on each opening, and a storage whose record
-changed is opened anew. A storage belongs to one server, which a marker at its root names; before a file of a
-process is written there, the marker has been read and the server's promises have been put to the test.
+changed is opened anew. A storage belongs to one server, which a marker at its root names, created once;
+before a file of a process is written there, the marker has been read and the server's promises have been
+put to the test. Who marks a storage looks for markers above, and who writes to a directory first looks for
+markers on the way there: of two that are inside each other, begun at once, one sees the other.
 """
 
 import itertools
 import shutil
 import threading
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
@@ -74,6 +76,7 @@ class Storages:
         self._links_lock = threading.Lock()
         self._lock = threading.Lock()
         self._opened: dict[str, _Opened] = {}
+        self._unclaimed: set[tuple[str, str]] = set()
 
     def open(self, partition: Partition, place: Place | None = None) -> PartitionFiles:
         """Return the files of a partition in a place (None: where it lies by default); creates nothing.
@@ -197,10 +200,57 @@ class Storages:
                 "two would remove each other's files; choose another directory or prefix"
             )
 
+    def refuse_claimed(self, place: Place) -> None:
+        """Raise `StorageFailed` if another server has a storage on the way to a directory."""
+        volume = (
+            self._open(place.storage).volume if place.storage != LOCAL else Directory(self.root, self._files)
+        )
+        parts = place.directory.split("/")
+        for depth in range(1, len(parts) + 1):
+            directory = "/".join(parts[:depth])
+            with self._lock:
+                if (place.storage, directory) in self._unclaimed:
+                    continue
+            if self._is_claimed(volume, f"{directory}/{MARKER}"):
+                raise StorageFailed(
+                    f"storage '{place.storage}': {directory} in it belongs to another server (see {MARKER} "
+                    "there), and two would remove each other's files; ALTER STORAGE changes a template"
+                )
+            if depth < len(parts):  # that of a partition is asked for once
+                with self._lock:
+                    self._unclaimed.add((place.storage, directory))
+
     def _mark(self, storage: Storage, volume: Volume) -> None:
+        was_ours = self._is_claimed(volume, MARKER, ours=True)
         with suppress(FileExistsError):
             volume.put_new(MARKER, self._marker())
         self._read_marker(storage, volume)
+        try:
+            self._refuse_within(storage)
+        except BaseException:
+            if not was_ours:
+                volume.delete(MARKER)
+            raise
+
+    def _refuse_within(self, storage: Storage) -> None:
+        """Raise `InvalidOperation` if a place above is a storage of another server, or its data directory."""
+        for above in _above(storage):
+            volume = self._volume(above)
+            has_data = isinstance(volume, Directory) and self._files.exists(volume.root / "hot" / "CURRENT")
+            # Who may not look above may not write there either.
+            with suppress(StorageFailed, PermissionError):
+                if has_data or self._is_claimed(volume, MARKER):
+                    raise InvalidOperation(
+                        f"storage '{storage.id}': {above.base} belongs to another server, and two would "
+                        "remove each other's files; choose a directory or prefix that isn't inside of it"
+                    )
+
+    def _is_claimed(self, volume: Volume, marker: str, *, ours: bool = False) -> bool:
+        """Whether a marker is there that is another server's, or our own."""
+        try:
+            return (volume.get(marker) == self._marker()) is ours
+        except (FileNotFoundError, NotADirectoryError):
+            return False
 
     def _marker(self) -> bytes:
         return msgspec.json.encode({"server": self._server, "format": 1})
@@ -212,6 +262,17 @@ class Storages:
             raise InvalidOperation(
                 f"storage '{storage.id}': {base} and the server's data directory are inside each other"
             )
+
+
+def _above(storage: Storage) -> Iterator[Storage]:
+    """Return what storages would be at the places above."""
+    if not storage.is_remote:
+        for directory in Path(storage.base).resolve().parents:
+            yield replace(storage, base=str(directory))
+        return
+    bucket, *prefix = storage.base.removeprefix(storage.type.scheme).split("/")
+    for depth in range(len(prefix)):
+        yield replace(storage, base=storage.type.scheme + "/".join([bucket, *prefix[:depth]]))
 
 
 def _resolved(storage: Storage) -> Storage:

@@ -2,17 +2,19 @@
 
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
 import pytest
 
 from upwell.engine import flush as flush_module
+from upwell.engine.catalog import storage_record
 from upwell.engine.flush import Flushed
 from upwell.engine.stop import Stop
-from upwell.errors import ColdFileMissing, TableNotFound
+from upwell.errors import ColdFileMissing, StorageFailed, TableNotFound
 from upwell.jobs.job import Job, JobType
-from upwell.storage.hot import Kind
+from upwell.storage.hot import Batch, Kind
 from upwell.testing import FailingFiles, PointActions, cold, each_fault
 from upwell.testing.embedded import Embedded, memory_store
 from upwell.types import SHARED, Owner, user_owner
@@ -388,3 +390,34 @@ def test_readers_and_writers_never_notice_a_flush(db: Embedded) -> None:
     db.flush("app.ours")
     assert db.cold_rows("app.ours") == [{"id": key, "n": moved if key in (3, 7) else 0} for key in range(10)]
     assert db.cold_problems() == []
+
+
+@pytest.mark.parametrize("point", ["flush:manifest-written", "flush:before-commit", "flush:after-commit"])
+def test_of_two_tables_with_one_directory_the_second_stays_hot(tmp_path: Path, point: str) -> None:
+    """By templates of a definition that is older than their check; whenever the second one comes."""
+    told: list[str] = []
+
+    def flush_second() -> None:
+        if not told:
+            told.append("it is flushed")
+            with pytest.raises(StorageFailed) as refused:
+                db.flush("app.root")
+            told[:] = [str(refused.value)]
+
+    points = PointActions({point: flush_second})
+    with Embedded(tmp_path / "data", points=points) as db:
+        db.run(
+            f"CREATE NAMESPACE app; CREATE NAMESPACE x; CREATE STORAGE s TYPE filesystem PATH '{tmp_path}/s';"
+            "CREATE TABLE x.app (id INT PRIMARY KEY) WITH (TYPE = 'USER', STORAGE_ID = 's');"
+            "CREATE TABLE app.root (id INT PRIMARY KEY) WITH (TYPE = 'SHARED', STORAGE_ID = 's');"
+            "INSERT INTO x.app VALUES (1), (2); INSERT INTO app.root VALUES (3)"
+        )
+        older = replace(db.view.catalog.storages["s"], shared_template="x/{namespace}/{tableName}")
+        db.committer.publication.wait(db.committer.apply(Batch(records=[storage_record(older)])))
+        db.flush("x.app")
+        for _ in range(2):
+            with pytest.raises(StorageFailed, match=r"is that of table 'x\.app'"):
+                db.flush("app.root")
+        assert "is that of table 'x.app'" in told[0]
+        assert cold.find_partition(tmp_path / "s", "x.app", "root", roots={"s": tmp_path / "s"}) is not None
+        assert (db.rows("SELECT id FROM app.root"), db.rows("SELECT count(*) FROM x.app")) == ([(3,)], [(2,)])
