@@ -31,7 +31,7 @@ from upwell.types import Column, Owner, SqlType, coerce, owner_user, to_json
 
 log = logging.getLogger("upwell.cold")
 
-Scalar = dict[str, str | float | bool]
+Scalar = dict[str, str | int | float | bool]
 """One tagged value, as `{"Int64": "1"}`; 64-bit integers are strings."""
 
 T = TypeVar("T")

@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from upwell.effects import OsFiles
@@ -15,6 +16,7 @@ from upwell.storage.manifest import (
     Segment,
     copy_manifest,
     empty_manifest,
+    encode_manifest,
     load_hidden,
     load_manifest,
     remove_copy,
@@ -70,6 +72,20 @@ def test_a_manifest_comes_back_and_is_never_overwritten(files: PartitionFiles) -
     with pytest.raises(FileExistsError):
         write_manifest(files, MANIFEST)
     assert files.names() == ["manifest-7-3.json"]
+
+
+def test_bounds_stay_what_they_are_in_the_manifests_that_follow(files: PartitionFiles) -> None:
+    """1 is no 1.0: a reader in another language may tell them apart."""
+    stats = {
+        "1": ColumnStats({"Int32": 4}, {"Int32": 5}, 0),
+        "2": ColumnStats({"Float64": 4.0}, {"Float64": 5.5}, 0),
+        "3": ColumnStats({"Boolean": False}, {"Boolean": True}, 0),
+        "4": ColumnStats({"Int64": "1"}, {"Int64": "100"}, 0),
+    }
+    segment = msgspec.structs.replace(SEGMENT, column_stats=stats)
+    manifest = msgspec.structs.replace(MANIFEST, segments=(segment,))
+    write_manifest(files, manifest)
+    assert encode_manifest(load_manifest(files, 3)) == encode_manifest(manifest)
 
 
 def test_the_copy_has_the_contract_s_shape(files: PartitionFiles) -> None:
