@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from upwell.testing import wait_until
 from upwell.testing.websocket import Socket, Watched
 from upwell.testing.wire import Site, Wire
 
@@ -223,3 +224,52 @@ def test_a_subscription_outlives_a_drop_or_says_why_it_cannot(site: Site, alice:
         assert "name" in alice.sql(f"INSERT INTO {data} (id, name) VALUES (5, 'x')").refused(
             400, "SQL_EXECUTION_ERROR"
         )
+
+
+def test_what_was_flushed_is_shown_by_the_schema_of_now(site: Site, alice: Wire, data: str) -> None:
+    """A dropped name that comes again begins empty; renamed and widened columns keep what they hold."""
+    put(alice, data, 1, 2, 3)
+    site.flush(data)
+    put(alice, data, 4)
+    with Socket(alice.port, alice.token) as socket:
+        before = Watched(socket, f"SELECT * FROM {data}", id="before", options={}).snapshot()
+
+        def shown_anew(version: int) -> Rows:
+            watched = Watched(socket, f"SELECT * FROM {data}", id=f"v{version}", options={"batch_size": 2})
+            rows = alice.run(f"SELECT * FROM {data}").by_key
+            assert watched.snapshot().rows == rows
+            return rows
+
+        altered(site, data, "DROP COLUMN value", 2)
+        altered(site, data, "ADD COLUMN value INT", 3)
+        assert {row["value"] for row in shown_anew(3).values()} == {None}, "the old values are not back"
+        assert alice.run(f"SELECT COUNT(*) FROM {data} WHERE value IS NOT NULL").cell == "0"
+        alice.run(f"UPDATE {data} SET value = 9 WHERE id = 2")
+        assert before.change() == ("update", "2")
+        assert before.last["rows"][0]["value"] == 9
+        assert "value" not in before.last["old_values"][0], "it was NULL before"
+        site.flush(data)
+        altered(site, data, "RENAME COLUMN name TO title", 4)
+        altered(site, data, "MODIFY COLUMN value BIGINT", 5)
+        rows = shown_anew(5)
+        assert [row["title"] for row in rows.values()] == [f"name {n}" for n in range(1, 5)]
+        assert [row["value"] for row in rows.values()] == [None, "9", None, None]
+        alice.run(f"UPDATE {data} SET value = 5000000000 WHERE id = 3")
+        assert before.change() == ("update", "3")
+        assert {"title": "name 3", "value": "5000000000"}.items() <= before.last["rows"][0].items()
+
+        # And while it is being flushed.
+        put_more = ", ".join(f"({n}, 'name {n}', {n})" for n in range(100, 400))
+        alice.run(f"INSERT INTO {data} (id, title, value) VALUES {put_more}")
+        job = site.root.run(f"STORAGE FLUSH TABLE {data}").message.split("Job ID: ")[1]
+        altered(site, data, "ADD COLUMN late INT DEFAULT 7", 6)
+        alice.run(f"UPDATE {data} SET late = 8 WHERE id = 1")
+        status = f"SELECT status FROM system.jobs WHERE job_id = '{job}'"
+        wait_until(lambda: site.root.run(status).cell == "completed", timeout_s=20, what="the flush")
+        rows = shown_anew(6)
+        assert len(rows) == 304
+        assert {key: row["late"] for key, row in rows.items()} == dict.fromkeys(rows, 7) | {"1": 8}
+        namespace = data.partition(".")[0]
+        versions = f"SELECT is_latest FROM system.schemas WHERE namespace_id = '{namespace}'"
+        latest = site.root.run(f"{versions} ORDER BY schema_version").rows
+        assert latest == [[False]] * 5 + [[True]], "one more by each"
