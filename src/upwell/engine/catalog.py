@@ -127,7 +127,7 @@ class Table:
         """Index of the primary-key column; of a table that has none that of `_seq`, which is no column."""
         return next((i for i, column in enumerate(self.columns) if column.primary_key), -1)
 
-    @property
+    @cached_property
     def is_ephemeral(self) -> bool:
         """Whether rows expire: nothing of them becomes cold, and no transaction holds them back."""
         return self.kind is TableKind.STREAM

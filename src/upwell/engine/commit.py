@@ -142,7 +142,7 @@ class Committer:
                 raise self.publication.failure
             self._points.reach("commit:before-write")
             self._expect_tables(batch)
-            batch.rows = [self._superseding(row) if row.previous else row for row in batch.rows]
+            batch.rows = self._superseding(batch.rows)
             try:
                 applied = self._store.apply(batch)
             except ReadOnly:
@@ -222,13 +222,22 @@ class Committer:
             if table is None or table.version != row.schema:
                 raise ExpectationFailed("the table was changed or dropped meanwhile")
 
-    def _superseding(self, row: RowWrite) -> RowWrite:
-        if row.previous in row.supersedes:
-            return row
-        partition = (row.table, row.owner)
-        if partition not in self._flushing and row.previous > self._cold_until(partition):
-            return row
-        return msgspec.structs.replace(row, supersedes=(*row.supersedes, row.previous))
+    def _superseding(self, rows: Sequence[RowWrite]) -> list[RowWrite]:
+        """Return the rows, with the versions before them as superseded that are cold or about to be."""
+        until = {
+            partition: self.last_seq if partition in self._flushing else self._cold_until(partition)
+            for partition in {(row.table, row.owner) for row in rows if row.previous}
+        }
+        if not any(until.values()):
+            return list(rows)
+        return [
+            msgspec.structs.replace(row, supersedes=(*row.supersedes, row.previous))
+            if row.previous
+            and row.previous <= until[row.table, row.owner]
+            and row.previous not in row.supersedes
+            else row
+            for row in rows
+        ]
 
     def _note_written(self, changes: Sequence[Change]) -> None:
         if not self._flushing:

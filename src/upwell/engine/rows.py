@@ -153,7 +153,8 @@ def shaped(version: Version, table: Table) -> Version:
 
     The payload of a synced row says nothing of a column that the row never had: its text is kept.
     """
-    version = _narrowed(version, table)
+    if version.schema != table.version:
+        version = _narrowed(version, table)
     row = version.row
     if row is None or len(row) == len(table.columns):
         return version

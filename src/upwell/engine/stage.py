@@ -12,7 +12,7 @@ from upwell.engine.catalog import Catalog, Table
 from upwell.engine.precedence import ordered
 from upwell.engine.rows import Found, Rows
 from upwell.engine.violation import Place
-from upwell.storage.hot import Batch, Expectation, HotReader, RecordWrite, RowWrite, Version
+from upwell.storage.hot import NO_SEQ, Batch, Expectation, HotReader, RecordWrite, RowWrite, Version
 from upwell.types import Key, Op, Owner, Row
 
 
@@ -137,10 +137,9 @@ class Stage:
         if found is None:
             _, owner, key = place
             version = self._rows.find_hot(self._reader, table, owner, key)
-            if version is not None and version.seq < table.alive_from(self._now_us):
-                found = Found(None, version.seq, None, expired=version)
-            elif version is not None:
-                found = Found(version, version.seq, None)
+            if version is not None:
+                is_over = table.is_ephemeral and version.seq < table.alive_from(self._now_us)
+                found = Found(None if is_over else version, version.seq, None, version if is_over else None)
             else:
                 record = self._manifest_record(table, owner)
                 found = self._rows.find_cold(
@@ -169,7 +168,8 @@ class Stage:
         staged = self._staged.get(place)
         _, owner, key = place
         if staged is None:
-            self._expect_manifest(found, table, owner)
+            if found.hot_seq == NO_SEQ:
+                self._expect_manifest(found, table, owner)
         elif self._is_change(place, staged):
             # One log entry a key and commit: what the row was before the commit → what it is after it.
             op = self._merged(found, op)

@@ -23,7 +23,7 @@ from upwell.storage.hot import (
     Version,
     unmet,
 )
-from upwell.types import Owner, owner_user
+from upwell.types import SHARED, Owner, owner_user
 
 NO_COUNTER = 0
 
@@ -98,7 +98,7 @@ def _change(write: RowWrite, seq: int, counter: int, *, last: bool) -> Change:
 
 
 def _next_counter(owner: Owner, counters: dict[Owner, int], counter_of: Callable[[Owner], int]) -> int:
-    if owner_user(owner) is None:
+    if owner == SHARED:
         return NO_COUNTER
     counter = (counters[owner] if owner in counters else counter_of(owner)) + 1
     counters[owner] = counter
