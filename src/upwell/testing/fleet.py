@@ -17,34 +17,40 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
+from hypothesis.stateful import initialize, rule
 
 from upwell.clock import ManualClock
 from upwell.device import AnswerRefused, RequestRefused, Unreachable
 from upwell.device.conflict import Resolver
 from upwell.effects import POINTS
-from upwell.errors import SqlFailure
 from upwell.storage.memory import MemoryStore
 from upwell.testing.embedded import RETENTION_S, Embedded
-from upwell.testing.fleet_edits import EDIT, EDITS, EDITS_BEFORE, RESOLVERS, TABLE, Edit
+from upwell.testing.fleet_edits import (
+    EDIT,
+    EDITS,
+    EDITS_BEFORE,
+    PHONES,
+    PHONES_MAX,
+    RESOLVERS,
+    TABLE,
+    Edit,
+    Edits,
+)
 from upwell.testing.fleet_stock import StockPhone
 from upwell.testing.fleet_tables import (
     APP_TABLES,
     CHILDREN,
     PARENTS,
+    SERVER_REFERENCES,
     SERVER_TABLES,
     TABLES,
     USER,
-    app_key,
     columns_of,
-    key,
 )
 from upwell.testing.inprocess import App, Crashing, CrashPoints, Fault, Killed, SyncServer
 from upwell.testing.ledger import Content, Diary, Ledger, Place
 
 ROUNDS_MAX = 4
-PHONES_MAX = 3
-PHONES = st.integers(0, PHONES_MAX - 1)
 EXCHANGES = st.sampled_from(["sync", "upload", "download"])
 STEPS = st.sampled_from(["sync", "sync", "upload", "download", "hydrate"])
 FAULTS = st.lists(st.sampled_from(Fault), min_size=1, max_size=4)
@@ -68,7 +74,7 @@ def memory_directory() -> str | None:
     return "/dev/shm" if Path("/dev/shm").is_dir() else None
 
 
-class Fleet(RuleBasedStateMachine):
+class Fleet(Edits):
     """Two or three phones of one user, SQL, and everything that can go wrong."""
 
     is_on_disk: ClassVar[bool]
@@ -92,6 +98,8 @@ class Fleet(RuleBasedStateMachine):
         self.db.run("CREATE NAMESPACE app")
         for table in SERVER_TABLES:
             self.db.run(f"CREATE TABLE app.{table} WITH (TYPE = 'USER', SYNC = TRUE)")
+        for reference in SERVER_REFERENCES:
+            self.db.run(f"ALTER TABLE app.{reference}")
         self.server = SyncServer(self.db, points)
         self.ledger = Ledger()
         self.numbers = itertools.count(1)
@@ -157,6 +165,8 @@ class Fleet(RuleBasedStateMachine):
                 diary.app.device.pending()
             )
             assert diary.contents() == wanted, (diary.source, differences(diary.contents(), wanted))
+        for limit in (1, 2):
+            self.stocks[-limit] = StockPhone(self.server, self.directory, f"stock-{limit}", limit)
         for stock in self.stocks.values():
             assert stock.read(STOCK_PAGES_MAX), f"{stock.source} comes to no end"
             assert stock.contents() == wanted, (stock.source, differences(stock.contents(), wanted))
@@ -189,67 +199,7 @@ class Fleet(RuleBasedStateMachine):
             for edit in edits:
                 self.edit_by_sql(edit)
 
-    def edit_in_app(self, diary: Diary, edit: Edit) -> None:
-        """Write or delete one row; what it refers to is there, or nothing is referred to."""
-        table, number, _, verb = edit
-        run, pk = diary.app.device.connection.execute, app_key(table, number)
-        values = self.values(edit)
-        if table in PARENTS:
-            wanted = self.parent_of(edit)
-            found = run(f"SELECT id FROM {PARENTS[table]} WHERE id = ?", (wanted,)).fetchone()
-            values["parent"] = found[0] if found else None
-        names, marks = ", ".join(["id", *values]), ", ".join("?" * (len(values) + 1))
-        update = ", ".join(f"{name} = excluded.{name}" for name in values)
-        upsert = f"INSERT INTO {table} ({names}) VALUES ({marks}) ON CONFLICT (id) DO UPDATE SET {update}"
-        with diary.editing(), suppress(sqlite3.IntegrityError):
-            match verb:
-                case "delete":
-                    run(f"DELETE FROM {table} WHERE id = ?", (pk,))
-                case "replace":
-                    run(f"INSERT OR REPLACE INTO {table} ({names}) VALUES ({marks})", (pk, *values.values()))
-                case _:
-                    run(upsert, (pk, *values.values()))
-
-    def edit_by_sql(self, edit: Edit) -> None:
-        """Write or delete one row; what is refused is refused."""
-        table, number, _, verb = edit
-        pk, values = key(table, number), self.values(edit)
-        self.ledger.read(self.db, USER)
-        live = self.ledger.live()
-        if table in PARENTS:
-            wanted = self.parent_of(edit)
-            values["parent"] = wanted if (PARENTS[table], wanted) in live else None
-        changes = ", ".join(f"{name} = ${index}" for index, name in enumerate(values, 2))
-        marks = ", ".join(f"${index}" for index in range(1, len(values) + 2))
-        names, row = ", ".join(["id", *values]), [pk, *values.values()]
-        with suppress(SqlFailure):
-            if verb == "delete":
-                self.db.change(f"DELETE FROM app.{table} WHERE id = $1", [pk], user=USER)
-            elif (table, pk) in live:
-                self.db.change(f"UPDATE app.{table} SET {changes} WHERE id = $1", row, user=USER)
-            else:
-                self.db.change(f"INSERT INTO app.{table} ({names}) VALUES ({marks})", row, user=USER)
-
-    def parent_of(self, edit: Edit) -> str:
-        table, _, parent, _ = edit
-        return key(PARENTS[table], parent)
-
-    @rule(table=TABLE)
-    def write_all_by_sql(self, table: str) -> None:
-        self.db.change(f"UPDATE app.{table} SET note = $1", [f"n{next(self.numbers)}"], user=USER)
-
-    def values(self, edit: Edit) -> dict[str, Any]:
-        table, _, _, verb = edit
-        columns = (verb,) if verb in ("value", "note") else ("value", "note")
-        values: dict[str, Any] = {column: f"{column}-{next(self.numbers)}-" for column in columns}
-        if table == "files":
-            values["data"] = "".join(values.values()).encode()
-        return values
-
     # --- exchanges
-
-    def phone(self, number: int) -> Diary:
-        return self.diaries[number % len(self.diaries)]
 
     @rule(phone=PHONES, step=STEPS)
     def talk(self, phone: int, step: str) -> None:
@@ -386,7 +336,7 @@ class Fleet(RuleBasedStateMachine):
             source = f"stock{next(self.numbers)}"
             self.stocks[limit] = StockPhone(self.server, self.directory, source, limit)
         elif is_anew == 0:
-            self.stocks[limit].begin_anew()
+            self.stocks[limit].reinstall()
         self.stocks[limit].read(pages, lost=lost)
 
     # --- the server on its own

@@ -1,4 +1,4 @@
-"""Stock clients of the fleet's user that only read: new files, old ones, and some that begin anew.
+"""Stock clients of the fleet's user that only read; their apps are deleted and installed again.
 
 Law: no page is ever refused by a file, whose references are checked at the page's end; who reads to the end
 has what the server has.
@@ -19,6 +19,7 @@ from upwell.testing.inprocess import SECRET, SyncServer
 from upwell.testing.ledger import Content, Place, contents_of
 from upwell.testing.stock import StockClient, StockError
 
+HYDRATED_ROWS_MAX = 1_000
 _RESTRICTING = re.sub(r" ON DELETE (CASCADE|SET NULL)", "", APP_TABLES)
 
 
@@ -53,11 +54,15 @@ class StockPhone:
         self._wire = Wire(server)
         self._limit = limit
         self._path = directory / f"{source}.sqlite"
-        self._client = StockClient(
-            self._path, base_url="http://inprocess", secret=SECRET, user=USER, source=source, schema="app",
-            tables=TABLES, ddl=_RESTRICTING, transport=self._wire,
+        self._client = self._install()
+
+    def _install(self) -> StockClient:
+        client = StockClient(
+            self._path, base_url="http://inprocess", secret=SECRET, user=USER, source=self.source,
+            schema="app", tables=TABLES, ddl=_RESTRICTING, transport=self._wire,
         )  # fmt: skip
-        self._client.bootstrap()
+        client.bootstrap()
+        return client
 
     def read(self, pages: int, *, lost: int = 0) -> bool:
         """Read so many pages, of which the first answers get lost; return whether that was all."""
@@ -66,9 +71,12 @@ class StockPhone:
             return any(self._read_page() == 0 for _ in range(pages))
         return False
 
-    def begin_anew(self) -> None:
-        """Read from 0 again, into the same file."""
-        self._client.run("UPDATE _sync_client_info SET last_server_seq_seen = 0")
+    def reinstall(self) -> None:
+        """Go on with an empty file."""
+        self._client.close()
+        for suffix in ("", "-wal", "-shm"):
+            Path(f"{self._path}{suffix}").unlink(missing_ok=True)
+        self._client = self._install()
 
     def contents(self) -> dict[Place, Content]:
         """Return all rows of the file."""
@@ -84,5 +92,5 @@ class StockPhone:
         except StockError as refusal:
             if refusal.status != 409:
                 raise
-        self.begin_anew()
-        return 1
+        # In one transaction and, so that it doesn't end too early (D16), on one page.
+        return self._client.hydrate(limit=HYDRATED_ROWS_MAX) + 1

@@ -1,11 +1,11 @@
 """The tables of the fleet, on the server and on the phones: parents, cascades, rows that refer to themselves,
-and bytes, whose keys are blobs on the phones.
+tables that refer to each other (users and posts), and bytes, whose keys are blobs on the phones.
 """
 
 USER = "ada"
 TABLES = ["users", "posts", "comments", "folders", "files"]
 SERVER_TABLES = (
-    "users (id UUID PRIMARY KEY, value TEXT, note TEXT)",
+    "users (id UUID PRIMARY KEY, value TEXT, note TEXT, parent UUID)",
     "posts (id UUID PRIMARY KEY, value TEXT, note TEXT, parent UUID REFERENCES app.users (id))",
     "comments (id UUID PRIMARY KEY, value TEXT, note TEXT,"
     " parent UUID REFERENCES app.posts (id) ON DELETE CASCADE)",
@@ -13,8 +13,10 @@ SERVER_TABLES = (
     "files (id UUID PRIMARY KEY, value TEXT, note TEXT,"
     " parent UUID REFERENCES app.posts (id) ON DELETE SET NULL, data BYTES)",
 )
+SERVER_REFERENCES = ("users ADD FOREIGN KEY (parent) REFERENCES app.posts (id) ON DELETE SET NULL",)
 APP_TABLES = """
-CREATE TABLE users (id TEXT PRIMARY KEY, value TEXT, note TEXT);
+CREATE TABLE users (
+    id TEXT PRIMARY KEY, value TEXT, note TEXT, parent TEXT REFERENCES posts (id) ON DELETE SET NULL);
 CREATE TABLE posts (id TEXT PRIMARY KEY, value TEXT, note TEXT, parent TEXT REFERENCES users (id));
 CREATE TABLE comments (
     id TEXT PRIMARY KEY, value TEXT, note TEXT, parent TEXT REFERENCES posts (id) ON DELETE CASCADE);
@@ -23,9 +25,9 @@ CREATE TABLE files (
     id BLOB PRIMARY KEY NOT NULL, value TEXT, note TEXT,
     parent TEXT REFERENCES posts (id) ON DELETE SET NULL, data BLOB);
 """
-PARENTS = {"posts": "users", "comments": "posts", "folders": "folders", "files": "posts"}
+PARENTS = {"users": "posts", "posts": "users", "comments": "posts", "folders": "folders", "files": "posts"}
 
-CHILDREN = {"users": ["posts"], "posts": ["comments", "files"], "folders": ["folders"]}
+CHILDREN = {"users": ["posts"], "posts": ["comments", "files", "users"], "folders": ["folders"]}
 
 
 def key(table: str, number: int) -> str:
