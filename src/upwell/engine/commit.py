@@ -10,6 +10,7 @@ import threading
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from enum import Enum
+from typing import NamedTuple
 
 import msgspec
 
@@ -39,6 +40,9 @@ log = logging.getLogger("upwell.commit")
 
 KEPT_MAX = 2_000
 """So many rows are left out of the range that one commit deletes: each takes some µs under the write lock."""
+GAP_ROWS_MIN = 200
+"""With fewer rows between those that are left out, on average, each gap is no range of its own: measured, a
+read beside the deletion of 200,000 ranges of one row takes 0.2 s, of the rows one by one 0.3 ms."""
 
 _CATALOG_KINDS = frozenset({Kind.NAMESPACE, Kind.TABLE, Kind.USER, Kind.STORAGE, Kind.QUERY})
 
@@ -48,6 +52,18 @@ class Durability(Enum):
 
     GROUP = "group"
     ASYNC = "async"
+
+
+class KeyRange(NamedTuple):
+    """So many rows beside each other, from key `first` until `last`."""
+
+    first: Key
+    last: Key
+    rows: int
+
+    def among(self, keys: Sequence[Key]) -> Sequence[Key]:
+        """Return those of sorted keys that are in the range."""
+        return keys[bisect_left(keys, self.first) : bisect_right(keys, self.last)]
 
 
 class ManifestInForce(msgspec.Struct, frozen=True, array_like=True):
@@ -190,24 +206,29 @@ class Committer:
             self.pending.end(table, owner, left)
 
     def forget_flushed(
-        self, table: TableId, owner: Owner, ranges: Iterable[tuple[Key, Key]], *, until: int
-    ) -> Iterator[None]:
+        self, table: TableId, owner: Owner, ranges: Iterable[KeyRange], *, until: int
+    ) -> Iterator[KeyRange | None]:
         """Forget the hot rows of a marked partition whose `_seq` ≤ `until` and whose key is in `ranges`.
 
-        Ranges are (first, last); all rows that were there when it was marked must be so old; what came since
-        is known here. A piece goes with each step of the iterator.
+        All rows that were there when it was marked must be so old; what came since is known here. A piece
+        goes with each step of the iterator (None), or a range is given back untouched: among its rows are
+        so many that came since that their gaps would make ranges of few rows each.
         """
         with self.lock:
             written, self._flushing[table, owner] = self._flushing[table, owner], {}
         newer = sorted(key for key, seq in written.items() if seq > until)
         seq = 0
-        for first, last in ranges:
-            for drop in _pieces(DropRange(table, owner, first, last), newer):
+        for each in ranges:
+            keys = each.among(newer)
+            if len(keys) * GAP_ROWS_MIN > each.rows:
+                yield each
+                continue
+            for drop in _pieces(DropRange(table, owner, each.first, each.last), keys):
                 self.publication.wait(seq)  # others get the lock meanwhile
                 with self.lock:
                     kept = {*drop.kept, *filter(drop.covers, self._flushing[table, owner])}
                     seq = self.apply(Batch(ranges=[msgspec.structs.replace(drop, kept=tuple(sorted(kept)))]))
-                yield
+                yield None
 
     def close(self) -> None:
         """Sync and publish what is applied, then stop. The store stays open."""
@@ -317,9 +338,8 @@ class Committer:
             self._points.reach("commit:after-publish")
 
 
-def _pieces(drop: DropRange, newer: Sequence[Key]) -> Iterator[DropRange]:
-    """Yield the range without the `newer` keys, which are sorted; in pieces, if these are many."""
-    keys = newer[bisect_left(newer, drop.first) : bisect_right(newer, drop.last)]
+def _pieces(drop: DropRange, keys: Sequence[Key]) -> Iterator[DropRange]:
+    """Yield the range without these keys of it, which are sorted; in pieces, if they are many."""
     while len(keys) > KEPT_MAX:
         border = keys[KEPT_MAX - 1]
         yield msgspec.structs.replace(drop, last=border, kept=tuple(keys[:KEPT_MAX]))

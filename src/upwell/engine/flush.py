@@ -15,15 +15,21 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
-from itertools import chain, islice
+from itertools import chain, islice, takewhile
 
 from upwell.effects import Points
 from upwell.engine.catalog import Table
-from upwell.engine.commit import Committer, ManifestInForce, decode_manifest_record, partition_name
+from upwell.engine.commit import (
+    Committer,
+    KeyRange,
+    ManifestInForce,
+    decode_manifest_record,
+    partition_name,
+)
 from upwell.engine.compact import is_due
 from upwell.engine.partition import Base, PartitionWriter, Switch
 from upwell.engine.stop import Stop
-from upwell.engine.sweep import Sweep
+from upwell.engine.sweep import Sweep, runs_of
 from upwell.engine.view import View
 from upwell.storage.hot import Batch, Drop, Kind, Version
 from upwell.storage.manifest import Manifest, write_hidden
@@ -187,14 +193,33 @@ class Flush:
         )
 
     def _clean_up(self, table: Table, moves: Sequence["_Move"]) -> None:
-        few = (Drop(table.id, move.owner, *row) for move in moves for row in move.sweep.few())
-        while drops := list(islice(few, DROPS_MAX)):
-            self._committer.apply(Batch(drops=drops))
-            self._points.reach("flush:mid-cleanup")
+        self._forget(Drop(table.id, move.owner, *row) for move in moves for row in move.sweep.runs.few)
         for move in moves:
-            ranges, until = move.sweep.ranges(), move.sweep.until
-            for _ in self._committer.forget_flushed(table.id, move.owner, ranges, until=until):
+            ranges: Sequence[KeyRange] = move.sweep.runs.ranges
+            while ranges:
+                ranges = self._forget_ranges(table, move, ranges)
+
+    def _forget(self, drops: Iterable[Drop]) -> None:
+        rest = iter(drops)
+        while some := list(islice(rest, DROPS_MAX)):
+            self._committer.apply(Batch(drops=some))
+            self._points.reach("flush:mid-cleanup")
+
+    def _forget_ranges(self, table: Table, move: "_Move", ranges: Sequence[KeyRange]) -> Sequence[KeyRange]:
+        """Forget the rows of ranges; return what is left, where many rows were written meanwhile."""
+        dense: list[KeyRange] = []
+        for left in self._committer.forget_flushed(table.id, move.owner, ranges, until=move.sweep.until):
+            if left is None:
                 self._points.reach("flush:mid-cleanup")
+            else:
+                dense.append(left)
+        view, left_ranges = self._committer.publication.view, list[KeyRange]()
+        for each in dense:
+            scan = _between(view, table, move.owner, each)
+            runs = runs_of(scan, move.sweep.until)
+            self._forget(Drop(table.id, move.owner, *row) for row in runs.few)
+            left_ranges += runs.ranges
+        return left_ranges
 
     def _reach(self, point: str, partitions: Sized) -> None:
         for _ in range(len(partitions)):
@@ -215,6 +240,12 @@ class _Move:
         sweep = self.sweep
         due = self.in_force.is_due if self.switch is None else self.switch.is_due
         return Flushed(sweep.written, sweep.live, sweep.until, (sweep.newer, sweep.asked), due)
+
+
+def _between(view: View, table: Table, owner: Owner, keys: KeyRange) -> Iterator[Version]:
+    first = view.hot.find_row(table.id, owner, keys.first)
+    rows = chain(() if first is None else (first,), view.hot.scan_rows(table.id, owner, keys.first))
+    return takewhile(lambda version: version.key <= keys.last, rows)
 
 
 def _owners(view: View, table: Table, users: Sequence[str] | None) -> Iterator[Owner]:

@@ -4,11 +4,12 @@ Law: rows come in primary-key order, each is taken once and none is kept; what i
 is superseded and with the pieces to forget, not with the rows.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import chain, islice
+from itertools import islice
 
 from upwell.engine.catalog import Table
+from upwell.engine.commit import KeyRange
 from upwell.engine.rows import shaped
 from upwell.storage.hot import Version
 from upwell.types import Key
@@ -20,13 +21,45 @@ RANGE_ROWS_MAX = 50_000
 
 
 @dataclass(slots=True)
-class Run:
-    """Rows beside each other that are to be forgotten; `rows` are all of them as long as they are few."""
+class Runs:
+    """Rows that are to be forgotten: many beside each other as a range, few one by one (key and `_seq`)."""
 
-    first: Key
-    last: Key
-    rows: list[tuple[Key, int]]
-    count: int = 0
+    few: list[tuple[Key, int]] = field(default_factory=list)
+    ranges: list[KeyRange] = field(default_factory=list)
+    _now: KeyRange | None = None
+    _rows: list[tuple[Key, int]] = field(default_factory=list)
+    """The rows of the run at hand, as long as they are few."""
+
+    def add(self, piece: Sequence[Version]) -> None:
+        """Lengthen the run at hand by rows that follow it, or begin one."""
+        if self._now is not None and self._now.rows >= RANGE_ROWS_MAX:
+            self.end()
+        first, rows = (piece[0].key, 0) if self._now is None else (self._now.first, self._now.rows)
+        self._now = KeyRange(first, piece[-1].key, rows + len(piece))
+        if self._now.rows < RANGE_ROWS_MIN:
+            self._rows += [(version.key, version.seq) for version in piece]
+        else:
+            self._rows.clear()
+
+    def end(self) -> None:
+        """End the run at hand: a row follows that stays, or none."""
+        if self._now is not None and self._now.rows >= RANGE_ROWS_MIN:
+            self.ranges.append(self._now)
+        self.few += self._rows
+        self._rows.clear()
+        self._now = None
+
+
+def runs_of(scan: Iterable[Version], until: int) -> Runs:
+    """Return the rows up to seq `until` of those that come, in primary-key order."""
+    runs = Runs()
+    for version in scan:
+        if version.seq <= until:
+            runs.add([version])
+        else:
+            runs.end()
+    runs.end()
+    return runs
 
 
 @dataclass(slots=True)
@@ -47,29 +80,22 @@ class Sweep:
     live: int = 0
     newer: int = 0
     superseded: set[int] = field(default_factory=set)
-    runs: list[Run] = field(default_factory=list)
-    _ends: bool = True
+    runs: Runs = field(default_factory=Runs)
+    """What is to be forgotten, when all rows have come."""
 
     def rows(self, scan: Iterable[Version]) -> Iterator[Version]:
         """Yield what belongs in the segment."""
         versions = iter(scan)
-        pieces = iter(lambda: list(islice(versions, SCAN_ROWS)), [])
-        return chain.from_iterable(map(self._take, pieces))
-
-    def few(self) -> Iterator[tuple[Key, int]]:
-        """Yield key and `_seq` of the rows that are forgotten one by one."""
-        return (row for run in self.runs for row in run.rows)
-
-    def ranges(self) -> Iterator[tuple[Key, Key]]:
-        """Yield the first and the last key of the runs of which all rows are forgotten at once."""
-        return ((run.first, run.last) for run in self.runs if not run.rows)
+        while piece := list(islice(versions, SCAN_ROWS)):
+            yield from self._take(piece)
+        self.runs.end()
 
     def _take(self, piece: list[Version]) -> list[Version]:
         seqs = [version.seq for version in piece]
         if max(seqs) > self.asked:
             self._note_mixed(piece)
         else:
-            self._note_old(piece)
+            self.runs.add(piece)
         if max(seqs) > self.asked or min(seqs) <= self.flushed_until:
             piece = [version for version in piece if self.flushed_until < version.seq <= self.asked]
             seqs = [version.seq for version in piece]
@@ -96,23 +122,9 @@ class Sweep:
         for version in piece:
             if version.seq > self.asked:
                 self.newer += 1
-                self._ends = True
+                self.runs.end()
             else:
-                self._note_old([version])
-
-    def _note_old(self, piece: list[Version]) -> None:
-        """Lengthen the last run by rows that follow it, or begin another."""
-        if self._ends or self.runs[-1].count >= RANGE_ROWS_MAX:
-            self.runs.append(Run(piece[0].key, piece[0].key, []))
-            self._ends = False
-        run = self.runs[-1]
-        is_short = run.count == len(run.rows)
-        run.last = piece[-1].key
-        run.count += len(piece)
-        if run.count >= RANGE_ROWS_MIN:
-            run.rows = []
-        elif is_short:
-            run.rows += [(version.key, version.seq) for version in piece]
+                self.runs.add([version])
 
 
 def _belongs_in_parquet(version: Version, table: Table) -> bool:

@@ -9,7 +9,7 @@ import pytest
 from upwell.clock import ManualClock
 from upwell.effects import NoPoints
 from upwell.engine import commit as commit_module
-from upwell.engine.commit import Committer, ManifestInForce, decode_manifest_record, partition_name
+from upwell.engine.commit import Committer, KeyRange, ManifestInForce, decode_manifest_record, partition_name
 from upwell.engine.schema import Schema
 from upwell.errors import ReadOnly
 from upwell.storage.hot import (
@@ -235,13 +235,26 @@ def test_rows_are_forgotten_around_what_was_written_meanwhile_a_part_at_a_time(
     until = db.committer.begin_flush(table, SHARED).seq
     for key in (3, 4, 6, 8, 9):
         db.committer.apply(Batch(rows=[row(db, key, previous=old[key], expect=old[key])]))
-    pieces = db.committer.forget_flushed(table, SHARED, [(2, 9)], until=until)
+    pieces = db.committer.forget_flushed(table, SHARED, [KeyRange(2, 9, 10_000)], until=until)
     next(pieces)
     seven = db.committer.apply(Batch(rows=[row(db, 7, previous=old[7], expect=old[7])]))
     assert sum(1 for _ in pieces) == 3, "up to 4 it was, then 6, 8 and 9"
     left = {version.key: version.seq for version in db.settle().hot.scan_rows(table, SHARED)}
     assert list(left) == [1, 3, 4, 6, 7, 8, 9]
     assert left[7] == seven
+    db.committer.end_flush(table, SHARED)
+
+
+def test_a_range_with_many_rows_written_meanwhile_is_given_back(db: Embedded) -> None:
+    """Its gaps would be as many ranges, and whoever reads goes through all of them."""
+    table = db.table("app.ours").id
+    old = {key: db.committer.apply(Batch(rows=[row(db, key)])) for key in range(1, 6)}
+    until = db.committer.begin_flush(table, SHARED).seq
+    for key in (2, 4):
+        db.committer.apply(Batch(rows=[row(db, key, previous=old[key], expect=old[key])]))
+    asked = [KeyRange(1, 3, 199), KeyRange(4, 5, 200)]
+    assert [*db.committer.forget_flushed(table, SHARED, asked, until=until)] == [asked[0], None]
+    assert [version.key for version in db.settle().hot.scan_rows(table, SHARED)] == [1, 2, 3, 4]
     db.committer.end_flush(table, SHARED)
 
 

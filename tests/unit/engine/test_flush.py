@@ -8,13 +8,15 @@ from pathlib import Path
 
 import pytest
 
+from upwell.clock import SystemClock
 from upwell.engine import flush as flush_module
 from upwell.engine.catalog import storage_record
 from upwell.engine.flush import Flushed
 from upwell.engine.stop import Stop
 from upwell.errors import ColdFileMissing, StorageFailed, TableNotFound
 from upwell.jobs.job import Job, JobType
-from upwell.storage.hot import Batch, Kind
+from upwell.storage.hot import Applied, Batch, Kind
+from upwell.storage.memory import MemoryStore
 from upwell.testing import FailingFiles, PointActions, cold, each_fault
 from upwell.testing.embedded import Embedded, memory_store
 from upwell.types import SHARED, Owner, user_owner
@@ -421,3 +423,48 @@ def test_of_two_tables_with_one_directory_the_second_stays_hot(tmp_path: Path, p
         assert "is that of table 'x.app'" in told[0]
         assert cold.find_partition(tmp_path / "s", "x.app", "root", roots={"s": tmp_path / "s"}) is not None
         assert (db.rows("SELECT id FROM app.root"), db.rows("SELECT count(*) FROM x.app")) == ([(3,)], [(2,)])
+
+
+class Counting(MemoryStore):
+    """Counts the ranges that are deleted: each gap between rows that are kept is one."""
+
+    ranges = 0
+
+    def apply(self, batch: Batch) -> Applied:
+        self.ranges += sum(len(each.kept) + 1 for each in batch.ranges)
+        return super().apply(batch)
+
+
+@pytest.mark.parametrize(("every", "ranges_max"), [(1, 0), (2, 0), (3, 0), (50, 0), (400, 4), (5_000, 2)])
+def test_rows_written_during_a_flush_stay_and_cost_few_ranges(
+    tmp_path: Path, every: int, ranges_max: int
+) -> None:
+    """Each so-manieth is changed between the View and the clean-up: of the others none is left hot."""
+    rows, store = 1_200, Counting(clock=SystemClock())
+    updates = [f"UPDATE app.ours SET n = -1 WHERE id % {every} = 0"]
+    points = PointActions({"flush:after-commit": lambda: updates and db.run(updates.pop())})
+    with Embedded(tmp_path, store=store, points=points) as db:
+        db.run("CREATE NAMESPACE app; CREATE SHARED TABLE app.ours (id INT PRIMARY KEY, n INT)")
+        db.run("INSERT INTO app.ours VALUES " + ", ".join(f"({key}, {key})" for key in range(rows)))
+        db.flush("app.ours")
+        assert hot_keys(db) == list(range(0, rows, every))
+        expected = [(key, -1 if key % every == 0 else key) for key in range(rows)]
+        assert db.rows("SELECT id, n FROM app.ours ORDER BY id") == expected
+        assert store.ranges <= ranges_max
+
+
+def test_rows_written_while_others_are_forgotten_stay(tmp_path: Path) -> None:
+    """Around those that were written before, and once more around those written while that goes on."""
+    sqls = [f"UPDATE app.ours SET n = -1 WHERE id % 7 = {rest}" for rest in (2, 1, 0)]
+    points = PointActions(
+        {point: lambda: sqls and db.run(sqls.pop()) for point in ("flush:after-commit", "flush:mid-cleanup")}
+    )
+    with Embedded(tmp_path, store=memory_store(), points=points) as db:
+        db.run("CREATE NAMESPACE app; CREATE SHARED TABLE app.ours (id INT PRIMARY KEY, n INT)")
+        db.run("INSERT INTO app.ours VALUES " + ", ".join(f"({key}, {key})" for key in range(4_000)))
+        db.flush("app.ours")
+        assert not sqls
+        assert hot_keys(db) == [key for key in range(4_000) if key % 7 < 3]
+        assert db.rows("SELECT count(*), sum(n) FROM app.ours") == [
+            (4_000, sum(-1 if key % 7 < 3 else key for key in range(4_000)))
+        ]
