@@ -394,9 +394,17 @@ def _versions(table: TableId) -> str:
 
 def dropped_record(table: TableId, remains: Table | None) -> RecordWrite:
     """Return the record of a dropped table whose rows and files still have to go; None: they are gone."""
-    return RecordWrite(
-        Kind.META, f"{_DROPPED}{table:010d}", None if remains is None else _json.encode(remains)
-    )
+    return RecordWrite(Kind.META, _dropped_name(table), None if remains is None else _json.encode(remains))
+
+
+def find_dropped(reader: HotReader, table: TableId) -> Table | None:
+    """Return a table that was dropped and still has rows or files."""
+    record = reader.find_record(Kind.META, _dropped_name(table))
+    return None if record is None else msgspec.json.decode(record, type=Table)
+
+
+def _dropped_name(table: TableId) -> str:
+    return f"{_DROPPED}{table:010d}"
 
 
 def user_record(user: User) -> RecordWrite:

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterable
 
 from upwell.effects import NoPoints, Points
-from upwell.engine.catalog import Table, dropped_record, load_dropped
+from upwell.engine.catalog import Table, dropped_record, find_dropped
 from upwell.engine.commit import Committer, decode_manifest_record
 from upwell.engine.names import resume_prefix
 from upwell.engine.rows import target_of
@@ -57,7 +57,7 @@ class Cleanup:
         records = dict(newest.scan_records(Kind.MANIFEST, prefix))
         cold = {Owner(record.removeprefix(prefix)): decode_manifest_record(value).places
                 for record, value in records.items()}  # fmt: skip
-        remains = next((each for each in load_dropped(newest) if each.id == table), None)
+        remains = find_dropped(newest, table)
         # A first flush that failed left files without a record: their owners still have hot rows.
         for owner in sorted(cold.keys() | set(newest.owners(table))):
             partition = Partition(namespace, name, table, owner)
