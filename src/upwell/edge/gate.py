@@ -14,7 +14,7 @@ from itertools import count, repeat
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
 from upwell.edge.cors import Cors
-from upwell.edge.http import Receive, Reply, Scope, Send, header, respond
+from upwell.edge.http import Receive, Reply, Scope, Send, header, headers_of, respond
 from upwell.edge.metrics import Traffic
 from upwell.edge.packet import exchange_of
 from upwell.edge.peer import address
@@ -26,7 +26,7 @@ log = logging.getLogger("upwell.edge")
 REQUEST_ID = b"x-request-id"
 _ASKED_METHOD = b"access-control-request-method"
 REQUEST_ID_CHARS_MAX = 128
-_FORWARDED = (b"x-forwarded-for", b"x-forwarded-proto")
+_FORWARDED = frozenset({b"x-forwarded-for", b"x-forwarded-proto"})
 _ID = re.compile(r"[\x21-\x7e]+")
 Handler = Callable[[Scope, Receive, Send], Awaitable[None]]
 _INTERNAL = (
@@ -63,7 +63,7 @@ class Gate:
 
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         """Serve a request; what a proxy says of it counts only if the proxy runs on this machine."""
-        if any(name in _FORWARDED for name, _ in scope.get("headers", ())):
+        if not _FORWARDED.isdisjoint(headers_of(scope)):
             return self._forwarded(scope, receive, send)  # type: ignore[arg-type]
         return self._serve(scope, receive, send)
 

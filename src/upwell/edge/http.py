@@ -7,7 +7,7 @@ to a failure, and a traceback never leaves the process.
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, MutableMapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
 from concurrent.futures import Executor
 from functools import partial
 from typing import Any, TypeVar
@@ -56,16 +56,23 @@ TURN_ROWS_MIN = 50
 RENDER_INLINE_ROWS_MAX = 1_000
 BODY_S_MAX = 30
 _JSON = (b"content-type", b"application/json")
+_HEADERS = "upwell.headers"
 _error_encoder = msgspec.json.Encoder()
 _decode_request = msgspec.json.Decoder(SqlRequest).decode
 
 
 def header(scope: Scope, name: bytes) -> str | None:
-    """Return a request header (lower-case name) as text."""
-    for key, value in scope["headers"]:
-        if key == name:
-            return str(value.decode("latin-1"))
-    return None
+    """Return a request header (lower-case name) as text, the first of several."""
+    value = headers_of(scope).get(name)
+    return None if value is None else value.decode("latin-1")
+
+
+def headers_of(scope: Scope) -> Mapping[bytes, bytes]:
+    """Return the request's headers by name; they are gone through once."""
+    found: Mapping[bytes, bytes] | None = scope.get(_HEADERS)
+    if found is None:
+        found = scope[_HEADERS] = dict(reversed(scope.get("headers", ())))
+    return found
 
 
 async def read_body(scope: Scope, receive: Receive, *, bytes_max: int) -> bytes:

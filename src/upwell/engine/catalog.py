@@ -339,10 +339,16 @@ class Catalog:
                         tables[table.namespace, table.name] = table
                 case _:
                     pass
-        # The same mapping as long as no table changes: who follows tables sees that at a glance.
-        is_altered = any(record.kind is Kind.TABLE for record in records)
-        tables_now = tables if is_altered else self.tables
-        return Catalog(namespaces, tables_now, *_by_existence(users.values()), storages, queries)
+        # The same mapping as long as none of its kind changes: who follows them sees that at a glance.
+        changed = {record.kind for record in records}
+        accounts = (self.users, self.dropped_users)
+        return Catalog(
+            namespaces,
+            tables if Kind.TABLE in changed else self.tables,
+            *(_by_existence(users.values()) if Kind.USER in changed else accounts),
+            storages,
+            queries,
+        )
 
     @staticmethod
     def _waits_for(table: Table, rest: Mapping[TableId, Table]) -> bool:

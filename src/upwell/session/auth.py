@@ -9,6 +9,7 @@ has `sub` and `did` (device sync contract, section 1.3).
 import hashlib
 import math
 from collections import OrderedDict
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import bcrypt
@@ -96,7 +97,7 @@ class Authenticator:
         self._bcrypt_cost = bcrypt_cost
         self._trust = trust
         self._verified: OrderedDict[str, Verified] = OrderedDict()
-        self._known: tuple[Catalog | None, dict[str, Principal]] = (None, {})
+        self._known: tuple[Mapping[str, User] | None, dict[str, Principal]] = (None, {})
         self._nobody_hash = bcrypt.hashpw(b"nobody", bcrypt.gensalt(bcrypt_cost))
 
     def hash_password(self, password: str) -> str:
@@ -155,7 +156,7 @@ class Authenticator:
     def _known_principal(self, authorization: str | None, catalog: Catalog) -> Principal | None:
         """Return who sent this header before, if no account has changed since and the token goes on."""
         of, principals = self._known
-        if of is not catalog or authorization is None:
+        if of is not catalog.users or authorization is None:
             return None
         found = principals.get(authorization)
         is_over = found is not None and (found.expires_at_s is None or found.expires_at_s < self.now_s())
@@ -163,9 +164,9 @@ class Authenticator:
 
     def _remember(self, authorization: str | None, catalog: Catalog, principal: Principal) -> None:
         of, principals = self._known
-        if of is not catalog or len(principals) >= TOKENS_KEPT_MAX:
+        if of is not catalog.users or len(principals) >= TOKENS_KEPT_MAX:
             principals = {}
-            self._known = (catalog, principals)
+            self._known = (catalog.users, principals)
         if authorization is not None:
             principals[authorization] = principal
 
