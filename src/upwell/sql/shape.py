@@ -53,21 +53,18 @@ def lift_all(sql: str) -> list[tuple[str, Lifted | None]] | None:
     if whole.count("?") != len(literals) or _UNSURE.search(whole.replace(";", " ")) is not None:
         return None
     found: list[tuple[str, Lifted | None]] = []
-    done = 0
+    done = start = 0
     for piece in whole.split(";"):
         own = literals[done : done + piece.count("?")]
         done += len(own)
-        shape = piece.strip()
+        end = start + len(piece) - len(own) + sum(map(len, own))
+        text, shape = sql[start:end].strip(), piece.strip()
+        start = end + 1
         if shape.count("(") != shape.count(")"):
             return None  # a semicolon in parentheses ends nothing
         if shape:
-            found.append((_written(shape, own), _lifted(shape, own)))
+            found.append((text, _lifted(shape, own)))
     return found
-
-
-def _written(shape: str, literals: Sequence[str]) -> str:
-    head, *rest = shape.split("?")
-    return head + "".join(literal + text for literal, text in zip(literals, rest, strict=True))
 
 
 def _lifted(shape: str, literals: Sequence[str]) -> Lifted | None:

@@ -210,10 +210,12 @@ class RocksStore(RocksReader):
     def _bytes(self, batch: Batch, allotted: Allotted, grown: dict[TableId, int]) -> WriteBatch:
         """Return what is to be written; `grown` gets by how many bytes the log of each table grows."""
         out = WriteBatch(raw_mode=True)
-        self._drop(out, batch.drops)
+        if batch.drops:
+            self._drop(out, batch.drops)
         for each in batch.ranges:
             _drop_range(out, each)
-        self._trim(out, batch.trims, grown)
+        if batch.trims:
+            self._trim(out, batch.trims, grown)
         for write, change in zip(batch.rows, allotted.changes, strict=True):
             row = rocks_keys.row(write.table, write.owner, write.key)
             if write.vanishes:
@@ -246,14 +248,14 @@ class RocksStore(RocksReader):
         rows: list[Any] = [
             prefixes[drop.table, drop.owner] + rocks_keys.key_bytes(drop.key) for drop in drops
         ]
-        values: Any = self._open_db().get(rows) if rows else []
+        values: Any = self._open_db().get(rows)
         for row, drop, value in zip(rows, drops, values, strict=True):
             if value is not None and decode_head(value).seq == drop.seq:
                 out.delete(row)
 
     def _trim(self, out: WriteBatch, trims: Sequence[Trim], grown: dict[TableId, int]) -> None:
         entries: list[Any] = [rocks_keys.log(trim.table, trim.seq) for trim in trims]
-        values: Any = self._open_db().get(entries) if entries else []
+        values: Any = self._open_db().get(entries)
         for trim, entry, value in zip(trims, entries, values, strict=True):
             if value is not None:
                 out.delete(entry)
