@@ -275,7 +275,10 @@ class PartitionWriter:
             base.files.sync_names()
 
     def switch(self, *changes: Switch) -> None:
-        """Put manifests that are synced in force, all or none; returns when that is durable and visible."""
+        """Put manifests that are synced in force, all or none; returns when that is durable and visible.
+
+        Durable in `async` durability too: what follows tells other readers, or removes what this replaced.
+        """
         batch = Batch()
         for each in changes:
             base, manifest = each.base, each.manifest
@@ -292,6 +295,7 @@ class PartitionWriter:
                 RecordIs(Kind.STORAGE, base.files.place.storage, base.storage),
             ]
         self._committer.publication.wait(self._committer.apply(batch))
+        self._committer.settle_on_disk()
 
     def collect_due(self) -> bool:
         """Remove the files of partitions that left some, as far as nobody needs them; whether all went.
