@@ -18,7 +18,7 @@ from upwell.clock import SystemClock
 from upwell.effects import CRASH_POINT
 from upwell.engine.history import stream_id
 from upwell.storage.rocks import RocksStore
-from upwell.testing import ServerProcess, cold, wait_until
+from upwell.testing import ServerFailed, ServerProcess, cold, wait_until
 from upwell.testing.wire import Site, Wire
 
 WAIT_S = 60.0
@@ -231,6 +231,35 @@ def test_a_copy_on_another_server_leaves_the_storages_of_the_first_alone(tmp_pat
         assert keys(successor.root) == [1]
         add(successor.root, 4)
         assert keys(successor.root) == [1, 4]
+
+
+def test_what_a_lost_disk_had_comes_back_by_a_restore(tmp_path: Path) -> None:
+    """On the server that it was lost to; a storage that isn't ready stops the restore, not the next start."""
+    far = tmp_path / "far"
+    with ServerProcess(tmp_path / "data", env=ENV) as server, closing(Site(server)) as here:
+        root = here.root
+        root.run("CREATE NAMESPACE app")
+        root.run(f"CREATE STORAGE far TYPE filesystem PATH '{far}'")
+        root.run("CREATE SHARED TABLE app.ours (id INT PRIMARY KEY, n INT) WITH (STORAGE_ID = 'far')")
+        root.run("INSERT INTO app.ours VALUES (1, 1), (2, 2)")
+        job(root, "STORAGE FLUSH TABLE app.ours")
+        restore = f"RESTORE DATABASE FROM '{tmp_path}/source'"
+        assert job(root, f"BACKUP DATABASE TO '{tmp_path}/source'")[0] == "completed"
+        shutil.rmtree(far)
+        status, told = job(root, restore)
+        assert (status, "is the right disk mounted" in told) == ("failed", True), told
+        assert "ALTER STORAGE far SET CONFIG" in told
+        root.run("ALTER STORAGE far SET CONFIG '{}'")
+        assert job(root, restore)[0] == "completed"
+        far.rename(tmp_path / "away")
+        with pytest.raises(ServerFailed, match="Start again when that is repaired"):
+            server.restart()
+        assert "Traceback" not in server.log_text()
+        (tmp_path / "away").rename(far)
+        server.start()
+        assert root.run("SELECT id, n FROM app.ours ORDER BY id").rows == [[1, 1], [2, 2]]
+        assert cold.audit(far) == []
+        assert not (tmp_path / "data" / "restored").exists()
 
 
 def cursor(site: Site, after: int | None = None) -> int | None:

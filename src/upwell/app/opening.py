@@ -9,11 +9,12 @@ from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 
 from upwell.clock import Clock
 from upwell.config import Config, descriptions, shown
 from upwell.effects import Files, Points
-from upwell.engine.catalog import Role, User
+from upwell.engine.catalog import Catalog, Role, User
 from upwell.engine.commit import Committer, Durability
 from upwell.engine.defaults import Defaults
 from upwell.engine.flush import Flush
@@ -22,11 +23,11 @@ from upwell.engine.history import running, server_id, stream_id
 from upwell.engine.overlay import Overlay
 from upwell.engine.partition import PartitionWriter
 from upwell.engine.query import QueryEngine
-from upwell.engine.restore import adopt_restored, return_elsewhere
+from upwell.engine.restore import RESTORED, adopt_restored, return_elsewhere
 from upwell.engine.rows import Rows
 from upwell.engine.schema import Schema
 from upwell.engine.storages import StorageSchema
-from upwell.errors import StartRefused
+from upwell.errors import StartRefused, UpwellError
 from upwell.ids import Snowflakes
 from upwell.jobs.queue import JobQueue
 from upwell.session.audit import AuditLog
@@ -89,7 +90,7 @@ def opened(config: Config, *, clock: Clock, files: Files, points: Points) -> Ite
         authenticator = _authenticator(config, engine.schema, clock)
         engine.schema.ensure_default_namespace()
         StorageSchema(committer, clock).ensure_local(str(storages.root.absolute()))
-        return_elsewhere(config.data_dir, storages, committer.newest_catalog)
+        _return_elsewhere(config.data_dir, storages, committer.newest_catalog)
         _ensure_root(engine, authenticator, config.root_password)
         yield Parts(
             config, history, committer, engine, cold, storages, partitions, authenticator, points, files
@@ -158,6 +159,16 @@ def _settings(config: Config) -> tuple[Setting, ...]:
     return tuple(
         Setting(name, value, texts.get(name, ""), name.split("_")[0]) for name, value in shown(config).items()
     )
+
+
+def _return_elsewhere(data_dir: Path, storages: Storages, catalog: Catalog) -> None:
+    try:
+        return_elsewhere(data_dir, storages, catalog)
+    except (OSError, UpwellError) as error:
+        raise StartRefused(
+            f"a backup was restored, and files of it can't be brought back: {error}. Start again when that "
+            f"is repaired; what is left to bring is in {data_dir / RESTORED}"
+        ) from error
 
 
 def _flush_pace(config: Config) -> FlushPace:

@@ -19,29 +19,47 @@ from upwell.storage.storages import Storages
 
 
 def claim_storages(store: HotStore, archive: Archive, *, committer: Committer, storages: Storages) -> None:
-    """Make a restored store the server's whose committer this is.
+    """Make a restored store the server's whose committer this is, with storages that are ready for its files.
 
-    Raises `InvalidOperation`, which says what to do, if a storage that it needs is another server's.
+    Raises `InvalidOperation`, which says what to do, if a storage that it needs is another server's, or away.
     """
     name, own = find_server_id(committer.newest), committer.newest_catalog
-    if name is None or name == find_server_id(store):
-        return
     catalog = load_catalog(store)
     needed = {table.storage for table in catalog.by_id.values()} | {
         each.storage for each in archive.elsewhere
     }
+    if name is None or name == find_server_id(store):
+        for storage in _foreign(catalog, needed):
+            _require_ready(storage, storages)
+        return
     for storage in _foreign(catalog, needed - own.storages.keys()):
-        try:
-            storages.create(storage, own.storages.values())
-        except InvalidOperation as error:
-            raise InvalidOperation(
-                f"{error.args[0]}. The backup is of another server, with files in this storage. If that one "
-                f"goes on, CREATE STORAGE {storage.id} here, in a place of its own, and restore again; "
-                f"if it is gone for good, remove {storage.base}/{MARKER}, and restore again"
-            ) from error
-    mine = [storage_record(own.storages[each.id]) for each in _foreign(catalog, own.storages)]
-    store.apply(Batch(records=[*mine, name_record(name)]))
+        _take_over(storage, own, storages)
+    mine = [own.storages[each.id] for each in _foreign(catalog, own.storages)]
+    for storage in mine:
+        _require_ready(storage, storages)
+    store.apply(Batch(records=[*map(storage_record, mine), name_record(name)]))
     store.sync()
+
+
+def _take_over(storage: Storage, own: Catalog, storages: Storages) -> None:
+    try:
+        storages.create(storage, own.storages.values())
+    except InvalidOperation as error:
+        raise InvalidOperation(
+            f"{error.args[0]}. The backup is of another server, with files in this storage. If that one "
+            f"goes on, CREATE STORAGE {storage.id} here, in a place of its own, and restore again; "
+            f"if it is gone for good, remove {storage.base}/{MARKER}, and restore again"
+        ) from error
+
+
+def _require_ready(storage: Storage, storages: Storages) -> None:
+    """Raise `InvalidOperation` if the next start couldn't bring files there."""
+    error = storages.check(storage, count_bytes=False).error
+    if error is not None:
+        raise InvalidOperation(
+            f"{error}. Files of the backup belong there. If what was there is lost, ALTER STORAGE "
+            f"{storage.id} SET CONFIG, with the settings that it has, makes it anew; then restore again"
+        )
 
 
 def _foreign(catalog: Catalog, names: Iterable[str]) -> list[Storage]:

@@ -37,6 +37,7 @@ from upwell.errors import InvalidOperation
 from upwell.logs import fields
 from upwell.storage.files import PartitionFiles
 from upwell.storage.hot import HotStore
+from upwell.storage.manifest import copy_manifest, load_manifest
 from upwell.storage.storages import Storages
 from upwell.types import Owner
 
@@ -160,6 +161,10 @@ def return_elsewhere(data_dir: Path, storages: Storages, catalog: Catalog) -> No
             if not is_ours or found.name not in files.names():
                 files.make()
                 files.replace(found.name, (restored / found.path).read_bytes())
+        for found, files in entries:
+            number = files.partition.number_of(found.name, "manifest")
+            if number is not None:  # what other readers go by
+                copy_manifest(files, load_manifest(files, number).placed(files.place))
     shutil.rmtree(restored / ELSEWHERE, ignore_errors=True)
     (restored / LIST).unlink()
     shutil.rmtree(restored)
