@@ -102,6 +102,16 @@ class Stage:
                 self._note_row(before)
         del self.records[savepoint.records :]
 
+    def stored(self, table: Table, owner: Owner, key: Key) -> Version | None:
+        """Return the newest version without what this evaluation staged; None if there never was one."""
+        return self._look_up(table, (table.id, owner, key)).version
+
+    def unstage(self, place: Place) -> None:
+        """Forget what is staged of a row; a savepoint of before brings it back."""
+        table, owner, key = place
+        self._steps.append((place, self._staged.pop(place)))
+        self._staged_rows.get((table, owner), {}).pop(key, None)
+
     def has_staged(self, place: Place) -> bool:
         """Whether this evaluation has already written the row at `place`."""
         return place in self._staged

@@ -187,12 +187,24 @@ class Wave:
         receipt = self._receipt(change)
         if receipt is not None and receipt.digest == change.digest:
             return _without_effect(change, current, is_repeated=True)
+        if change.op is Op.DELETE and self._write.has_staged(self._place(change)):
+            current = self._before_actions(change, current)
         version = current.count if current else 0
         if change.base != version and not self._made_by_this_id(change, receipt, version):
             return self._behind(change, current)
         if change.op is Op.DELETE:
             return self._delete(change, current)
         return self._upsert(change, current)
+
+    def _before_actions(self, change: UploadedChange, current: Version | None) -> Version | None:
+        """Return a row as the device deleted it: other deletions of this upload, whose foreign key actions
+        came before, did nothing to it there. What they did here gives way.
+        """
+        stored = self._write.stored(change.table, self._owner, change.key)
+        if stored is None or stored.count != change.base:
+            return current
+        self._write.unstage(self._place(change))
+        return stored
 
     def _upsert(self, change: UploadedChange, current: Version | None) -> sync.Status:
         table = change.table

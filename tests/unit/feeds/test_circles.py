@@ -212,6 +212,98 @@ def test_an_old_file_loses_a_circle_that_is_gone(db: Embedded, clock: ManualCloc
     assert pages_of(phone)[-1][-3:] == ["a", "b", "c"]
 
 
+# --- uploads
+
+
+ACTIONS = {
+    "users": "id TEXT PRIMARY KEY, post TEXT",
+    "posts": "id TEXT PRIMARY KEY, user TEXT REFERENCES app.users (id)",
+    "nodes": "id TEXT PRIMARY KEY, up TEXT REFERENCES app.nodes (id) ON DELETE CASCADE",
+}
+
+
+@pytest.fixture
+def acting(tmp_path: Path, clock: ManualClock) -> Iterator[Embedded]:
+    """Tables whose rows refer to each other, with actions."""
+    with Embedded(tmp_path, store=MemoryStore(clock=clock), clock=clock) as db:
+        db.run("CREATE NAMESPACE app")
+        for name, columns in ACTIONS.items():
+            db.run(f"CREATE TABLE app.{name} ({columns}) WITH (TYPE = 'USER', SYNC = TRUE)")
+        db.run("ALTER TABLE app.users ADD FOREIGN KEY (post) REFERENCES app.posts ON DELETE SET NULL")
+        yield db
+
+
+def uploads_of(db: Embedded) -> Uploads:
+    return Uploads(db.committer, db.rows_by_key, db.query, db.engine.defaults, UploadLimits(100, 1 << 20))
+
+
+def change(
+    number: int, table: str, pk: str, base: int, row: dict[str, str | None] | None
+) -> sync.UploadChange:
+    """A change with its number; without a row a deletion."""
+    return sync.UploadChange(
+        source_change_id=number,
+        schema="app",
+        table=table,
+        op="DELETE" if row is None else "UPDATE",
+        pk=pk,
+        server_version=base,
+        payload=msgspec.UNSET if row is None else msgspec.Raw(msgspec.json.encode({"id": pk, **row})),
+    )
+
+
+def applied(db: Embedded, *changes: sync.UploadChange) -> list[int | None]:
+    """Upload; return the versions that were made."""
+    statuses = uploads_of(db).upload(USER, "phone", sync.UploadRequest(changes=list(changes))).statuses
+    assert [status.status for status in statuses] == ["applied"] * len(changes)
+    return [status.new_server_version for status in statuses]
+
+
+@pytest.mark.parametrize("is_reversed", [False, True])
+def test_a_circle_that_a_device_deletes_is_gone_though_actions_change_its_rows_on_the_way(
+    acting: Embedded, is_reversed: bool
+) -> None:
+    made = [change(1, "users", "u", 0, {"post": "p"}), change(2, "posts", "p", 0, {"user": "u"})]
+    assert applied(acting, *made) == [1, 1]
+    gone = [change(3, "users", "u", 1, None), change(4, "posts", "p", 1, None)]
+    assert applied(acting, *(gone[::-1] if is_reversed else gone)) == [2, 2]
+    log = acting.settle().hot.read_owner_log(user_owner(USER), 2, None, 9)
+    assert [(entry.op, entry.count, entry.source) for entry in log] == [("DELETE", 2, "phone")] * 2
+
+
+def test_rows_that_follow_their_parent_and_are_deleted_with_it_are_deleted_once(acting: Embedded) -> None:
+    rows: list[tuple[str, str | None]] = [
+        ("a", None),
+        ("b", "a"),
+        ("c", "b"),
+        ("x", "y"),
+        ("y", "x"),
+        ("k", "a"),
+    ]
+    made = [change(index, "nodes", pk, 0, {"up": up}) for index, (pk, up) in enumerate(rows, 1)]
+    assert applied(acting, *made) == [1] * 6
+    assert (
+        applied(acting, *(change(10 + i, "nodes", pk, 1, None) for i, (pk, _) in enumerate(rows[:5])))
+        == [2] * 5
+    )
+    log = acting.settle().hot.read_owner_log(user_owner(USER), 6, None, 99)
+    assert sorted((entry.key, entry.count, entry.source) for entry in log) == [
+        *((pk, 2, "phone") for pk in "abc"),
+        ("k", 2, None),
+        *((pk, 2, "phone") for pk in "xy"),
+    ]
+
+
+def test_a_deletion_of_what_somebody_else_changed_stays_a_conflict(acting: Embedded) -> None:
+    """The row's parent takes it along; a stale deletion isn't what did it."""
+    applied(acting, change(1, "nodes", "a", 0, {"up": None}), change(2, "nodes", "b", 0, {"up": "a"}))
+    acting.change("DELETE FROM app.nodes WHERE id = 'b'", user=USER)
+    acting.change("INSERT INTO app.nodes VALUES ('b', 'a')", user=USER)
+    changes = [change(3, "nodes", "a", 1, None), change(4, "nodes", "b", 1, None)]
+    statuses = uploads_of(acting).upload(USER, "phone", sync.UploadRequest(changes=changes)).statuses
+    assert [status.status for status in statuses] == ["applied", "conflict"]
+
+
 # --- whatever happens
 
 SEEDS = range(12)
@@ -227,9 +319,7 @@ class Chaos:
         self.db, self.clock, self.chance = db, clock, random.Random(seed)
         self.ids = 0
         self.phones = [phone_of(db, limit, f"phone{limit}") for limit in LIMITS]
-        self.uploads = Uploads(
-            db.committer, db.rows_by_key, db.query, db.engine.defaults, UploadLimits(100, 1 << 20)
-        )
+        self.uploads = uploads_of(db)
 
     def step(self) -> None:
         self.clock.advance(0.01)
@@ -279,18 +369,8 @@ class Chaos:
         changes, is_gone = [], self.chance.random() < 0.4
         for node in nodes:
             self.ids += 1
-            row = {"id": node, "up": self.chance.choice([None, *nodes]), "side": self.chance.choice(nodes)}
-            changes.append(
-                sync.UploadChange(
-                    source_change_id=self.ids,
-                    schema="app",
-                    table="nodes",
-                    op="DELETE" if is_gone else "UPDATE",
-                    pk=node,
-                    server_version=live.get(node, 0),
-                    payload=msgspec.UNSET if is_gone else msgspec.Raw(msgspec.json.encode(row)),
-                )
-            )
+            row = {"up": self.chance.choice([None, *nodes]), "side": self.chance.choice(nodes)}
+            changes.append(change(self.ids, "nodes", node, live.get(node, 0), None if is_gone else row))
         self.uploads.upload(USER, "writer", sync.UploadRequest(changes=changes))
 
     def versions(self) -> list[tuple[str, int]]:
