@@ -4,11 +4,14 @@ Law: it needs no server. What it prints gives the newest version of each owner's
 under the names of today: what SELECT gives, if everything is flushed.
 """
 
+import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePosixPath
 
 import msgspec
 
+from upwell.engine.archive import LIST
+from upwell.engine.restore import REPLACED
 from upwell.errors import StartRefused
 from upwell.storage.files import LINKS
 from upwell.storage.manifest import FileColumn, Manifest, Segment
@@ -29,7 +32,7 @@ _MOMENTS = {
 def cold_sql(root: Path, table: str, user: str | None) -> str:
     """Return the query over the files of `table` (of one user) somewhere below `root`.
 
-    Raises `StartRefused` if there is no manifest of it, or one can't be read.
+    Raises `StartRefused` if there is no manifest of it, one can't be read, or there are copies.
     """
     found = [(path, manifest) for path, manifest in _manifests(root) if manifest.table_id == table]
     newest = max((manifest.table_number for _, manifest in found), default=0)
@@ -43,6 +46,7 @@ def cold_sql(root: Path, table: str, user: str | None) -> str:
         raise StartRefused(
             f"no {MANIFEST_COPY} of {table}{whose} below {root}; STORAGE FLUSH TABLE {table} makes it cold"
         )
+    _refuse_copies(table, chosen)
     columns = max((manifest for _, manifest in chosen), key=lambda manifest: manifest.updated_at).columns
     is_user = any(manifest.user_id is not None for _, manifest in chosen)
     files = {
@@ -54,12 +58,36 @@ def cold_sql(root: Path, table: str, user: str | None) -> str:
 
 
 def _manifests(root: Path) -> Iterable[tuple[Path, Manifest]]:
-    for path in sorted(root.rglob(MANIFEST_COPY)):
-        if LINKS not in path.parts:
+    def refuse(error: OSError) -> None:
+        raise StartRefused(f"can't look for manifests: {error}") from error
+
+    for directory, below, files in os.walk(root, onerror=refuse if root.is_dir() else None):
+        below[:] = sorted(name for name in below if not _is_aside(Path(directory, name)))
+        if MANIFEST_COPY in files:
+            path = Path(directory, MANIFEST_COPY)
             try:
                 yield path, msgspec.json.decode(path.read_bytes(), type=Manifest)
             except (OSError, msgspec.DecodeError) as error:
                 raise StartRefused(f"manifest {path} can't be read: {error}") from error
+
+
+def _is_aside(directory: Path) -> bool:
+    """Whether what is in there isn't in force: a backup, what a restore has replaced, links of the server."""
+    name = directory.name
+    is_left = name.startswith(REPLACED) or name.endswith(".incomplete")
+    return name == LINKS or is_left or (directory / LIST).exists()
+
+
+def _refuse_copies(table: str, chosen: Iterable[tuple[Path, Manifest]]) -> None:
+    """Raise `StartRefused` if a partition is there twice: rows that one has deleted are in the other."""
+    seen: dict[str | None, Path] = {}
+    for path, manifest in chosen:
+        other = seen.setdefault(manifest.user_id, path)
+        if other != path:
+            raise StartRefused(
+                f"{table} is there twice, in {other.parent} and in {path.parent}; give --data-dir a "
+                "directory that has one of them"
+            )
 
 
 def _file(path: Path, manifest: Manifest, segment: Segment) -> Path:

@@ -47,6 +47,7 @@ Claim = Callable[[HotStore, Archive], object]
 """Makes the store of an archive the server's that restores it; raises `InvalidOperation` if it can't be."""
 
 RESTORED = "restored"
+REPLACED = "replaced-"
 _INCOMPLETE = "restored.incomplete"
 
 
@@ -123,7 +124,7 @@ def adopt_restored(data_dir: Path, open_store: OpenStore, points: Points, files:
     if (data_dir / HOT).exists():
         open_store(data_dir / HOT).close()
     archive = load_archive(restored)
-    replaced = data_dir / f"replaced-{archive.job_id}"
+    replaced = data_dir / f"{REPLACED}{archive.job_id}"
     for name in (HOT, STORAGE):
         if (restored / name).exists():
             if (data_dir / name).exists():

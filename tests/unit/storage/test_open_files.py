@@ -1,6 +1,7 @@
 """What is cold is open: DuckDB and Polars read it without the server, by what the manifests say."""
 
 import json
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -162,6 +163,27 @@ def duckdb_rows(db: Embedded, sql: str) -> Tuples:
         (*row[:at], moment, *row[at + 1 :])  # type: ignore[misc]
         for row, moment in zip(rows, moments, strict=True)
     ]
+
+
+def test_copies_of_a_table_are_not_taken_for_it(
+    db: Embedded, ask: Callable[..., Tuples], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A row that was deleted since is still in a backup below the data directory, its deletion nowhere."""
+    db.run("INSERT INTO app.ours VALUES (1, 1), (2, 2)")
+    db.flush("app.ours")
+    for copy in ("backups/monday", "restored", "replaced-RS-1"):
+        shutil.copytree(db.cold_root, db.directory / copy / "storage")
+    for archive in ("backups/monday", "restored"):
+        (db.directory / archive / "backup.json").touch()
+    db.run("DELETE FROM app.ours WHERE id = 1")
+    db.flush("app.ours")
+    db.compact("app.ours")
+    assert ask("app.ours") == [(2, 2)]
+    assert main(["cold-sql", "app.ours", "--data-dir", str(db.directory / "backups" / "monday")]) == 0
+    assert duckdb.sql(capsys.readouterr().out).fetchall() == [(1, 1), (2, 2)], "the backup itself"
+    shutil.copytree(db.cold_root, db.directory / "by-hand")
+    assert main(["cold-sql", "app.ours", "--data-dir", str(db.directory)]) == 2
+    assert "app.ours is there twice" in capsys.readouterr().err
 
 
 def test_what_is_not_there_is_said(db: Embedded, capsys: pytest.CaptureFixture[str]) -> None:
