@@ -32,6 +32,7 @@ from datafusion.catalog import Schema, SchemaProvider
 from datafusion.catalog import Table as FusionTable
 from datafusion.functions import when
 
+from upwell.engine import checked
 from upwell.engine.catalog import Table
 from upwell.engine.flow import Flow, collected
 from upwell.engine.hot_rows import HotRows
@@ -76,9 +77,14 @@ NAMES_KEPT_TEXT_CHARS_MAX = 16_384
 _LASTING = re.compile(r"\b(?:recursive|generate_series|range|unnest|repeat)\b", re.IGNORECASE)
 # Possessive and from a word's begin: a literal of a megabyte costs one pass, not one for each letter.
 _BEFORE_A_DOT = re.compile(r"\b(\w++)\"?\s*+\.")
-_JSON_FUNCTIONS = [
-    udf(call, arguments, result, "immutable", name) for name, arguments, result, call in FUNCTIONS
-]
+_FUNCTIONS = {
+    prefix: [
+        (name, udf(call, list(arguments), result, "immutable", name))
+        for name, arguments, result, call in made
+    ]
+    for prefix, made in (("json_", FUNCTIONS), ("checked_", checked.FUNCTIONS))
+}
+"""Ours, by what the names of each kind begin with."""
 # It drops an empty branch of a union, and then takes columns of the other for those of another table.
 _FAULTY_RULES = ("propagate_empty_relation",)
 _ONLY_QUERIES = SQLOptions().with_allow_ddl(False).with_allow_dml(False).with_allow_statements(False)
@@ -91,7 +97,7 @@ class QueryEngine:
         self._rows = rows
         self._overlay = overlay
         self._cold_plans: OrderedDict[tuple[int, int, Owner, int], tuple[Linked, DataFrame]] = OrderedDict()
-        self._table_names: dict[tuple[str, str], list[tuple[str, str]]] = {}
+        self._names: dict[tuple[str, str], tuple[list[tuple[str, str]], list[str]]] = {}
         self._lock = Lock()
 
     def kept_bytes(self, table: Table, owner: Owner) -> int:
@@ -103,14 +109,24 @@ class QueryEngine:
 
         They follow from the text alone, so they are remembered by it; `run` asks `resolve` again.
         """
-        known = self._table_names.get((text, namespace))
+        return self._names_of(text, namespace, resolve)[0]
+
+    def columns_in(self, text: str, namespace: str, resolve: Resolve) -> list[str]:
+        """Return the names of a query's columns; raise as `tables_in` does."""
+        return self._names_of(text, namespace, resolve)[1]
+
+    def _names_of(
+        self, text: str, namespace: str, resolve: Resolve
+    ) -> tuple[list[tuple[str, str]], list[str]]:
+        known = self._names.get((text, namespace))
         if known is not None:
             return known
-        names = list(self.scouted(text, namespace, resolve)[0])
+        reads, schema = self.scouted(text, namespace, resolve)
+        names = list(reads), schema.names
         if len(text) <= NAMES_KEPT_TEXT_CHARS_MAX:
-            if len(self._table_names) >= NAMES_KEPT_MAX:
-                self._table_names.clear()
-            self._table_names[text, namespace] = names
+            if len(self._names) >= NAMES_KEPT_MAX:
+                self._names.clear()
+            self._names[text, namespace] = names
         return names
 
     def scouted(
@@ -405,9 +421,11 @@ def _context(namespace: str, text: str = "") -> SessionContext:
     context = SessionContext(config, runtime)
     for rule in _FAULTY_RULES:
         context.remove_optimizer_rule(rule)
-    if "json_" in text:
-        for function in _JSON_FUNCTIONS:
-            context.register_udf(function)
+    for prefix, functions in _FUNCTIONS.items():
+        if prefix in text:
+            for name, function in functions:
+                if name in text:
+                    context.register_udf(function)
     return context
 
 

@@ -6,6 +6,7 @@ that fails.
 
 import re
 
+from upwell.engine.checked import OVERFLOW
 from upwell.errors import InvalidSql, QueryFailure, UpwellError
 
 CATALOG = "upwell"
@@ -40,6 +41,11 @@ _CLEARER = [
     (
         re.compile(r".*Resources exhausted: .*", re.DOTALL),
         f"the query needs more than {QUERY_BYTES_MAX >> 20} MiB of memory; narrow it with WHERE",
+    ),
+    (re.compile(r".*OverflowError.*", re.DOTALL), OVERFLOW),
+    (
+        re.compile(r".*Can't cast value (-?\d+) to type Int(16|32|64)\b.*", re.DOTALL),
+        r"integer overflow: \1 doesn't fit into \2 bits; cast to BIGINT, or to DECIMAL, where that can be",
     ),
     (
         re.compile(r".*value of (-?\d+) is out of range Int64.*", re.DOTALL),

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import pyarrow as pa
@@ -32,7 +32,7 @@ from upwell.session.outcome import Answer, PointAnswer, Streamed
 from upwell.session.point import point_answer
 from upwell.session.policy import Action, require_table
 from upwell.session.server import Server
-from upwell.session.source import Resolver, stored_columns
+from upwell.session.source import Resolver, integers_of, stored_columns
 from upwell.session.threads import QueryThreads
 from upwell.session.transaction import Transactions
 from upwell.sql.checked import with_checked_integers
@@ -40,7 +40,7 @@ from upwell.sql.owners import name_all_owners
 from upwell.sql.render import render
 from upwell.sql.statements import DirectRead, PointRead, Select
 from upwell.sql.twins import OwnNames, own_names
-from upwell.types import INTEGER_BITS, Column, Key, Value
+from upwell.types import Column, Key, Value
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,9 +113,7 @@ class Reader:
         resolver = self._resolver(call, view, write) if given is None else lambda namespace, name: given
         own, tables = self._read(text, call.namespace, resolver)
         columns = stored_columns(resolver(*name) for name in tables) if given is None else [_columns(given)]
-        text = with_exact_literals(own.text, columns)
-        if is_stored:
-            text = with_checked_integers(text, _integers(columns))
+        own, text = self._checked(own, call.namespace, resolver, columns, is_stored=is_stored)
         found = self.query.run(view, text, call.namespace, tables, resolver, stop=stop)
         return renamed(found, own.restored(found.column_names))
 
@@ -217,7 +215,29 @@ class Reader:
         resolver = self._resolver(call, view, write, is_open=statement.is_open, others=statement.others)
         own, tables = self._read(text, call.namespace, resolver)
         sources = [resolver(*name) for name in tables]
-        return own, with_exact_literals(own.text, stored_columns(sources)), resolver, tables, sources
+        own, text = self._checked(own, call.namespace, resolver, stored_columns(sources))
+        return own, text, resolver, tables, sources
+
+    def _checked(
+        self,
+        own: OwnNames,
+        namespace: str,
+        resolver: Resolve,
+        tables: Iterable[Sequence[Column]],
+        *,
+        is_stored: bool = False,
+    ) -> tuple[OwnNames, str]:
+        """Return a query with exact literals and integers that are checked, and how its columns are named."""
+        columns = list(tables)
+        text = with_exact_literals(own.text, columns)
+        checked = with_checked_integers(text, integers_of(columns), is_stored=is_stored)
+        if checked != text:
+            names = self.query.columns_in(own.text, namespace, resolver)
+            # A name may stand for no integer, though its tables say so: then nothing is rewritten.
+            with suppress(QueryFailure):
+                self.query.columns_in(checked, namespace, resolver)
+                return replace(own, names=names), checked
+        return own, text
 
     def _read(self, text: str, namespace: str, resolver: Resolve) -> tuple[OwnNames, list[tuple[str, str]]]:
         """Return a query that the engine can plan, and the tables that it reads."""
@@ -244,10 +264,3 @@ class Reader:
 
 def _columns(given: pa.Table) -> list[Column]:
     return [Column(0, column.name, column.type) for column in result_columns(given.schema)]
-
-
-def _integers(tables: Iterable[Sequence[Column]]) -> frozenset[str]:
-    """Return the names that stand for integer columns only."""
-    columns = [column for table in tables for column in table]
-    others = {column.name for column in columns if column.type not in INTEGER_BITS}
-    return frozenset(column.name for column in columns) - others

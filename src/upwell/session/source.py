@@ -4,7 +4,7 @@ Law: nobody's query reads what its principal may not read, nor what another writ
 staged.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import pyarrow as pa
@@ -31,9 +31,11 @@ from upwell.session.system import (
     transactions_table,
 )
 from upwell.session.transaction import Transactions
+from upwell.sql.checked import with_checked_integers
 from upwell.sql.owners import PREFIX
 from upwell.sql.render import render
-from upwell.types import Column
+from upwell.storage.arrow import SEQ
+from upwell.types import INTEGER_BITS, Column
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +102,17 @@ def stored_columns(sources: Iterable[AnySource]) -> list[tuple[Column, ...]]:
     ]
 
 
+def integers_of(tables: Iterable[Sequence[Column]]) -> dict[str, int]:
+    """Return the names that stand for integers only, with their bits: the most where they differ."""
+    columns = [column for table in tables for column in table]
+    others = {column.name for column in columns if column.type not in INTEGER_BITS}
+    found: dict[str, int] = {SEQ: 64}
+    for column in columns:
+        if column.name not in others:
+            found[column.name] = max(found.get(column.name, 0), INTEGER_BITS[column.type])
+    return found
+
+
 def _derived(query: NamedQuery, context: Context, resolver: Resolve) -> Derived:
     """Return a view as who asks may read it; raise if they may not read a table that it names."""
 
@@ -108,7 +121,8 @@ def _derived(query: NamedQuery, context: Context, resolver: Resolve) -> Derived:
 
     places = [place for place in query.reads if not is_system(place[0])]
     text = render(query.selected, (), context, is_part=True)
-    exact = with_exact_literals(text, stored_columns(within(*place) for place in places))
+    columns = stored_columns(within(*place) for place in places)
+    exact = with_checked_integers(with_exact_literals(text, columns), integers_of(columns))
     return Derived(query, exact, within)
 
 

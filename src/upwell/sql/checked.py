@@ -1,93 +1,119 @@
-"""Checked integers: arithmetic that fails where its result doesn't fit, for what is to be stored.
+"""Checked integers: arithmetic that fails where its result doesn't fit into its type.
 
-The query engine's sums, differences and products of integers wrap around without a word. So in a query whose
-rows are stored they are done as DECIMAL and become a BIGINT again, which fails if it doesn't fit.
+The query engine's sums, differences and products of integers wrap around without a word. So those that may
+not fit are written in other words: of INT and SMALLINT with 64 bits, cast back, which fails; of BIGINT as
+calls of functions that look. What surely fits (`n + 1` of an INT is a BIGINT) stays as it is.
 
-Law: what is rewritten is whole: operands that are integer columns, integer literals, or made of them; by
-names that mean nothing else in what the query reads. All other text stays as it is written, and what chooses
-rows too: a statement changes the rows that a SELECT with its WHERE shows.
+Law: what is rewritten is whole, and has the type that it had: operands that are integer columns, literals, or
+made of them; by names that mean nothing else in what the query reads. All other text stays as it is written.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
 
-from upwell.engine.operation import INT64_MAX
+from upwell.engine.checked import ABS, ADD, MULTIPLY, NEGATE, SUBTRACT, TOTAL
 from upwell.sql.lex import END, Token, tokenize
 
-_WIDE = "CAST({} AS DECIMAL(38, 0))"
+Integers = Mapping[str, int]
+"""Names of integer columns with how many bits they have."""
+
 _PRODUCT = frozenset({"*", "/", "%"})
 _SUM = frozenset({"+", "-"})
 # What would take the operand before it, or after it, away from an operator of ours.
-_TIGHTER = frozenset({"::", "[", ".", "(", "^", "->", "->>", "?", "AT", "COLLATE"})
+_TIGHTER = frozenset({"[", ".", "(", "^", "->", "->>", "?", "AT", "COLLATE", "OVER", "FILTER", "::"})
 _BEFORE = _PRODUCT | _SUM | {"^", ".", "::", "||", "->", "->>", "AS", "~", "&", "|", "#", "@"}
-_INTEGER_FUNCTIONS = frozenset({"ABS", "COALESCE", "GREATEST", "LEAST"})
-_INTEGER_TYPES = frozenset({"SMALLINT", "INT", "INTEGER", "BIGINT", "INT2", "INT4", "INT8"})
-_DIGITS_MAX = 19
-# Behind one of these a name is no alias.
+_CHECKED = {"+": ADD, "-": SUBTRACT, "*": MULTIPLY}
+_CHOICES = frozenset({"COALESCE", "GREATEST", "LEAST"})
+_EXTREMES = frozenset({"MIN", "MAX"})
+_LENGTHS = frozenset({"LENGTH", "CHAR_LENGTH", "CHARACTER_LENGTH", "OCTET_LENGTH", "STRPOS"})
+_TYPES = {
+    **dict.fromkeys(("SMALLINT", "INT2"), 16),
+    **dict.fromkeys(("INT", "INTEGER", "INT4"), 32),
+    **dict.fromkeys(("BIGINT", "INT8"), 64),
+}
+_NAMES = {16: "SMALLINT", 32: "INT", 64: "BIGINT"}
+_ROWS_MOST = 1 << 40
+_MOST = 1 << 63
+# Of so many bits no sum of rows exceeds 64.
+_SUMMED_MOST = 1 << 32
+_ROUNDS_MAX = 4
+# Behind one of these a name is no alias, and a parenthesis no call's.
 _BEFORE_NAMES = (
     frozenset({"SELECT", "DISTINCT", "ALL", "WHERE", "AND", "OR", "NOT", "BY", "ON", "HAVING", "FROM"})
     | frozenset({"WHEN", "THEN", "ELSE", "CASE", "IN", "LIKE", "ILIKE", "BETWEEN", "IS", "USING"})
-    | frozenset({"LIMIT", "OFFSET", "VALUES", "FILTER"})
+    | frozenset({"LIMIT", "OFFSET", "VALUES", "FILTER", "OVER", "JOIN", "UNION", "EXCEPT", "INTERSECT"})
 )
+_ARITHMETIC = _SUM | {"*", "SUM", "ABS"}
 
 
-def with_checked_integers(text: str, integers: Collection[str]) -> str:
-    """Return a query whose arithmetic of these columns fails on overflow."""
+def with_checked_integers(text: str, integers: Integers, *, is_stored: bool = False) -> str:
+    """Return a query whose arithmetic of these columns fails on overflow.
+
+    `is_stored`: what doesn't fit into the type of its operands becomes a BIGINT, as the column may be one.
+    """
     tokens = tokenize(text)
-    if not any(token.word in _SUM or token.word == "*" or token.word == "SUM" for token in tokens):
+    if not integers or not any(token.word in _ARITHMETIC for token in tokens):
         return text
-    parts: list[str] = []
-    done = at = 0
-    reader = _Reader(tokens, frozenset(integers) - _aliases(tokens))
-    conditions = _conditions(tokens)
-    while at < len(tokens):
-        is_begin = at not in conditions and (at == 0 or _may_begin(tokens[at - 1], tokens[at]))
-        found = reader.sum(at) if is_begin else None
-        if found is None or not found.is_checked:
-            at += 1
-            continue
-        parts += (text[done : tokens[at].start], found.text)
-        done, at = tokens[found.end - 1].end, found.end
-    return "".join(parts) + text[done:]
+    known = _with_aliases(text, tokens, integers, is_stored)
+    return _Reader(text, tokens, known, is_stored).rewritten(0, len(tokens))
 
 
-def _conditions(tokens: Sequence[Token]) -> set[int]:
-    """Return which tokens only choose rows: they mean what they mean in a SELECT."""
-    found: set[int] = set()
-    outer: list[bool] = []
-    is_condition = False
-    for at, token in enumerate(tokens):
-        if token.word == "(":
-            outer.append(is_condition)
-        elif token.word == ")" and outer:
-            is_condition = outer.pop()
-        elif token.word in ("WHERE", "ON", "HAVING"):
-            is_condition = True
-        elif token.word in ("SELECT", "GROUP", "ORDER", "JOIN", "UNION", "EXCEPT", "INTERSECT", "WINDOW"):
-            is_condition = bool(outer) and outer[-1]
-        if is_condition:
-            found.add(at)
-    return found
+def _with_aliases(text: str, tokens: Sequence[Token], integers: Integers, is_stored: bool) -> Integers:
+    """Return the names that mean integers only, those included that the query itself gives to some."""
+    items, others = _aliases(tokens)
+    known = {name: bits for name, bits in integers.items() if name not in others}
+    for _ in range(_ROUNDS_MAX):
+        reader = _Reader(text, tokens, known, is_stored)
+        found: dict[str, int] = {name: bits for name, bits in integers.items() if name not in others}
+        unknown: set[str] = set()
+        for name, begin, end in items:
+            item = reader.sum(begin)
+            if item is None or item.end != end:
+                unknown.add(name)
+            else:
+                found[name] = max(found.get(name, 0), item.bits)
+        found = {name: bits for name, bits in found.items() if name not in unknown}
+        if found == known:
+            return found
+        known = found
+    return {name: bits for name, bits in known.items() if name not in {item[0] for item in items}}
 
 
-def _may_begin(before: Token, token: Token) -> bool:
-    is_call = token.word == "(" and before.kind in ("word", "quoted") and before.word not in _BEFORE_NAMES
-    return before.word not in _BEFORE and not is_call
-
-
-def _aliases(tokens: Sequence[Token]) -> set[str]:
-    """Return the names that the query itself gives to something, and maybe others."""
-    found: set[str] = set()
+def _aliases(tokens: Sequence[Token]) -> tuple[list[tuple[str, int, int]], set[str]]:
+    """Return the names of items of SELECT lists with where these are, and names given in lists of columns."""
+    items: list[tuple[str, int, int]] = []
+    others: set[str] = set()
     for at in range(1, len(tokens)):
         before, token = tokens[at - 1], tokens[at]
-        if token.kind in ("word", "quoted") and _ends_operand(before):
-            found.add(_folded(token))
-        if token.word == "(" and before.kind in ("word", "quoted") and at > 1:
+        if token.kind in ("word", "quoted") and _ends_operand(before) and token.word not in _BEFORE_NAMES:
+            begin = _item_begin(tokens, at)
+            if begin is not None:
+                items.append((_folded(token), begin, at - (before.word == "AS")))
+        is_list = token.word == "(" and before.kind in ("word", "quoted")
+        if is_list and at > 1 and before.word not in _BEFORE_NAMES:
             closing = next((end for end in range(at, len(tokens)) if tokens[end].word == ")"), at)
-            is_list = tokens[at - 2].word in ("AS", ")") or [
-                each.word for each in tokens[closing + 1 : closing + 3]
-            ] == ["AS", "("]
-            found.update(_folded(each) for each in tokens[at:closing] if is_list)
-    return found
+            behind = [each.word for each in tokens[closing + 1 : closing + 3]]
+            if tokens[at - 2].word in ("AS", ")") or behind == ["AS", "("]:
+                others.update(_folded(each) for each in tokens[at:closing])
+    return items, others
+
+
+def _item_begin(tokens: Sequence[Token], at: int) -> int | None:
+    """Return where the item of a SELECT list begins that has its name at `at`; None if that is no item."""
+    depth, begin = 0, -1
+    for index in range(at - 1, -1, -1):
+        word = tokens[index].word
+        depth += (word in (")", "END")) - (word in ("(", "CASE"))
+        if depth < 0 or (depth == 0 and word in ("FROM", "JOIN", "WHERE", "BY", "ON", "HAVING", "WITH")):
+            return None
+        if depth == 0 and word == "," and begin < 0:
+            begin = index + 1
+        if depth == 0 and word == "SELECT":
+            first = index + 1
+            while first < at and tokens[first].word in ("DISTINCT", "ALL"):
+                first += 1
+            return begin if begin >= 0 else first
+    return None
 
 
 def _ends_operand(token: Token) -> bool:
@@ -96,31 +122,49 @@ def _ends_operand(token: Token) -> bool:
     )
 
 
-def _fits(digits: str) -> bool:
-    return digits.isdigit() and len(digits) <= _DIGITS_MAX and int(digits) <= INT64_MAX
-
-
 def _folded(token: Token) -> str:
     return token.text[1:-1] if token.kind == "quoted" else token.text.lower()
 
 
-class _Found:
-    """An operand: its text, the index of the token behind it, and whether something in it is checked."""
+class _Found(NamedTuple):
+    """An operand: its text, the index of the token behind it, its bits and the most that it can be."""
 
-    __slots__ = ("end", "is_checked", "text")
-
-    def __init__(self, text: str, end: int, is_checked: bool = False) -> None:
-        self.text = text
-        self.end = end
-        self.is_checked = is_checked
+    text: str
+    end: int
+    bits: int
+    most: int
+    is_changed: bool = False
 
 
 class _Reader:
     """Reads operands by recursive descent; None: there is something else than integers."""
 
-    def __init__(self, tokens: Sequence[Token], integers: Collection[str]) -> None:
+    def __init__(self, text: str, tokens: Sequence[Token], integers: Integers, is_stored: bool) -> None:
+        self._text = text
+        self._is_stored = is_stored
         self._tokens = tokens
         self._integers = integers
+
+    def rewritten(self, begin: int, end: int) -> str:
+        """Return the text of some tokens with what has to be checked in other words."""
+        if begin >= end:
+            return ""
+        parts: list[str] = []
+        done, at = (self._tokens[begin].start if begin else 0), begin
+        while at < end:
+            found = self.sum(at) if at == begin or self._may_begin(at) else None
+            if found is None or not found.is_changed or found.end > end:
+                at += 1
+                continue
+            parts += (self._text[done : self._tokens[at].start], found.text)
+            done, at = self._tokens[found.end - 1].end, found.end
+        last = len(self._text) if end == len(self._tokens) else self._tokens[end - 1].end
+        return "".join(parts) + self._text[done:last]
+
+    def _may_begin(self, at: int) -> bool:
+        before, token = self._tokens[at - 1], self._tokens[at]
+        is_call = token.word == "(" and before.kind in ("word", "quoted") and before.word not in _BEFORE_NAMES
+        return before.word not in _BEFORE and not is_call
 
     def sum(self, at: int) -> _Found | None:
         left = self._product(at)
@@ -128,7 +172,7 @@ class _Reader:
             right = self._product(left.end + 1)
             if right is None or self._word(right.end) in _PRODUCT:
                 break
-            left = self._checked(left, self._word(left.end), right)
+            left = self._binary(left, self._word(left.end), right)
         return None if left is None or self._word(left.end) in _PRODUCT else left
 
     def _product(self, at: int) -> _Found | None:
@@ -137,15 +181,8 @@ class _Reader:
             right = self._signed(left.end + 1)
             if right is None:
                 break
-            left = self._checked(left, self._word(left.end), right)
+            left = self._binary(left, self._word(left.end), right)
         return left
-
-    def _checked(self, left: _Found, operator: str, right: _Found) -> _Found:
-        if operator in ("/", "%"):  # the engine's own fail where they must
-            is_checked = left.is_checked or right.is_checked
-            return _Found(f"({left.text} {operator} {right.text})", right.end, is_checked)
-        wide = f"{_WIDE.format(left.text)} {operator} {_WIDE.format(right.text)}"
-        return _Found(f"CAST({wide} AS BIGINT)", right.end, is_checked=True)
 
     def _signed(self, at: int) -> _Found | None:
         if self._word(at) != "-":
@@ -154,64 +191,183 @@ class _Reader:
         if inner is None:
             return None
         if self._at(at + 1).kind == "number":
-            return _Found(f"(-{inner.text})", inner.end, inner.is_checked)
-        return _Found(f"CAST(-{_WIDE.format(inner.text)} AS BIGINT)", inner.end, is_checked=True)
+            return inner._replace(text=f"(-{inner.text})")
+        return self._unary(inner, "(-{})", NEGATE)
 
     def _primary(self, at: int) -> _Found | None:
         token = self._at(at)
         found: _Found | None = None
-        if token.kind == "number" and _fits(token.text):
-            found = _Found(token.text, at + 1)
-        elif token.word == "(":
-            found = self._group(at)
-        elif token.word == "SUM" and self._word(at + 1) == "(":
-            found = self._total(at)
-        elif token.word == "CAST" or token.word in _INTEGER_FUNCTIONS:
+        readers: dict[str, Callable[[int], _Found | None]] = {"(": self._group, "CASE": self._case}
+        if token.kind == "number" and token.text.isdigit() and int(token.text) < _MOST:
+            found = _Found(token.text, at + 1, 64, int(token.text))
+        elif token.word in readers:
+            found = readers[token.word](at)
+        elif self._word(at + 1) == "(" and token.kind == "word":
             found = self._call(at)
         elif token.kind in ("word", "quoted"):
             found = self._column(at)
+        while found is not None and self._word(found.end) == "::" and self._word(found.end + 1) in _TYPES:
+            name = self._word(found.end + 1)
+            found = _cast(found._replace(end=found.end + 2), name, f"CAST({found.text} AS {name})")
         return None if found is None or self._word(found.end) in _TIGHTER else found
 
     def _group(self, at: int) -> _Found | None:
         inner = self.sum(at + 1)
         if inner is None or self._word(inner.end) != ")":
             return None
-        return _Found(f"({inner.text})", inner.end + 1, inner.is_checked)
+        return inner._replace(text=f"({inner.text})", end=inner.end + 1)
 
     def _call(self, at: int) -> _Found | None:
-        """Read a cast to an integer type, or a function that gives one of integers."""
-        inner = self.sum(at + 2) if self._word(at + 1) == "(" else None
-        written, is_checked = f"{self._word(at)}(", False
-        while inner is not None:
-            written, is_checked = written + inner.text, is_checked or inner.is_checked
-            end = inner.end
-            if self._word(at) == "CAST" and self._word(end) == "AS" and self._word(end + 1) in _INTEGER_TYPES:
-                written, end = f"{written} AS {self._word(end + 1)}", end + 2
-            elif self._word(at) == "CAST":
+        name = self._word(at)
+        if name == "CAST":
+            inner = self.sum(at + 2)
+            if inner is None or self._word(inner.end) != "AS" or self._word(inner.end + 2) != ")":
                 return None
-            if self._word(end) == ")":
-                return _Found(f"{written})", end + 1, is_checked)
-            inner = self.sum(end + 1) if self._word(end) == "," else None
-            written += ", "
-        return None
+            kind = self._word(inner.end + 1)
+            if kind not in _TYPES:
+                return None
+            return _cast(inner._replace(end=inner.end + 3), kind, f"CAST({inner.text} AS {kind})")
+        if name == "COUNT" or name in _LENGTHS:
+            return self._counted(at)
+        if name == "SUM":
+            return self._total(at)
+        if name == "ABS":
+            inner = self._group(at + 1)
+            return None if inner is None else self._unary(inner, "ABS({})", ABS)
+        return self._choice(at) if name in _CHOICES or name in _EXTREMES else None
+
+    def _choice(self, at: int) -> _Found | None:
+        """Read a call that gives one of its integers."""
+        parts: list[_Found] = []
+        following = at + 1
+        while self._word(following) in ("(", ","):
+            part = self.sum(following + 1)
+            if part is None:
+                return None
+            parts.append(part)
+            following = part.end
+        if self._word(following) != ")":
+            return None
+        text = f"{self._word(at)}({', '.join(part.text for part in parts)})"
+        found = _one_of(parts, text, following + 1)
+        return self._with_window(found) if self._word(at) in _EXTREMES else found
+
+    def _counted(self, at: int) -> _Found | None:
+        end = self._behind(at + 1)
+        bits, most = (64, _ROWS_MOST) if self._word(at) == "COUNT" else (32, (1 << 31) - 1)
+        text = self._text[self._at(at).start : self._at(end - 1).end]
+        found = _Found(text, end, bits, most)
+        return self._with_window(found) if bits == 64 else found
 
     def _total(self, at: int) -> _Found | None:
         inner = self.sum(at + 2)
-        if inner is None or self._word(inner.end) != ")" or self._word(inner.end + 1) in ("OVER", "FILTER"):
+        if inner is None or self._word(inner.end) != ")":
             return None
-        return _Found(f"CAST(SUM({_WIDE.format(inner.text)}) AS BIGINT)", inner.end + 1, is_checked=True)
+        whole = self._with_window(inner._replace(text="", end=inner.end + 1))
+        call = f"SUM({inner.text}){whole.text}"
+        if inner.most <= _SUMMED_MOST:
+            return _Found(call, whole.end, 64, min(inner.most * _ROWS_MOST, _MOST), inner.is_changed)
+        # The engine takes sums of one argument in two types for the same.
+        nearly = f"SUM(({inner.text}) * 1e0){whole.text}"
+        return _Found(f"{TOTAL}({call}, {nearly})", whole.end, 64, _MOST, is_changed=True)
+
+    def _with_window(self, found: _Found) -> _Found:
+        """Return an aggregate with its FILTER and OVER."""
+        end = found.end
+        if self._word(end) == "FILTER" and self._word(end + 1) == "(":
+            end = self._behind(end + 1)
+        if self._word(end) == "OVER":
+            end = self._behind(end + 1) if self._word(end + 1) == "(" else end + 2
+        if end == found.end:
+            return found
+        suffix = self._text[self._at(found.end).start : self._at(end - 1).end]
+        return found._replace(text=f"{found.text} {suffix}", end=end)
+
+    def _case(self, at: int) -> _Found | None:
+        """Read a CASE whose values are all integers, or NULL."""
+        parts, written, following = list[_Found](), ["CASE"], at + 1
+        while self._word(following) != "END":
+            begin = following
+            while self._word(following) not in ("THEN", "ELSE", "END") and self._at(following) is not END:
+                following = (
+                    self._behind(following) if self._word(following) in ("(", "CASE") else following + 1
+                )
+            if self._word(following) not in ("THEN", "ELSE"):
+                return None
+            written += (*filter(None, [self.rewritten(begin, following)]), self._word(following))
+            value = self._value(following + 1)
+            if value is None:
+                return None
+            parts += [value] if value.bits else []
+            written.append(value.text)
+            following = value.end
+        return _one_of(parts, " ".join((*written, "END")), following + 1) if parts else None
+
+    def _value(self, at: int) -> _Found | None:
+        if self._word(at) == "NULL" and self._word(at + 1) in ("WHEN", "ELSE", "END"):
+            return _Found("NULL", at + 1, 0, 0)
+        found = self.sum(at)
+        return found if found is not None and self._word(found.end) in ("WHEN", "ELSE", "END") else None
 
     def _column(self, at: int) -> _Found | None:
-        parts = [self._at(at)]
+        begin = at
         while self._word(at + 1) == "." and self._at(at + 2).kind in ("word", "quoted"):
             at += 2
-            parts.append(self._at(at))
-        if _folded(parts[-1]) not in self._integers:
+        bits = self._integers.get(_folded(self._at(at)))
+        if bits is None:
             return None
-        return _Found(".".join(part.text for part in parts), at + 1)
+        text = self._text[self._at(begin).start : self._at(at).end]
+        return _Found(text, at + 1, bits, 1 << (bits - 1))
+
+    def _binary(self, left: _Found, op: str, right: _Found) -> _Found:
+        bits, is_changed = max(left.bits, right.bits), left.is_changed or right.is_changed
+        most = left.most * right.most if op == "*" else left.most + right.most
+        if op in ("/", "%"):  # the engine's own fail where they must
+            most = left.most if op == "/" else min(left.most, right.most)
+        wide = f"CAST({left.text} AS BIGINT) {op} CAST({right.text} AS BIGINT)"
+        if most < 1 << (bits - 1) or op in ("/", "%"):
+            plain = f"{left.text} {op} {right.text}"
+            return _Found(f"({plain})" if is_changed else plain, right.end, bits, most, is_changed)
+        if bits < 64 and self._is_stored:
+            return _Found(f"({wide})", right.end, 64, most, is_changed=True)
+        if bits < 64:
+            return _Found(
+                f"CAST({wide} AS {_NAMES[bits]})", right.end, bits, 1 << (bits - 1), is_changed=True
+            )
+        return _Found(f"{_CHECKED[op]}({left.text}, {right.text})", right.end, 64, _MOST, is_changed=True)
+
+    def _unary(self, inner: _Found, form: str, checked: str) -> _Found:
+        if inner.most < 1 << (inner.bits - 1):
+            return inner._replace(text=form.format(inner.text))
+        if inner.bits == 64:
+            return inner._replace(text=f"{checked}({inner.text})", most=_MOST, is_changed=True)
+        wide = form.format(f"CAST({inner.text} AS BIGINT)")
+        if self._is_stored:
+            return inner._replace(text=wide, bits=64, is_changed=True)
+        return inner._replace(text=f"CAST({wide} AS {_NAMES[inner.bits]})", is_changed=True)
+
+    def _behind(self, opening: int) -> int:
+        """Return the index behind the parenthesis, or the CASE, that begins at `opening`."""
+        depth = 0
+        for at in range(opening, len(self._tokens)):
+            word = self._word(at)
+            depth += (word in ("(", "CASE")) - (word in (")", "END"))
+            if depth == 0:
+                return at + 1
+        return len(self._tokens)
 
     def _word(self, at: int) -> str:
         return self._at(at).word
 
     def _at(self, at: int) -> Token:
         return self._tokens[at] if at < len(self._tokens) else END
+
+
+def _cast(inner: _Found, kind: str, text: str) -> _Found:
+    bits = _TYPES[kind]
+    return inner._replace(text=text, bits=bits, most=min(inner.most, 1 << (bits - 1)))
+
+
+def _one_of(parts: Sequence[_Found], text: str, end: int) -> _Found:
+    most = max(part.most for part in parts)
+    return _Found(text, end, max(part.bits for part in parts), most, any(part.is_changed for part in parts))

@@ -33,9 +33,12 @@ class OwnNames:
 
     text: str
     shown: Mapping[str, str | int]
+    names: Sequence[str] = ()
+    """What the columns are called before the query is written in other words, if it is."""
 
     def restored(self, names: Sequence[str]) -> list[str]:
         """Return the names of a result's columns as they were written."""
+        names = self.names or names
         found = [self.shown.get(name, name) for name in names]
         return [names[name] if isinstance(name, int) else name for name in found]
 

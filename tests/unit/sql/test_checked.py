@@ -1,49 +1,72 @@
-"""What is stored is calculated so that it fails if it doesn't fit; what isn't surely integers stays."""
+"""Arithmetic that may not fit fails; what surely fits, and what isn't surely integers, stays as it is."""
 
 import pytest
 
 from upwell.sql.checked import with_checked_integers
 
-WIDE = "CAST({} AS DECIMAL(38, 0))"
+INTEGERS = {"s": 16, "n": 32, "m": 32, "b": 64, "c": 64}
 
 
 @pytest.mark.parametrize(
     "text",
     [
-        "SELECT x + 1, -x, x * n FROM t",  # x is no integer
-        "SELECT f(n) + n, n::TEXT, n / 2, n % 2 FROM t",
-        "SELECT x + n + 1 FROM t",
-        "SELECT q.n + 1 FROM (SELECT x AS n FROM t) AS q",
-        "WITH c (n) AS (SELECT x FROM t) SELECT n + 1 FROM c",
-        "SELECT q.n + 1 FROM (VALUES (1.5)) AS q (n)",
-        "SELECT 'n + 1', \"n + 1\" -- n + 1",
+        "SELECT x + 1, -x, x * b FROM t",  # x is no integer
+        "SELECT f(b) + b, b::TEXT, b / 2, b % 2 FROM t",
+        "SELECT x + b + 1 FROM t",
+        "SELECT q.b + 1 FROM (SELECT x AS b FROM t) AS q",
+        "WITH w (b) AS (SELECT x FROM t) SELECT b + 1 FROM w",
+        "SELECT q.b + 1 FROM (VALUES (1.5)) AS q (b)",
+        "SELECT 'b + 1', \"b + 1\" -- b + 1",
         "SELECT COUNT(*), t.* FROM t",
-        "SELECT n FROM t JOIN u ON n + 1 = m WHERE n IN (SELECT n + 1 FROM t) AND (n * m > 1) GROUP BY n",
-        "SELECT n * x, n + 1 * x FROM t",
-        "SELECT SUM(n) OVER (ORDER BY n) FROM t",
+        "SELECT n + 1, n * 1000 - 7, s + 40000, n % 7 + n / 2 * 3, COUNT(*) + 1, length(x) * 2 FROM t",
+        "SELECT SUM(n), SUM(s) OVER (ORDER BY s), SUM(CASE WHEN x THEN 1 ELSE 0 END) FROM t",
+        "SELECT MAX(n) + 1, ABS(n % 10), b % 10 + 5, n::BIGINT + 1 FROM t",
+        "SELECT b * x, b + 1 * x FROM t",
     ],
 )
-def test_other_text_stays(text: str) -> None:
-    assert with_checked_integers(text, {"n", "m"}) == text
+def test_what_surely_fits_or_is_no_integer_stays(text: str) -> None:
+    assert with_checked_integers(text, INTEGERS) == text
 
 
 @pytest.mark.parametrize(
     ("text", "checked"),
     [
-        ("SELECT n + 1", f"SELECT CAST({WIDE.format('n')} + {WIDE.format('1')} AS BIGINT)"),
-        ("SELECT -t.n", f"SELECT CAST(-{WIDE.format('t.n')} AS BIGINT)"),
-        ("SELECT SUM(n) FROM t", f"SELECT CAST(SUM({WIDE.format('n')}) AS BIGINT) FROM t"),
+        ("SELECT b + 1", "SELECT checked_add(b, 1)"),
+        ("SELECT -t.b", "SELECT checked_negate(t.b)"),
+        ("SELECT n * m", "SELECT CAST(CAST(n AS BIGINT) * CAST(m AS BIGINT) AS INT)"),
+        ("SELECT -s", "SELECT CAST((-CAST(s AS BIGINT)) AS SMALLINT)"),
+        ("SELECT SUM(b) FROM t", "SELECT checked_total(SUM(b), SUM((b) * 1e0)) FROM t"),
         (
-            "SELECT n - m / 2, x",
-            f"SELECT CAST({WIDE.format('n')} - {WIDE.format('(m / 2)')} AS BIGINT), x",
+            "SELECT SUM(b) FILTER (WHERE b + 1 > 2) OVER w FROM t",
+            "SELECT checked_total(SUM(b) FILTER (WHERE b + 1 > 2) OVER w, "
+            "SUM((b) * 1e0) FILTER (WHERE b + 1 > 2) OVER w) FROM t",
+        ),
+        ("SELECT b - n / 2, x", "SELECT checked_subtract(b, n / 2), x"),
+        (
+            "SELECT 1 FROM t WHERE b + 1 > 1 GROUP BY b * 2",
+            "SELECT 1 FROM t WHERE checked_add(b, 1) > 1 GROUP BY checked_multiply(b, 2)",
+        ),
+        ("SELECT f(b * c)", "SELECT f(checked_multiply(b, c))"),
+        ("SELECT b + c + x * 2", "SELECT checked_add(b, c) + x * 2"),
+        (
+            "SELECT CASE WHEN b * 2 > 1 THEN b + 1 ELSE NULL END",
+            "SELECT CASE WHEN checked_multiply(b, 2) > 1 THEN checked_add(b, 1) ELSE NULL END",
         ),
         (
-            "SELECT n FROM t WHERE n + 1 > 1 UNION SELECT -n FROM t",
-            f"SELECT n FROM t WHERE n + 1 > 1 UNION SELECT CAST(-{WIDE.format('n')} AS BIGINT) FROM t",
+            "SELECT y + 1, b FROM (SELECT b * 2 AS y, SUM(b) b FROM t) AS q",
+            "SELECT checked_add(y, 1), b FROM "
+            "(SELECT checked_multiply(b, 2) AS y, checked_total(SUM(b), SUM((b) * 1e0)) b FROM t) AS q",
         ),
-        ("f(n * m)", f"f(CAST({WIDE.format('n')} * {WIDE.format('m')} AS BIGINT))"),
-        ("n + m + x * 2", f"CAST({WIDE.format('n')} + {WIDE.format('m')} AS BIGINT) + x * 2"),
     ],
 )
-def test_integers_are_checked(text: str, checked: str) -> None:
-    assert with_checked_integers(text, {"n", "m"}) == checked
+def test_what_may_not_fit_is_checked(text: str, checked: str) -> None:
+    assert with_checked_integers(text, INTEGERS) == checked
+
+
+def test_what_is_stored_may_need_more_bits_than_its_operands() -> None:
+    stored = with_checked_integers("SELECT n * m, -n, n * m * b, n * m * 4", INTEGERS, is_stored=True)
+    product = "(CAST(n AS BIGINT) * CAST(m AS BIGINT))"
+    assert stored == (
+        f"SELECT {product}, (-CAST(n AS BIGINT)), checked_multiply({product}, b), "
+        f"checked_multiply({product}, 4)"
+    )
