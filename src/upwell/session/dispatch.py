@@ -138,8 +138,10 @@ class Dispatch:
                 return await self._definer.define(call, statement)
             case CreateView() | DropView():
                 return await self._queries.define(call, statement)
-            case ClusterAction(action, target):
+            case ClusterAction(action, target, refusal):
                 require_admin(call.principal, "cluster management")
+                if refusal is not None:
+                    raise InvalidSql(refusal)
                 return Answer(made(*self._server.cluster_done(self._growth.view, action, target)))
             case ShowStats(table):
                 show = partial(self._stats.show, self._growth.view, call.principal, table)

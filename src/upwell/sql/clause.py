@@ -73,7 +73,7 @@ def bind_returning(items: Sequence[ReturnedItem], scope: Scope) -> Returning:
     texts: list[str] = []
     is_plain = True
     for item in items:
-        if item.fragment is None:
+        if item.fragment is None or _is_whole(item, scope):
             columns += [(index, column.name) for index, column in enumerate(table.columns)]
             texts += [_quoted(column.name) for column in table.columns]
             continue
@@ -88,6 +88,19 @@ def bind_returning(items: Sequence[ReturnedItem], scope: Scope) -> Returning:
         texts.append(text if item.name is None else f"{text} AS {_quoted(item.name)}")
     query = f'SELECT {", ".join(texts)} FROM "{table.namespace}"."{table.name}"'
     return Returning(tuple(columns) if is_plain else None, query)
+
+
+def _is_whole(item: ReturnedItem, scope: Scope) -> bool:
+    """Tell whether an item is `t.*`; raise if its `t` isn't the table."""
+    tokens = item.fragment.tokens if item.fragment is not None else ()
+    if len(tokens) < 3 or tokens[-1].word != "*" or tokens[-2].word != ".":
+        return False
+    names = [
+        token.text.strip('"') if token.kind == "quoted" else token.text.lower() for token in tokens[:-2:2]
+    ]
+    if not scope.qualifies(names):
+        raise InvalidOperation(f"'{'.'.join(names)}' is not the table that changes; write RETURNING *")
+    return True
 
 
 def _returned_column(fragment: Fragment, scope: Scope) -> int | None:

@@ -222,7 +222,7 @@ def read_show(tokens: Tokens) -> Tree:
 
 
 def read_cluster(tokens: Tokens) -> ClusterAction:
-    """Read a CLUSTER statement; those that only a command line can answer are refused with where to look."""
+    """Read a CLUSTER statement; one that can't be done says so to who may know."""
     tokens.expect("CLUSTER")
     written = _UPTO.fullmatch(tokens.sql)
     if written is not None:  # two dashes begin a comment
@@ -234,14 +234,18 @@ def read_cluster(tokens: Tokens) -> ClusterAction:
         words.append(tokens.take().word)
     action = "".join(words).lower()
     target = _number(tokens.take().text) if tokens.peek().kind == "number" else None
-    if action in ("list", "status", "ls"):
-        raise InvalidSql(
-            f"CLUSTER {action.upper()} is a CLI-only command. SELECT * FROM system.cluster shows the nodes"
-        )
     known = _CLUSTER.get(action.replace("-", ""))
     if known is None:
-        raise InvalidSql(f"CLUSTER {action.upper()[:60]} is not supported yet: this server is one node")
+        while not tokens.at_end and not tokens.sees(";"):
+            tokens.take()
+        return ClusterAction(action, target, _cluster_refusal(action))
     return ClusterAction(known, target)
+
+
+def _cluster_refusal(action: str) -> str:
+    if action in ("list", "status", "ls"):
+        return f"CLUSTER {action.upper()} is a CLI-only command. SELECT * FROM system.cluster shows the nodes"
+    return f"CLUSTER {action.upper()[:60]} is not supported yet: this server is one node"
 
 
 def _number(text: str) -> int:

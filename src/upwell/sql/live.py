@@ -90,7 +90,8 @@ def parse_live_query(sql: str, catalog: Catalog, namespace: str) -> LiveQuery:
     table = catalog.get_table(plain.table[0], plain.table[1])
     scope = Scope(table, plain.alias)
     everything = [column.column for column in plain.columns] == ["*"]
-    columns = None if everything else _named_once(bind_projection(plain.columns, scope), table)
+    named = _named_once(bind_projection(plain.columns, scope), table)
+    columns = None if everything else named
     if plain.where is None:
         return LiveQuery(table, columns, None, None)
     refuse_undecidable(plain.where, split(sql)[0])

@@ -11,10 +11,11 @@ from upwell.storage.definition import Storage
 
 @dataclass(frozen=True, slots=True)
 class ClusterAction:
-    """CLUSTER …; `target` is the node or the log index that it names."""
+    """CLUSTER …; `target` is the node or the log index that it names, `refusal` why it can't be done here."""
 
     action: str
     target: int | None
+    refusal: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -48,6 +48,10 @@ def bind_projection(columns: Sequence[Projection], scope: Scope) -> tuple[tuple[
     found: list[tuple[int, str]] = []
     for column in columns:
         if column.column == "*":
+            if column.qualifier is not None and not scope.qualifies((column.qualifier,)):
+                raise QueryFailure(
+                    f"'{column.qualifier}' is not {scope.table.full_name}, which the query reads"
+                )
             found += [(index, each.name) for index, each in enumerate(scope.table.columns)]
             found += [(index, name) for name, index in SYSTEM_COLUMNS.items()]
         else:

@@ -18,6 +18,7 @@ from upwell.sql.lists import with_lists_apart
 from upwell.sql.membership import with_memberships
 from upwell.sql.scalar import BARE_FUNCTIONS, CONTEXT_FUNCTIONS, parameter_index
 from upwell.sql.spelling import with_own_spellings
+from upwell.sql.star import with_whole_stars
 from upwell.types import Value, WrittenFloat
 
 _CANDIDATE = re.compile(r"\$[0-9]|current_(?:user|role)|snowflake_id|uuid_v7|ulid|version", re.IGNORECASE)
@@ -81,7 +82,7 @@ def render(text: str, values: Sequence[Value], context: Context, *, is_part: boo
 
 
 def _in_engine_words(text: str, is_part: bool) -> str:
-    text = with_lists_apart(with_memberships(with_own_spellings(text)), is_part=is_part)
+    text = with_lists_apart(with_memberships(with_own_spellings(with_whole_stars(text))), is_part=is_part)
     return with_json_calls(with_whole_distinct(text))
 
 

@@ -111,7 +111,7 @@ class Scope:
         name = parts[-1]
         if self.table is None:
             raise InvalidOperation(f"'{name}' names a column, and VALUES has none; quote text as '{name}'")
-        if not self._qualifies(parts[:-1]):
+        if not self.qualifies(parts[:-1]):
             raise QueryFailure(f"'{'.'.join(parts)}' is not a column of {self.table.full_name}")
         if name in SYSTEM_COLUMNS:
             return SYSTEM_COLUMNS[name], SqlType.BIGINT if name == "_seq" else SqlType.BOOLEAN
@@ -120,7 +120,8 @@ class Scope:
             raise QueryFailure(f"column '{name}' does not exist in {self.table.full_name}")
         return index, self.table.columns[index].type
 
-    def _qualifies(self, parts: Sequence[str]) -> bool:
+    def qualifies(self, parts: Sequence[str]) -> bool:
+        """Tell whether the names in front of a column's, or of `*`, stand for the table."""
         assert self.table is not None, "asked only with a table"
         if not parts:
             return True

@@ -33,6 +33,7 @@ def test_a_name_means_one_column(catalog: Catalog) -> None:
 
 
 REFUSED: list[tuple[str, type[UpwellError], str]] = [
+    ("SELECT other.* FROM app.notes", UpwellError, "is not app.notes"),
     ("SELECT * FROM notes", UpwellError, "Invalid SQL: Query must use namespace.table format"),
     (
         "DELETE FROM app.notes",
