@@ -137,8 +137,17 @@ class Walk:
             if client.table in BRIEF:
                 self.check_select(client)
             while not (client.is_ready and self.agrees(client)):
-                client.take()
+                self.take(client)
         self.past = [*self.past, *map(self.remembered, self.clients[-1:])][-PAST_MAX:]
+
+    def take(self, client: Client) -> None:
+        """Take the next message, which has to come."""
+        try:
+            client.take()
+        except TimeoutError as error:
+            owner = self.owner(client.table, client.user)
+            there = self.oracle.select(client.table, owner, client.columns, client.where)
+            raise AssertionError(f"{client} shows {client.shown}; there was {there}") from error
 
     def agrees(self, client: Client) -> bool:
         """Whether it shows what SQLite says; of rows whose end is due it may show some."""
@@ -178,7 +187,7 @@ class Walk:
         self.judge()
         for client in self.clients:
             while client.table in BRIEF and client.shown:
-                client.take()
+                self.take(client)
 
     def is_empty(self, count: str) -> bool:
         return self.site.root.run(count).cell == "0"

@@ -31,6 +31,9 @@ def _unbound() -> NoReturn:
     raise AssertionError("the predicate of a live query was frozen when it was subscribed")
 
 
+# The count of what follows a row's first version: only a later one ends a row that was another before.
+_SECOND = 2
+
 _FROZEN = Context("", "", 0, _unbound, _unbound, _unbound)
 
 
@@ -86,27 +89,56 @@ class Watch:
         return next(iter(by_key + found), None)
 
 
-def judge(watch: Watch, change: Change, verdicts: Verdicts = MappingProxyType({})) -> ChangeType | None:
+def judge(
+    watch: Watch, change: Change, verdicts: Verdicts = MappingProxyType({}), *, is_gap: bool = False
+) -> ChangeType | None:
     """Return what a change of the watched partition is to `watch`, None if it is nothing.
 
-    `verdicts` are what `decide` said. Raises `QueryFailure` where SQL has no answer for a row.
+    `verdicts` are what `decide` said. With `is_gap` the change is one of `gaps`. Raises `QueryFailure` where
+    SQL has no answer for a row.
     """
     # An update that changed no value isn't left out: the row has a new `_seq`, so that a snapshot which is
     # being read doesn't show it any more.
     before, after = change.before, change.after
     if change.op == Op.EXPIRE.value and not _is_told_end(watch, change):
-        return None
-    is_in = after is not None and _is_in(watch, after, change.seq, verdicts)
+        return "delete" if is_gap or _may_be_held(watch, change) else None
+    is_in = after is not None and not _is_untold(watch, change.seq)
+    is_in = is_in and after is not None and _is_in(watch, after, change.seq, verdicts)
     if not watch.view and after is not None:
         return None if not is_in else "insert" if change.op == Op.INSERT.value else "update"
-    was_in = before is not None and _is_in(watch, before, change.previous, verdicts)
+    was_in = is_gap or (before is not None and _is_in(watch, before, change.previous, verdicts))
     if is_in:
         return "update" if was_in else "insert"
     return "delete" if was_in else None
 
 
 def _is_told_end(watch: Watch, change: Change) -> bool:
-    return watch.view and not watch.untold[0] < change.previous < watch.untold[1]
+    return watch.view and not _is_untold(watch, change.previous)
+
+
+def _is_untold(watch: Watch, seq: int) -> bool:
+    return watch.untold[0] < seq < watch.untold[1]
+
+
+def _may_be_held(watch: Watch, change: Change) -> bool:
+    """Whether one who resumes may hold a version before that of whose end it never hears."""
+    return watch.view and watch.untold[0] > 0 and change.count > _SECOND
+
+
+def gaps(watch: Watch, changes: Sequence[Change], *, after: int) -> frozenset[int]:
+    """Return the seqs of changes to rows whose version before is later than `after`, but not among them.
+
+    What made it has expired and left the log: who was told everything up to `after` may hold an earlier
+    version, which this change ends, whatever became of it meanwhile.
+    """
+    if not (watch.view and watch.table.is_ephemeral):
+        return frozenset()
+    seqs = {change.seq for change in changes}
+    return frozenset(
+        change.seq
+        for change in changes
+        if change.count > _SECOND and change.previous > after and change.previous not in seqs
+    )
 
 
 def decide(view: View, watch: Watch, changes: Sequence[Change]) -> Verdicts:

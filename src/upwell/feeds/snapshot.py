@@ -19,7 +19,7 @@ from upwell.engine.query import QueryEngine
 from upwell.engine.source import Source
 from upwell.engine.view import View
 from upwell.errors import InvalidInput, SeqTrimmed, TableNotFound
-from upwell.feeds.match import Watch, decide, judge
+from upwell.feeds.match import Watch, decide, gaps, judge
 from upwell.ids import snowflake_floor
 from upwell.protocol.codec import encode_frame, encode_row
 from upwell.protocol.messages import (
@@ -194,10 +194,11 @@ def missed_deletes(
             view, watch.table.id, watch.owner, after=after, limit=SCAN_CHANGES, needed=watch.needed
         )
         verdicts = decide(view, watch, changes)
+        lost = gaps(watch, changes, after=watch.untold[0])
         for change in changes:
             if change.seq > until:
                 return missed
-            kind = judge(watch, change, verdicts)
+            kind = judge(watch, change, verdicts, is_gap=change.seq in lost)
             if kind == "delete":
                 missed[change.key] = change.seq
             elif kind is not None:

@@ -21,7 +21,7 @@ from upwell.errors import (
     TableNotFound,
     UpwellError,
 )
-from upwell.feeds.match import Watch, decide, judge
+from upwell.feeds.match import Watch, decide, gaps, judge
 from upwell.feeds.snapshot import Leg, Snapshot
 from upwell.ids import snowflake_ms
 from upwell.logs import fields
@@ -209,9 +209,10 @@ def deltas(
     frames: list[bytes] = []
     size = 0
     verdicts = decide(view, watch, changes)
+    lost = gaps(watch, changes, after=subscription.after)
     for change in changes:
         try:
-            kind = judge(watch, change, verdicts)
+            kind = judge(watch, change, verdicts, is_gap=change.seq in lost)
         except QueryFailure:
             if not frames:
                 raise

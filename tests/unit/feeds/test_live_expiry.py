@@ -176,6 +176,58 @@ async def test_an_end_that_comes_after_the_resume_is_told_too(stage: Stage) -> N
     assert view.snapshot_keys == ["a"], "b was over before anything was told of it"
 
 
+LEAVES = "INSERT INTO app.typing VALUES ('a', 2) ON CONFLICT (id) DO UPDATE SET doc = excluded.doc"
+
+
+@pytest.mark.parametrize("is_noted", [True, False])
+@pytest.mark.parametrize("is_left", [True, False])
+async def test_a_row_that_was_renewed_and_ended_meanwhile_ends_for_who_held_it(
+    stage: Stage, *, is_noted: bool, is_left: bool
+) -> None:
+    """The renewal may be in the log no more; what it said, and whether it matched, is no matter."""
+    await stage.types("a")
+    view = await stage.subscriber().open(view=True)
+    view.close()
+    await stage.db.outcomes(LEAVES if is_left else LEAVES.replace("2)", "1)"), user="ann")
+    if is_noted:
+        await stage.after(TTL_S + 1)
+    else:
+        stage.clock.advance(TTL_S + 1)
+    await view.resume(view=True)
+    await stage.after(0)
+    await stage.types("fence")
+    await view.until(lambda: "fence" in view.rows)
+    assert list(view.rows) == ["fence"]
+
+
+async def test_a_key_that_came_again_and_ended_meanwhile(stage: Stage) -> None:
+    """Its first end was noted, its second isn't yet: the row that was held is over."""
+    await stage.types("a")
+    view = await stage.subscriber().open(view=True)
+    view.close()
+    await stage.after(TTL_S + 1)
+    await stage.types("a")
+    stage.clock.advance(TTL_S + 1)
+    await view.resume(view=True)
+    await stage.after(0)
+    await stage.types("fence")
+    await view.until(lambda: "fence" in view.rows)
+    assert told(view) == [("delete", "a"), ("insert", "fence")]
+
+
+async def test_who_lags_beyond_a_renewal_that_has_expired(stage: Stage) -> None:
+    await stage.types("a")
+    view = await stage.subscriber().open(view=True)
+    view.is_stalled = True
+    await stage.db.outcomes(LEAVES, user="ann")
+    await stage.after(TTL_S + 1)
+    await stage.forgets()
+    await stage.types("c")
+    view.release()
+    await view.until(lambda: "c" in view.rows or view.errors)
+    assert told(view) == [("delete", "a"), ("insert", "c")]
+
+
 async def test_beyond_the_grace_a_view_is_told_so_and_others_just_go_on(stage: Stage) -> None:
     await stage.types("a")
     view = await stage.subscriber().open(view=True)
