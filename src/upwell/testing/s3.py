@@ -7,6 +7,8 @@ all, in the order in which they came. A fault takes the requests that it names, 
 import http.client
 import http.server
 import logging
+import socket
+import struct
 import threading
 import urllib.parse
 from collections.abc import Callable, Iterator
@@ -18,6 +20,8 @@ from typing import Any, Self
 
 HOST = "127.0.0.1"
 ANSWER_S_MAX = 30.0
+_RESETS = struct.pack("ii", 1, 0)
+"""Of a socket that is closed so (SO_LINGER) the other side hears of a reset."""
 _HOP_BY_HOP = frozenset({"connection", "keep-alive", "transfer-encoding", "content-length", "host", "expect"})
 # Who it is, is enough for moto; it doesn't verify signatures.
 _SIGNED = (
@@ -98,6 +102,8 @@ class Harm(Enum):
     REFUSE = "answered with the fault's status; it never reaches the server"
     CUT_UPLOAD = "only half of its body reaches the server"
     LOSE_ANSWER = "the server does it, but the connection ends without an answer"
+    RESET = "the connection is reset; it never reaches the server"
+    REPEAT = "it reaches the server twice, and the second answer counts"
     HOLD = "it reaches nobody until the fault ends"
     FORGET_CONDITION = "it reaches the server without If-None-Match, as if that were unknown there"
 
@@ -196,6 +202,8 @@ class FaultProxy:
 
 class _Handler(http.server.BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    # Head and body go as two packets: the second would wait for the other side's delayed answer to the first.
+    disable_nagle_algorithm = True
     proxy: FaultProxy
 
     def __getattr__(self, name: str) -> Callable[[], None]:
@@ -220,6 +228,12 @@ class _Handler(http.server.BaseHTTPRequestHandler):
                 fault.over.wait(ANSWER_S_MAX)
                 self.close_connection = True
                 return
+            case Harm.RESET:
+                self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESETS)
+                self.close_connection = True
+                return
+            case Harm.REPEAT:
+                self.proxy.forward(self.command, self.path, headers, body)
             case Harm.CUT_UPLOAD:
                 body = body[: len(body) // 2]
             case Harm.FORGET_CONDITION:
