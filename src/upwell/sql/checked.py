@@ -163,6 +163,8 @@ class _Reader:
 
     def _may_begin(self, at: int) -> bool:
         before, token = self._tokens[at - 1], self._tokens[at]
+        if token.word == "-" and _ends_operand(before):
+            return False  # a difference from something else
         is_call = token.word == "(" and before.kind in ("word", "quoted") and before.word not in _BEFORE_NAMES
         return before.word not in _BEFORE and not is_call
 

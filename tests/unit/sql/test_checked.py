@@ -12,7 +12,8 @@ INTEGERS = {"s": 16, "n": 32, "m": 32, "b": 64, "c": 64}
     [
         "SELECT x + 1, -x, x * b FROM t",  # x is no integer
         "SELECT f(b) + b, b::TEXT, b / 2, b % 2 FROM t",
-        "SELECT x + b + 1 FROM t",
+        "SELECT x + b + 1, x - b - 1, f(x) - b * 2, 1.5 - b + 1, (x) - b, x::INT - b FROM t",
+        "SELECT CASE WHEN x THEN 1.5 END - b, 'a' - b * 2, x[1] - b * b FROM t WHERE x - b > 1 AND x = x - b",
         "SELECT q.b + 1 FROM (SELECT x AS b FROM t) AS q",
         "WITH w (b) AS (SELECT x FROM t) SELECT b + 1 FROM w",
         "SELECT q.b + 1 FROM (VALUES (1.5)) AS q (b)",
