@@ -201,28 +201,37 @@ def test_a_copy_on_another_server_leaves_the_storages_of_the_first_alone(tmp_pat
     def keys(root: Wire) -> list[int]:
         return [key for (key,) in root.run("SELECT id FROM app.ours ORDER BY id").rows]
 
-    with ServerProcess(tmp_path / "first", env=ENV) as first, closing(Site(first)) as here:
-        root = here.root
-        root.run("CREATE NAMESPACE app")
+    with (
+        ServerProcess(tmp_path / "first", env=ENV) as first,
+        ServerProcess(tmp_path / "copy", env=ENV) as copy,
+        closing(Site(first)) as here,
+        closing(Site(copy)) as site,
+    ):
+        root, there = here.root, site.root
+        table = "CREATE SHARED TABLE app.ours (id INT PRIMARY KEY, n INT)"
+        for wire in (root, there):
+            wire.run("CREATE NAMESPACE app")
         root.run(f"CREATE STORAGE far TYPE filesystem PATH '{far}'")
-        root.run("CREATE SHARED TABLE app.ours (id INT PRIMARY KEY, n INT) WITH (STORAGE_ID = 'far')")
+        root.run(f"{table} WITH (STORAGE_ID = 'far')")
+        there.run(f"{table}; INSERT INTO app.ours VALUES (9, 9)")
+        lost = cursor(site)
         add(root, 1)
         assert job(root, f"BACKUP DATABASE TO '{source}'")[0] == "completed"
         add(root, 2)
-        with ServerProcess(tmp_path / "copy", env=ENV) as copy, closing(Site(copy)) as site:
-            there = site.root
-            status, told = job(there, f"RESTORE DATABASE FROM '{source}'")
-            assert (status, "belongs to another server" in told) == ("failed", True), told
-            assert f"remove {far}/upwell-storage.json" in told
-            there.run(f"CREATE STORAGE far TYPE filesystem PATH '{tmp_path}/near'")
-            assert job(there, f"RESTORE DATABASE FROM '{source}'")[0] == "completed"
-            copy.restart()
-            assert keys(there) == [1]
-            add(there, 3)
-            assert job(there, "STORAGE COMPACT TABLE app.ours")[0] == "completed"
-            assert keys(there) == [1, 3]
-            there.run("DROP TABLE app.ours")
-            there.run("DROP STORAGE far")
+        status, told = job(there, f"RESTORE DATABASE FROM '{source}'")
+        assert (status, "belongs to another server" in told) == ("failed", True), told
+        assert f"remove {far}/upwell-storage.json" in told
+        there.run(f"CREATE STORAGE far TYPE filesystem PATH '{tmp_path}/near'")
+        assert job(there, f"RESTORE DATABASE FROM '{source}'")[0] == "completed"
+        copy.restart()
+        assert keys(there) == [1]
+        with pytest.raises(LiveError, match="history that was lost"):
+            cursor(site, lost)
+        add(there, 3)
+        assert job(there, "STORAGE COMPACT TABLE app.ours")[0] == "completed"
+        assert keys(there) == [1, 3]
+        there.run("DROP TABLE app.ours")
+        there.run("DROP STORAGE far")
         first.restart()
         assert keys(root) == [1, 2]
         assert cold.audit(far) == []

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from upwell.engine.archive import Archive
 from upwell.engine.catalog import Catalog, load_catalog, storage_record
 from upwell.engine.commit import Committer
-from upwell.engine.history import find_server_id, name_record
+from upwell.engine.history import find_server_id, lose_after, name_record
 from upwell.errors import InvalidOperation
 from upwell.storage.definition import MARKER, Storage
 from upwell.storage.hot import Batch, HotStore
@@ -38,7 +38,8 @@ def claim_storages(store: HotStore, archive: Archive, *, committer: Committer, s
     for storage in mine:
         _require_ready(storage, storages)
     store.apply(Batch(records=[*map(storage_record, mine), name_record(name)]))
-    store.sync()
+    # Who has read this server has read another history, from the first seq on.
+    lose_after(store, 0)
 
 
 def _take_over(storage: Storage, own: Catalog, storages: Storages) -> None:
