@@ -133,6 +133,17 @@ class LiveMachine(RuleBasedStateMachine):
     def insert(self, table: str, user: str, new: list[Row]) -> None:
         self.play(self.inserted(table, user, new), user)
 
+    @rule(user=users, key=ids, kind=kinds, size=sizes)
+    def renew(self, user: str, key: int, kind: str | None, size: int | None) -> None:
+        """A row that lives for a while is written, over another or not, and lives from then on."""
+        cells = (key, kind, size, *derived(kind, size))
+        sql = f"INSERT OR REPLACE INTO brief (owner, {COLUMNS}, made_ms) VALUES (?, ?, ?, ?, ?, ?, ?)"
+        self.oracle.change(sql, user, *cells, self.now_ms())
+        new = ", ".join(f"{name} = excluded.{name}" for name in COLUMNS.split(", ")[1:])
+        values = ", ".join(map(literal, cells))
+        insert = f"INSERT INTO {self.space}.brief ({COLUMNS}) VALUES ({values})"
+        self.play(f"{insert} ON CONFLICT (id) DO UPDATE SET {new}", user)
+
     @rule(table=lasting, user=users, key=ids, kind=kinds, size=sizes)
     def update(self, table: str, user: str, key: int, kind: str | None, size: int | None) -> None:
         self.play(self.updated(table, user, f"id = {key}", kind, size), user)
