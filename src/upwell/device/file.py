@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from upwell.device.failures import FileRefused, NotSignedIn, PendingChanges
 
@@ -87,6 +88,25 @@ CREATE TABLE IF NOT EXISTS _sync_state (key TEXT PRIMARY KEY, value TEXT NOT NUL
 """
 
 _ROW_TABLES = ("_sync_row_meta", "_sync_pending", "_sync_outbox", "_sync_withheld", "_sync_extra")
+
+
+class Reading(NamedTuple):
+    """How far the server has been read, and by what.
+
+    An answer counts where this is as it was when its question was asked: otherwise another process, which may
+    sync the same file, was faster.
+    """
+
+    cursor: int
+    stream: str | None
+    hydration: int
+    phase: str | None
+    hydration_cursor: str
+
+    @property
+    def is_hydrating(self) -> bool:
+        """Whether the file is being filled: with live rows, or with the log since."""
+        return self.phase in ("rows", "log")
 
 
 @dataclass(frozen=True, slots=True)
@@ -230,6 +250,16 @@ class SyncFile:
     def put(self, key: str, value: str) -> None:
         """Store a value of the sync state, in the caller's transaction."""
         self.connection.execute("INSERT OR REPLACE INTO _sync_state VALUES (?, ?)", (key, value))
+
+    def reading(self) -> Reading:
+        """Tell how far the server has been read."""
+        return Reading(
+            self.cursor(),
+            self.find("stream"),
+            int(self.find("hydration") or 0),
+            self.find("hydration_phase"),
+            self.find("hydration_cursor") or "",
+        )
 
     def cursor(self) -> int:
         """The last entry of the server's log that is stored here."""

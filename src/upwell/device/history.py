@@ -6,7 +6,7 @@ anew, what was acknowledged goes up again: nothing is deleted here because it wa
 
 from upwell.device.capture import Capture, queue_unknown
 from upwell.device.codec import decode_object, encode_json
-from upwell.device.file import SyncFile
+from upwell.device.file import Reading, SyncFile
 
 
 class History:
@@ -16,12 +16,14 @@ class History:
         self._file = file
         self._capture = capture
 
-    def is_other(self, stream: str) -> bool:
+    def is_other(self, stream: str, asked: Reading) -> bool:
         """Whether an answer is of another history; if so, all that came from the old one is forgotten."""
-        known = self._file.find("stream")
+        known = asked.stream
         if not stream or not known or stream == known:
             return False
         with self._file.transaction():
+            if self._file.reading() != asked:
+                return True
             self._file.forget_server()
             self._file.put("stream", stream)
         return True
@@ -39,7 +41,8 @@ class History:
                 queue_unknown(self._file.connection, shape)
         self._file.put("table_numbers", encode_json({**known, **table_numbers}).decode())
 
-    def restart(self) -> None:
-        """The server can't go on from the cursor: begin with a hydration."""
+    def restart(self, asked: Reading) -> None:
+        """The server can't go on from the cursor that it was asked with: begin with a hydration."""
         with self._file.transaction():
-            self._file.restart_hydration()
+            if self._file.reading() == asked:
+                self._file.restart_hydration()

@@ -65,8 +65,13 @@ class Outbox:
         return [Outgoing(*row) for row in rows]
 
     def freeze(self, tables: Tables, limit: int, skip: Iterable[RowKey]) -> list[Outgoing]:
-        """Copy the next `limit` changes: untried ones first, parents before children, deletions last."""
+        """Copy the next `limit` changes: untried ones first, parents before children, deletions last.
+
+        What another process has put there since comes first.
+        """
         with self._file.transaction() as connection:
+            if self._file.count("true", "_sync_outbox"):
+                return self.outstanding()
             self._number()
             picked = self._pick(tables, limit, set(skip))
             has_extra = connection.execute("SELECT 1 FROM _sync_extra LIMIT 1").fetchone() is not None
@@ -135,15 +140,12 @@ class Outbox:
         ).fetchone()[0]
         return found
 
-    def halve(self) -> None:
+    def halve(self, batch: list[Outgoing]) -> None:
         """The batch was refused as too large, nothing of it was applied: keep its first half."""
-        kept = (len(self.outstanding()) + 1) // 2
         with self._file.transaction() as connection:
-            connection.execute(
-                "DELETE FROM _sync_outbox WHERE position NOT IN"
-                " (SELECT position FROM _sync_outbox ORDER BY position LIMIT ?)",
-                (kept,),
-            )
+            if self.outstanding() == batch:
+                last = batch[(len(batch) - 1) // 2].position
+                connection.execute("DELETE FROM _sync_outbox WHERE position > ?", (last,))
 
     def clear(self) -> None:
         """The batch was answered; in the transaction that stores the answer."""
@@ -154,10 +156,12 @@ class Outbox:
         connection = self._file.connection
         positions = encode_json([(sent.position, version) for sent, version in answered]).decode()
         connection.execute(
-            "INSERT INTO _sync_row_meta (table_name, pk_uuid, server_version, deleted)"
-            f" SELECT o.table_name, o.pk_uuid, a.version, o.op = 'DELETE' FROM {_ANSWERED} WHERE true"
-            " ON CONFLICT (table_name, pk_uuid) DO UPDATE SET server_version = excluded.server_version",
-            (positions,),
+            "INSERT INTO _sync_row_meta (table_name, pk_uuid, server_version, deleted, hydration)"
+            f" SELECT o.table_name, o.pk_uuid, a.version, o.op = 'DELETE', ? FROM {_ANSWERED} WHERE true"
+            " ON CONFLICT (table_name, pk_uuid) DO UPDATE SET server_version = excluded.server_version,"
+            " hydration = excluded.hydration",
+            # A hydration that another process has begun would miss it: the log hides a source's own changes.
+            (self._file.reading().hydration, positions),
         )
         connection.execute(
             "DELETE FROM _sync_pending WHERE rowid IN (SELECT p.rowid"

@@ -7,12 +7,18 @@ aren't used twice.
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
-from typing import TypeVar
 
-import msgspec
-
+from upwell.device.answers import (
+    FINAL_REASONS,
+    added,
+    decoded,
+    is_pruned,
+    reason_of,
+    too_large,
+    upload_answer,
+)
 from upwell.device.apply import Applier, Outcome
 from upwell.device.attempts import Attempts
 from upwell.device.capture import Capture, queue_unknown
@@ -20,19 +26,17 @@ from upwell.device.codec import Undecodable
 from upwell.device.conflict import Resolver, Settlement
 from upwell.device.exchange import Exchange, Prefetch, answer_to
 from upwell.device.failures import AnswerRefused
-from upwell.device.file import SyncFile
+from upwell.device.file import Reading, SyncFile
 from upwell.device.history import History
 from upwell.device.load import Loader, check_page
 from upwell.device.orphans import Orphans
 from upwell.device.outbox import Outbox, Outgoing, acknowledged_version, is_repeated, upload_change
 from upwell.device.report import DownloadReport, HydrateReport, Phase, Progress, SyncReport, UploadReport
-from upwell.device.transport import Request, Response, refusal
+from upwell.device.transport import Request
 from upwell.logs import fields
 from upwell.protocol import sync as wire
 
 log = logging.getLogger("upwell.device")
-
-T = TypeVar("T")
 
 HYDRATE_RESTARTS_MAX = 3
 PAGE_ROWS = 5_000
@@ -75,7 +79,7 @@ class Syncer:
         if self._file.count("attempts = 0 AND quarantined = 0", "_sync_pending"):
             # The download revived parents of rows that were refused, or told that a table was made anew.
             again = yield from self.upload()
-            uploaded = _sum(uploaded, again)
+            uploaded = added(uploaded, again)
         return SyncReport(hydrated, uploaded, downloaded)
 
     def is_hydrated(self) -> bool:
@@ -106,13 +110,16 @@ class Syncer:
         while batch := self._next_batch(attempts):
             response = yield from answer_to(self._upload_request(batch))
             report = replace(report, requests=report.requests + 1, sent=report.sent + len(batch))
-            answer = _upload_answer(response, batch)
+            answer = upload_answer(response, batch)
             if answer is None and len(batch) > 1:
                 attempts.halve(len(batch))
-                self._outbox.halve()
+                self._outbox.halve(batch)
                 continue
-            statuses = answer.statuses if answer else [_too_large(batch[0])]
-            report = self._store(batch, statuses, report, head=answer.highest_server_seq if answer else 0)
+            statuses = answer.statuses if answer else [too_large(batch[0])]
+            stored = self._store(batch, statuses, report, head=answer.highest_server_seq if answer else 0)
+            if stored is None:
+                continue
+            report = stored
             attempts.note(batch, statuses)
             self._tell("upload", min(report.applied + report.invalid, total), total)
         return self._uploaded(report)
@@ -146,8 +153,11 @@ class Syncer:
 
     def _store(
         self, batch: list[Outgoing], statuses: list[wire.Status], report: UploadReport, *, head: int
-    ) -> UploadReport:
+    ) -> UploadReport | None:
+        """Store an answer; None if another process has stored one to this batch before."""
         with self._file.applying():
+            if self._outbox.outstanding() != batch:
+                return None
             self._file.note_head(head)
             answered = list(zip(batch, statuses, strict=True))
             applied = [(sent, status) for sent, status in answered if status.status == "applied"]
@@ -176,8 +186,8 @@ class Syncer:
             ):
                 return replace(report, conflicts=report.conflicts + 1)
             case _:
-                reason, detail = _reason(status)
-                is_final = reason in _FINAL_REASONS
+                reason, detail = reason_of(status)
+                is_final = reason in FINAL_REASONS
                 self._outbox.refuse(sent, reason, detail, is_final=is_final)
                 is_invalid = is_final or reason == wire.UNREGISTERED_TABLE
                 return replace(report, invalid=report.invalid + is_invalid)
@@ -206,13 +216,16 @@ class Syncer:
         yield from self._prepare()
         report, until = DownloadReport(cursor=self._file.cursor()), 0
         while True:
-            page = yield from self._page(until, is_self_included=False)
+            asked = self._file.reading()
+            page = (yield from self._page(asked, until)) if not asked.is_hydrating else None
             if page is None:
                 hydrated = yield from self.hydrate(PAGE_ROWS)
                 received = report.received + hydrated.rows + hydrated.entries
                 return replace(report, received=received, applied=received, cursor=self._file.cursor())
-            outcomes = self._store_page(page)
+            outcomes = self._store_page(page, asked)
             until = page.window_until
+            if outcomes is None:
+                continue
             report = DownloadReport(
                 requests=report.requests + 1,
                 received=report.received + len(page.changes),
@@ -225,27 +238,34 @@ class Syncer:
                 self._close_pass()
                 return report
 
-    def _page(self, until: int, *, is_self_included: bool) -> Exchange[wire.DownloadResponse | None]:
+    def _page(
+        self, asked: Reading, until: int, *, is_self_included: bool = False
+    ) -> Exchange[wire.DownloadResponse | None]:
         """Fetch one page after the cursor; None if the server can't go on from there."""
-        after = self._file.cursor()
+        after = asked.cursor
         query = [("after", str(after)), ("limit", str(self._download_limit)), ("schema", self._schema)]
         if is_self_included:
             query.append(("include_self", "true"))
         if until:
             query.append(("until", str(until)))
         response = yield from answer_to(Request("GET", wire.DOWNLOAD_PATH, tuple(query)))
-        if _is_pruned(response):
-            self._history.restart()
+        if is_pruned(response):
+            self._history.restart(asked)
             return None
-        page = _decode(response, wire.decode_download_response)
+        page = decoded(response, wire.decode_download_response)
         if page.has_more and page.next_after <= after:
             raise AnswerRefused(f"the server has more after {after} but doesn't move the cursor")
-        if self._history.is_other(page.stream_id):
+        if self._history.is_other(page.stream_id, asked):
             return None
         return page
 
-    def _store_page(self, page: wire.DownloadResponse, hydration: int = 0) -> Counter[Outcome]:
+    def _store_page(
+        self, page: wire.DownloadResponse, asked: Reading, hydration: int = 0
+    ) -> Counter[Outcome] | None:
+        """Store a page of the log; None if another process was faster."""
         with self._file.applying():
+            if self._file.reading() != asked:
+                return None
             self._history.note(page.stream_id, page.table_numbers)
             outcomes = Counter(
                 self._applier.receive(self._capture.tables, c, hydration) for c in page.changes
@@ -259,7 +279,8 @@ class Syncer:
     def _close_pass(self) -> None:
         with self._file.applying():
             # A whole log, read from its beginning by a source that never wrote before, is a hydration too.
-            self._file.put("hydrated", "1")
+            if not self._file.reading().is_hydrating:
+                self._file.put("hydrated", "1")
             if self._file.find("pass"):
                 self._applier.settle_withheld(self._capture.tables)
                 self._orphans.settle(self._capture.tables)
@@ -277,58 +298,59 @@ class Syncer:
                     report = yield from self._hydrate_rows(page_rows, report)
                 if self._file.find("hydration_phase") == "log":
                     report = yield from self._hydrate_log(report)
-                if self._file.find("hydration_phase") == "done":
+                if self.is_hydrated():
                     return self._hydrated(report)
         raise AnswerRefused("the server's history changed during each hydration")
 
     def _hydrate_rows(self, page_rows: int, report: HydrateReport) -> Exchange[HydrateReport]:
-        hydration = self._begin_hydration()
-        while True:
-            cursor = self._file.find("hydration_cursor") or ""
-            response = yield from answer_to(self._hydrate_request(page_rows, cursor))
-            if _is_pruned(response):
-                self._history.restart()
+        self._begin_hydration()
+        while self._file.find("hydration_phase") == "rows":
+            asked = self._file.reading()
+            response = yield from answer_to(self._hydrate_request(page_rows, asked.hydration_cursor))
+            if is_pruned(response):
+                self._history.restart(asked)
                 return report
-            page = _decode(response, wire.decode_hydrate_response)
-            if self._history.is_other(page.stream_id):
+            page = decoded(response, wire.decode_hydrate_response)
+            if self._history.is_other(page.stream_id, asked):
                 return report
-            if page.has_more and page.cursor in ("", cursor):
+            if page.has_more and page.cursor in ("", asked.hydration_cursor):
                 raise AnswerRefused("the server has more rows but doesn't move the hydration cursor")
             for table in page.tables:
                 check_page(table)
             if page.has_more:
                 # The server makes the next page while this one is stored.
                 yield Prefetch(self._hydrate_request(page_rows, page.cursor))
-            self._store_rows(page, hydration)
+            if not self._store_rows(page, asked):
+                continue
             rows = report.rows + sum(len(table.rows) for table in page.tables)
             report = replace(
                 report, requests=report.requests + 1, rows=rows, next_change_id=page.next_change_id
             )
             self._tell("hydrate", rows, None)
-            if not page.has_more:
-                return report
+        return report
 
     def _hydrate_request(self, page_rows: int, cursor: str) -> Request:
         query = (("schema", self._schema), ("limit", str(page_rows)), ("cursor", cursor))
         return Request("GET", wire.HYDRATE_PATH, query if cursor else query[:2])
 
-    def _begin_hydration(self) -> int:
-        if self._file.find("hydration_phase") == "rows":
-            return int(self._file.find("hydration") or 0)
-        hydration = int(self._file.find("hydration") or 0) + 1
+    def _begin_hydration(self) -> None:
         with self._file.transaction():
-            self._file.put("hydration", str(hydration))
-            self._file.put("hydration_phase", "rows")
-            self._file.put("hydration_cursor", "")
-            self._file.put("hydrated", "")
-            self._file.put("must_hydrate", "1")
-        return hydration
+            reading = self._file.reading()
+            if reading.phase != "rows":
+                self._file.put("hydration", str(reading.hydration + 1))
+                self._file.put("hydration_phase", "rows")
+                self._file.put("hydration_cursor", "")
+                self._file.put("hydrated", "")
+                self._file.put("must_hydrate", "1")
 
-    def _store_rows(self, page: wire.HydrateResponse, hydration: int) -> None:
+    def _store_rows(self, page: wire.HydrateResponse, asked: Reading) -> bool:
+        """Store a page of rows; False if another process was faster."""
         with self._file.applying():
+            if self._file.reading() != asked:
+                return False
             self._history.note(page.stream_id, page.table_numbers)
             for table in page.tables:
-                self._loader.load(self._capture.tables, table, hydration)
+                self._loader.load(self._capture.tables, table, asked.hydration)
             self._file.put("hydration_cursor", page.cursor)
             self._file.learn_change_id(page.next_change_id)
             self._file.note_head(page.max_server_id or page.next_after)
@@ -336,17 +358,21 @@ class Syncer:
                 self._file.put("hydration_phase", "log")
                 self._file.set_cursor(page.next_after)
         self._file.checkpoint_if_large()
+        return True
 
     def _hydrate_log(self, report: HydrateReport) -> Exchange[HydrateReport]:
-        hydration, source, until = int(self._file.find("hydration") or 0), self._file.identity().source, 0
-        while True:
-            page = yield from self._page(until, is_self_included=True)
+        source, until = self._file.identity().source, 0
+        while self._file.find("hydration_phase") == "log":
+            asked = self._file.reading()
+            page = yield from self._page(asked, until, is_self_included=True)
             if page is None:
                 return report
-            self._store_page(page, hydration)
+            until = page.window_until
+            if self._store_page(page, asked, asked.hydration) is None:
+                continue
             own = max((c.source_change_id for c in page.changes if c.source_id == source), default=0)
             self._learn(own + 1)
-            until, entries = page.window_until, report.entries + len(page.changes)
+            entries = report.entries + len(page.changes)
             report = replace(
                 report,
                 requests=report.requests + 1,
@@ -355,19 +381,21 @@ class Syncer:
             )
             self._tell("hydrate", report.rows + entries, None)
             if not page.has_more:
-                self._end_hydration(hydration)
-                return report
+                self._end_hydration()
+        return report
 
     def _learn(self, least: int) -> None:
         if least > 1:
             with self._file.transaction():
                 self._file.learn_change_id(least)
 
-    def _end_hydration(self, hydration: int) -> None:
+    def _end_hydration(self) -> None:
         tables = self._capture.tables
         with self._file.applying() as connection:
+            if self._file.find("hydration_phase") != "log":
+                return
             self._applier.settle_withheld(tables)
-            self._applier.drop_unseen(tables, hydration)
+            self._applier.drop_unseen(tables, self._file.reading().hydration)
             self._orphans.settle(tables)
             for shape in tables:
                 if self._applier.has_unknown(shape):
@@ -378,7 +406,8 @@ class Syncer:
 
     def _hydrated(self, report: HydrateReport) -> HydrateReport:
         with self._file.transaction():
-            self._file.put("hydration_phase", "")
+            if not self._file.reading().is_hydrating:
+                self._file.put("hydration_phase", "")
         log.info(
             "Fresh install and hydration finished",
             extra=fields(rows=report.rows, entries=report.entries, requests=report.requests),
@@ -388,47 +417,3 @@ class Syncer:
     def _tell(self, phase: Phase, done: int, total: int | None) -> None:
         if self._on_progress is not None:
             self._on_progress(Progress(phase, done, total))
-
-
-# A table that the server doesn't know yet may be created later; these stay wrong until the app edits the row.
-_FINAL_REASONS = (wire.BAD_PAYLOAD, wire.BATCH_TOO_LARGE)
-
-
-def _upload_answer(response: Response, batch: Sequence[Outgoing]) -> wire.UploadResponse | None:
-    """The answer to an upload; None if the whole batch was refused as too large."""
-    if response.status == 413:
-        return None
-    answer = _decode(response, wire.decode_upload_response)
-    if [status.source_change_id for status in answer.statuses] != [sent.change_id for sent in batch]:
-        raise AnswerRefused(f"{len(batch)} changes were sent, the statuses that came back are of others")
-    too_large = any(_reason(status)[0] == wire.BATCH_TOO_LARGE for status in answer.statuses)
-    return None if too_large and not answer.accepted else answer
-
-
-def _too_large(sent: Outgoing) -> wire.Status:
-    invalid = wire.Invalid(reason=wire.BATCH_TOO_LARGE)
-    return wire.Status(source_change_id=sent.change_id, status="invalid", invalid=invalid)
-
-
-def _reason(status: wire.Status) -> tuple[str, str]:
-    if status.invalid is None:
-        return status.status, status.message or ""
-    return status.invalid.reason, status.message or bytes(status.invalid.details).decode()
-
-
-def _is_pruned(response: Response) -> bool:
-    return response.status in (409, 410) and refusal(response).code == wire.HISTORY_PRUNED
-
-
-def _decode(response: Response, decode: Callable[[bytes], T]) -> T:
-    if response.status != 200:
-        raise refusal(response)
-    try:
-        return decode(response.body)
-    except msgspec.MsgspecError as cause:
-        raise AnswerRefused(f"not the protocol's answer: {cause}") from cause
-
-
-def _sum(first: UploadReport, then: UploadReport) -> UploadReport:
-    counted = ("requests", "sent", "applied", "duplicates", "conflicts", "invalid")
-    return replace(then, **{name: getattr(first, name) + getattr(then, name) for name in counted})

@@ -190,19 +190,19 @@ class FakeServer:
         return _json(200, body)
 
     def _hydrate(self, query: dict[str, str], source: str) -> Response:
-        start, _, began = query.get("cursor", f"0.{len(self.log)}").partition(".")
+        *last, began = json.loads(query.get("cursor", f"[{len(self.log)}]"))
         live = sorted((self._depth(t), t, pk) for (t, pk), r in self.rows.items() if r.payload is not None)
-        page = live[int(start) : int(start) + int(query["limit"])]
-        end = int(start) + len(page)
+        rest = [entry for entry in live if list(entry) > last]
+        page = rest[: int(query["limit"])]
         pages = [
             self._table_page(table, [pk for _, _, pk in run])
             for table, run in itertools.groupby(page, lambda entry: entry[1])
         ]
         body = {
             "tables": pages,
-            "has_more": end < len(live),
-            "cursor": f"{end}.{began}",
-            "next_after": int(began),
+            "has_more": len(page) < len(rest),
+            "cursor": json.dumps([*(page[-1] if page else last), began]),
+            "next_after": began,
             "next_change_id": 1 + max((cid for s, cid in self.receipts if s == source), default=0),
             "stream_id": self.stream,
             "max_server_id": len(self.log),
