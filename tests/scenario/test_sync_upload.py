@@ -402,6 +402,16 @@ def test_every_missing_parent_is_named(world: World) -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    "form",
+    ["0B4E77AA-9F1C-4C31-8D1E-5D2B7A90C3F4", "0b4e77aa9f1c4c318d1e5d2b7a90c3f4", "C053qp8cTDGNHl0repDD9A=="],
+)
+def test_a_missing_parent_is_named_as_it_was_sent(world: World, form: str) -> None:
+    phone = world.handset()
+    sent = upsert(1, "comments", C, post=form, author=F)
+    assert phone.upload(sent) == [orphan(1, f"{world.ns}.posts:{form}", f"{world.ns}.users:{F}")]
+
+
 def test_a_parent_that_is_not_applied_gives_no_credit(world: World) -> None:
     phone = world.handset()
     phone.put(upsert(1, "users", A, name="a"))

@@ -278,14 +278,29 @@ class Wave:
 
 def _refused(change: UploadedChange, refusal: ConstraintViolation) -> sync.Status:
     match refusal:
-        case ParentMissing(missing=missing):
-            details = msgspec.Raw(msgspec.json.encode({"missing": missing}))
+        case ParentMissing():
+            details = msgspec.Raw(msgspec.json.encode({"missing": _as_sent(change, refusal)}))
             invalid = sync.Invalid(reason=sync.FK_MISSING, details=details)
             return sync.Status(source_change_id=change.id, status="invalid", invalid=invalid)
         case ChildrenLeft():
             return _not_applied(change, sync.HAS_CHILDREN, str(refusal))
         case _:
             return _not_applied(change, sync.CONSTRAINT_VIOLATION, str(refusal))
+
+
+def _as_sent(change: UploadedChange, refusal: ParentMissing) -> list[str]:
+    """Return the names of missing parents, with their keys in the form that the device wrote them in."""
+    written: dict[tuple[int, object], str] = {}
+    for name, value in msgspec.json.decode(change.payload.text, type=dict[str, object]).items():
+        index = change.table.index_of.get(name.lower())
+        for reference in change.table.references:
+            if reference.column == index and isinstance(value, str):
+                written[reference.parent, change.payload.values.get(index)] = value
+    names = []
+    for name, (table, _, key) in zip(refusal.missing, refusal.places, strict=True):
+        value = written.get((table, key), shown(key))
+        names.append(name.removesuffix(shown(key)) + value)
+    return names
 
 
 def _not_applied(change: UploadedChange, reason: str, message: str) -> sync.Status:
