@@ -48,8 +48,9 @@ ADVICE = \
 demo: setup  ## Run the main job on a real server, real devices and real files
 	@$(BIN)/upwell demo $(ARGS)
 
+# Whatever the surroundings say: a hundred servers that tests start would each compile all modules.
 test: setup  ## Run all tests
-	@$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(ARGS)
+	@PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(ARGS)
 
 clients: setup  ## Run the published client of KalamDB for Rust, unmodified, against a real server (needs cargo)
 	@$(BIN)/python tests/clients/run.py

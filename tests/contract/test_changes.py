@@ -13,7 +13,7 @@ import gc
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from decimal import Decimal
 from functools import partial
@@ -28,6 +28,7 @@ from upwell.session.outcome import Changed, Outcome, StatementFailed
 from upwell.session.request import Asked
 from upwell.testing.database import CALLER, KEY, ColumnModel, Database, Effect, Refused, TableState
 from upwell.testing.embedded import Embedded, answer_rows, memory_store, principal
+from upwell.testing.fleet import memory_directory
 from upwell.testing.phrases import Constant, Phrases, Undefined, any_value, family, joined
 from upwell.testing.writer import Statement, Writer
 
@@ -50,7 +51,7 @@ class Program:
     def __init__(self, seed: int) -> None:
         chance = Random(f"begin {seed}")
         self.seed = seed
-        self.directory = Path(tempfile.mkdtemp(prefix="upwell-changes-"))
+        self.directory = Path(tempfile.mkdtemp(prefix="upwell-changes-", dir=memory_directory()))
         store = None if seed % 8 == 0 else memory_store()
         self.db = Embedded(self.directory, store=store, shapes=chance.random() < 0.7)
         self.model = Database()
@@ -486,15 +487,6 @@ def seeds() -> list[int]:
         return list(range(SEEDS))
     first, _, last = wanted.partition("-")
     return list(range(int(first), int(last or first) + 1))
-
-
-@pytest.fixture(scope="module", autouse=True)
-def frozen() -> Iterator[None]:
-    """A collection looks at what programs made, not at all that was imported."""
-    gc.collect()
-    gc.freeze()
-    yield
-    gc.unfreeze()
 
 
 @pytest.mark.parametrize("seed", seeds())

@@ -34,6 +34,7 @@ from upwell.storage.hot import (
 )
 from upwell.storage.memory import MemoryStore
 from upwell.storage.rocks import RocksStore
+from upwell.testing.fleet import memory_directory
 from upwell.types import SHARED, Key, Op, Owner, Row, TableId, user_owner
 
 TABLES = [TableId(1), TableId(2), TableId(3)]
@@ -186,7 +187,7 @@ records = st.builds(
 class HotStores(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
-        self.directory = Path(tempfile.mkdtemp())
+        self.directory = Path(tempfile.mkdtemp(dir=memory_directory()))
         self.clock = ManualClock()
         self.memory = MemoryStore(clock=self.clock)
         self.rocks = RocksStore(self.directory / "hot", clock=self.clock)

@@ -22,6 +22,7 @@ from upwell.clock import ManualClock
 from upwell.engine.commit import Durability
 from upwell.storage.memory import MemoryStore
 from upwell.testing.embedded import Embedded
+from upwell.testing.fleet import memory_directory
 from upwell.testing.inprocess import OneThread
 from upwell.testing.live import Subscriber
 from upwell.testing.live_oracle import (
@@ -72,7 +73,7 @@ class Engine:
     """One engine for all examples; each has a namespace of its own."""
 
     def __init__(self) -> None:
-        self.directory = Path(tempfile.mkdtemp(prefix="live-machine-"))
+        self.directory = Path(tempfile.mkdtemp(prefix="live-machine-", dir=memory_directory()))
         self.clock = ManualClock()
         self.examples = 0
         # Published at once and in this thread: nothing here is about syncs or threads.
