@@ -258,7 +258,7 @@ class QueryEngine:
         partition = self._rows.cold_partition(view.hot, table, owner)
         if hot.superseded or partition is None:
             return None
-        partition.check()
+        partition.check_sizes()
         if partition.visible_count is None:
             frame = self._cold_frame(reading := Reading(view), table, owner)
             with reading.translating():

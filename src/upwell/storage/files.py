@@ -208,7 +208,7 @@ class PartitionFiles:
             with self._links_lock:
                 linked = _linked(final, sources)
                 if linked is None:
-                    _discard(final)
+                    _discard(final if final.parent.is_dir() else final.parent)
                     self._make_links(final, sources)
                     linked = _linked(final, sources)
         except OSError as error:

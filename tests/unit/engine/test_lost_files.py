@@ -58,6 +58,19 @@ def test_a_changed_byte_anywhere_is_noticed(db: Embedded) -> None:
     assert [db.rows(sql) for sql in QUERIES] == expected
 
 
+def test_a_count_looks_into_no_file(db: Embedded) -> None:
+    """It is arithmetic on the manifest, right whatever is in them; one that is cut off is named still."""
+    fill(db, "local")
+    db.reopen()
+    path = next(db.cold_root.rglob("batch-*.parquet"))
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-1] + b"?")
+    assert db.rows("SELECT COUNT(*) FROM app.t") == [(ROWS,)]
+    path.write_bytes(whole[:-1])
+    with pytest.raises(ColdFileMissing, match=rf"{path.name} has \d+ bytes"):
+        db.rows("SELECT COUNT(*) FROM app.t")
+
+
 def cut(copy: Path) -> None:
     copy.write_bytes(copy.read_bytes()[:-9])
 

@@ -169,6 +169,11 @@ def lose_all(links: Path) -> None:
     shutil.rmtree(links.parent)
 
 
+def be_in_a_file(links: Path) -> None:
+    shutil.rmtree(links.parent)
+    links.parent.write_bytes(b"")
+
+
 def be_a_file(links: Path) -> None:
     shutil.rmtree(links)
     links.write_bytes(b"")
@@ -179,7 +184,7 @@ def lead_nowhere(links: Path) -> None:
     links.symlink_to(links.parent / "nowhere")
 
 
-@pytest.mark.parametrize("damage", [lose, add, swap, lose_all, be_a_file, lead_nowhere])
+@pytest.mark.parametrize("damage", [lose, add, swap, lose_all, be_a_file, be_in_a_file, lead_nowhere])
 def test_a_link_directory_that_was_changed_is_made_again(
     tmp_path: Path, damage: Callable[[Path], None]
 ) -> None:
