@@ -13,6 +13,7 @@ from upwell.engine.expression import GENERATORS, Context
 from upwell.errors import InvalidSql, ParameterError
 from upwell.sql.distinct import with_whole_distinct
 from upwell.sql.json_path import with_json_calls
+from upwell.sql.label import with_kept_labels
 from upwell.sql.lex import END, Token, tokenize
 from upwell.sql.lists import with_lists_apart
 from upwell.sql.membership import with_memberships
@@ -82,7 +83,9 @@ def render(text: str, values: Sequence[Value], context: Context, *, is_part: boo
 
 
 def _in_engine_words(text: str, is_part: bool) -> str:
-    text = with_lists_apart(with_memberships(with_own_spellings(with_whole_stars(text))), is_part=is_part)
+    text = with_lists_apart(
+        with_memberships(with_own_spellings(with_kept_labels(with_whole_stars(text)))), is_part=is_part
+    )
     return with_json_calls(with_whole_distinct(text))
 
 

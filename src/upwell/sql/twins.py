@@ -44,7 +44,7 @@ class OwnNames:
 
 
 @dataclass(frozen=True, slots=True)
-class _Item:
+class SelectItem:
     """One item of a SELECT list; `name` None: an expression without one. `alias` is where it is given."""
 
     tokens: Sequence[Token]
@@ -68,7 +68,7 @@ def own_names(text: str, refusal: str) -> Iterator[OwnNames]:
     if _REFUSED.search(refusal) is None:
         return
     tokens = tokenize(text)
-    lists = [_items(tokens, at + 1) for at, token in enumerate(tokens) if token.word == "SELECT"]
+    lists = [select_items(tokens, at + 1) for at, token in enumerate(tokens) if token.word == "SELECT"]
     for every in (False, True):
         edits: list[tuple[int, int, str]] = []
         shown: dict[str, str | int] = {}
@@ -81,7 +81,7 @@ def own_names(text: str, refusal: str) -> Iterator[OwnNames]:
             yield OwnNames(_edited(text, edits), shown)
 
 
-def _twins(items: Sequence[_Item], text: str, *, every: bool) -> Iterator[tuple[_Item, str | int]]:
+def _twins(items: Sequence[SelectItem], text: str, *, every: bool) -> Iterator[tuple[SelectItem, str | int]]:
     """Yield the items that need a name, with what is shown for it; `every`: that has none but the first."""
     seen: dict[tuple[str, ...], int] = {}
     stars = [at for at, item in enumerate(items) if item.is_all]
@@ -100,13 +100,13 @@ def _twins(items: Sequence[_Item], text: str, *, every: bool) -> Iterator[tuple[
             yield item, written
 
 
-def _items(tokens: Sequence[Token], begin: int) -> list[_Item]:
+def select_items(tokens: Sequence[Token], begin: int) -> list[SelectItem]:
     """Return the items of the SELECT list that begins at `begin`."""
     if _word(tokens, begin) in ("DISTINCT", "ALL"):
         begin += 1
         if _word(tokens, begin) == "ON":
             begin = _behind(tokens, begin + 1)
-    items: list[_Item] = []
+    items: list[SelectItem] = []
     depth, start = 0, begin
     for at in range(begin, len(tokens) + 1):
         word = _word(tokens, at)
@@ -128,17 +128,17 @@ def _ends(tokens: Sequence[Token], at: int) -> bool:
     return word in _ENDS and not (word == "FROM" and before == "DISTINCT")
 
 
-def _item(tokens: Sequence[Token]) -> _Item:
+def _item(tokens: Sequence[Token]) -> SelectItem:
     last, before = tokens[-1], tokens[-2] if len(tokens) > 1 else END
     is_name = last.kind in ("word", "quoted") and last.word not in _NO_ALIAS
     if is_name and before.word == "AS":
-        return _Item(tokens, _folded(last), last)
+        return SelectItem(tokens, _folded(last), last)
     if is_name and all(_is_part(token, at) for at, token in enumerate(tokens)):
-        return _Item(tokens, _folded(last), None)
+        return SelectItem(tokens, _folded(last), None)
     is_operand = before.kind not in ("op", "end") or before.word in (")", "]")
     if is_name and is_operand and before.word not in _BEFORE_OPERAND:
-        return _Item(tokens, _folded(last), last)
-    return _Item(tokens, None, None)
+        return SelectItem(tokens, _folded(last), last)
+    return SelectItem(tokens, None, None)
 
 
 def _is_part(token: Token, at: int) -> bool:
@@ -146,7 +146,7 @@ def _is_part(token: Token, at: int) -> bool:
     return token.word == "." if at % 2 else token.kind in ("word", "quoted")
 
 
-def _named(item: _Item, own: str) -> tuple[int, int, str]:
+def _named(item: SelectItem, own: str) -> tuple[int, int, str]:
     """Return what to write where, so that the item has its own name."""
     name = '"' + own.replace('"', '""') + '"'
     if item.alias is not None:
