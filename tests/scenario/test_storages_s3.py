@@ -29,6 +29,7 @@ class Cloud:
     s3: S3Server
     proxy: FaultProxy
     ssd: Path
+    bucket: str = BUCKET
 
     @property
     def root(self) -> Wire:
@@ -55,7 +56,7 @@ class Cloud:
         return status, message
 
     def archive(self, directory: Path, prefix: str = "") -> Path:
-        return self.s3.download(BUCKET, directory, prefix)
+        return self.s3.download(self.bucket, directory, prefix)
 
 
 @pytest.fixture(scope="module")
@@ -307,11 +308,14 @@ def test_a_kill_in_the_middle_of_a_flush(cloud: Cloud, tmp_path: Path) -> None:
         ExitStack() as stack,
     ):
         site = stack.enter_context(closing(Site(server)))
-        site.root.run(cloud.create("far", f"{BUCKET}/{prefix}"))
+        theirs = site.root.sql(cloud.create("far", f"{BUCKET}/{prefix}")).refused(400, "SQL_EXECUTION_ERROR")
+        assert f"s3://{BUCKET} belongs to another server" in theirs
+        cloud.s3.make_bucket("own-bucket")
+        site.root.run(cloud.create("far", f"own-bucket/{prefix}"))
         space = site.namespace()
         site.root.run(f"CREATE SHARED TABLE {space}.t (id INT PRIMARY KEY, n INT) WITH (STORAGE_ID='far')")
         site.root.run(f"INSERT INTO {space}.t VALUES (1, 1), (2, 2), (3, 3)")
-        killed = Cloud(site, cloud.s3, cloud.proxy, cloud.ssd)
+        killed = Cloud(site, cloud.s3, cloud.proxy, cloud.ssd, "own-bucket")
         job = killed.submit(f"{space}.t")
         assert server.wait_exit() == -9
         server.restart(env={"UPWELL_CRASH_POINT": ""})
