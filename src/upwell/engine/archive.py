@@ -24,6 +24,8 @@ LIST = "backup.json"
 HOT, STORAGE, ELSEWHERE = "hot", "storage", "elsewhere"
 FORMAT = 1
 _SYSTEM = ("bin", "boot", "dev", "etc", "lib", "lib32", "lib64", "proc", "run", "sbin", "sys", "usr")
+_MEMORY = Path("/dev/shm")
+"""Everybody's files in memory: the only ones below /dev that are no devices."""
 
 
 class Entry(msgspec.Struct, frozen=True):
@@ -83,7 +85,8 @@ def judged(text: str, data_dir: Path) -> Path:
         path.exists()
     except OSError as error:
         raise InvalidOperation(f"'{text[:200]}' can't be a backup: {error.strerror}") from error
-    if len(path.parts) < 3 or path.parts[1] in _SYSTEM:
+    is_system = path.parts[1:2] and path.parts[1] in _SYSTEM and _MEMORY not in path.parents
+    if len(path.parts) < 3 or is_system:
         raise InvalidOperation(f"'{path}' belongs to the system; choose another directory")
     if path.is_relative_to(home) and path.parent != home / "backups":
         raise InvalidOperation(f"'{path}' is inside the data directory; only its 'backups' is for backups")
