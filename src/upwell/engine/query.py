@@ -10,6 +10,7 @@ number; `hidden` sets are anti-joins against a few integers, never literals.
 import re
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import reduce
 from operator import or_
 from threading import Lock
@@ -49,6 +50,7 @@ from upwell.engine.source import (
     Everybody,
     Resolve,
     Source,
+    names_of,
     schema_of,
 )
 from upwell.engine.stage import Staged
@@ -97,7 +99,7 @@ class QueryEngine:
         self._rows = rows
         self._overlay = overlay
         self._cold_plans: OrderedDict[tuple[int, int, Owner, int], tuple[Linked, DataFrame]] = OrderedDict()
-        self._names: dict[tuple[str, str], tuple[list[tuple[str, str]], list[str]]] = {}
+        self._names: dict[tuple[str, str], _Names] = {}
         self._lock = Lock()
 
     def kept_bytes(self, table: Table, owner: Owner) -> int:
@@ -109,20 +111,23 @@ class QueryEngine:
 
         They follow from the text alone, so they are remembered by it; `run` asks `resolve` again.
         """
-        return self._names_of(text, namespace, resolve)[0]
+        return self._names_of(text, namespace, resolve).tables
 
     def columns_in(self, text: str, namespace: str, resolve: Resolve) -> list[str]:
         """Return the names of a query's columns; raise as `tables_in` does."""
-        return self._names_of(text, namespace, resolve)[1]
+        known = self._names_of(text, namespace, resolve)
+        if known.seen != [names_of(resolve(*place)) for place in known.tables]:
+            # A star in it has other columns by now.
+            self._names.pop((text, namespace), None)
+            known = self._names_of(text, namespace, resolve)
+        return known.columns
 
-    def _names_of(
-        self, text: str, namespace: str, resolve: Resolve
-    ) -> tuple[list[tuple[str, str]], list[str]]:
+    def _names_of(self, text: str, namespace: str, resolve: Resolve) -> "_Names":
         known = self._names.get((text, namespace))
         if known is not None:
             return known
         reads, schema = self.scouted(text, namespace, resolve)
-        names = list(reads), schema.names
+        names = _Names(list(reads), [list(each.names) for each in reads.values()], schema.names)
         if len(text) <= NAMES_KEPT_TEXT_CHARS_MAX:
             if len(self._names) >= NAMES_KEPT_MAX:
                 self._names.clear()
@@ -350,6 +355,15 @@ def _union(frames: Sequence[DataFrame]) -> DataFrame:
         return frames[0]
     middle = len(frames) // 2
     return _union(frames[:middle]).union(_union(frames[middle:]))
+
+
+@dataclass(frozen=True, slots=True)
+class _Names:
+    """The tables that a query reads, the columns that they had, and those of its result."""
+
+    tables: list[tuple[str, str]]
+    seen: list[list[str]]
+    columns: list[str]
 
 
 class _Scout:

@@ -12,9 +12,10 @@ import pyarrow as pa
 from upwell.engine.catalog import Table
 from upwell.engine.named_query import NamedQuery, quoted
 from upwell.engine.stage import Staged
-from upwell.storage.arrow import table_schema
+from upwell.storage.arrow import DELETED, SEQ, table_schema
 from upwell.types import Owner
 
+_SYSTEM_COLUMNS = frozenset({SEQ, DELETED})
 OWNER = "_owner"
 OWNER_FIELD = pa.field(OWNER, pa.string(), nullable=False)
 
@@ -87,3 +88,26 @@ def without_later(source: AnySource, seen: Collection[str]) -> AnySource:
         later = frozenset(column.name for column in source.table.columns).difference(seen)
         return replace(source, unseen=later)
     return source
+
+
+def declared_columns(source: AnySource) -> list[str] | None:
+    """Return the columns without `_seq` and `_deleted`; None if there are none of these.
+
+    A named query has them of its own if its text names them, and not by a star.
+    """
+    match source:
+        case Source(table) | Everybody(table):
+            return [column.name for column in table.columns]
+        case Derived(query):
+            came = _SYSTEM_COLUMNS - query.words
+            names = [column.name for column in query.columns]
+            return [name for name in names if name not in came] if came.intersection(names) else None
+        case _:
+            return None
+
+
+def names_of(source: AnySource) -> list[str]:
+    """Return the names of the columns that a query sees."""
+    if isinstance(source, Derived):
+        return [column.name for column in source.query.columns]
+    return list(schema_of(source).names)

@@ -12,7 +12,7 @@ from upwell.engine.flow import Given
 from upwell.engine.query import QueryEngine
 from upwell.engine.result import refuse_not_finite, renamed, result_columns, without_directories
 from upwell.engine.rows import Rows, WouldBlock
-from upwell.engine.source import AnySource, Resolve, Source
+from upwell.engine.source import AnySource, Resolve, Source, declared_columns
 from upwell.engine.stop import Stop
 from upwell.engine.tiers import with_tiers
 from upwell.engine.view import View
@@ -38,6 +38,7 @@ from upwell.session.transaction import Transactions
 from upwell.sql.checked import with_checked_integers
 from upwell.sql.owners import name_all_owners
 from upwell.sql.render import render
+from upwell.sql.star import with_declared_stars
 from upwell.sql.statements import DirectRead, PointRead, Select
 from upwell.sql.twins import OwnNames, own_names
 from upwell.types import Column, Key, Value
@@ -100,7 +101,8 @@ class Reader:
         """Return the rows of a query that `write` asks, what it has staged included, in any order.
 
         `given` is what the only table in it stands for, whose rows keep their order. `is_stored`: what is
-        computed becomes part of rows, so that an integer that doesn't fit is an error.
+        computed becomes part of rows, so that an integer that doesn't fit is an error, and a star means
+        the columns that were declared.
         """
         if name_all_owners(text, call.namespace)[1]:
             raise InvalidOperation(
@@ -111,6 +113,8 @@ class Reader:
         refuse_deep(text)
         refuse_ignored(text)
         resolver = self._resolver(call, view, write) if given is None else lambda namespace, name: given
+        if given is None and is_stored:
+            text = with_declared_stars(text, partial(_declared, resolver, call.namespace))
         own, tables = self._read(text, call.namespace, resolver)
         columns = stored_columns(resolver(*name) for name in tables) if given is None else [_columns(given)]
         own, text = self._checked(own, call.namespace, resolver, columns, is_stored=is_stored)
@@ -264,3 +268,7 @@ class Reader:
 
 def _columns(given: pa.Table) -> list[Column]:
     return [Column(0, column.name, column.type) for column in result_columns(given.schema)]
+
+
+def _declared(resolver: Resolve, home: str, namespace: str | None, name: str) -> Sequence[str] | None:
+    return declared_columns(resolver(home if namespace is None else namespace, name))
