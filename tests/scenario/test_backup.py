@@ -336,14 +336,46 @@ def test_a_damaged_backup_is_refused_by_the_file(site: Site, tmp_path: Path) -> 
         status, told = job(site.root, f"RESTORE DATABASE FROM '{source}'")
         assert (status, f"{path.name} is missing" in told) == ("failed", True), told
         path.write_bytes(whole)
-    archive = json.loads((source / "backup.json").read_bytes())
+    site.server.restart()
+    assert state(site.root) == before
+
+
+def test_a_damaged_list_of_a_backup_is_refused(site: Site, tmp_path: Path) -> None:
+    """It is sealed; that of an older release isn't, and has to agree with what it lists."""
+    source = tmp_path / "source"
+    assert job(site.root, f"BACKUP DATABASE TO '{source}'")[0] == "completed"
+    listed, before = source / "backup.json", state(site.root)
+    whole = listed.read_bytes()
+    archive = json.loads(whole)
+    seq = archive["seq"]
+    sealed = (
+        whole.replace(f'"seq":{seq}'.encode(), f'"seq":{seq - 1}'.encode()),
+        json.dumps(archive | {"files": []}).encode(),
+        json.dumps(archive).encode(),
+        whole.replace(archive["sha256"].encode(), b""),
+    )
+    for damaged in sealed:
+        assert damaged != whole
+        listed.write_bytes(damaged)
+        answer = site.root.sql(f"RESTORE DATABASE FROM '{source}'")
+        assert (answer.status, "backup.json is damaged" in answer.body.decode()) == (400, True), answer.body
+    del archive["sha256"]
     away = {"path": "hot/CURRENT", "table": 1, "owner": "s", "storage": "x", "directory": "..", "name": "x"}
-    for wrong in ({"files": [archive["files"][0] | {"path": "../x"}]}, {"elsewhere": [away]}):
-        (source / "backup.json").write_text(json.dumps(archive | wrong))
+    for wrong, reason in (
+        ({"files": [archive["files"][0] | {"path": "../x"}]}, "names a file outside of it"),
+        ({"elsewhere": [away]}, "names a file outside of it"),
+        ({"files": []}, "names no hot/CURRENT"),
+        ({"seq": seq << 1}, "isn't that of the store"),
+        ({"epoch": archive["epoch"] + 1}, "isn't that of the store"),
+    ):
+        listed.write_text(json.dumps(archive | wrong))
         status, told = job(site.root, f"RESTORE DATABASE FROM '{source}'")
-        assert (status, "names a file outside of it" in told) == ("failed", True), told
-    (source / "backup.json").write_text(json.dumps(archive | {"format": 2}))
+        assert (status, reason in told) == ("failed", True), told
+    listed.write_text(json.dumps(archive | {"format": 2}))
     assert "take a newer version" in site.root.sql(f"RESTORE DATABASE FROM '{source}'").body.decode()
+    listed.write_text(json.dumps(archive))
+    with restored(tmp_path / "other", source) as there:
+        assert state(there.root) == before
     site.server.restart()
     assert state(site.root) == before
 

@@ -1,6 +1,6 @@
 """Archives: a backup as a directory, and the list of its files that makes it whole.
 
-    backup.json                             what is in it, with sizes and SHA-256; written last
+    backup.json                             what is in it, with sizes and SHA-256, sealed; written last
     hot/                                    the hot store at one commit
     storage/<directory>/<file>              the files of the storage `local` that it needs
     elsewhere/<storage>/<directory>/<file>  those of other storages
@@ -18,6 +18,7 @@ import msgspec
 from upwell.effects import Files
 from upwell.engine.stop import Stop
 from upwell.errors import InvalidOperation
+from upwell.storage.digests import is_seal_broken, sealed
 from upwell.storage.place import LOCAL, Place
 
 LIST = "backup.json"
@@ -104,11 +105,14 @@ def load_archive(path: Path) -> Archive:
     if not path.is_dir():
         raise InvalidOperation(f"'{path}' is no directory")
     try:
-        archive = msgspec.json.decode((path / LIST).read_bytes(), type=Archive)
+        data = (path / LIST).read_bytes()
+        archive = msgspec.json.decode(data, type=Archive)
     except FileNotFoundError as error:
         raise InvalidOperation(f"'{path}' has no {LIST}: it is no whole backup") from error
     except (OSError, msgspec.DecodeError) as error:
         raise InvalidOperation(f"{path / LIST} can't be read: {error}") from error
+    if is_seal_broken(data):
+        raise InvalidOperation(f"{path / LIST} is damaged: it isn't what was written; take another backup")
     if archive.format > FORMAT:
         raise InvalidOperation(
             f"'{path}' has the format {archive.format}, and this version knows {FORMAT}; take a newer version"
@@ -118,7 +122,7 @@ def load_archive(path: Path) -> Archive:
 
 def write_archive(files: Files, path: Path, archive: Archive) -> None:
     """Write the list, which makes the backup whole; all else must be on the disk."""
-    files.replace(path / LIST, msgspec.json.encode(archive))
+    files.replace(path / LIST, sealed(archive))
 
 
 def copy_file(files: Files, source: Path, target: Path, path: str, stop: Stop) -> Entry:

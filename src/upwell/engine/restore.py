@@ -49,6 +49,8 @@ Claim = Callable[[HotStore, Archive], object]
 RESTORED = "restored"
 REPLACED = "replaced-"
 _INCOMPLETE = "restored.incomplete"
+STORE_FILE = "CURRENT"
+"""Without it the directory of a hot store is a new one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +71,8 @@ class Restore:
         """
         archive = load_archive(source)
         _refuse_outside(source, archive)
+        if f"{HOT}/{STORE_FILE}" not in {entry.path for entry in archive.files}:
+            raise InvalidOperation(f"'{source}' is not whole: {LIST} names no {HOT}/{STORE_FILE}")
         staging = self.data_dir / _INCOMPLETE
         self.files.remove_tree(staging)
         try:
@@ -78,6 +82,8 @@ class Restore:
             self.points.reach("restore:files-copied")
             store = self.open_store(staging / HOT)
             try:
+                if archive.epoch != store.epoch or archive.seq > store.last_seq:
+                    raise InvalidOperation(f"'{source}' is damaged: {LIST} isn't that of the store in {HOT}")
                 lose_after(store, archive.seq)
                 while store.epoch <= max(archive.epoch, epoch):
                     store.raise_epoch()

@@ -3,16 +3,25 @@
 Law: a file is read whole once, and again as soon as its mark (which file, how large, when written) is
 another one; so a file that is damaged under a running server is noticed by the next one who asks. A file and
 its hard links have one mark, and so has a file that got its name after it was written.
+
+A list of other files is sealed: it begins with the SHA-256 of all that follows on it, since a changed digit
+would be another number there, and no error of JSON. Older lists have no seal, and are taken as they are.
 """
 
 import hashlib
+import re
 import threading
 from pathlib import Path
+
+import msgspec
 
 from upwell.effects import Files, Mark
 
 KNOWN_MAX = 200_000
 """So many files are known at a time, at some 300 bytes each."""
+
+_BEGINS_SEALED = re.compile(rb'\s*\{\s*"sha256"')
+_SEAL_BYTES = len(b'{"sha256":"') + 64 + len(b'",')
 
 
 class Digests:
@@ -40,3 +49,19 @@ class Digests:
                     del self._known[next(iter(self._known))]
                 self._known[mark] = found
         return found
+
+
+def sealed(value: msgspec.Struct) -> bytes:
+    """Return a struct as one line of JSON with its seal."""
+    rest = msgspec.json.encode(value)[1:]
+    return _seal(rest) + rest
+
+
+def is_seal_broken(data: bytes) -> bool:
+    """Whether what `sealed` has written was changed since; False for what has no seal."""
+    begin, rest = data[:_SEAL_BYTES], data[_SEAL_BYTES:]
+    return _BEGINS_SEALED.match(data) is not None and begin != _seal(rest)
+
+
+def _seal(rest: bytes) -> bytes:
+    return b'{"sha256":"' + hashlib.sha256(rest).hexdigest().encode() + b'",'

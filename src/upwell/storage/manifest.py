@@ -7,8 +7,7 @@ A manifest is JSON in the shape of the contract (section 6.5), extended by `tabl
 `columns` and `hidden`, and per segment `filter` and `live_count`. A hidden set is a sorted JSON array:
 rows of the segments that have these `_seq`s are superseded and don't count.
 
-A manifest begins with the SHA-256 of all that follows on it, and says that of each segment and hidden set: a
-changed digit would be another number, and no error of JSON or of Parquet.
+A manifest is sealed (`digests.sealed`), and says the SHA-256 of each segment and hidden set.
 
 `storage` and `directory` say where a file is: a partition's files lie in several places after its table was
 given another storage. An entry without them is beside its manifest.
@@ -25,6 +24,7 @@ import msgspec
 from upwell.errors import ColdFileMissing
 from upwell.logs import fields
 from upwell.storage.arrow import physical_name
+from upwell.storage.digests import is_seal_broken, sealed
 from upwell.storage.files import PartitionFiles
 from upwell.storage.place import MANIFEST_COPY, Partition, Place
 from upwell.types import Column, Owner, SqlType, coerce, owner_user, to_json
@@ -35,9 +35,6 @@ Scalar = dict[str, str | int | float | bool]
 """One tagged value, as `{"Int64": "1"}`; 64-bit integers are strings."""
 
 T = TypeVar("T")
-
-_SEALED = b'{"sha256":"'
-_SHA256_CHARS = 64
 
 
 class ColumnStats(msgspec.Struct, frozen=True, gc=False):
@@ -202,9 +199,8 @@ def empty_manifest(partition: Partition, *, time_ms: int) -> Manifest:
 
 
 def encode_manifest(manifest: Manifest) -> bytes:
-    """Return the manifest as one line of JSON, which begins with the SHA-256 of all that follows on it."""
-    rest = msgspec.json.encode(manifest)[1:]
-    return _SEALED + hashlib.sha256(rest).hexdigest().encode() + b'",' + rest
+    """Return the content of the file: one line of JSON."""
+    return sealed(manifest)
 
 
 def write_manifest(files: PartitionFiles, manifest: Manifest) -> None:
@@ -309,11 +305,8 @@ def load_hidden(files: PartitionFiles, hidden: Hidden) -> list[int]:
 
 def _decode(files: PartitionFiles, name: str) -> Manifest:
     data = files.read(name)
-    if data.startswith(_SEALED):
-        at = len(_SEALED)
-        sealed, rest = data[at : at + _SHA256_CHARS], data[at + _SHA256_CHARS + 2 :]
-        if hashlib.sha256(rest).hexdigest().encode() != sealed:
-            raise ColdFileMissing(f"cold file {files.shown(name)} is damaged: it isn't what was written")
+    if is_seal_broken(data):
+        raise ColdFileMissing(f"cold file {files.shown(name)} is damaged: it isn't what was written")
     return _decoded(files, name, data, Manifest)
 
 
