@@ -9,11 +9,12 @@ pays for an object per row.
 
 import base64
 import binascii
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import accumulate, islice
+from itertools import accumulate, chain, islice
 
 import msgspec
+from msgspec import structs
 
 from upwell.engine.catalog import Table
 from upwell.engine.commit import Committer
@@ -23,7 +24,8 @@ from upwell.engine.rows import Rows
 from upwell.engine.view import View
 from upwell.engine.write import shown
 from upwell.errors import SeqTrimmed
-from upwell.feeds.download import synced_table, table_numbers
+from upwell.feeds.download import synced_tables, table_numbers
+from upwell.feeds.lineage import Order, groups_of
 from upwell.feeds.registry import Registry
 from upwell.protocol import sync
 from upwell.storage.hot import Version
@@ -38,12 +40,13 @@ _encode_stored = msgspec.msgpack.Encoder().encode
 
 
 class HydrationCursor(msgspec.Struct, frozen=True, array_like=True):
-    """Where a hydration stands: the history, the counter at its begin, the last row's table and key."""
+    """Where a hydration stands: the history, the counter at its begin, the last row, the order of tables."""
 
     stream: str
     began: int
     table: int = 0
     key: str | None = None
+    order: Order = Order()
 
 
 class Hydrations:
@@ -65,8 +68,12 @@ class Hydrations:
         view = self._committer.publication.view
         owner = user_owner(user)
         newest = view.hot.owner_counter(owner)
-        at = self._decoded(cursor) if cursor else HydrationCursor(self._stream_id, newest)
-        pages, at, has_more = self._live_rows(view, owner, at, limit, schema)
+        groups = groups_of(view.catalog, synced_tables(view.catalog, schema))
+        if cursor:
+            at = self._decoded(cursor, groups)
+        else:
+            at = HydrationCursor(self._stream_id, newest, order=Order.of(groups))
+        pages, at, has_more = self._live_rows(view, owner, at, limit, list(chain.from_iterable(groups)))
         self._registry.give(user, source, at.began, asked=None)
         return sync.HydrateResponse(
             tables=pages,
@@ -79,7 +86,7 @@ class Hydrations:
             max_server_id=newest,
         )
 
-    def _decoded(self, text: str) -> HydrationCursor:
+    def _decoded(self, text: str, groups: Sequence[Sequence[Table]]) -> HydrationCursor:
         try:
             cursor = msgspec.msgpack.decode(base64.urlsafe_b64decode(text), type=HydrationCursor)
         except (binascii.Error, ValueError) as error:
@@ -88,14 +95,13 @@ class Hydrations:
             ) from error
         if cursor.stream != self._stream_id:
             raise SeqTrimmed("the hydration cursor is of another history; start the hydration again")
+        if not cursor.order.holds(groups):
+            raise SeqTrimmed("the tables stand in another order meanwhile; start the hydration again")
         return cursor
 
     def _live_rows(
-        self, view: View, owner: Owner, at: HydrationCursor, limit: int, schema: str | None
+        self, view: View, owner: Owner, at: HydrationCursor, limit: int, tables: Sequence[Table]
     ) -> tuple[list[sync.TablePage], HydrationCursor, bool]:
-        tables = view.catalog.parents_first(
-            table for table in view.catalog.tables.values() if synced_table(view.catalog, table.id, schema)
-        )
         pages: list[sync.TablePage] = []
         room = _Room(limit)
         start = next((i for i, table in enumerate(tables) if table.id == at.table), 0)
@@ -104,7 +110,7 @@ class Hydrations:
             versions, is_cut = room.take(self._rows.scan(view.hot, table, owner, after))
             if versions:
                 pages.append(_table_page(table, versions))
-                at = HydrationCursor(at.stream, at.began, table.id, str(versions[-1].key))
+                at = structs.replace(at, table=table.id, key=str(versions[-1].key))
             if is_cut:
                 return pages, at, True
         return pages, at, False

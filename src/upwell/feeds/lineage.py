@@ -5,6 +5,7 @@ to each other in a circle, are one group: its rows come by depth below their par
 and those that refer to each other in a circle together.
 """
 
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 
 import msgspec
@@ -27,6 +28,27 @@ class Place(msgspec.Struct, frozen=True, array_like=True, order=True):
     depth: int
     table: int
     key: str
+
+
+class Order(msgspec.Struct, frozen=True, array_like=True):
+    """The order of the tables up to an id, as a digest: pages go on in the one that they began with.
+
+    A table that is made meanwhile leaves it as it is; a reference that comes or goes may not.
+    """
+
+    newest: int = 0
+    digest: int = 0
+
+    @classmethod
+    def of(cls, groups: Sequence[Sequence[Table]], newest: int | None = None) -> "Order":
+        """Return the order of what `groups_of` gives, of its tables up to `newest` (None: all)."""
+        last = max((table.id for group in groups for table in group), default=0) if newest is None else newest
+        known = [[table.id for table in group if table.id <= last] for group in groups]
+        return cls(last, zlib.crc32(msgspec.msgpack.encode([group for group in known if group])))
+
+    def holds(self, groups: Sequence[Sequence[Table]]) -> bool:
+        """Whether the tables still stand in this order; never for one that nobody noted."""
+        return self == Order.of(groups, self.newest)
 
 
 def groups_of(catalog: Catalog, tables: Sequence[Table]) -> list[list[Table]]:

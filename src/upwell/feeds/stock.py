@@ -16,13 +16,14 @@ no cursor is taken for a page. Where no number is left, the page goes on to the 
 rows than entries that were trimmed.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain, dropwhile
 from typing import TypeAlias
 
 import msgspec
+from msgspec import structs
 
 from upwell.engine.catalog import Table
 from upwell.engine.commit import Committer
@@ -40,7 +41,7 @@ from upwell.feeds.download import (
     synced_tables,
     table_numbers,
 )
-from upwell.feeds.lineage import Place, RowName, groups_of, in_order, is_circular, parents_of
+from upwell.feeds.lineage import Order, Place, RowName, groups_of, in_order, is_circular, parents_of
 from upwell.feeds.past import Past
 from upwell.feeds.registry import Registry
 from upwell.protocol import sync
@@ -52,6 +53,8 @@ DELETED = 1 << 31
 
 _Step: TypeAlias = tuple[Place, list[tuple[Table, Version]]]
 """Rows that come together, and their place."""
+
+_Groups: TypeAlias = Sequence[Sequence[Table]]
 
 PLACES_MAX = 8
 """Pages that are known: a device repeats its newest one, and late copies of requests make others."""
@@ -67,6 +70,11 @@ class _Hydration(msgspec.Struct, frozen=True, array_like=True):
     places: dict[int, Place | None]
     last: int = 0
     until: int = 0
+    order: Order = Order()
+
+    def goes_on(self, floor: Floor, groups: _Groups) -> bool:
+        """Whether its places are of the rows of this floor, in the order that their tables have now."""
+        return self.floor == floor and self.order.holds(groups)
 
     def number_of(self, place: Place | None, after: int) -> int | None:
         """Return the number of the page behind `after` that ends here, a free one if it has none yet."""
@@ -78,7 +86,7 @@ class _Hydration(msgspec.Struct, frozen=True, array_like=True):
         places = self.places | {number: place}
         kept = {after, *sorted(places)[-PLACES_MAX:]} & places.keys()
         newest = {number: places[number] for number in kept}
-        return _Hydration(self.floor, newest, max(self.last, number), self.until)
+        return structs.replace(self, places=newest, last=max(self.last, number))
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,14 +126,15 @@ class StockDownloads:
     ) -> sync.DownloadResponse:
         view, owner = self.committer.publication.view, user_owner(user)
         floor = load_floor(view.hot, owner)
-        hydration = self._hydration(view.hot, user, source, after, floor)
+        groups = groups_of(view.catalog, synced_tables(view.catalog, schema))
+        hydration = self._hydration(view.hot, user, source, after, floor, groups)
         last = hydration.places.get(after)
         base = next_stop(view.hot, owner, floor)
         past = Past(self.rows, view, owner, base, "" if include_self else source)
-        following = chain(self._live(past, last, schema), self._deleted(past, last, schema))
+        following = chain(self._live(past, groups, last), self._deleted(past, groups, last))
         # The client looks for its own changes to learn which change ids it has used.
         origin = (source, change_id_max(view.hot, user, source)) if include_self else ("", 0)
-        end = partial(self._end, source_name(user, source), hydration, after)
+        end = partial(self._end, source_name(user, source), hydration, groups, after)
         page, number = _collect(following, limit, after, origin, end)
         if number is None:
             self.registry.give(user, source, base.counter, asked=None)
@@ -140,26 +149,26 @@ class StockDownloads:
             table_numbers=table_numbers(view.catalog, schema),
         )
 
-    def _hydration(self, reader: HotReader, user: str, source: str, after: int, floor: Floor) -> _Hydration:
+    def _hydration(
+        self, reader: HotReader, user: str, source: str, after: int, floor: Floor, groups: _Groups
+    ) -> _Hydration:
         """Return the hydration that `after` is a page of; 0 begins it."""
         found = _find(reader, source_name(user, source))
-        if found is not None and found.floor == floor and (after == 0 or after in found.places):
+        if found is not None and found.goes_on(floor, groups) and (after == 0 or after in found.places):
             return found
         if after > 0:
-            raise SeqTrimmed("the log was trimmed meanwhile; download from 0, or hydrate")
+            raise SeqTrimmed("the log was trimmed, or tables altered meanwhile; download from 0, or hydrate")
         # It holds 0, a number of an earlier page, or one of the log from `asked` to `given`.
         device, last = self.registry.find(user, source), 0 if found is None else found.last
         above, below = max(device.given, last), min(device.asked, floor.counter)
         if floor.counter - above >= below - last:
-            return _Hydration(floor, {}, above, floor.counter)
-        return _Hydration(floor, {}, last, below)
+            return _Hydration(floor, {}, above, floor.counter, Order.of(groups))
+        return _Hydration(floor, {}, last, below, Order.of(groups))
 
-    def _live(self, past: Past, after: Place | None, schema: str | None) -> Iterator[_Step]:
+    def _live(self, past: Past, groups: _Groups, after: Place | None) -> Iterator[_Step]:
         """Yield the rows that were live after a place, each behind its parents that don't come otherwise."""
         if after is not None and after.depth == DELETED:
             return
-        catalog = past.view.catalog
-        groups = groups_of(catalog, synced_tables(catalog, schema))
         start = 0
         if after is not None:
             start = next((i for i, g in enumerate(groups) if any(t.id == after.table for t in g)), 0)
@@ -170,9 +179,9 @@ class StockDownloads:
                 if told:
                     yield place, self._behind_own_ancestors(past, told, known)
 
-    def _deleted(self, past: Past, after: Place | None, schema: str | None) -> Iterator[_Step]:
+    def _deleted(self, past: Past, groups: _Groups, after: Place | None) -> Iterator[_Step]:
         """Yield the tombstones after a place, children's tables first."""
-        groups = groups_of(past.view.catalog, synced_tables(past.view.catalog, schema))[::-1]
+        groups = groups[::-1]
         begun = after if after is not None and after.depth == DELETED else None
         if begun is not None:
             groups = list(dropwhile(lambda group: all(table.id != begun.table for table in group), groups))
@@ -213,11 +222,13 @@ class StockDownloads:
             return newest
         return None if row is None or row.version.row is None else row.version
 
-    def _end(self, name: str, begun: _Hydration, after: int, last: Place | None) -> int | None:
+    def _end(
+        self, name: str, begun: _Hydration, groups: _Groups, after: int, last: Place | None
+    ) -> int | None:
         """Return the number of a page that ends here, after recording it; None if no number is left."""
         with self.committer.lock:
             found = _find(self.committer.newest, name)
-            hydration = found if found is not None and found.floor == begun.floor else begun
+            hydration = found if found is not None and found.goes_on(begun.floor, groups) else begun
             number = hydration.number_of(last, after)
             if number is None or number in hydration.places:
                 return number
