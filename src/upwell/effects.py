@@ -196,9 +196,15 @@ class OsFiles:
     def make_dirs(self, path: Path, *, sync_name: bool = True) -> None:
         if self._is_dir(path):
             return
-        self.make_dirs(path.parent)
-        with suppress(FileExistsError):
-            self._call("mkdir", path, lambda: path.mkdir())
+        for is_last in (False, True):
+            self.make_dirs(path.parent)
+            try:
+                with suppress(FileExistsError):
+                    self._call("mkdir", path, lambda: path.mkdir())
+                break
+            except FileNotFoundError:  # somebody has just removed the parent, since nothing was in it
+                if is_last:
+                    raise
         if sync_name:
             self.sync_dir(path.parent)
 

@@ -41,7 +41,7 @@ def job_loops(
     queue, clock = engine.jobs, engine.clock
     limits = LogLimits(config.log_retention_s, config.log_bytes_max)
     trim = LogTrim(committer, clock, limits, registry.slowest_cursor, parts.points)
-    cleanup = Cleanup(committer, parts.storages, parts.cold, points=parts.points)
+    cleanup = Cleanup(committer, parts.storages, parts.partitions, parts.cold, points=parts.points)
     expiry = Expiry(committer, clock, config.stream_grace_s)
     retention = JobRetention(queue, clock, config.job_retention_s, config.job_records_max)
     compact = Compact(committer, parts.partitions, points=parts.points)

@@ -2,24 +2,27 @@
 
 Law: table ids are never used again, so a cleanup can be repeated and meets no living table. The commit
 that drops a table notes it as dropped; the cleanup's last commit takes the note away. Nothing is removed
-before that first commit is on the disk.
+before that first commit is on the disk. A table that was made again under the name keeps the directories that
+it has begun to use.
 """
 
 import gc
 import time
 from collections.abc import Callable, Iterable
+from contextlib import nullcontext
 
 from upwell.effects import NoPoints, Points
 from upwell.engine.catalog import Table, dropped_record, find_dropped
 from upwell.engine.commit import Committer, decode_manifest_record
 from upwell.engine.names import resume_prefix
+from upwell.engine.partition import PartitionWriter
 from upwell.engine.rows import target_of
 from upwell.errors import InvalidOperation
 from upwell.storage.cold import ColdCache, drop_partition
 from upwell.storage.hot import Batch, Kind, RecordWrite
 from upwell.storage.place import Partition, Place
 from upwell.storage.storages import Storages
-from upwell.types import Owner, TableId
+from upwell.types import SHARED, Owner, TableId
 
 READERS_POLL_S = 0.05
 READERS_POLLS_MAX = 100
@@ -34,6 +37,7 @@ class Cleanup:
         self,
         committer: Committer,
         storages: Storages,
+        partitions: PartitionWriter,
         cold: ColdCache,
         pause: Callable[[float], object] = time.sleep,
         points: Points | None = None,
@@ -42,6 +46,7 @@ class Cleanup:
         self._pause = pause
         self._committer = committer
         self._storages = storages
+        self._partitions = partitions
         self._cold = cold
 
     def remove_table(self, table: TableId, *, namespace: str, name: str) -> int:
@@ -61,8 +66,13 @@ class Cleanup:
         # A first flush that failed left files without a record: their owners still have hot rows.
         for owner in sorted(cold.keys() | set(newest.owners(table))):
             partition = Partition(namespace, name, table, owner)
-            for place in self._places(partition, cold.get(owner, ()), remains):
-                drop_partition(self._storages.open(partition, place))
+            # The directory of a user is inside of that of a SHARED table which has the name by now.
+            with (
+                self._partitions.held(partition.full_name, SHARED) if owner != SHARED else nullcontext(),
+                self._partitions.held(partition.full_name, owner),
+            ):
+                for place in self._places(partition, cold.get(owner, ()), remains):
+                    drop_partition(self._storages.open(partition, place))
             self._points.reach("cleanup:partition-removed")
         newest.forget_table(table)
         self._cold.forget_table(table)

@@ -95,7 +95,7 @@ class Compact:
     def compact_partition(self, table: Table, owner: Owner, *, whole: bool) -> Compacted:
         """Merge what is due, or (`whole`) all that can be; raises `OSError` if a file can't be written."""
         before = after = dropped = 0
-        with self._partitions.held(table.id, owner):
+        with self._partitions.held(table.full_name, owner):
             for round_ in range(_ROUNDS_MAX):
                 done = self._compact(table, owner, whole=whole and not round_)
                 before = before if round_ else done.before

@@ -111,7 +111,7 @@ class Flush:
         done: dict[Owner, Flushed] = {}
         with ExitStack() as stack:
             for owner in owners:
-                stack.enter_context(self._partitions.held(table.id, owner))
+                stack.enter_context(self._partitions.held(table.full_name, owner))
             stack.callback(self._end, table, owners, done)
             view = self._committer.begin_flush(table.id, *owners)
             # Never with fewer columns than the rows of the View have.

@@ -10,7 +10,7 @@ that it names.
 import threading
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -127,9 +127,9 @@ class PartitionWriter:
         self._points = points
         self._grace_ms = round(grace_s * 1000)
         self._lock = threading.Lock()
-        self._held: dict[tuple[TableId, Owner], threading.Lock] = {}
-        self._wanted: Counter[tuple[TableId, Owner]] = Counter()
-        self._claimed: dict[str, tuple[TableId, Owner]] = {}
+        self._held: dict[tuple[str, Owner], threading.Lock] = {}
+        self._wanted: Counter[tuple[str, Owner]] = Counter()
+        self._claimed: dict[str, tuple[str, Owner]] = {}
         """The directories that partitions which are held have begun to use."""
         self._keepers = 0
 
@@ -149,8 +149,12 @@ class PartitionWriter:
         return self._clock.now_us() // 1000
 
     @contextmanager
-    def held(self, table: TableId, owner: Owner) -> Iterator[None]:
-        """Wait until nobody else writes the partition's files, and keep everybody else waiting."""
+    def held(self, table: str, owner: Owner) -> Iterator[None]:
+        """Wait until nobody else writes the partition's files, and keep everybody else waiting.
+
+        `table` is the full name: a table that is made again under its name has the directory of the one
+        before, which may still be cleaned up.
+        """
         place = (table, owner)
         with self._lock:
             self._wanted[place] += 1
@@ -185,12 +189,13 @@ class PartitionWriter:
     def _refuse_shared(self, files: PartitionFiles) -> None:
         """Raise if the directory has the `manifest.json` of another partition, in force or on its way."""
         own = (files.partition.table_id, files.partition.owner)
+        name = (files.partition.full_name, files.partition.owner)
         with self._lock:
-            by = self._claimed.setdefault(files.shown(MANIFEST_COPY), own)
+            by = self._claimed.setdefault(files.shown(MANIFEST_COPY), name)
+        if by != name:
+            raise _shared(files, by[0])
         copy = find_copy(files)
         view = self._committer.publication.view
-        if by != own:
-            raise _shared(files, view.catalog.by_id[by[0]].full_name)
         if copy is None or copy.table_number not in view.catalog.by_id:
             return
         other = view.catalog.by_id[TableId(copy.table_number)]
@@ -315,7 +320,8 @@ class PartitionWriter:
         number, _, owner = name.removeprefix(_COLLECT).partition("/")
         records, expected = [RecordWrite(Kind.META, name, None)], list[Expectation]()
         is_done = True
-        with self.held(TableId(int(number)), Owner(owner)):
+        table = self._committer.publication.view.catalog.by_id.get(int(number))
+        with self.held(table.full_name, Owner(owner)) if table is not None else nullcontext():
             view = self._committer.publication.view
             table = view.catalog.by_id.get(int(number))
             manifest = partition_name(TableId(int(number)), Owner(owner))

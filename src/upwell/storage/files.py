@@ -182,9 +182,10 @@ class PartitionFiles:
     def remove_empty(self) -> None:
         """Remove the directory, and a user partition's table directory, if nothing is left in them."""
         levels = 1 if owner_user(self.partition.owner) is None else 2
-        for directory in [self.directory / LINKS, self.directory, self.directory.parent][: 1 + levels]:
-            with suppress(OSError):  # not empty, or gone already
-                directory.rmdir()
+        with self._links_lock:
+            for directory in [self.directory / LINKS, self.directory, self.directory.parent][: 1 + levels]:
+                with suppress(OSError):  # not empty, or gone already
+                    directory.rmdir()
 
     def remove_temps(self) -> list[str]:
         """Remove what crashed attempts left half-written, and return the names; nobody may be writing."""

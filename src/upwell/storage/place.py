@@ -73,6 +73,11 @@ class Partition:
     owner: Owner
 
     @property
+    def full_name(self) -> str:
+        """What the table is called; after it is dropped another one may have the name."""
+        return f"{self.namespace}.{self.table}"
+
+    @property
     def home(self) -> Place:
         """Where the files lie if nobody says other."""
         return Place(LOCAL, partition_dir(self.namespace, self.table, self.owner))

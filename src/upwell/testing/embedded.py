@@ -159,7 +159,7 @@ class Embedded:
     def _open_jobs(self) -> None:
         committer, clock, points = self.committer, self.clock, self.points
         self.jobs = JobQueue(committer, clock, points=points)
-        self.cleanup = Cleanup(committer, self.storages, self.cold, points=points)
+        self.cleanup = Cleanup(committer, self.storages, self.partitions, self.cold, points=points)
         limits = LogLimits(RETENTION_S, LOG_BYTES_MAX)
         self.trim = LogTrim(committer, clock, limits, self.registry.slowest_cursor, points)
         self.retention = JobRetention(self.jobs, clock, RETENTION_S, JOBS_KEPT_MAX)

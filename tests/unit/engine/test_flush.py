@@ -1,6 +1,8 @@
 """A flush moves what is hot into files, at once or not at all, and says exactly what it did."""
 
+import threading
 from collections import Counter
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from itertools import pairwise
@@ -9,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from upwell.clock import SystemClock
+from upwell.effects import OsFiles
 from upwell.engine import flush as flush_module
 from upwell.engine.catalog import storage_record
 from upwell.engine.flush import Flushed
@@ -192,6 +195,51 @@ def test_a_table_may_be_dropped_while_it_is_flushed(tmp_path: Path, point: str) 
         assert files(db, "*.*") == []
         assert db.record_names(Kind.MANIFEST) == []
         assert list(db.committer.newest.scan_rows(table.id, SHARED)) == []
+
+
+class Meanwhile(OsFiles):
+    """Files that do something else, once, when a directory of this name was made."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self.act: Callable[[], object] | None = None
+
+    def make_dirs(self, path: Path, *, sync_name: bool = True) -> None:
+        super().make_dirs(path, sync_name=sync_name)
+        if path.name == self._name and self.act is not None:
+            act, self.act = self.act, None
+            act()
+
+
+@pytest.mark.parametrize(("kind", "again"), [("SHARED", "SHARED"), ("USER", "SHARED"), ("SHARED", "USER")])
+def test_a_table_made_again_is_flushed_while_the_one_before_is_cleaned_up(
+    tmp_path: Path, kind: str, again: str
+) -> None:
+    """Both have one directory, which the cleanup removes if it is empty: not while the flush needs it."""
+    storage = Meanwhile("ours")
+    with Embedded(tmp_path, store=memory_store(), files=storage) as db:
+        create = "CREATE TABLE app.ours (id INT PRIMARY KEY, n INT) WITH (TYPE = '{}')"
+        db.run("CREATE NAMESPACE app;" + create.format(kind))
+        db.change("INSERT INTO app.ours VALUES (1, 1)")
+        db.flush("app.ours")
+        job = drop(db, "ours")
+        db.run(create.format(again))
+        db.change("INSERT INTO app.ours VALUES (2, 2)")
+        cleanup = threading.Thread(target=lambda: db.kinds.run(job, Stop()))
+
+        def clean_up() -> None:
+            cleanup.start()
+            cleanup.join(0.2)
+
+        storage.act = clean_up
+        db.flush("app.ours")
+        cleanup.join()
+        assert db.rows("SELECT id FROM app.ours") == [(2,)]
+        assert {path.name.split("-")[1] for path in db.cold_root.rglob("batch-*")} == {
+            str(db.table("app.ours").id)
+        }
+        assert len(list(db.cold_root.rglob("manifest.json"))) == 1
+        assert db.cold_problems() == []
 
 
 def test_cleanup_also_removes_what_a_first_flush_left_that_failed(tmp_path: Path) -> None:

@@ -135,7 +135,7 @@ def test_a_cleanup_waits_for_those_who_still_read_the_table(db: Embedded) -> Non
     view, table = db.view, db.table("app.ours")
     db.run("DROP TABLE app.ours")
     waited: list[float] = []
-    cleanup = Cleanup(db.committer, db.storages, db.cold, pause=waited.append)
+    cleanup = Cleanup(db.committer, db.storages, db.partitions, db.cold, pause=waited.append)
     with pytest.raises(InvalidOperation, match="a query still reads the dropped table"):
         cleanup.remove_table(table.id, namespace="app", name="ours")
     assert len(waited) == READERS_POLLS_MAX
@@ -155,7 +155,7 @@ def test_a_cleanup_does_not_wait_for_a_view_that_is_only_garbage(db: Embedded) -
         db.run("DROP TABLE app.ours")
         del garbage
         assert any(table.id in view.catalog.by_id for view in db.committer.publication.views())
-        cleanup = Cleanup(db.committer, db.storages, db.cold, pause=lambda _: None)
+        cleanup = Cleanup(db.committer, db.storages, db.partitions, db.cold, pause=lambda _: None)
         assert cleanup.remove_table(table.id, namespace="app", name="ours") == 0
     finally:
         gc.enable()
