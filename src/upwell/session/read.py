@@ -35,6 +35,7 @@ from upwell.session.server import Server
 from upwell.session.source import Resolver, integers_of, stored_columns
 from upwell.session.threads import QueryThreads
 from upwell.session.transaction import Transactions
+from upwell.sql.caption import with_captions
 from upwell.sql.checked import with_checked_integers
 from upwell.sql.owners import name_all_owners
 from upwell.sql.render import render
@@ -233,10 +234,10 @@ class Reader:
     ) -> tuple[OwnNames, str]:
         """Return a query with exact literals and integers that are checked, and how its columns are named."""
         columns = list(tables)
-        text = with_exact_literals(own.text, columns)
+        text = with_captions(own.text, lambda text: with_exact_literals(text, columns))
         checked = with_checked_integers(text, integers_of(columns), is_stored=is_stored)
         if checked != text:
-            names = self.query.columns_in(own.text, namespace, resolver)
+            names = self.query.columns_in(text, namespace, resolver)
             # A name may stand for no integer, though its tables say so: then nothing is rewritten.
             with suppress(QueryFailure):
                 self.query.columns_in(checked, namespace, resolver)

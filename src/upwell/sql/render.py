@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from upwell import __version__
 from upwell.engine.expression import GENERATORS, Context
 from upwell.errors import InvalidSql, ParameterError
+from upwell.sql.caption import with_captions
 from upwell.sql.distinct import with_whole_distinct
 from upwell.sql.json_path import with_json_calls
 from upwell.sql.label import with_kept_labels
@@ -57,7 +58,7 @@ def render(text: str, values: Sequence[Value], context: Context, *, is_part: boo
     each of a query's rows.
     """
     if _CANDIDATE.search(text) is None:
-        return _in_engine_words(text, is_part)
+        return _with_captions(text, is_part)
     tokens = tokenize(text)
     reads_rows = any(token.word == "FROM" for token in tokens)
     parts: list[str] = []
@@ -79,7 +80,11 @@ def render(text: str, values: Sequence[Value], context: Context, *, is_part: boo
         if function is not None and _is_output(tokens, at, end):
             parts.append(f' AS "{text[token.start : end].lower()}"')
         done = end
-    return _in_engine_words("".join(parts) + text[done:], is_part)
+    return _with_captions("".join(parts) + text[done:], is_part)
+
+
+def _with_captions(text: str, is_part: bool) -> str:
+    return with_captions(text, lambda text: _in_engine_words(text, is_part))
 
 
 def _in_engine_words(text: str, is_part: bool) -> str:

@@ -1,16 +1,24 @@
 """Spellings: what is SQL everywhere and the query engine reads in other words only.
 
 Law: the text means the same. `TIME '…'` has microseconds, as columns have; a character that LIKE names as its
-ESCAPE stands where the engine takes a backslash. All other text stays as it is written.
+ESCAPE stands where the engine takes a backslash; SELECT DISTINCT is ordered by the number of an expression in
+its list. All other text stays as it is written.
 """
 
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Sequence
 
 from upwell.sql.lex import END, Token, string_value, tokenize
+from upwell.sql.twins import SelectItem, select_items
+
+_ORDERED = re.compile(r"\bDISTINCT\b.*\bORDER\b", re.IGNORECASE | re.DOTALL)
+_DIRECTIONS = frozenset({"ASC", "DESC", "NULLS"})
+_SET_OPERATIONS = frozenset({"UNION", "EXCEPT", "INTERSECT"})
 
 
 def with_own_spellings(text: str) -> str:
-    """Return the query with times and escapes as the engine reads them."""
+    """Return the query with times, escapes and the order of distinct rows as the engine reads them."""
+    text = _with_ordered_distinct(text) if _ORDERED.search(text) else text
     lower = text.lower()
     if "escape" not in lower and "time" not in lower:
         return text
@@ -43,3 +51,48 @@ def _escaped(tokens: Sequence[Token], escape: int) -> str | None:
         else:
             written.append("\\\\" if each == "\\" else each)
     return "'" + "".join(written).replace("'", "''") + "'"
+
+
+def _with_ordered_distinct(text: str) -> str:
+    """Return the query with expressions of a DISTINCT list by their numbers in its ORDER BY."""
+    tokens = tokenize(text)
+    edits: dict[tuple[int, int], int] = {}
+    for at in range(len(tokens) - 1):
+        words = [token.word for token in tokens[at : at + 3]]
+        if words[:2] != ["SELECT", "DISTINCT"] or "ON" in words:
+            continue
+        items = select_items(tokens, at + 1)
+        if any(item.is_all for item in items):
+            continue
+        for order in _order(tokens, at):
+            said = [token.word or token.text for token in order]
+            number = next((n for n, item in enumerate(items, 1) if _expression(item) == said), None)
+            if number is not None and len(said) > 1:
+                edits[order[0].start, order[-1].end] = number
+    for (start, end), number in sorted(edits.items(), reverse=True):
+        text = f"{text[:start]}{number}{text[end:]}"
+    return text
+
+
+def _expression(item: SelectItem) -> list[str]:
+    """Return what an item says, without its name."""
+    said = [token.word or token.text for token in item.tokens]
+    if item.alias is None or len(said) == 1:
+        return said
+    return said[: -2 if said[-2] == "AS" else -1]
+
+
+def _order(tokens: Sequence[Token], select: int) -> Iterator[Sequence[Token]]:
+    """Yield the expressions by which the query of a SELECT is ordered, without their directions."""
+    depth = 0
+    for at in range(select, len(tokens) - 1):
+        word = tokens[at].word
+        depth += (word == "(") - (word == ")")
+        if depth < 0 or (depth == 0 and word in _SET_OPERATIONS):
+            return
+        if depth == 0 and word == "ORDER" and tokens[at + 1].word == "BY":
+            for item in select_items(tokens, at + 2):
+                words = [token.word for token in item.tokens]
+                end = next((place for place, each in enumerate(words) if each in _DIRECTIONS), len(words))
+                yield item.tokens[:end]
+            return
