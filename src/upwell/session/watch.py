@@ -20,7 +20,9 @@ from upwell.session.depth import refuse_deep
 from upwell.session.exact import with_exact_literals
 from upwell.session.ignored import refuse_ignored
 from upwell.session.policy import Action, Principal, require_table
+from upwell.session.source import integers_of
 from upwell.session.system import is_stored, key_columns
+from upwell.sql.checked import with_checked_integers
 from upwell.sql.condition import with_moment
 from upwell.sql.live import find_system_query, parse_live_query
 from upwell.sql.render import render
@@ -82,4 +84,5 @@ def _bound(where: str, table: Table, context: Context) -> str:
     """Return a predicate's text for the query engine, with what changes by itself as values."""
     refuse_deep(where)
     refuse_ignored(where)
-    return with_exact_literals(with_moment(render(where, (), context), context.now_us), [table.columns])
+    text = with_moment(render(where, (), context), context.now_us)
+    return with_checked_integers(with_exact_literals(text, [table.columns]), integers_of([table.columns]))

@@ -65,7 +65,7 @@ m IN (1.50, 7)
 m = '1.5'
 m * 2 = 3
 ROUND(m) = 2
-n + 1 > 1
+n / 2 + 1 > 1
 i % 2 = 1
 d / 0 > 1
 f + d = 3
@@ -254,6 +254,22 @@ def test_a_row_without_an_answer_ends_that_live_query_only(world: World) -> None
     world.settle(others)
     world.db.run("UPDATE a.t SET n = 0, m = 0 WHERE id = 3")
     world.settle(others)
+
+
+@pytest.mark.parametrize(
+    ("where", "n"), [("n + 1 > 1", 2**63 - 1), ("n - 1 < 1", -(2**63)), ("-n > 0", -(2**63))]
+)
+def test_a_sum_that_does_not_fit_ends_the_live_query_as_it_does_a_select(
+    world: World, where: str, n: int
+) -> None:
+    live = world.follow(where)
+    world.db.run("INSERT INTO a.t (id, n) VALUES (1, -5), (2, 5), (3, 0)")
+    world.settle({where: live})
+    world.db.run("INSERT INTO a.t (id, n) VALUES (4, $1)", [n])
+    code, message = world.error(live)
+    assert (code, "arithmetic overflow" in message) == ("SUBSCRIPTION_FAILED", True)
+    with pytest.raises(QueryFailure, match="arithmetic overflow"):
+        world.found(where)
 
 
 def test_a_row_is_judged_by_itself(world: World) -> None:
