@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from upwell.device import DeviceError, Request, Response
+from upwell.device import DeviceError, NotSignedIn, Request, Response
 from upwell.testing.sync_server import FakeServer
 
 
@@ -134,3 +134,25 @@ def test_while_one_reads_the_log_the_other_fills_the_file(
     at_request(app, number, meanwhile)
     app.device.download()
     check(server, app, worker)
+
+
+def test_nothing_of_the_next_user_is_sent_in_the_name_of_the_one_before(
+    install: Any, server: FakeServer, token_of: Any
+) -> None:
+    """The worker has sent all, and gave the file away, when the app hears that its batch was too large."""
+    server.batch_limit = 1
+    app, worker = install(), install()
+    app.device.sync()
+    for key in "ab":
+        add(app, key)
+
+    def meanwhile() -> None:
+        worker.device.upload()
+        worker.device.wipe()
+        worker.device.sign_in("fake:", "bob", token=token_of("phone", "bob"))
+        add(worker, "c", "bob's")
+
+    at_request(app, 1, meanwhile)
+    with pytest.raises(NotSignedIn):
+        app.device.upload()
+    assert [request for request in app.wire.requests if b"bob" in (request.body or b"")] == []

@@ -67,11 +67,13 @@ class Outbox:
     def freeze(self, tables: Tables, limit: int, skip: Iterable[RowKey]) -> list[Outgoing]:
         """Copy the next `limit` changes: untried ones first, parents before children, deletions last.
 
-        What another process has put there since comes first.
+        What was sent and never answered comes first, also by another process. Raises `NotSignedIn` if that
+        one gave the file away: what is pending may be another user's.
         """
         with self._file.transaction() as connection:
-            if self._file.count("true", "_sync_outbox"):
-                return self.outstanding()
+            self._file.require_owner()
+            if outstanding := self.outstanding():
+                return outstanding
             self._number()
             picked = self._pick(tables, limit, set(skip))
             has_extra = connection.execute("SELECT 1 FROM _sync_extra LIMIT 1").fetchone() is not None
@@ -81,7 +83,7 @@ class Outbox:
                 " VALUES (?, ?, ?, ?, ?, ?, ?)",
                 [(*row[:5], self._wire(tables, row, has_extra=has_extra), row[5]) for row in picked],
             )
-        return self.outstanding()
+            return self.outstanding()
 
     def _pick(self, tables: Tables, limit: int, skipped: set[RowKey]) -> list[PendingRow]:
         """Take them group by group, in the order of an index: what waits in thousands isn't sorted anew."""

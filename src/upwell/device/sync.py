@@ -125,7 +125,7 @@ class Syncer:
         return self._uploaded(report)
 
     def _next_batch(self, attempts: Attempts) -> list[Outgoing]:
-        batch = self._outbox.outstanding() or self._freeze(attempts)
+        batch = self._freeze(attempts)
         return batch or (self._freeze(attempts) if attempts.widen() else [])
 
     def _freeze(self, attempts: Attempts) -> list[Outgoing]:
