@@ -24,12 +24,14 @@ from upwell.errors import ReadOnly
 from upwell.ids import Seq
 from upwell.logs import fields
 from upwell.storage.hot import (
+    Applied,
     Batch,
     Change,
     DropRange,
     ExpectationFailed,
     HotStore,
     Kind,
+    RecordIs,
     RecordWrite,
     RowWrite,
 )
@@ -160,7 +162,7 @@ class Committer:
             self._expect_tables(batch)
             batch.rows = self._superseding(batch.rows)
             try:
-                applied = self._store.apply(batch)
+                applied = self._apply(batch)
             except ReadOnly:
                 self._work.set()  # the syncer meets it too, and tells all who wait
                 raise
@@ -235,6 +237,30 @@ class Committer:
         self._closing = True
         self._work.set()
         self._syncer.join()
+
+    def _apply(self, batch: Batch) -> Applied:
+        try:
+            return self._store.apply(batch)
+        except ExpectationFailed:
+            if not self._renew_manifests(batch):
+                raise
+        return self._store.apply(batch)
+
+    def _renew_manifests(self, batch: Batch) -> bool:
+        """Expect the manifests that are in force by now, where no row became cold; whether any is another.
+
+        What isn't hot was looked up in what is cold, and a compaction changes no answer.
+        """
+        own = {record.name for record in batch.records if record.kind is Kind.MANIFEST}
+        is_any = False
+        for at, each in enumerate(batch.expectations):
+            if isinstance(each, RecordIs) and each.kind is Kind.MANIFEST and each.name not in own:
+                now = self._store.find_record(Kind.MANIFEST, each.name)
+                was_until = decode_manifest_record(each.value).flushed_until
+                if now != each.value and was_until == decode_manifest_record(now).flushed_until:
+                    batch.expectations[at] = RecordIs(Kind.MANIFEST, each.name, now)
+                    is_any = True
+        return is_any
 
     def _expect_tables(self, batch: Batch) -> None:
         tables = self._catalog.by_id

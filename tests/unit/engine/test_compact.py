@@ -13,7 +13,7 @@ from upwell.engine.stop import Stop
 from upwell.errors import ColdFileMissing
 from upwell.jobs.compaction import GARBAGE_WAITS, watch_replaced
 from upwell.jobs.job import JobType
-from upwell.storage.hot import Kind
+from upwell.storage.hot import ExpectationFailed, Kind
 from upwell.testing import cold
 from upwell.testing.embedded import Embedded, memory_store
 from upwell.testing.wait import wait_until
@@ -148,6 +148,30 @@ def test_who_reads_an_older_view_keeps_its_files(db: Embedded) -> None:
     del old
     assert collected(db)
     assert len(files(db, "*.parquet")) == 2
+
+
+def test_a_write_that_was_evaluated_before_a_compaction_is_committed_after_it(db: Embedded) -> None:
+    """Compaction changes no answer; what was written and flushed meanwhile does."""
+    table = db.table("app.ours")
+    for key in (1, 2, 3):
+        db.change("INSERT INTO app.ours (id, n) VALUES ($1, 0)", [key])
+        db.flush("app.ours")
+    db.change("DELETE FROM app.ours WHERE id = 3")
+    db.flush("app.ours")
+    write, late = db.write(), db.write()
+    for each in (write, late):
+        each.update(table, SHARED, 1, [1, 10])
+        each.insert(table, SHARED, [3, 30])
+    db.compactor.compact_partition(table, SHARED, whole=True)
+    db.committer.apply(write.batch)
+    db.settle()
+    changed = [(1, 10), (2, 0), (3, 30)]
+    assert db.rows("SELECT id, n FROM app.ours ORDER BY id") == changed
+    db.flush("app.ours")
+    db.compactor.compact_partition(table, SHARED, whole=True)
+    with pytest.raises(ExpectationFailed):
+        db.committer.apply(late.batch)
+    assert db.rows("SELECT id, n FROM app.ours ORDER BY id") == changed
 
 
 def test_readers_from_outside_have_a_grace(tmp_path: Path) -> None:
