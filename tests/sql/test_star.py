@@ -187,3 +187,32 @@ def test_a_query_with_a_star_knows_its_columns_after_an_alter(tmp_path: Path) ->
         assert answer.table.column_names[:5] == ["id", "x", "y", "_seq", "_deleted"]
         assert db.rows(query)[0][:3] == (3, 4, None)
         assert db.rows(query)[0][-1] == 12
+
+
+_STAR = ["id", "x", "_seq", "_deleted"]
+
+
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [
+        ("SELECT *, * FROM a.t ORDER BY id", _STAR * 2),
+        ("SELECT q.*, q.* FROM a.t q ORDER BY q.id", _STAR * 2),
+        ("SELECT *, id, t.*, * FROM a.t ORDER BY id", [*_STAR, "id", *_STAR * 2]),
+        ("SELECT t.*, u.id, t.* FROM a.t, a.u WHERE t.id = u.id ORDER BY t.id", [*_STAR, "id", *_STAR]),
+        ("SELECT * FROM (SELECT *, * FROM a.t) q ORDER BY x", _STAR * 2),
+        ("SELECT v.*, v.* FROM a.v ORDER BY v.id", [*_STAR, "y"] * 2),
+    ],
+)
+def test_a_star_may_come_twice(db: Embedded, text: str, names: list[str]) -> None:
+    answer = db.run(text).result
+    assert isinstance(answer, Answer)
+    assert answer.table.column_names == names
+    seqs = dict(db.rows("SELECT id, _seq FROM a.t"))
+    for row, (key, x, y) in zip(db.rows(text), [(1, 10, 5), (2, 20, 6)], strict=True):
+        cells = {"id": key, "x": x, "y": y, "_seq": seqs[key], "_deleted": False}
+        assert row == tuple(cells[name] for name in names)
+
+
+def test_a_star_that_comes_twice_over_merged_columns_is_refused(db: Embedded) -> None:
+    with pytest.raises(UpwellError, match="name them in its place"):
+        db.run("SELECT *, * FROM a.t JOIN a.u USING (id)")

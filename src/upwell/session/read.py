@@ -12,7 +12,7 @@ from upwell.engine.flow import Given
 from upwell.engine.query import QueryEngine
 from upwell.engine.result import refuse_not_finite, renamed, result_columns, without_directories
 from upwell.engine.rows import Rows, WouldBlock
-from upwell.engine.source import AnySource, Resolve, Source, declared_columns
+from upwell.engine.source import AnySource, Resolve, Source, declared_columns, names_of
 from upwell.engine.stop import Stop
 from upwell.engine.tiers import with_tiers
 from upwell.engine.view import View
@@ -39,9 +39,9 @@ from upwell.sql.caption import with_captions
 from upwell.sql.checked import with_checked_integers
 from upwell.sql.owners import name_all_owners
 from upwell.sql.render import render
-from upwell.sql.star import with_declared_stars
+from upwell.sql.star import with_declared_stars, with_stars_once
 from upwell.sql.statements import DirectRead, PointRead, Select
-from upwell.sql.twins import OwnNames, own_names
+from upwell.sql.twins import OwnNames, is_for_twins, own_names
 from upwell.types import Column, Key, Value
 
 
@@ -249,6 +249,8 @@ class Reader:
         try:
             return OwnNames(text, {}), self.query.tables_in(text, namespace, resolver)
         except QueryFailure as failure:
+            if is_for_twins(str(failure)):
+                text = with_stars_once(text, partial(_columns_seen, resolver, namespace))
             for own in own_names(text, str(failure)):
                 with suppress(QueryFailure):
                     return own, self.query.tables_in(own.text, namespace, resolver)
@@ -273,3 +275,7 @@ def _columns(given: pa.Table) -> list[Column]:
 
 def _declared(resolver: Resolve, home: str, namespace: str | None, name: str) -> Sequence[str] | None:
     return declared_columns(resolver(home if namespace is None else namespace, name))
+
+
+def _columns_seen(resolver: Resolve, home: str, namespace: str | None, name: str) -> Sequence[str]:
+    return names_of(resolver(home if namespace is None else namespace, name))

@@ -127,12 +127,21 @@ _BY_STATEMENT = [
     (r"(STORAGE )?FLUSH\b", "STORAGE FLUSH TABLE namespace.table, or STORAGE FLUSH ALL IN namespace"),
     (r"TABLE\b", "SELECT * FROM t"),
     (r"SELECT .* LIMIT \w+ ,", "LIMIT n OFFSET m"),
+    (r"SELECT .*\* (EXCEPT|EXCLUDE) \(|SELECT .*\* EXCLUDE\b", "name the columns in place of *"),
     (r".*= (\?|% S|: \w|@ \w|\{)", _PARAMETERS),
 ]
 _BY_REFUSAL = [
     (r"not implemented: TOP", "LIMIT n"),
     (r"not implemented: FETCH", "LIMIT n OFFSET m"),
     (r"PGAbs|Placeholder '", _PARAMETERS),
+    (
+        r"not support logical expression Exists",
+        "a column says (SELECT COUNT(*) FROM … WHERE …) > 0; WHERE takes EXISTS",
+    ),
+    (
+        r"not support logical expression InSubquery",
+        "WHERE takes x IN (SELECT …); a column says EXISTS (SELECT 1 FROM u WHERE u.y = t.x)",
+    ),
     (r"Unsupported ast node.*RLike", "c ~ 'pattern' matches a regular expression"),
     (r"unique expression names", "two columns of the query are the same; name one of them: 1 AS a, 1 AS b"),
     (r"Unsupported SQL type UUID", "UUIDs are compared and stored as text: CAST(x AS TEXT)"),
@@ -158,7 +167,10 @@ _BY_REFUSAL = [
 ]
 _STATEMENTS = [(re.compile(pattern, re.DOTALL), advice) for pattern, advice in _BY_STATEMENT]
 _REFUSALS = [(re.compile(pattern, re.DOTALL), advice) for pattern, advice in _BY_REFUSAL]
-_DUMPED = re.compile(r"(Unsupported ast node in sqltorel: \w+) \{.*", re.DOTALL)
+_DUMPED = re.compile(
+    r"(Unsupported ast node in sqltorel: \w+|not support logical expression (?:Exists|InSubquery))\b.*",
+    re.DOTALL,
+)
 _FIELD = re.compile(r"No field named (?:\w+\.)*\"?(\w+)\"?")
 _UNSUPPORTED = re.compile(r"Unsupported statement type: (\w+)")
 

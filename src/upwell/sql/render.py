@@ -13,6 +13,7 @@ from upwell.engine.expression import GENERATORS, Context
 from upwell.errors import InvalidSql, ParameterError
 from upwell.sql.caption import with_captions
 from upwell.sql.distinct import with_whole_distinct
+from upwell.sql.existence import with_counted_existence
 from upwell.sql.json_path import with_json_calls
 from upwell.sql.label import with_kept_labels
 from upwell.sql.lex import END, Token, tokenize
@@ -88,9 +89,8 @@ def _with_captions(text: str, is_part: bool) -> str:
 
 
 def _in_engine_words(text: str, is_part: bool) -> str:
-    text = with_lists_apart(
-        with_memberships(with_own_spellings(with_kept_labels(with_whole_stars(text)))), is_part=is_part
-    )
+    text = with_counted_existence(with_kept_labels(with_whole_stars(text)))
+    text = with_lists_apart(with_memberships(with_own_spellings(text)), is_part=is_part)
     return with_json_calls(with_whole_distinct(text))
 
 

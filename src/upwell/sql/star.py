@@ -108,6 +108,15 @@ def _folded(token: Token) -> str:
 
 def with_declared_stars(text: str, columns_of: ColumnsOf) -> str:
     """Return a query with each star of a table, but in EXISTS, as the columns that `columns_of` says."""
+    return _with_columns(text, columns_of, stars_kept=0)
+
+
+def with_stars_once(text: str, columns_of: ColumnsOf) -> str:
+    """Return a query with all stars of a list but the first as the columns that `columns_of` says."""
+    return _with_columns(text, columns_of, stars_kept=1)
+
+
+def _with_columns(text: str, columns_of: ColumnsOf, *, stars_kept: int) -> str:
     if "*" not in text:
         return text
     tokens = tokenize(text)
@@ -115,13 +124,17 @@ def with_declared_stars(text: str, columns_of: ColumnsOf) -> str:
     for select in reversed([at for at, token in enumerate(tokens) if token.word == "SELECT"]):
         if select > 1 and tokens[select - 2].word == "EXISTS":
             continue
-        for item in reversed(select_items(tokens, select + 1)):
-            if item.is_all and item.tokens[-1].word == "*":
-                sources = list(_sources(tokens, _from_of(tokens, select + 1), queries, columns_of))
-                written = _columns_of_star(item, sources)
-                start, end = item.tokens[0].start, item.tokens[-1].end
-                text = text[:start] + (written or text[start:end]) + text[end:]
+        stars = [item for item in select_items(tokens, select + 1) if item.is_all and _ends_with_star(item)]
+        for item in reversed(stars[stars_kept:]):
+            sources = list(_sources(tokens, _from_of(tokens, select + 1), queries, columns_of))
+            written = _columns_of_star(item, sources)
+            start, end = item.tokens[0].start, item.tokens[-1].end
+            text = text[:start] + (written or text[start:end]) + text[end:]
     return text
+
+
+def _ends_with_star(item: SelectItem) -> bool:
+    return item.tokens[-1].word == "*"
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,7 +162,7 @@ def _columns_of_star(item: SelectItem, sources: Sequence[_FromItem]) -> str | No
     is_told = all(each.columns is None for each in sources)
     if any(each.is_merged or not (each.qualifier or is_told) for each in sources):
         raise InvalidSql(
-            "which columns * gives to be stored, and in which order, can't be told from this FROM; "
+            "which columns * gives here, and in which order, can't be told from this FROM; "
             "name them in its place"
         )
     return None if is_told else ", ".join(each.star for each in sources)

@@ -63,9 +63,14 @@ class SelectItem:
         return any(token.word == "*" and (before is END or before.word == ".") for before, token in stars)
 
 
+def is_for_twins(refusal: str) -> bool:
+    """Tell whether a query was refused with this message for its twins."""
+    return _REFUSED.search(refusal) is not None
+
+
 def own_names(text: str, refusal: str) -> Iterator[OwnNames]:
     """Yield ways to write a query that was refused with this message, if that was for its twins."""
-    if _REFUSED.search(refusal) is None:
+    if not is_for_twins(refusal):
         return
     tokens = tokenize(text)
     lists = [select_items(tokens, at + 1) for at, token in enumerate(tokens) if token.word == "SELECT"]

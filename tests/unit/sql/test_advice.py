@@ -54,6 +54,8 @@ def test_what_isnt_our_grammar(sql: str, wanted: str) -> None:
     ("message", "sql", "wanted"),
     [
         ("No field named bob. Valid fields are a", 'SELECT 1 FROM t WHERE n = "bob"', "single quotes: 'bob'"),
+        ("Physical plan does not support logical expression Exists(x)", "SELECT EXISTS (…)", "COUNT(*)"),
+        ("Physical plan does not support logical expression InSubquery(x)", "SELECT 1 IN (…)", "EXISTS"),
         ("This feature is not implemented: TOP", "SELECT TOP 5 * FROM t", "LIMIT n"),
         ("Invalid function 'last_insert_id'", "SELECT LAST_INSERT_ID()", "RETURNING"),
         ("Placeholder ':id' was not provided", "SELECT :id", "$1"),
