@@ -1,11 +1,12 @@
 """Writes: INSERT, UPDATE and DELETE, evaluated and committed.
 
 Law: a short write is evaluated and applied at once under the write lock; a long one on a View in a worker
-thread, again if somebody was faster.
+thread, again if somebody was faster, and in the end while others of its table wait.
 """
 
+import asyncio
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 
 from upwell.engine.catalog import Table
@@ -29,6 +30,7 @@ from upwell.session.policy import Action, require_table
 from upwell.session.read import Reader
 from upwell.session.threads import QueryThreads
 from upwell.session.transaction import Transaction
+from upwell.session.turn import TURN_S_MAX, Turns
 from upwell.sql.statements import Delete, Insert, Returning, Update
 from upwell.storage.hot import Batch, ExpectationFailed
 from upwell.types import Row
@@ -40,6 +42,8 @@ Effect = Changed | PointAnswer | Answer
 INLINE_ROWS_MAX = 300
 LOCK_WAIT_S_MAX = 0.002
 ATTEMPTS_MAX = 100
+OVERTAKEN_MAX = 5
+"""After so many attempts others wait for a long write."""
 _VERBS = {Insert: "Inserted", Update: "Updated", Delete: "Deleted"}
 
 
@@ -58,11 +62,13 @@ class Writer:
     growth: Growth
     threads: QueryThreads
     reader: Reader
+    turns: Turns = field(default_factory=Turns)
 
     async def write(self, call: Call, statement: Dml) -> Effect:
         require_table(call.principal, Action.WRITE, statement.table)
         if call.transaction is not None:
             return await self._stage(call, call.transaction, statement)
+        await self.turns.wait(statement.table.id)
         done = None
         if not self._must_defer(call, statement):
             done = self._write_inline(call, statement)
@@ -77,6 +83,7 @@ class Writer:
         batch = transaction.write.batch
         if not batch.rows:
             return
+        await self.turns.wait(*{row.table for row in batch.rows})
         try:
             seq = await self._apply(batch)
         except ExpectationFailed as failure:
@@ -164,14 +171,25 @@ class Writer:
         return seq, effect
 
     async def _write_deferred(self, call: Call, statement: Dml) -> tuple[int, Effect]:
-        committer = self.committer
-        for _ in range(ATTEMPTS_MAX):
-            await self.growth.reached(committer.last_seq)
+        table, loop, took_s = statement.table.id, asyncio.get_running_loop(), 0.0
+        for attempt in range(ATTEMPTS_MAX):
+            has_turn = attempt >= OVERTAKEN_MAX and took_s < TURN_S_MAX
+            started_s = loop.time()
             try:
-                return await self.threads.run(partial(self._write_on, call, statement))
+                if has_turn:
+                    async with self.turns.taken(table):
+                        started_s = loop.time()
+                        return await self._attempt(call, statement)
+                await self.turns.wait(table)
+                return await self._attempt(call, statement)
             except ExpectationFailed:
                 self._refuse_stale(statement.table)
+                took_s = loop.time() - started_s
         raise Conflict("the rows of this statement keep changing; run it again")
+
+    async def _attempt(self, call: Call, statement: Dml) -> tuple[int, Effect]:
+        await self.growth.reached(self.committer.last_seq)
+        return await self.threads.run(partial(self._write_on, call, statement))
 
     def _refuse_stale(self, table: Table) -> None:
         """Names were resolved with a table that was changed, dropped or made anew since."""
