@@ -209,6 +209,38 @@ def test_a_circle_of_rows_gets_through_whatever_the_limit(world: World) -> None:
     assert world.db.rows("SELECT count(*) FROM app.nodes", user="ada") == [(3,)]
 
 
+@pytest.mark.parametrize("limit", [1, 2, 200])
+@pytest.mark.parametrize("is_held", [False, True])
+def test_the_deletion_of_a_circle_gets_through_whatever_the_limit(
+    world: World, limit: int, is_held: bool
+) -> None:
+    """And what goes beside it; but for a row that the server holds, for another device refers to it."""
+    phone, laptop = world.app("phone", upload_limit=limit), world.app("laptop")
+    execute = phone.device.connection.execute
+    for table, keys in (("nodes", KEYS), ("users", KEYS)):
+        execute("BEGIN")
+        for key, following in zip(keys, [*keys[1:], keys[0]], strict=True):
+            execute(f"INSERT INTO {table} VALUES (?, ?)", (key, following))
+        execute("COMMIT")
+    phone.device.sync()
+    laptop.device.sync()
+    if is_held:
+        laptop.device.connection.execute("INSERT INTO posts VALUES (?, 'new', ?)", (KEYS[0], KEYS[1]))
+        laptop.device.sync()
+    execute("DELETE FROM nodes")
+    execute("DELETE FROM users")
+
+    for _ in range(3):
+        phone.device.sync()
+
+    held = [(KEYS[1],)] if is_held else []
+    for table, expected in (("nodes", []), ("users", held)):
+        assert world.db.rows(f"SELECT id FROM app.{table}", user="ada") == expected
+        assert execute(f"SELECT id FROM {table}").fetchall() == expected
+    assert phone.device.status().pending == 0
+    assert phone.device.status().conflicts == int(is_held)
+
+
 def test_a_text_that_is_no_utf8_stops_only_its_row(world: World) -> None:
     app = world.app("phone")
     execute = app.device.connection.execute

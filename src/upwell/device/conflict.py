@@ -84,7 +84,7 @@ class Settlement:
     def undelete(self, tables: Tables, sent: Outgoing) -> bool:
         """The server keeps refusing a deletion because of rows that refer to this one: bring the row back.
 
-        Children that this device deleted go first, so the first refusal changes nothing.
+        Children that this device deleted go first, or with it, so the first refusal changes nothing.
         """
         found = self._file.connection.execute(
             "SELECT base_payload, base_version FROM _sync_pending WHERE table_name = ? AND pk_uuid = ?"

@@ -14,7 +14,7 @@ from msgspec import UNSET, Raw
 from upwell.device.codec import JsonObject, decode_object, encode_json, key_to_wire, payload_to_wire
 from upwell.device.file import SyncFile
 from upwell.device.schema import BLOB_ELSEWHERE, Tables
-from upwell.protocol.sync import UNREGISTERED_TABLE, Status, UploadChange
+from upwell.protocol.sync import HAS_CHILDREN, UNREGISTERED_TABLE, Status, UploadChange
 
 RowKey = tuple[str, str]
 INVALID_TEXT, INVALID_KEY, BLOB_IN_TEXT = "invalid_text", "invalid_key", "blob_in_text"
@@ -148,6 +148,14 @@ class Outbox:
             if self.outstanding() == batch:
                 last = batch[(len(batch) - 1) // 2].position
                 connection.execute("DELETE FROM _sync_outbox WHERE position > ?", (last,))
+
+    def has_all_deletions(self) -> bool:
+        """Whether no deletion waits outside that may let go of what is deleted here."""
+        return not self._file.count(
+            f"op = 'DELETE' AND quarantined = 0 AND (attempts = 0 OR reason = '{HAS_CHILDREN}')"
+            " AND (table_name, pk_uuid) NOT IN (SELECT table_name, pk_uuid FROM _sync_outbox)",
+            "_sync_pending",
+        )
 
     def clear(self) -> None:
         """The batch was answered; in the transaction that stores the answer."""

@@ -166,14 +166,18 @@ class Syncer:
                 if status.current_deleted and (status.current_server_version or 0) > 0:
                     # Repeated, and deleted since: a hydration in between may have stepped over that.
                     self._applier.await_deletion(sent.row, status.current_server_version or 0)
-            for sent, status in answered:
-                if status.status != "applied":
-                    report = self._settle(sent, status, report)
+            refused = [(sent, status) for sent, status in answered if status.status != "applied"]
+            is_held = any(reason_of(status)[0] == wire.HAS_CHILDREN for _, status in refused)
+            may_undelete = is_held and self._outbox.has_all_deletions()
+            for sent, status in refused:
+                report = self._settle(sent, status, report, may_undelete=may_undelete)
             self._outbox.clear()
         repeated = sum(is_repeated(sent, status) for sent, status in applied)
         return replace(report, applied=report.applied + len(applied), duplicates=report.duplicates + repeated)
 
-    def _settle(self, sent: Outgoing, status: wire.Status, report: UploadReport) -> UploadReport:
+    def _settle(
+        self, sent: Outgoing, status: wire.Status, report: UploadReport, *, may_undelete: bool
+    ) -> UploadReport:
         match status:
             case wire.Status(status="conflict", server_row=wire.ServerRow() as found):
                 try:
@@ -181,8 +185,8 @@ class Syncer:
                 except Undecodable as cause:
                     raise AnswerRefused(f"the server's row of a conflict can't be read: {cause}") from cause
                 return replace(report, conflicts=report.conflicts + 1)
-            case wire.Status(invalid=wire.Invalid(reason=wire.HAS_CHILDREN)) if self._settlement.undelete(
-                self._capture.tables, sent
+            case wire.Status(invalid=wire.Invalid(reason=wire.HAS_CHILDREN)) if (
+                may_undelete and self._settlement.undelete(self._capture.tables, sent)
             ):
                 return replace(report, conflicts=report.conflicts + 1)
             case _:
