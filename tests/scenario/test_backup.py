@@ -269,6 +269,13 @@ def test_what_a_lost_disk_had_comes_back_by_a_restore(tmp_path: Path) -> None:
         assert root.run("SELECT id, n FROM app.ours ORDER BY id").rows == [[1, 1], [2, 2]]
         assert cold.audit(far) == []
         assert not (tmp_path / "data" / "restored").exists()
+        root.run("DROP TABLE app.ours")
+        root.run("DROP STORAGE far")
+        assert not (far / "upwell-storage.json").exists()
+        assert job(root, restore)[0] == "completed"
+        server.restart()
+        assert root.run("SELECT id, n FROM app.ours ORDER BY id").rows == [[1, 1], [2, 2]]
+        assert cold.audit(far) == []
 
 
 def cursor(site: Site, after: int | None = None) -> int | None:

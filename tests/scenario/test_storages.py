@@ -54,7 +54,9 @@ def test_a_storage_comes_changes_and_goes(root: Wire, tmp_path: Path) -> None:
     assert root.run("DROP STORAGE disk-1").message == "Storage 'disk-1' dropped successfully"
     assert "disk-1" not in storages(root)
     root.run(f"CREATE STORAGE 'disk-1' TYPE 'filesystem' BASE_DIRECTORY '{base}' NAME 'again'")
+    assert (base / "upwell-storage.json").exists()
     assert root.run("DROP STORAGE IF EXISTS disk-1").message == "Storage 'disk-1' dropped successfully"
+    assert list(base.iterdir()) == [], "another server may have the place"
     message = root.run("DROP STORAGE IF EXISTS disk-1").message
     assert message == "Storage 'disk-1' does not exist (skipped)"
 

@@ -219,6 +219,7 @@ def test_a_dropped_table_leaves_nothing_in_its_bucket(cloud: Cloud, space: str) 
     assert cloud.ended(job)[0] == "completed"
     assert cloud.s3.keys(BUCKET, f"{space}/") == [f"{space}/upwell-storage.json"]
     assert cloud.root.run("DROP STORAGE gone").message == "Storage 'gone' dropped successfully"
+    assert cloud.s3.keys(BUCKET, f"{space}/") == []
 
 
 # --- faults

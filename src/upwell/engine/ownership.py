@@ -1,8 +1,8 @@
 """Ownership: which storages a store that comes from another server may write to.
 
-Law: two servers never write to one storage, or they would remove each other's files. Who restores a backup of
-another server keeps its own name, and takes its own storages of the same ids for those of the backup; what it
-has no storage of its own for it takes only where no other server's marker is.
+Law: two servers never write to one storage, or they would remove each other's files. Who restores a
+backup, of another server too, keeps its own name, and takes its own storages of the same ids for those of
+the backup; what it has no storage of its own for it takes only where no other server's marker is.
 """
 
 from collections.abc import Iterable
@@ -28,18 +28,17 @@ def claim_storages(store: HotStore, archive: Archive, *, committer: Committer, s
     needed = {table.storage for table in catalog.by_id.values()} | {
         each.storage for each in archive.elsewhere
     }
-    if name is None or name == find_server_id(store):
-        for storage in _foreign(catalog, needed):
-            _require_ready(storage, storages)
-        return
     for storage in _foreign(catalog, needed - own.storages.keys()):
         _take_over(storage, own, storages)
     mine = [own.storages[each.id] for each in _foreign(catalog, own.storages)]
     for storage in mine:
-        _require_ready(storage, storages)
-    store.apply(Batch(records=[*map(storage_record, mine), name_record(name)]))
-    # Who has read this server has read another history, from the first seq on.
-    lose_after(store, 0)
+        if storage.id in needed:
+            _require_ready(storage, storages)
+    store.apply(Batch(records=[storage_record(each) for each in mine]))
+    if name is not None and name != find_server_id(store):
+        store.apply(Batch(records=[name_record(name)]))
+        # Who has read this server has read another history, from the first seq on.
+        lose_after(store, 0)
 
 
 def _take_over(storage: Storage, own: Catalog, storages: Storages) -> None:
@@ -47,9 +46,9 @@ def _take_over(storage: Storage, own: Catalog, storages: Storages) -> None:
         storages.create(storage, own.storages.values())
     except InvalidOperation as error:
         raise InvalidOperation(
-            f"{error.args[0]}. The backup is of another server, with files in this storage. If that one "
-            f"goes on, CREATE STORAGE {storage.id} here, in a place of its own, and restore again; "
-            f"if it is gone for good, remove {storage.base}/{MARKER}, and restore again"
+            f"{error.args[0]}. The backup has files in this storage. If that server goes on, CREATE STORAGE "
+            f"{storage.id} here, in a place of its own, and restore again; if it is gone for good, remove "
+            f"{storage.base}/{MARKER}, and restore again"
         ) from error
 
 

@@ -21,7 +21,7 @@ from upwell.types import TableId
 
 @dataclass(frozen=True, slots=True)
 class StorageSchema:
-    """All changes of storages; each returns the seq to wait for, None if there was nothing to do."""
+    """All changes of storages; who makes one waits until all that was committed is durable."""
 
     committer: Committer
     clock: Clock
@@ -53,7 +53,8 @@ class StorageSchema:
             refuse_meeting_tables(writing, tables, {**self._catalog.storages, name: changed})
             return self.committer.apply(Batch(records=[storage_record(changed)]))
 
-    def drop(self, name: str, *, if_exists: bool) -> Seq | None:
+    def drop(self, name: str, *, if_exists: bool) -> Storage | None:
+        """Let a storage go; return it, None if there was none."""
         if name == LOCAL:
             raise InvalidOperation("storage 'local' belongs to the server and stays")
         with self.committer.lock:
@@ -68,7 +69,8 @@ class StorageSchema:
                     f"Cannot drop storage '{name}': {len(using)} table(s) still using it: "
                     + ", ".join(sorted(using)[:5])
                 )
-            return self.committer.apply(Batch(records=[storage_record(storage, dropped=True)]))
+            self.committer.apply(Batch(records=[storage_record(storage, dropped=True)]))
+            return storage
 
     def tables_using(self, name: str) -> set[str]:
         """Return the tables that write to a storage, or have files there."""

@@ -2,13 +2,16 @@
 
 import asyncio
 import json
-from dataclasses import dataclass, replace
+import logging
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 from upwell.clock import Clock
+from upwell.engine.restore import RESTORED
 from upwell.engine.storages import StorageSchema
-from upwell.errors import NotFound
+from upwell.errors import NotFound, UpwellError
 from upwell.feeds.cursor import Growth
+from upwell.logs import fields
 from upwell.session.audit import AuditLog
 from upwell.session.call import Call
 from upwell.session.outcome import Answer, Message
@@ -16,9 +19,12 @@ from upwell.session.policy import require_admin
 from upwell.session.system import made
 from upwell.session.threads import SlowThreads
 from upwell.sql.maintenance import AlterStorage, CheckStorage, CreateStorage, DropStorage
-from upwell.storage.definition import Storage, checked, read_settings
+from upwell.storage.definition import MARKER, Storage, checked, read_settings
 from upwell.storage.storages import Storages
+from upwell.storage.volume import cause_of
 from upwell.types import SqlType
+
+log = logging.getLogger("upwell.storages")
 
 AREA = "storage management"
 CLEANUP_POLL_S = 0.1
@@ -45,15 +51,19 @@ class StorageDefiner:
     growth: Growth
     slow: SlowThreads
     clock: Clock
+    turn: asyncio.Lock = field(default_factory=asyncio.Lock)
+    """Who gives a place up looks first whether a storage is there: none comes between the two."""
 
     async def run(self, call: Call, statement: StorageStatement) -> Message | Answer:
         """Run a statement; return when what it did is durable and visible."""
         require_admin(call.principal, AREA)
         match statement:
             case CreateStorage(storage):
-                return await self._create(call, storage)
+                async with self.turn:
+                    return await self._create(call, storage)
             case AlterStorage():
-                return await self._alter(call, statement)
+                async with self.turn:
+                    return await self._alter(call, statement)
             case DropStorage(name, if_exists):
                 return await self._drop(call, name, if_exists=if_exists)
             case CheckStorage(name, is_extended):
@@ -82,9 +92,24 @@ class StorageDefiner:
             if not await self.slow.run(partial(self.schema.is_being_cleaned, name)):
                 break
             await asyncio.sleep(CLEANUP_POLL_S)
-        if await self.slow.run(partial(self.schema.drop, name, if_exists=if_exists)) is None:
-            return await self._done(call, None, name, f"Storage '{name}' does not exist (skipped)")
-        return await self._done(call, "DROP_STORAGE", name, f"Storage '{name}' dropped successfully")
+        async with self.turn:
+            dropped = await self.slow.run(partial(self.schema.drop, name, if_exists=if_exists))
+            if dropped is None:
+                return await self._done(call, None, name, f"Storage '{name}' does not exist (skipped)")
+            done = await self._done(call, "DROP_STORAGE", name, f"Storage '{name}' dropped successfully")
+            await self.slow.run(partial(self._release, dropped))
+        return done
+
+    def _release(self, storage: Storage) -> None:
+        if (self.storages.root.parent / RESTORED).exists():
+            return  # the next start may bring files there
+        try:
+            self.storages.release(storage, self.schema.storages)
+        except (OSError, UpwellError) as error:
+            log.warning(
+                "A dropped storage can't be reached; remove its marker to let another server use the place",
+                extra=fields(storage=storage.id, marker=f"{storage.base}/{MARKER}", reason=cause_of(error)),
+            )
 
     async def _check(self, name: str, *, is_extended: bool) -> Answer:
         storage = self.growth.view.catalog.storages.get(name)

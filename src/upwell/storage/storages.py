@@ -125,6 +125,19 @@ class Storages:
             cause = error.strerror or str(error)
             raise InvalidOperation(f"storage '{storage.id}': can't use {storage.base}: {cause}") from error
 
+    def release(self, storage: Storage, others: Iterable[Storage]) -> None:
+        """Let other servers use the place of a storage that is dropped, unless one of the `others` is there.
+
+        Raises `OSError` or `StorageFailed` if the place can't be reached; the marker stays there then.
+        """
+        with self._lock:
+            self._unclaimed = {each for each in self._unclaimed if each[0] != storage.id}
+        base = _resolved(storage).base
+        if all(_resolved(other).base != base for other in others):
+            volume = self._volume(storage)
+            if self._is_claimed(volume, MARKER, ours=True):
+                volume.delete(MARKER)
+
     @staticmethod
     def refuse_meeting(storage: Storage, others: Iterable[Storage]) -> None:
         """Raise `InvalidOperation` if another storage is in the same place, by links too."""

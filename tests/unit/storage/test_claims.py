@@ -93,6 +93,23 @@ def test_a_place_that_is_refused_isnt_marked(tmp_path: Path) -> None:
     server(tmp_path, "one").create(directory(tmp_path / "base" / "a" / "b"))
 
 
+def test_a_place_that_was_given_up_is_anybodys(tmp_path: Path) -> None:
+    """Unless another storage of the same server is there, or somebody else's marker."""
+    base, one, two = tmp_path / "base", server(tmp_path, "one"), server(tmp_path, "two")
+    storage, beside = directory(base), directory(tmp_path / "link", "beside")
+    (tmp_path / "link").symlink_to(base)
+    one.create(storage)
+    one.release(storage, [beside])
+    with pytest.raises(InvalidOperation, match="belongs to another server"):
+        two.create(storage)
+    one.release(storage, [directory(tmp_path / "other", "other")])
+    assert list(base.iterdir()) == []
+    two.create(storage)
+    one.release(storage, [])
+    assert (base / MARKER).read_bytes() == b'{"server":"two","format":1}'
+    one.release(directory(tmp_path / "never"), [])
+
+
 def test_a_place_inside_another_servers_data_is_refused(tmp_path: Path) -> None:
     (tmp_path / "data" / "hot").mkdir(parents=True)
     (tmp_path / "data" / "hot" / "CURRENT").touch()
