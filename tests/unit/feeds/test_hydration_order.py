@@ -3,11 +3,14 @@
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from upwell.clock import ManualClock
+from upwell.engine.names import source_name
 from upwell.errors import SeqTrimmed
 from upwell.feeds.hydrate import Hydrations
+from upwell.storage.hot import Batch, Kind, RecordWrite
 from upwell.storage.memory import MemoryStore
 from upwell.testing.embedded import Embedded
 from upwell.testing.pages import USER, Phone, create_tables, server_rows, trim
@@ -126,3 +129,21 @@ def test_what_changes_no_order_makes_nobody_begin_again(db: Embedded) -> None:
         device.step()
     assert device.begun == 1
     assert {name: len(keys) for name, keys in device.keys.items()} == dict.fromkeys(TABLES, ROWS)
+
+
+def test_pages_of_a_server_that_noted_no_order_lead_nowhere(db: Embedded, clock: ManualClock) -> None:
+    """The release before wrote such records, and gave rows of circles other places."""
+    trim(db, clock)
+    phone, name = Phone(db, 1, tables=TABLES), source_name(USER, "phone")
+    phone.store(phone.fetch())
+    record = db.view.hot.find_record(Kind.HYDRATION, name)
+    assert record is not None
+    floor, places, last, until, _ = msgspec.msgpack.decode(record)
+    older = msgspec.msgpack.encode([floor, places, last, until])
+    db.committer.apply(Batch(records=[RecordWrite(Kind.HYDRATION, name, older)]))
+    db.settle()
+    with pytest.raises(SeqTrimmed):
+        phone.fetch()
+    phone.cursor = 0
+    phone.read()
+    assert phone.rows() == server_rows(db, TABLES)
