@@ -139,6 +139,10 @@ _BY_REFUSAL = [
         "a column says (SELECT COUNT(*) FROM … WHERE …) > 0; WHERE takes EXISTS",
     ),
     (
+        r"not support logical expression ScalarSubquery",
+        "as a column a subquery reads the row around it by = only, and not within SUM(…): JOIN instead",
+    ),
+    (
         r"not support logical expression InSubquery",
         "WHERE takes x IN (SELECT …); a column says EXISTS (SELECT 1 FROM u WHERE u.y = t.x)",
     ),
@@ -168,7 +172,7 @@ _BY_REFUSAL = [
 _STATEMENTS = [(re.compile(pattern, re.DOTALL), advice) for pattern, advice in _BY_STATEMENT]
 _REFUSALS = [(re.compile(pattern, re.DOTALL), advice) for pattern, advice in _BY_REFUSAL]
 _DUMPED = re.compile(
-    r"(Unsupported ast node in sqltorel: \w+|not support logical expression (?:Exists|InSubquery))\b.*",
+    r"(Unsupported ast node in sqltorel: \w+|not support logical expression (?:Exists|\w+Subquery))\b.*",
     re.DOTALL,
 )
 _FIELD = re.compile(r"No field named (?:\w+\.)*\"?(\w+)\"?")
