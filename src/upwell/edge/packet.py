@@ -6,6 +6,7 @@ Law: an exchange takes its way only where it means what ASGI's would; else it sa
 
 from collections.abc import MutableMapping, Sequence
 from typing import Any
+from weakref import ref
 
 from uvicorn.protocols.http.httptools_impl import (
     HEADER_VALUE_RE,
@@ -18,12 +19,21 @@ _EXCHANGE = "upwell.exchange"
 
 
 class Exchange:
-    """One request and its answer, as uvicorn has them."""
+    """One request and its answer, as uvicorn has them as long as it runs the application.
 
-    __slots__ = ("_cycle",)
+    The cycle holds the scope, and so us: were it held, too, each request would have to wait for a collection.
+    """
+
+    __slots__ = ("_running",)
 
     def __init__(self, cycle: RequestResponseCycle) -> None:
-        self._cycle = cycle
+        self._running = ref(cycle)
+
+    @property
+    def _cycle(self) -> RequestResponseCycle:
+        cycle = self._running()
+        assert cycle is not None, "uvicorn keeps the cycle of a request until it has been answered"
+        return cycle
 
     def take_body(self) -> bytes | None:
         """Take the whole body if it is there by now, so that `receive` only waits for the end."""

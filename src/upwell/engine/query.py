@@ -98,7 +98,7 @@ class QueryEngine:
     def __init__(self, rows: Rows, overlay: Overlay) -> None:
         self._rows = rows
         self._overlay = overlay
-        self._cold_plans: OrderedDict[tuple[int, int, Owner, int], tuple[Linked, DataFrame]] = OrderedDict()
+        self._cold_plans: OrderedDict[tuple[int, Owner], tuple[Linked, DataFrame]] = OrderedDict()
         self._names: dict[tuple[str, str], _Names] = {}
         self._lock = Lock()
 
@@ -336,7 +336,8 @@ class QueryEngine:
             return None
         linked = partition.links()
         reading.cold.append((partition, linked))
-        place = (table.id, table.version, owner, partition.manifest.version)
+        # One plan, of the manifest that was read last: the links tell whether it is this one.
+        place = (table.id, owner)
         with self._lock:
             planned = self._cold_plans.get(place)
         if planned is not None and planned[0] is linked:
@@ -344,6 +345,7 @@ class QueryEngine:
         frame = _plan_cold(partition, linked, table)
         with self._lock:
             self._cold_plans[place] = linked, frame
+            self._cold_plans.move_to_end(place)
             while len(self._cold_plans) > COLD_PLANS_MAX:
                 self._cold_plans.popitem(last=False)
         return frame

@@ -44,8 +44,9 @@ class Client:
 
     def close(self) -> None:
         """Look no longer."""
-        if self._gone is not None:
-            self._gone.cancel()
+        gone, self._gone = self._gone, None  # its context holds us: only together they could be let go
+        if gone is not None:
+            gone.cancel()
 
 
 client: ContextVar[Client | None] = ContextVar("client", default=None)

@@ -27,6 +27,9 @@ from upwell.types import Column, Key, Owner, TableId
 
 log = logging.getLogger("upwell.cold")
 
+MANIFESTS_OPEN_MAX = 3
+"""So many manifests of a partition are kept open: the newest, and those of readers who began before."""
+
 
 class ColdPartition:
     """A partition at one manifest, in the shape of `columns`. Immutable to its users; thread-safe.
@@ -117,6 +120,26 @@ class ColdPartition:
             linked = self._linked = self.files.link_dir(self.manifest.version, found)
         return linked
 
+    def adopt(self, other: "ColdPartition") -> None:
+        """Take over what another manifest of the partition has open of the same segments."""
+        if (other.schema, other.files.place) != (self.schema, self.files.place):
+            return
+        theirs = {segment.path: segment for segment in other.manifest.segments}
+        for segment in self.manifest.segments:
+            if theirs.get(segment.path) != segment:
+                continue
+            if (reader := other._readers.get(segment.path)) is not None:
+                self._readers.setdefault(segment.path, reader)
+            if (key_filter := other._filters.get(segment.filter)) is not None:
+                self._filters.setdefault(segment.filter, key_filter)
+
+    def forget_groups(self, others: Iterable["ColdPartition"]) -> None:
+        """Let go of the row groups that are kept of segments which none of `others` has open."""
+        in_use = {id(reader) for other in others for reader in list(other._readers.values())}
+        for reader in list(self._readers.values()):
+            if id(reader) not in in_use:
+                reader.forget_groups()
+
     def _reader(self, segment: Segment) -> SegmentReader:
         reader = self._readers.get(segment.path)
         if reader is None:
@@ -152,14 +175,16 @@ class ColdPartition:
 class ColdCache:
     """Opened partitions, bounded in number, least recently used first out. Thread-safe.
 
-    A partition that falls out stays usable for whoever holds it: nothing in it needs closing.
+    Of a partition the last `MANIFESTS_OPEN_MAX` manifests that were read are kept, in whatever shapes; they
+    share what they have open. What falls out stays usable for whoever holds it: nothing in it needs closing.
     """
 
     def __init__(self, storages: Storages, *, partitions_max: int, group_bytes_max: int) -> None:
         self._storages = storages
         self._partitions_max = partitions_max
         self._groups = GroupCache(group_bytes_max)
-        self._opened: OrderedDict[tuple[TableId, Owner, int, int], ColdPartition] = OrderedDict()
+        self._opened: OrderedDict[tuple[TableId, Owner], OrderedDict[tuple[int, int], ColdPartition]]
+        self._opened = OrderedDict()
         self._lock = threading.Lock()
 
     def open(
@@ -175,34 +200,53 @@ class ColdCache:
 
         Raises `ColdFileMissing` if it can't be read.
         """
-        name = (partition.table_id, partition.owner, number, schema)
+        of, name = (partition.table_id, partition.owner), (number, schema)
         with self._lock:
-            if (opened := self._opened.get(name)) is not None:
-                self._opened.move_to_end(name)
-                return opened
+            if (known := self._opened.get(of)) is not None and name in known:
+                self._opened.move_to_end(of)
+                known.move_to_end(name)
+                return known[name]
         files = self._storages.open(partition, place)
         manifest = load_manifest(files, number)
         opened = ColdPartition(files, manifest, columns, schema=schema, groups=self._groups)
         with self._lock:
             # Another thread may have opened it meanwhile: all share the first.
-            opened = self._opened.setdefault(name, opened)
-            self._opened.move_to_end(name)
-            while len(self._opened) > self._partitions_max:
-                self._opened.popitem(last=False)
+            known = self._opened.setdefault(of, OrderedDict())
+            for each in known.values():
+                opened.adopt(each)
+            opened = known.setdefault(name, opened)
+            known.move_to_end(name)
+            self._opened.move_to_end(of)
+            if len(known) > MANIFESTS_OPEN_MAX:
+                known.popitem(last=False)[1].forget_groups(known.values())
+            if len(self._opened) > self._partitions_max:
+                _forget_groups(self._opened.popitem(last=False)[1].values())
         return opened
 
     def find_open(self, partition: Partition, number: int, *, schema: int) -> ColdPartition | None:
         """Return the partition if it is open already; touches no file."""
-        return self._opened.get((partition.table_id, partition.owner, number, schema))
+        known = self._opened.get((partition.table_id, partition.owner))
+        return None if known is None else known.get((number, schema))
 
     def forget_table(self, table: TableId) -> None:
         """Let go of a dropped table's partitions."""
         with self._lock:
-            for name in [name for name in self._opened if name[0] == table]:
-                del self._opened[name]
+            for of in [of for of in self._opened if of[0] == table]:
+                _forget_groups(self._opened.pop(of).values())
+
+    @property
+    def group_bytes(self) -> int:
+        """What the decoded row groups of all partitions take."""
+        return self._groups.size_bytes
 
     def __len__(self) -> int:
-        return len(self._opened)
+        with self._lock:
+            return sum(map(len, self._opened.values()))
+
+
+def _forget_groups(partitions: Iterable[ColdPartition]) -> None:
+    for each in partitions:
+        each.forget_groups(())
 
 
 def path_of(files: PartitionFiles, segment: Segment) -> Path:

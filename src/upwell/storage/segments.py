@@ -252,6 +252,11 @@ class GroupCache:
             while self._bytes > self._bytes_max:
                 self._bytes -= self._groups.popitem(last=False)[1].nbytes
 
+    def forget(self, name: tuple[Path, int, int]) -> None:
+        with self._lock:
+            if (batch := self._groups.pop(name, None)) is not None:
+                self._bytes -= batch.nbytes
+
     @property
     def size_bytes(self) -> int:
         return self._bytes
@@ -311,6 +316,11 @@ class SegmentReader:
                 batch = batch.slice(self._span(batch, after)[1])
             for offset in range(0, batch.num_rows, SCAN_ROWS_MAX):
                 yield from self._versions(batch.slice(offset, SCAN_ROWS_MAX))
+
+    def forget_groups(self) -> None:
+        """Let go of the row groups that the cache keeps of it."""
+        for index in range(len(self._bounds)):
+            self._cache.forget((self.path, self._schema, index))
 
     def _group(self, index: int, *, keep: bool) -> pa.RecordBatch:
         name = (self.path, self._schema, index)

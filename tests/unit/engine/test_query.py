@@ -5,6 +5,7 @@ import weakref
 
 import pyarrow as pa
 import pytest
+from datafusion import DataFrame
 
 from upwell.engine.source import Resolve, Source
 from upwell.errors import InvalidSql, PermissionDenied, QueryFailure, TableNotFound, UpwellError
@@ -186,6 +187,18 @@ def test_a_refused_query_holds_no_view(db: Embedded, text: str) -> None:
     db.change("INSERT INTO app.mine (id, n, s) VALUES (9, 1, 's')", user="ann")
     gc.collect()
     assert [each() for each in gone] == [None] * 3
+
+
+def test_what_was_planned_of_a_manifest_goes_with_the_next(db: Embedded) -> None:
+    """A plan takes some 150 kB that only the query engine sees; each flush makes a manifest."""
+    planned = []
+    for key in range(5):
+        db.change(f"INSERT INTO app.mine (id, n, s) VALUES ({key}, 1, 's')", user="ann")
+        db.flush("app.mine")
+        assert len(db.rows("SELECT id FROM app.mine WHERE n + 0 = 1", user="ann")) == key + 1
+        gc.collect()
+        planned.append(sum(isinstance(each, DataFrame) for each in gc.get_objects()))
+    assert planned[1:] == planned[:1] * 4
 
 
 def refused(db: Embedded, text: str) -> None:

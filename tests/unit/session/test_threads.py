@@ -130,6 +130,27 @@ async def test_a_failure_holds_nothing_when_it_is_dealt_with() -> None:
         gc.enable()
 
 
+async def test_who_waits_no_longer_is_let_go_of() -> None:
+    """With them the request, its body and its connection, of each statement that took a while."""
+    gc.disable()
+    try:
+        who = Client(asyncio.Event().wait)
+        token = client.set(who)
+        looking = who.gone
+        await asyncio.sleep(0)
+        client.reset(token)
+        who.close()
+        with suppress(asyncio.CancelledError):
+            await looking
+        held = weakref.ref(who)
+        del who, looking, token
+        for _ in range(2):
+            await asyncio.sleep(0)  # the loop has what it runs in its hands
+        assert held() is None
+    finally:
+        gc.enable()
+
+
 @pytest.mark.parametrize(
     "sql",
     [

@@ -5,13 +5,21 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import datafusion
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from upwell.effects import Files, OsFiles
 from upwell.errors import ColdFileMissing
-from upwell.storage.cold import ColdCache, ColdPartition, drop_partition, find_orphans, remove_orphans
+from upwell.storage.cold import (
+    MANIFESTS_OPEN_MAX,
+    ColdCache,
+    ColdPartition,
+    drop_partition,
+    find_orphans,
+    remove_orphans,
+)
 from upwell.storage.hot import Version
 from upwell.storage.key_filter import KeyFilter
 from upwell.storage.manifest import (
@@ -46,6 +54,7 @@ class Tier:
         owner: Owner = ALICE,
         group_rows: int = 10_000,
     ) -> None:
+        self.root = root
         self.store = Storages(root, files)
         self.partition = Partition("app", "todo", TableId(table_id), owner)
         self.files = self.store.open(self.partition)
@@ -310,22 +319,61 @@ def test_a_dropped_table_leaves_nothing(tier: Tier) -> None:
 
 
 def test_the_cache_shares_partitions_within_its_bound(tier: Tier) -> None:
-    numbers = [tier.flush([live(n, 10 + n)]).version for n in range(3)]
     cache = ColdCache(tier.store, partitions_max=2, group_bytes_max=1 << 20)
+    tiers = [Tier(tier.root, OsFiles(), table_id=number) for number in (7, 8, 9)]
+    for each in tiers:
+        each.flush([live(each.partition.table_id, 10)])
 
-    def opened(number: int, schema: int = 1) -> ColdPartition:
-        return cache.open(tier.partition, None, number, COLUMNS, schema=schema)
+    def opened(each: Tier, schema: int = 1) -> ColdPartition:
+        return cache.open(each.partition, None, 1, COLUMNS, schema=schema)
 
-    one, two = opened(numbers[0]), opened(numbers[1])
-    assert (opened(numbers[0]), opened(numbers[1]), len(cache)) == (one, two, 2)
-    assert opened(numbers[1], schema=2) is not two
-    assert opened(numbers[0]) is not one
-    assert len(cache) == 2
-    assert list(one.scan()) == [live(0, 10)]
+    one, two = opened(tiers[0]), opened(tiers[1])
+    assert (opened(tiers[0]), opened(tiers[1]), len(cache)) == (one, two, 2)
+    assert opened(tiers[1], schema=2) is not two
+    opened(tiers[2])
+    assert opened(tiers[0]) is not one
+    assert list(one.scan()) == [live(7, 10)]
     cache.forget_table(TableId(7))
-    assert len(cache) == 0
+    assert len(cache) == 1
     with pytest.raises(ColdFileMissing, match=r"manifest-7-9\.json is missing"):
-        opened(9)
+        cache.open(tier.partition, None, 9, COLUMNS, schema=1)
+
+
+def test_the_cache_keeps_the_manifests_of_a_partition_that_are_read(tier: Tier) -> None:
+    """Each flush and each compaction makes one: a server that stays up makes thousands."""
+    cache = ColdCache(tier.store, partitions_max=1_000, group_bytes_max=1 << 20)
+    numbers = [tier.flush([live(n, 10 + n)]).version for n in range(MANIFESTS_OPEN_MAX + 5)]
+
+    def opened(number: int) -> ColdPartition:
+        return cache.open(tier.partition, None, number, COLUMNS, schema=1)
+
+    late = opened(numbers[0])
+    for number in numbers[1:]:
+        opened(number)
+        assert opened(numbers[0]) is late, "who began before and still reads finds its own"
+        assert len(cache) <= MANIFESTS_OPEN_MAX
+    newest = opened(numbers[-1])
+    assert cache.find_open(tier.partition, numbers[-1], schema=1) is newest
+    assert cache.find_open(tier.partition, numbers[1], schema=1) is None
+    assert list(opened(numbers[1]).scan()) == [live(0, 10), live(1, 11)]
+
+
+def test_the_row_groups_of_replaced_segments_are_let_go_of(tier: Tier) -> None:
+    cache = ColdCache(tier.store, partitions_max=1_000, group_bytes_max=1 << 20)
+
+    def opened(number: int) -> ColdPartition:
+        return cache.open(tier.partition, None, number, COLUMNS, schema=1)
+
+    assert opened(tier.flush([live(1, 10)]).version).find(1) == live(1, 10)
+    kept_bytes = cache.group_bytes
+    assert kept_bytes > 0
+    for n in range(MANIFESTS_OPEN_MAX + 1):
+        opened(tier.flush([live(2, 11 + n)]).version)
+    assert cache.group_bytes == kept_bytes, "the segment is in force, though nobody has read it again"
+    for n in range(MANIFESTS_OPEN_MAX + 1):
+        tier.manifest = msgspec.structs.replace(tier.manifest, segments=())
+        opened(tier.flush([live(3, 21 + n)]).version)
+    assert cache.group_bytes == 0
 
 
 def test_each_failing_file_call_leaves_the_manifest_in_force_whole(tmp_path: Path) -> None:
