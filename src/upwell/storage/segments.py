@@ -284,12 +284,15 @@ class SegmentReader:
         self._cache = cache
         self._key_at = arrow.key_index(columns)
         ready()
-        with reading(path):
-            self._metadata = pq.read_metadata(path)
-        names = self._metadata.schema.names
+        with reading(path), pq.ParquetFile(path) as file:
+            self._metadata = file.metadata
+            # Not the `schema` of the metadata: each would hold the other, some 50 kB of which a collection of
+            # garbage sees two small objects, and so comes late.
+            names = file.schema_arrow.names
         width = max(at for at, column in enumerate(columns, 1) if arrow.physical_name(column) in names)
         self._columns = columns[:width]
-        self._bounds = _bounds(self._metadata, columns[self._key_at])
+        key = columns[self._key_at]
+        self._bounds = _bounds(self._metadata, names.index(arrow.physical_name(key)), key)
 
     @property
     def row_count(self) -> int:
@@ -388,9 +391,8 @@ def _shaped(found: pa.Array | None, column: Column, row_count: int) -> pa.Array:
     return found.cast(arrow.column_type(column))
 
 
-def _bounds(metadata: pq.FileMetaData, column: Column) -> list[Bounds | None]:
-    """Return the column's bounds per row group; None where the file has no statistics (long values)."""
-    index = metadata.schema.names.index(arrow.physical_name(column))
+def _bounds(metadata: pq.FileMetaData, index: int, column: Column) -> list[Bounds | None]:
+    """Return the bounds of the column at `index` per row group; None without statistics (long values)."""
     groups = (metadata.row_group(group).column(index) for group in range(metadata.num_row_groups))
     return [_group_bounds(group.statistics, column.type) for group in groups]
 

@@ -1,5 +1,6 @@
 """A segment gives back exactly what was written, to `find` and `scan` and to a reader that isn't ours."""
 
+import gc
 from pathlib import Path
 
 import duckdb
@@ -242,6 +243,26 @@ def test_decoded_row_groups_are_kept_within_bounds(tmp_path: Path) -> None:
     path.unlink()
     assert read_from(roomy, path) == 40
     assert 0 < read_from(tight, path) < 40
+
+
+def test_a_reader_that_nobody_holds_takes_no_memory(tmp_path: Path) -> None:
+    """The footer of a segment is large, and a collection of garbage comes late: it sees few objects."""
+    path = tmp_path / "s.parquet"
+    versions = rows_of(10)
+    write_segment(path, versions, COLUMNS, owner=ALICE, synced=False)
+
+    def footers() -> int:
+        return sum(isinstance(each, pq.FileMetaData) for each in gc.get_objects())
+
+    gc.collect()
+    gc.disable()
+    try:
+        before = footers()
+        for _ in range(3):
+            assert list(read(path).scan()) == versions
+        assert footers() == before
+    finally:
+        gc.enable()
 
 
 def read_from(cache: GroupCache, path: Path) -> int:
