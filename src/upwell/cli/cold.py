@@ -13,6 +13,7 @@ import msgspec
 from upwell.engine.archive import LIST
 from upwell.engine.restore import REPLACED
 from upwell.errors import StartRefused
+from upwell.storage.digests import is_seal_broken
 from upwell.storage.files import LINKS
 from upwell.storage.manifest import FileColumn, Manifest, Segment
 from upwell.storage.place import MANIFEST_COPY
@@ -66,9 +67,13 @@ def _manifests(root: Path) -> Iterable[tuple[Path, Manifest]]:
         if MANIFEST_COPY in files:
             path = Path(directory, MANIFEST_COPY)
             try:
-                yield path, msgspec.json.decode(path.read_bytes(), type=Manifest)
+                data = path.read_bytes()
+                manifest = msgspec.json.decode(data, type=Manifest)
             except (OSError, msgspec.DecodeError) as error:
                 raise StartRefused(f"manifest {path} can't be read: {error}") from error
+            if is_seal_broken(data):
+                raise StartRefused(f"manifest {path} is damaged: it isn't what was written")
+            yield path, manifest
 
 
 def _is_aside(directory: Path) -> bool:

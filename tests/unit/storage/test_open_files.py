@@ -193,6 +193,10 @@ def test_what_is_not_there_is_said(db: Embedded, capsys: pytest.CaptureFixture[s
     db.run("INSERT INTO app.ours VALUES (1, 1)")
     db.flush("app.ours")
     path = db.cold_root / "app" / "ours" / "manifest.json"
-    path.write_bytes(path.read_bytes()[:50])
+    whole = path.read_bytes()
+    path.write_bytes(whole.replace(b'"live_count":1', b'"live_count":2'))
+    assert main(arguments) == 2
+    assert f"manifest {path} is damaged" in capsys.readouterr().err
+    path.write_bytes(whole[:50])
     assert main(arguments) == 2
     assert f"manifest {path} can't be read" in capsys.readouterr().err
