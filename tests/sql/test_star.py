@@ -165,6 +165,7 @@ def test_a_star_in_a_transaction_stores_what_is_staged(stored: Embedded) -> None
     [
         "SELECT * FROM a.t, a.u",
         "SELECT *, 1 FROM a.t",
+        "SELECT * FROM (a.t JOIN a.u ON t.id = u.id)",
         "SELECT * FROM a.t JOIN a.u USING (id)",
         "SELECT * FROM a.t NATURAL JOIN (SELECT id FROM a.u) AS q",
     ],

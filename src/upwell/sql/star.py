@@ -144,7 +144,7 @@ class _FromItem:
     qualifier: str
     columns: Sequence[str] | None
     is_merged: bool = False
-    """Whether it isn't a source but the word that makes one column of two."""
+    """Whether it isn't one source: a join in parentheses, or the word that makes one column of two."""
 
     @property
     def star(self) -> str:
@@ -186,7 +186,7 @@ def _sources(
         if first.word == "(":
             is_query = _at(tokens, at + 1).word in _QUERIES
             at = closings.get(at, len(tokens)) + 1
-            yield _FromItem(_alias(tokens, at) or "" if is_query else "", None)
+            yield _FromItem(_alias(tokens, at) or "", None, is_merged=not is_query)
         elif _is_name(first):
             last = at + 2 if _at(tokens, at + 1).word == "." else at
             namespace = _folded(first) if last > at else None
