@@ -100,6 +100,7 @@ class QueryEngine:
         self._overlay = overlay
         self._cold_plans: OrderedDict[tuple[int, Owner], tuple[Linked, DataFrame]] = OrderedDict()
         self._names: dict[tuple[str, str], _Names] = {}
+        self._same: dict[tuple[str, str, str, bool], bool] = {}
         self._lock = Lock()
 
     def kept_bytes(self, table: Table, owner: Owner) -> int:
@@ -122,6 +123,29 @@ class QueryEngine:
             known = self._names_of(text, namespace, resolve)
         return known.columns
 
+    def is_same(self, text: str, written: str, namespace: str, resolve: Resolve, *, is_stored: bool) -> bool:
+        """Tell whether a query that is `written` in other words can be run, with columns of the same types.
+
+        What `is_stored` gets the types of a table's columns anyhow; raise if it can't be run.
+        """
+        place = text, written, namespace, is_stored
+        known = self._same.get(place)
+        if known is not None:
+            return known
+        try:
+            columns = self.scouted(written, namespace, resolve, to_the_end=True)[1]
+        except QueryFailure:
+            if is_stored:
+                raise
+            found = False
+        else:
+            found = is_stored or columns.types == self.scouted(text, namespace, resolve)[1].types
+        if len(text) <= NAMES_KEPT_TEXT_CHARS_MAX:
+            if len(self._same) >= NAMES_KEPT_MAX:
+                self._same.clear()
+            self._same[place] = found
+        return found
+
     def _names_of(self, text: str, namespace: str, resolve: Resolve) -> "_Names":
         known = self._names.get((text, namespace))
         if known is not None:
@@ -135,13 +159,16 @@ class QueryEngine:
         return names
 
     def scouted(
-        self, text: str, namespace: str, resolve: Resolve
+        self, text: str, namespace: str, resolve: Resolve, *, to_the_end: bool = False
     ) -> tuple[Mapping[tuple[str, str], pa.Schema], pa.Schema]:
-        """Return what a query reads with its columns, and those of the result; nothing of it is run."""
+        """Return what a query reads with its columns, and those of the result; nothing of it is run.
+
+        `to_the_end`: types of conditions are looked at only there.
+        """
         known: dict[tuple[str, str], pa.Schema] = {}
         while True:
             scout = _Scout(resolve, known)
-            found = self._scouted(text, namespace, scout)
+            found = self._scouted(text, namespace, scout, to_the_end=to_the_end)
             if found is not None:
                 return scout.seen, found
             # The engine can't plan one query while it plans another: those within go before.
@@ -149,7 +176,7 @@ class QueryEngine:
                 known[place] = self.scouted(inner.text, inner.query.home, inner.resolve)[1]
 
     @staticmethod
-    def _scouted(text: str, namespace: str, scout: "_Scout") -> pa.Schema | None:
+    def _scouted(text: str, namespace: str, scout: "_Scout", *, to_the_end: bool = False) -> pa.Schema | None:
         """Return the columns of a query's result; None: a named query in it has to tell its own first."""
         context = _context(namespace, text)
         catalog = FusionCatalog.memory_catalog()
@@ -157,7 +184,10 @@ class QueryEngine:
         for name in _mentioned_namespaces(text, namespace):
             catalog.register_schema(name, _ScoutSchema(name, scout))
         try:
-            schema = context.sql_with_options(text, _ONLY_QUERIES).schema()
+            frame = context.sql_with_options(text, _ONLY_QUERIES)
+            schema = frame.schema()
+            if to_the_end:
+                frame.optimized_logical_plan()
         except BaseException as error:
             scout.raise_failure()
             if not scout.derived:

@@ -1,6 +1,6 @@
 """Reads: a SELECT by key at once, any other in a query thread, each through one View."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
@@ -32,13 +32,14 @@ from upwell.session.outcome import Answer, PointAnswer, Streamed
 from upwell.session.point import point_answer
 from upwell.session.policy import Action, require_table
 from upwell.session.server import Server
-from upwell.session.source import Resolver, integers_of, stored_columns
+from upwell.session.source import Resolver, bits_of, integers_of, stored_columns
 from upwell.session.threads import QueryThreads
 from upwell.session.transaction import Transactions
 from upwell.sql.caption import with_captions
 from upwell.sql.checked import with_checked_integers
 from upwell.sql.owners import name_all_owners
 from upwell.sql.render import render
+from upwell.sql.scope import Tables
 from upwell.sql.star import with_declared_stars, with_stars_once
 from upwell.sql.statements import DirectRead, PointRead, Select
 from upwell.sql.twins import OwnNames, is_for_twins, own_names
@@ -117,8 +118,13 @@ class Reader:
         if given is None and is_stored:
             text = with_declared_stars(text, partial(_declared, resolver, call.namespace))
         own, tables = self._read(text, call.namespace, resolver)
-        columns = stored_columns(resolver(*name) for name in tables) if given is None else [_columns(given)]
-        own, text = self._checked(own, call.namespace, resolver, columns, is_stored=is_stored)
+        if given is None:
+            named = [(place, resolver(*place)) for place in tables]
+            columns, integers = stored_columns(source for _, source in named), integers_of(named)
+        else:
+            columns = [tuple(_columns(given))]
+            integers = {place: bits_of(columns[0]) for place in tables}
+        own, text = self._checked(own, call.namespace, resolver, columns, integers, is_stored=is_stored)
         found = self.query.run(view, text, call.namespace, tables, resolver, stop=stop)
         return renamed(found, own.restored(found.column_names))
 
@@ -220,7 +226,8 @@ class Reader:
         resolver = self._resolver(call, view, write, is_open=statement.is_open, others=statement.others)
         own, tables = self._read(text, call.namespace, resolver)
         sources = [resolver(*name) for name in tables]
-        own, text = self._checked(own, call.namespace, resolver, stored_columns(sources))
+        integers = integers_of(zip(tables, sources, strict=True))
+        own, text = self._checked(own, call.namespace, resolver, stored_columns(sources), integers)
         return own, text, resolver, tables, sources
 
     def _checked(
@@ -228,19 +235,18 @@ class Reader:
         own: OwnNames,
         namespace: str,
         resolver: Resolve,
-        tables: Iterable[Sequence[Column]],
+        columns: Sequence[Sequence[Column]],
+        integers: Tables,
         *,
         is_stored: bool = False,
     ) -> tuple[OwnNames, str]:
         """Return a query with exact literals and integers that are checked, and how its columns are named."""
-        columns = list(tables)
         text = with_captions(own.text, lambda text: with_exact_literals(text, columns))
-        checked = with_checked_integers(text, integers_of(columns), is_stored=is_stored)
+        checked = with_checked_integers(text, integers, namespace, is_stored=is_stored)
         if checked != text:
             names = self.query.columns_in(text, namespace, resolver)
-            # A name may stand for no integer, though its tables say so: then nothing is rewritten.
-            with suppress(QueryFailure):
-                self.query.columns_in(checked, namespace, resolver)
+            # What can't be told to be the same stays as it is, but nothing is stored of it.
+            if self.query.is_same(text, checked, namespace, resolver, is_stored=is_stored):
                 return replace(own, names=names), checked
         return own, text
 

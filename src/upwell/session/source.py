@@ -4,7 +4,7 @@ Law: nobody's query reads what its principal may not read, nor what another writ
 staged.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 import pyarrow as pa
@@ -34,7 +34,7 @@ from upwell.session.transaction import Transactions
 from upwell.sql.checked import with_checked_integers
 from upwell.sql.owners import PREFIX
 from upwell.sql.render import render
-from upwell.storage.arrow import SEQ
+from upwell.sql.scope import Tables
 from upwell.types import INTEGER_BITS, Column
 
 
@@ -102,15 +102,14 @@ def stored_columns(sources: Iterable[AnySource]) -> list[tuple[Column, ...]]:
     ]
 
 
-def integers_of(tables: Iterable[Sequence[Column]]) -> dict[str, int]:
-    """Return the names that stand for integers only, with their bits: the most where they differ."""
-    columns = [column for table in tables for column in table]
-    others = {column.name for column in columns if column.type not in INTEGER_BITS}
-    found: dict[str, int] = {SEQ: 64}
-    for column in columns:
-        if column.name not in others:
-            found[column.name] = max(found.get(column.name, 0), INTEGER_BITS[column.type])
-    return found
+def integers_of(named: Iterable[tuple[tuple[str, str], AnySource]]) -> Tables:
+    """Return the columns of the tables behind names with their bits, 0 for what is no integer."""
+    return {place: bits_of(columns) for place, source in named for columns in stored_columns([source])}
+
+
+def bits_of(columns: Iterable[Column]) -> dict[str, int]:
+    """Return the names of columns with their bits, 0 for what is no integer."""
+    return {column.name: INTEGER_BITS.get(column.type, 0) for column in columns}
 
 
 def _derived(query: NamedQuery, context: Context, resolver: Resolve) -> Derived:
@@ -121,8 +120,9 @@ def _derived(query: NamedQuery, context: Context, resolver: Resolve) -> Derived:
 
     places = [place for place in query.reads if not is_system(place[0])]
     text = render(query.selected, (), context, is_part=True)
-    columns = stored_columns(within(*place) for place in places)
-    exact = with_checked_integers(with_exact_literals(text, columns), integers_of(columns))
+    sources = [within(*place) for place in places]
+    exact = with_exact_literals(text, stored_columns(sources))
+    exact = with_checked_integers(exact, integers_of(zip(places, sources, strict=True)), query.home)
     return Derived(query, exact, within)
 
 

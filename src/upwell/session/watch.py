@@ -20,7 +20,7 @@ from upwell.session.depth import refuse_deep
 from upwell.session.exact import with_exact_literals
 from upwell.session.ignored import refuse_ignored
 from upwell.session.policy import Action, Principal, require_table
-from upwell.session.source import integers_of
+from upwell.session.source import bits_of
 from upwell.session.system import is_stored, key_columns
 from upwell.sql.checked import with_checked_integers
 from upwell.sql.condition import with_moment
@@ -85,4 +85,7 @@ def _bound(where: str, table: Table, context: Context) -> str:
     refuse_deep(where)
     refuse_ignored(where)
     text = with_moment(render(where, (), context), context.now_us)
-    return with_checked_integers(with_exact_literals(text, [table.columns]), integers_of([table.columns]))
+    head = f'SELECT 1 FROM "{table.name}" WHERE '
+    whole = head + with_exact_literals(text, [table.columns])
+    integers = {(table.namespace, table.name): bits_of(table.columns)}
+    return with_checked_integers(whole, integers, table.namespace).removeprefix(head)

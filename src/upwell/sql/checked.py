@@ -5,17 +5,15 @@ not fit are written in other words: of INT and SMALLINT with 64 bits, cast back,
 calls of functions that look. What surely fits (`n + 1` of an INT is a BIGINT) stays as it is.
 
 Law: what is rewritten is whole, and has the type that it had: operands that are integer columns, literals, or
-made of them; by names that mean nothing else in what the query reads. All other text stays as it is written.
+made of them; by names of which `scope` tells what they are. All other text stays as it is written.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from upwell.engine.checked import ABS, ADD, MULTIPLY, NEGATE, SUBTRACT, TOTAL
 from upwell.sql.lex import END, Token, tokenize
-
-Integers = Mapping[str, int]
-"""Names of integer columns with how many bits they have."""
+from upwell.sql.scope import Scopes, Tables
 
 _PRODUCT = frozenset({"*", "/", "%"})
 _SUM = frozenset({"+", "-"})
@@ -23,7 +21,7 @@ _SUM = frozenset({"+", "-"})
 _TIGHTER = frozenset({"[", ".", "(", "^", "->", "->>", "?", "AT", "COLLATE", "OVER", "FILTER", "::"})
 _BEFORE = _PRODUCT | _SUM | {"^", ".", "::", "||", "->", "->>", "AS", "~", "&", "|", "#", "@"}
 _CHECKED = {"+": ADD, "-": SUBTRACT, "*": MULTIPLY}
-_CHOICES = frozenset({"COALESCE", "GREATEST", "LEAST"})
+_CHOICES = frozenset({"COALESCE", "GREATEST", "LEAST", "NULLIF"})
 _EXTREMES = frozenset({"MIN", "MAX"})
 _LENGTHS = frozenset({"LENGTH", "CHAR_LENGTH", "CHARACTER_LENGTH", "OCTET_LENGTH", "STRPOS"})
 _TYPES = {
@@ -36,7 +34,6 @@ _ROWS_MOST = 1 << 40
 _MOST = 1 << 63
 # Of so many bits no sum of rows exceeds 64.
 _SUMMED_MOST = 1 << 32
-_ROUNDS_MAX = 4
 # Behind one of these a name is no alias, and a parenthesis no call's.
 _BEFORE_NAMES = (
     frozenset({"SELECT", "DISTINCT", "ALL", "WHERE", "AND", "OR", "NOT", "BY", "ON", "HAVING", "FROM"})
@@ -46,74 +43,15 @@ _BEFORE_NAMES = (
 _ARITHMETIC = _SUM | {"*", "SUM", "ABS"}
 
 
-def with_checked_integers(text: str, integers: Integers, *, is_stored: bool = False) -> str:
-    """Return a query whose arithmetic of these columns fails on overflow.
+def with_checked_integers(text: str, tables: Tables, namespace: str, *, is_stored: bool = False) -> str:
+    """Return a query whose arithmetic of integer columns of these tables fails on overflow.
 
     `is_stored`: what doesn't fit into the type of its operands becomes a BIGINT, as the column may be one.
     """
     tokens = tokenize(text)
-    if not integers or not any(token.word in _ARITHMETIC for token in tokens):
+    if not any(token.word in _ARITHMETIC for token in tokens):
         return text
-    known = _with_aliases(text, tokens, integers, is_stored)
-    return _Reader(text, tokens, known, is_stored).rewritten(0, len(tokens))
-
-
-def _with_aliases(text: str, tokens: Sequence[Token], integers: Integers, is_stored: bool) -> Integers:
-    """Return the names that mean integers only, those included that the query itself gives to some."""
-    items, others = _aliases(tokens)
-    known = {name: bits for name, bits in integers.items() if name not in others}
-    for _ in range(_ROUNDS_MAX):
-        reader = _Reader(text, tokens, known, is_stored)
-        found: dict[str, int] = {name: bits for name, bits in integers.items() if name not in others}
-        unknown: set[str] = set()
-        for name, begin, end in items:
-            item = reader.sum(begin)
-            if item is None or item.end != end:
-                unknown.add(name)
-            else:
-                found[name] = max(found.get(name, 0), item.bits)
-        found = {name: bits for name, bits in found.items() if name not in unknown}
-        if found == known:
-            return found
-        known = found
-    return {name: bits for name, bits in known.items() if name not in {item[0] for item in items}}
-
-
-def _aliases(tokens: Sequence[Token]) -> tuple[list[tuple[str, int, int]], set[str]]:
-    """Return the names of items of SELECT lists with where these are, and names given in lists of columns."""
-    items: list[tuple[str, int, int]] = []
-    others: set[str] = set()
-    for at in range(1, len(tokens)):
-        before, token = tokens[at - 1], tokens[at]
-        if token.kind in ("word", "quoted") and _ends_operand(before) and token.word not in _BEFORE_NAMES:
-            begin = _item_begin(tokens, at)
-            if begin is not None:
-                items.append((_folded(token), begin, at - (before.word == "AS")))
-        is_list = token.word == "(" and before.kind in ("word", "quoted")
-        if is_list and at > 1 and before.word not in _BEFORE_NAMES:
-            closing = next((end for end in range(at, len(tokens)) if tokens[end].word == ")"), at)
-            behind = [each.word for each in tokens[closing + 1 : closing + 3]]
-            if tokens[at - 2].word in ("AS", ")") or behind == ["AS", "("]:
-                others.update(_folded(each) for each in tokens[at:closing])
-    return items, others
-
-
-def _item_begin(tokens: Sequence[Token], at: int) -> int | None:
-    """Return where the item of a SELECT list begins that has its name at `at`; None if that is no item."""
-    depth, begin = 0, -1
-    for index in range(at - 1, -1, -1):
-        word = tokens[index].word
-        depth += (word in (")", "END")) - (word in ("(", "CASE"))
-        if depth < 0 or (depth == 0 and word in ("FROM", "JOIN", "WHERE", "BY", "ON", "HAVING", "WITH")):
-            return None
-        if depth == 0 and word == "," and begin < 0:
-            begin = index + 1
-        if depth == 0 and word == "SELECT":
-            first = index + 1
-            while first < at and tokens[first].word in ("DISTINCT", "ALL"):
-                first += 1
-            return begin if begin >= 0 else first
-    return None
+    return _Reader(text, tokens, tables, namespace, is_stored).rewritten(0, len(tokens))
 
 
 def _ends_operand(token: Token) -> bool:
@@ -123,7 +61,7 @@ def _ends_operand(token: Token) -> bool:
 
 
 def _folded(token: Token) -> str:
-    return token.text[1:-1] if token.kind == "quoted" else token.text.lower()
+    return token.text[1:-1].replace('""', '"') if token.kind == "quoted" else token.text.lower()
 
 
 class _Found(NamedTuple):
@@ -139,11 +77,19 @@ class _Found(NamedTuple):
 class _Reader:
     """Reads operands by recursive descent; None: there is something else than integers."""
 
-    def __init__(self, text: str, tokens: Sequence[Token], integers: Integers, is_stored: bool) -> None:
+    def __init__(
+        self, text: str, tokens: Sequence[Token], tables: Tables, namespace: str, is_stored: bool
+    ) -> None:
         self._text = text
         self._is_stored = is_stored
         self._tokens = tokens
-        self._integers = integers
+        self._scopes = Scopes(tokens, tables, namespace, self._item)
+        self._scopes.read()
+
+    def _item(self, begin: int, end: int) -> int:
+        """Return the bits of the item of a SELECT list, 0 if it is no integer."""
+        found = self.sum(begin)
+        return found.bits if found is not None and found.end == end else 0
 
     def rewritten(self, begin: int, end: int) -> str:
         """Return the text of some tokens with what has to be checked in other words."""
@@ -152,7 +98,7 @@ class _Reader:
         parts: list[str] = []
         done, at = (self._tokens[begin].start if begin else 0), begin
         while at < end:
-            found = self.sum(at) if at == begin or self._may_begin(at) else None
+            found = self.sum(at) if at == begin else self._operand(at)
             if found is None or not found.is_changed or found.end > end:
                 at += 1
                 continue
@@ -161,12 +107,16 @@ class _Reader:
         last = len(self._text) if end == len(self._tokens) else self._tokens[end - 1].end
         return "".join(parts) + self._text[done:last]
 
-    def _may_begin(self, at: int) -> bool:
+    def _operand(self, at: int) -> _Found | None:
+        """Read the operand that begins at a token, if one may: as far as what is before it leaves it."""
         before, token = self._tokens[at - 1], self._tokens[at]
         if token.word == "-" and _ends_operand(before):
-            return False  # a difference from something else
+            return None  # a difference from something else
+        if before.word in _SUM and _ends_operand(self._at(at - 2)):
+            found = self._product(at)
+            return None if found is None or self._word(found.end) in _PRODUCT else found
         is_call = token.word == "(" and before.kind in ("word", "quoted") and before.word not in _BEFORE_NAMES
-        return before.word not in _BEFORE and not is_call
+        return None if is_call or before.word in _BEFORE else self.sum(at)
 
     def sum(self, at: int) -> _Found | None:
         left = self._product(at)
@@ -189,10 +139,13 @@ class _Reader:
     def _signed(self, at: int) -> _Found | None:
         if self._word(at) != "-":
             return self._primary(at)
-        inner = self._primary(at + 1)
+        number = self._at(at + 1)
+        if number.kind == "number" and number.text.isdigit() and int(number.text) == _MOST:
+            return _Found(f"(-{number.text})", at + 2, 64, _MOST)
+        inner = self._signed(at + 1)
         if inner is None:
             return None
-        if self._at(at + 1).kind == "number":
+        if number.kind == "number":
             return inner._replace(text=f"(-{inner.text})")
         return self._unary(inner, "(-{})", NEGATE)
 
@@ -214,10 +167,18 @@ class _Reader:
         return None if found is None or self._word(found.end) in _TIGHTER else found
 
     def _group(self, at: int) -> _Found | None:
-        inner = self.sum(at + 1)
-        if inner is None or self._word(inner.end) != ")":
+        bits = self._scopes.subquery_bits(at)
+        if bits:
+            end = self._behind(at)
+            written = f"({self.rewritten(at + 1, end - 1)})"
+            plain = self._text[self._at(at).start : self._at(end - 1).end]
+            inner = self._text[self._at(at + 1).start : self._at(end - 2).end]
+            is_changed = written != f"({inner})"
+            return _Found(written if is_changed else plain, end, bits, 1 << (bits - 1), is_changed)
+        inner_sum = self.sum(at + 1)
+        if inner_sum is None or self._word(inner_sum.end) != ")":
             return None
-        return inner._replace(text=f"({inner.text})", end=inner.end + 1)
+        return inner_sum._replace(text=f"({inner_sum.text})", end=inner_sum.end + 1)
 
     def _call(self, at: int) -> _Found | None:
         name = self._word(at)
@@ -236,6 +197,9 @@ class _Reader:
         if name == "ABS":
             inner = self._group(at + 1)
             return None if inner is None else self._unary(inner, "ABS({})", ABS)
+        if name == "ROUND":
+            inner = self._group(at + 1)
+            return None if inner is None else inner._replace(text=f"ROUND{inner.text}")
         return self._choice(at) if name in _CHOICES or name in _EXTREMES else None
 
     def _choice(self, at: int) -> _Found | None:
@@ -257,18 +221,24 @@ class _Reader:
     def _counted(self, at: int) -> _Found | None:
         end = self._behind(at + 1)
         bits, most = (64, _ROWS_MOST) if self._word(at) == "COUNT" else (32, (1 << 31) - 1)
-        text = self._text[self._at(at).start : self._at(end - 1).end]
-        found = _Found(text, end, bits, most)
+        text, is_changed = self._inside(at, end, at + 2)
+        found = _Found(text, end, bits, most, is_changed)
         return self._with_window(found) if bits == 64 else found
 
     def _total(self, at: int) -> _Found | None:
-        inner = self.sum(at + 2)
-        if inner is None or self._word(inner.end) != ")":
+        is_distinct = self._word(at + 2) == "DISTINCT"
+        inner = self.sum(at + 2 + is_distinct)
+        if inner is None or self._word(inner.end) not in (")", "ORDER"):
             return None
-        whole = self._with_window(inner._replace(text="", end=inner.end + 1))
-        call = f"SUM({inner.text}){whole.text}"
+        # The order of what is added makes no difference.
+        whole = self._with_window(inner._replace(text="", end=self._behind(at + 1)))
+        distinct = "DISTINCT " if is_distinct else ""
+        call = f"SUM({distinct}{inner.text}){whole.text}"
         if inner.most <= _SUMMED_MOST:
-            return _Found(call, whole.end, 64, min(inner.most * _ROWS_MOST, _MOST), inner.is_changed)
+            return _Found(call, whole.end, 64, min(inner.most * _ROWS_MOST, _MOST), whole.is_changed)
+        if is_distinct:  # of doubles there are fewer
+            exact = f"SUM(DISTINCT CAST({inner.text} AS DECIMAL(38, 0))){whole.text}"
+            return _Found(f"CAST({exact} AS BIGINT)", whole.end, 64, _MOST, is_changed=True)
         # The engine takes sums of one argument in two types for the same.
         nearly = f"SUM(({inner.text}) * 1e0){whole.text}"
         return _Found(f"{TOTAL}({call}, {nearly})", whole.end, 64, _MOST, is_changed=True)
@@ -276,14 +246,29 @@ class _Reader:
     def _with_window(self, found: _Found) -> _Found:
         """Return an aggregate with its FILTER and OVER."""
         end = found.end
-        if self._word(end) == "FILTER" and self._word(end + 1) == "(":
-            end = self._behind(end + 1)
-        if self._word(end) == "OVER":
-            end = self._behind(end + 1) if self._word(end + 1) == "(" else end + 2
-        if end == found.end:
-            return found
-        suffix = self._text[self._at(found.end).start : self._at(end - 1).end]
-        return found._replace(text=f"{found.text} {suffix}", end=end)
+        for word in ("FILTER", "OVER"):
+            if self._word(end) == word and self._word(end + 1) == "(":
+                begin, end = end, self._behind(end + 1)
+                suffix, is_changed = self._inside(begin, end, begin + 2)
+            elif self._word(end) == word == "OVER":
+                begin, end = end, end + 2
+                suffix, is_changed = f"OVER {self._at(begin + 1).text}", False
+            else:
+                continue
+            is_changed = is_changed or found.is_changed
+            found = found._replace(text=f"{found.text} {suffix}", end=end, is_changed=is_changed)
+        return found
+
+    def _inside(self, begin: int, end: int, inner: int) -> tuple[str, bool]:
+        """Return what is written from `begin` until behind a parenthesis, that from `inner` on checked."""
+        written = self._text[self._at(begin).start : self._at(end - 1).end]
+        if inner >= end - 1:
+            return written, False
+        offset, behind = self._at(begin).start, self._at(end - 2).end
+        checked = self.rewritten(inner, end - 1)
+        plain = self._text[self._at(inner).start : behind]
+        head, tail = self._text[offset : self._at(inner).start], self._text[behind : self._at(end - 1).end]
+        return (f"{head}{checked}{tail}", True) if checked != plain else (written, False)
 
     def _case(self, at: int) -> _Found | None:
         """Read a CASE whose values are all integers, or NULL."""
@@ -315,8 +300,8 @@ class _Reader:
         begin = at
         while self._word(at + 1) == "." and self._at(at + 2).kind in ("word", "quoted"):
             at += 2
-        bits = self._integers.get(_folded(self._at(at)))
-        if bits is None:
+        bits = self._scopes.bits(begin, [_folded(token) for token in self._tokens[begin : at + 1 : 2]])
+        if not bits:
             return None
         text = self._text[self._at(begin).start : self._at(at).end]
         return _Found(text, at + 1, bits, 1 << (bits - 1))

@@ -16,8 +16,11 @@ from upwell.sql.twins import SelectItem, select_items
 
 _LIKELY = re.compile(r"\(\s*(?:SELECT|WITH)\b", re.IGNORECASE)
 _AGGREGATES = frozenset(
-    {"COUNT", "SUM", "AVG", "MIN", "MAX", "BOOL_AND", "BOOL_OR", "ARRAY_AGG", "STRING_AGG"}
+    {"COUNT", "SUM", "AVG", "MEAN", "MIN", "MAX", "BOOL_AND", "BOOL_OR", "ARRAY_AGG", "STRING_AGG", "MEDIAN"}
+    | {"STDDEV", "STDDEV_POP", "STDDEV_SAMP", "VAR", "VAR_POP", "VAR_SAMP", "BIT_AND", "BIT_OR", "BIT_XOR"}
+    | {"CORR", "COVAR", "COVAR_POP", "COVAR_SAMP", "APPROX_DISTINCT", "APPROX_MEDIAN"}
 )
+_SUBQUERY = frozenset({"SELECT", "WITH"})
 _BEHIND_QUERY = frozenset({"UNION", "EXCEPT", "INTERSECT"})
 
 
@@ -54,15 +57,19 @@ def _expression(item: SelectItem) -> Sequence[Token]:
 
 
 def _is_aggregate(item: Sequence[Token], closings: dict[int, int], tokens: Sequence[Token]) -> bool:
-    """Tell whether there is an aggregate in an item that is no window's."""
-    begin = tokens.index(item[0])
-    for at in range(begin, begin + len(item)):
-        if tokens[at].word in _AGGREGATES and at + 1 in closings:
+    """Tell whether there is an aggregate in an item that is no window's, and no subquery's."""
+    at = tokens.index(item[0])
+    last = at + len(item)
+    while at < last:
+        if at in closings and tokens[at + 1].word in _SUBQUERY:
+            at = closings[at]
+        elif tokens[at].word in _AGGREGATES and at + 1 in closings:
             end = closings[at + 1] + 1
             if end < len(tokens) and tokens[end].word == "FILTER" and end + 1 in closings:
                 end = closings[end + 1] + 1
             if end >= len(tokens) or tokens[end].word != "OVER":
                 return True
+        at += 1
     return False
 
 
