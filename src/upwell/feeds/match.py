@@ -4,7 +4,7 @@ Law: the index finds exactly the subscriptions that a scan over all of them woul
 doesn't depend on those it doesn't concern: by (table, owner), then by one equality of the predicate.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence, Set
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
@@ -125,11 +125,12 @@ def _may_be_held(watch: Watch, change: Change) -> bool:
     return watch.view and watch.untold[0] > 0 and change.count > _SECOND
 
 
-def gaps(watch: Watch, changes: Sequence[Change], *, after: int) -> frozenset[int]:
+def gaps(watch: Watch, changes: Sequence[Change], *, after: int, seen: Set[int] = frozenset()) -> Set[int]:
     """Return the seqs of changes to rows whose version before is later than `after`, but not among them.
 
-    What made it has expired and left the log: who was told everything up to `after` may hold an earlier
-    version, which this change ends, whatever became of it meanwhile.
+    `seen` are the seqs of the pages that were read since `after`. What made such a version has expired and
+    left the log: who was told everything up to `after` may hold an earlier one, which this change ends,
+    whatever became of it meanwhile.
     """
     if not (watch.view and watch.table.is_ephemeral):
         return frozenset()
@@ -137,7 +138,8 @@ def gaps(watch: Watch, changes: Sequence[Change], *, after: int) -> frozenset[in
     return frozenset(
         change.seq
         for change in changes
-        if change.count > _SECOND and change.previous > after and change.previous not in seqs
+        if change.count > _SECOND and change.previous > after
+        if change.previous not in seqs and change.previous not in seen
     )
 
 

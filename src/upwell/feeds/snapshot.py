@@ -189,12 +189,13 @@ def missed_deletes(
 ) -> dict[Key, int]:
     """Return the rows that left `watch` in after < seq ≤ until and hadn't come back at `until`: key → seq."""
     missed: dict[Key, int] = {}
+    seen: set[int] = set()
     while after < until:
         changes = changelog.read(
             view, watch.table.id, watch.owner, after=after, limit=SCAN_CHANGES, needed=watch.needed
         )
         verdicts = decide(view, watch, changes)
-        lost = gaps(watch, changes, after=watch.untold[0])
+        lost = gaps(watch, changes, after=watch.untold[0], seen=seen)
         for change in changes:
             if change.seq > until:
                 return missed
@@ -206,6 +207,8 @@ def missed_deletes(
         if len(changes) < SCAN_CHANGES:
             break
         after = changes[-1].seq
+        if watch.table.is_ephemeral:
+            seen.update(change.seq for change in changes)
     return missed
 
 

@@ -9,6 +9,7 @@ import pytest
 
 from upwell.clock import ManualClock
 from upwell.errors import SeqTrimmed
+from upwell.feeds.snapshot import SCAN_CHANGES
 from upwell.storage.memory import MemoryStore
 from upwell.testing.embedded import GRACE_S, Embedded
 from upwell.testing.live import Subscriber
@@ -291,3 +292,21 @@ async def test_a_view_that_lags_beyond_the_grace_is_told_so(stage: Stage) -> Non
         await subscriber.until(lambda s=subscriber: s.rows or s.errors)
     assert [code for code, _ in view.errors] == ["HISTORY_PRUNED"]
     assert (told(plain), plain.errors) == ([("insert", "b")], [])
+
+
+async def test_a_resume_over_pages_of_changes_ends_no_row_that_was_never_in(stage: Stage) -> None:
+    """Versions of one row are on several pages: none of them is lost."""
+    view = await stage.subscriber().open(view=True)
+    await stage.types("a")
+    await view.until(lambda: "a" in view.rows)
+    view.close()
+    again = "INSERT INTO app.typing VALUES ('x', {}) ON CONFLICT (id) DO UPDATE SET doc = excluded.doc"
+    for doc in (2, 3, 4):
+        await stage.db.outcomes(again.format(doc), user="ann")
+    rows = ", ".join(f"('r{number}', 2)" for number in range(SCAN_CHANGES))
+    await stage.db.outcomes(f"INSERT INTO app.typing VALUES {rows}", user="ann")
+    await stage.db.outcomes(again.format(5), user="ann")
+    await view.resume(view=True)
+    await stage.types("fence")
+    await view.until(lambda: "fence" in view.rows)
+    assert told(view) == [("insert", "a"), ("insert", "fence")]
