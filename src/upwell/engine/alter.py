@@ -5,7 +5,7 @@ Law: no row is touched. What a row had when it was written follows from its sche
 so that every value that was written reads exactly in today's type.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from upwell.engine.catalog import Access, OnDelete, Reference, Table, TableKind
@@ -200,24 +200,11 @@ def altered(
                 None if table.access is access else replace(table, access=access, version=table.version + 1)
             )
         case SetOptions(options):
-            unfit = _LASTING.intersection(dict(options)) if table.is_ephemeral else ()
-            if unfit:
-                raise InvalidOperation(
-                    f"{', '.join(sorted(unfit)).upper()} is not supported for STREAM tables: their rows "
-                    "expire and are never flushed"
-                )
-            merged = {**table.options, **dict(options)}
-            return (
-                None if merged == table.options else replace(table, options=merged, version=table.version + 1)
-            )
+            return _with_options(table, dict(options))
         case AddReference():
             return _referring(table, alteration)
         case DropReference(name):
-            index = table.index_of[_column(table, name, "modify").name]
-            kept = tuple(each for each in table.references if each.columns != (index,))
-            if kept == table.references:
-                raise InvalidOperation(f"column '{name}' of {table.full_name} REFERENCES nothing by itself")
-            return replace(table, references=kept, version=table.version + 1)
+            return _unreferring(table, name)
 
 
 def without_index(reference: Reference, *, own: int | None, parents: int | None) -> Reference:
@@ -350,6 +337,25 @@ def _referring(table: Table, wanted: AddReference) -> Table | None:
     if wanted.on_delete is OnDelete.SET_NULL and not column.nullable:
         raise InvalidOperation(f"ON DELETE SET NULL needs column '{column.name}' to be nullable")
     return replace(table, references=(*table.references, reference), version=table.version + 1)
+
+
+def _unreferring(table: Table, name: str) -> Table:
+    index = table.index_of[_column(table, name, "modify").name]
+    kept = tuple(each for each in table.references if each.columns != (index,))
+    if kept == table.references:
+        raise InvalidOperation(f"column '{name}' of {table.full_name} REFERENCES nothing by itself")
+    return replace(table, references=kept, version=table.version + 1)
+
+
+def _with_options(table: Table, options: Mapping[str, str]) -> Table | None:
+    unfit = _LASTING.intersection(options) if table.is_ephemeral else ()
+    if unfit:
+        raise InvalidOperation(
+            f"{', '.join(sorted(unfit)).upper()} is not supported for STREAM tables: their rows "
+            "expire and are never flushed"
+        )
+    merged = {**table.options, **options}
+    return None if merged == table.options else replace(table, options=merged, version=table.version + 1)
 
 
 def _refers(table: Table, index: int) -> bool:

@@ -14,11 +14,9 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from functools import partial
 from typing import TypeVar
-from weakref import WeakValueDictionary
 
-from upwell.engine.catalog import Catalog, Table
+from upwell.engine.catalog import Catalog
 from upwell.engine.changelog import Changelog, Needed
-from upwell.engine.condition import Condition
 from upwell.engine.query import QueryEngine
 from upwell.engine.view import View
 from upwell.errors import (
@@ -37,6 +35,7 @@ from upwell.feeds.follow import follow
 from upwell.feeds.gauge import Gauge
 from upwell.feeds.match import Index, Watch, judge, needs_decision
 from upwell.feeds.resume import Resumes, Resuming
+from upwell.feeds.sharing import Sharing
 from upwell.feeds.snapshot import Page, Snapshot, expect_same_table, read_batch
 from upwell.feeds.subscription import (
     Listing,
@@ -99,10 +98,7 @@ class LiveFeed:
         self._by_user: Counter[str] = Counter()
         self.sockets, self.running = Gauge(), Gauge()
         self._tasks: set[asyncio.Task[None]] = set()
-        self._projections: WeakValueDictionary[
-            tuple[int, int, tuple[tuple[int, str], ...] | None], Projection
-        ] = WeakValueDictionary()
-        self._conditions: WeakValueDictionary[tuple[int, int, str], Condition] = WeakValueDictionary()
+        self.sharing = Sharing(query)
 
     async def run(self) -> None:
         """Pump the log to the subscriptions at the head, until cancelled or the server is read-only."""
@@ -160,22 +156,6 @@ class LiveFeed:
             # As text, whatever was negotiated: it is what every client reads.
             frame = encode(Error(subscription.id, ending_code(failure), str(failure)))
             subscription.outlet.write([frame])
-
-    def projection(self, table: Table, columns: tuple[tuple[int, str], ...] | None) -> Projection:
-        """Return the one projection of these columns, so that encoded changes are shared."""
-        place = (table.id, table.version, columns)
-        found = self._projections.get(place)
-        if found is None:
-            found = self._projections[place] = Projection.of(table, columns)
-        return found
-
-    def condition(self, table: Table, where: str, names: frozenset[str]) -> Condition:
-        """Return the one condition of this text, which reads the columns `names`."""
-        place = (table.id, table.version, where)
-        found = self._conditions.get(place)
-        if found is None:
-            found = self._conditions[place] = Condition(self._query, table, where, names)
-        return found
 
     async def subscribe(
         self,
@@ -337,7 +317,7 @@ class LiveFeed:
             return watch
         if watch.require is not None:
             watch.require(table)
-        return follow(watch, table, self.projection)
+        return follow(watch, table, self.sharing.projection)
 
     async def _dispatch_partitions(self, view: View, after: int) -> None:
         """Read what memory no longer has, for each partition that somebody watches."""

@@ -41,11 +41,11 @@ def bind_watch(
     where = None if query.where is None else _bound(query.where, query.table, context)
     condition = None
     if where is not None and not query.is_whole:
-        condition = feed.condition(query.table, where, query.names)
+        condition = feed.sharing.condition(query.table, where, query.names)
     return Watch(
         table=query.table,
         owner=query.table.owner_for(principal.user),
-        projection=feed.projection(query.table, query.columns),
+        projection=feed.sharing.projection(query.table, query.columns),
         predicate=freeze(query.predicate, (), context) if query.predicate is not None else None,
         where=where,
         condition=condition,

@@ -150,7 +150,9 @@ class Rig:
         self, owner: Owner = ANN, filtered: tuple[Node, str] | None = None, *, view: bool = False
     ) -> Watch:
         predicate, where = filtered or (None, None)
-        return Watch(self.table, owner, self.feed.projection(self.table, None), predicate, where, view)
+        return Watch(
+            self.table, owner, self.feed.sharing.projection(self.table, None), predicate, where, view
+        )
 
     def select(self, owner: Owner, where: str | None) -> dict[int, Row]:
         """Return the rows of the newest View by key."""
@@ -472,7 +474,7 @@ async def test_a_fault_ends_only_its_own_subscription(
     tmp_path: Path, way: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with running(tmp_path, tail_changes_max=2 if way == "page" else 8_192) as rig:
-        faulty = Faulty(rig.table, ANN, rig.feed.projection(rig.table, None))
+        faulty = Faulty(rig.table, ANN, rig.feed.sharing.projection(rig.table, None))
         broken, sound = Reader(is_stalled=way in ("tail", "page")), Reader()
         first = rig.insert(ANN, [0, "a", 0])
         await rig.growth.reached(rig.insert(ANN, [1, "a", 0]))
@@ -544,7 +546,7 @@ async def test_subscribers_of_one_serialization_share_what_is_encoded(rig: Rig) 
             encoded.append(serialization)
             return super().tail(kind, change, serialization)
 
-    found = rig.feed.projection(rig.table, None)
+    found = rig.feed.sharing.projection(rig.table, None)
     watch = Watch(rig.table, ANN, Counting(found.outputs, found.key))
     gzip_json, plain_json = Protocol("json", "gzip"), Protocol("json", "none")
     protocols = [gzip_json, plain_json, Protocol("msgpack", "gzip"), Protocol("msgpack", "none")] * 5
@@ -792,7 +794,7 @@ async def test_at_the_head_rows_have_a_new_column_as_soon_as_it_is_there(rig: Ri
     await rig.growth.reached(rig.insert(ANN, [1, "a", 1]))
     everything, chosen = Reader(), Reader()
     await subscribe(rig, everything, rig.watch(filtered=SMALL, view=True))
-    projection = rig.feed.projection(rig.table, ((0, "id"), (1, "kind")))
+    projection = rig.feed.sharing.projection(rig.table, ((0, "id"), (1, "kind")))
     await subscribe(rig, chosen, Watch(rig.table, ANN, projection))
     # One group: all of it is published at once.
     with rig.committer.lock:
@@ -864,7 +866,7 @@ async def test_chosen_columns_and_filters_follow_when_others_go(rig: Rig) -> Non
     await rig.growth.reached(rig.insert(ANN, [1, "a", 1], [9, "a", 99]))
     filtered, chosen, resumed = Reader(), Reader(), Reader()
     await subscribe(rig, filtered, rig.watch(filtered=SMALL, view=True))
-    projection = rig.feed.projection(rig.table, ((2, "size"), (0, "id")))
+    projection = rig.feed.sharing.projection(rig.table, ((2, "size"), (0, "id")))
     watch = Watch(rig.table, ANN, projection)
     await subscribe(rig, chosen, watch)
     start = rig.alter(DropColumn("kind"))
