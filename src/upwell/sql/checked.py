@@ -9,11 +9,17 @@ made of them; by names of which `scope` tells what they are. All other text stay
 """
 
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from typing import NamedTuple
 
 from upwell.engine.checked import ABS, ADD, MULTIPLY, NEGATE, SUBTRACT, TOTAL
 from upwell.sql.lex import END, Token, tokenize
 from upwell.sql.scope import Scopes, Tables
+
+TEXTS_KEPT_MAX = 1_024
+TEXT_KEPT_CHARS_MAX = 16_384
+_Known = tuple[tuple[tuple[str, str], tuple[tuple[str, int], ...]], ...]
+"""Tables with their columns, as they can be remembered by."""
 
 _PRODUCT = frozenset({"*", "/", "%"})
 _SUM = frozenset({"+", "-"})
@@ -48,9 +54,18 @@ def with_checked_integers(text: str, tables: Tables, namespace: str, *, is_store
 
     `is_stored`: what doesn't fit into the type of its operands becomes a BIGINT, as the column may be one.
     """
+    known = tuple((place, tuple(columns.items())) for place, columns in tables.items())
+    if len(text) > TEXT_KEPT_CHARS_MAX:
+        return _rewritten.__wrapped__(text, known, namespace, is_stored)
+    return _rewritten(text, known, namespace, is_stored)
+
+
+@lru_cache(TEXTS_KEPT_MAX)
+def _rewritten(text: str, known: _Known, namespace: str, is_stored: bool) -> str:
     tokens = tokenize(text)
     if not any(token.word in _ARITHMETIC for token in tokens):
         return text
+    tables = {place: dict(columns) for place, columns in known}
     return _Reader(text, tokens, tables, namespace, is_stored).rewritten(0, len(tokens))
 
 
