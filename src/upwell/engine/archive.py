@@ -65,6 +65,10 @@ class Archive(msgspec.Struct, frozen=True, kw_only=True):
     elsewhere: tuple[Elsewhere, ...] = ()
 
 
+# Read here, by one thread: msgspec crashes if two are the first to decode a type.
+msgspec.json.Decoder(Archive)
+
+
 def path_of(place: Place, name: str) -> str:
     """Return where an archive keeps a cold file."""
     if place.storage == LOCAL:

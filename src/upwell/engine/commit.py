@@ -87,6 +87,10 @@ class ManifestInForce(msgspec.Struct, frozen=True, array_like=True):
         return self.places[0] if self.places else None
 
 
+# Read here, by one thread: msgspec crashes if two are the first to decode a type.
+msgspec.msgpack.Decoder(ManifestInForce)
+
+
 NO_MANIFEST = ManifestInForce(0, 0)
 
 

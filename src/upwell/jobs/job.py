@@ -175,6 +175,10 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
         return wait if wait <= backoff_us(self.retry_count) else 0
 
 
+# Read here, by one thread: msgspec crashes if two are the first to decode a type.
+msgspec.json.Decoder(Job)
+
+
 def backoff_us(retry_count: int) -> int:
     """Return the pause after the attempt that follows `retry_count` retries."""
     return int(BACKOFF_FIRST_S * 1_000_000) << retry_count

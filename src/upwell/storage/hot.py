@@ -311,6 +311,10 @@ class Floor(msgspec.Struct, frozen=True, array_like=True):
     end: int = 0
 
 
+# Read here, by one thread: msgspec crashes if two are the first to decode a type.
+msgspec.msgpack.Decoder(Floor)
+
+
 def load_floor(reader: HotReader, place: Owner | TableId) -> Floor:
     """Return up to where the log of an owner, or of a table over all owners, was trimmed."""
     record = reader.find_record(Kind.FLOOR, _floor_name(place))

@@ -165,6 +165,10 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
         )
 
 
+# Read here, by one thread: msgspec crashes if two are the first to decode a type.
+msgspec.json.Decoder(Manifest)
+
+
 def file_columns(columns: Sequence[Column]) -> tuple[FileColumn, ...]:
     """Return what a manifest tells readers of the files about a table's columns."""
     return tuple(

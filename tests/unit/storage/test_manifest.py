@@ -1,6 +1,8 @@
 """Manifests and hidden sets are created once, come back exactly, and are refused when they are damaged."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import msgspec
@@ -193,3 +195,23 @@ def test_a_damaged_or_missing_hidden_set_is_named(files: PartitionFiles) -> None
     files.remove(hidden.path)
     with pytest.raises(ColdFileMissing, match=r"hidden-7-0\.json is missing"):
         load_hidden(files, hidden)
+
+
+def test_threads_may_be_the_first_that_read_a_manifest() -> None:
+    """Two at once crashed the process, when the first one to decode it worked out what a manifest is."""
+    program = """
+import sys, threading
+from upwell.storage.manifest import Manifest
+import msgspec
+sys.setswitchinterval(1e-7)
+start = threading.Barrier(8)
+def read():
+    start.wait()
+    msgspec.json.decode(sys.argv[1], type=Manifest)
+threads = [threading.Thread(target=read) for _ in range(8)]
+[thread.start() for thread in threads]
+[thread.join() for thread in threads]
+"""
+    text = encode_manifest(MANIFEST).decode()
+    for _ in range(5):
+        subprocess.run([sys.executable, "-c", program, text], check=True, timeout=60)
