@@ -22,6 +22,11 @@ class _Source(msgspec.Struct, frozen=True, array_like=True):
     change_id_max: int
 
 
+# Read here, by one thread: msgspec crashes if two are the first to decode a type.
+msgspec.msgpack.Decoder(Receipt)
+msgspec.msgpack.Decoder(_Source)
+
+
 def find_receipt(reader: HotReader, user: str, source: str, change_id: int) -> Receipt | None:
     record = reader.find_record(Kind.RECEIPT, change_name(user, source, change_id))
     return msgspec.msgpack.decode(record, type=Receipt) if record else None

@@ -55,6 +55,10 @@ class DeviceRecord(msgspec.Struct, frozen=True, array_like=True):
         return self.asked < other.asked or self.given > other.given
 
 
+# Read here, by one thread: msgspec crashes if two are the first to decode a type.
+msgspec.msgpack.Decoder(DeviceRecord)
+
+
 def load_devices(reader: HotReader, user: str | None = None) -> list[DeviceRecord]:
     """Return the recorded devices of a user, or of all users, in the order of their names."""
     prefix = "" if user is None else user_prefix(user)
