@@ -253,10 +253,10 @@ class Soak:
 
 
 def life_slopes(samples: list[Sample], long_life: float) -> dict[str, float]:
-    """Return the gain per minute from end to end of the short lives; nothing of fewer than two warm ones."""
+    """Return the gain per minute from end to end of the short lives; nothing of fewer than three."""
     ends = {sample["life"]: sample for sample in samples if sample["life"] != long_life}
     points = list(ends.values())[1:]  # the first one fills the tables
-    return slopes(points) if len(points) >= 2 else {}
+    return slopes(points) if len(points) >= 3 else {}
 
 
 def long_slopes(samples: list[Sample], long_life: float) -> dict[str, float]:
