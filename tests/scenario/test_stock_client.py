@@ -80,7 +80,8 @@ Install = Callable[..., StockClient]
 def business(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Business]:
     """One server for this module; its users never meet."""
     directory = tmp_path_factory.mktemp("stock") / "data"
-    with ServerProcess(directory, env={"UPWELL_BCRYPT_COST": "4"}) as server:
+    env = {"UPWELL_BCRYPT_COST": "4", "UPWELL_AUTH_ATTEMPTS_PER_S_MAX": "1000000"}
+    with ServerProcess(directory, env=env) as server:
         yield opened(server)
         assert "Traceback" not in server.log_text(), server.log_tail()
 

@@ -26,7 +26,11 @@ ENDLESS_BYTES_MAX = 256 * 1024 * 1024
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     """A server of its own, since bad company fills its log."""
     directory = tmp_path_factory.mktemp("websocket") / "data"
-    env = {"UPWELL_BCRYPT_COST": "4", "UPWELL_WS_MESSAGES_PER_S_MAX": "1000000"}
+    env = {
+        "UPWELL_BCRYPT_COST": "4",
+        "UPWELL_AUTH_ATTEMPTS_PER_S_MAX": "1000000",
+        "UPWELL_WS_MESSAGES_PER_S_MAX": "1000000",
+    }
     with ServerProcess(directory, env=env) as server:
         site = Site(server)
         yield site
