@@ -73,7 +73,8 @@ def test_a_login_gives_tokens_and_the_account(site: Site) -> None:
         assert moment.endswith("+00:00")
     assert body["admin_ui_access"] is True
     claims = jwt.decode(body["access_token"], site.server.jwt_secret, ["HS256"], issuer="kalamdb")
-    assert set(claims) == {"sub", "iss", "exp", "iat", "email", "role", "token_type"}
+    # The contract's, and our own `era`: which account of this name it was given to.
+    assert set(claims) == {"sub", "iss", "exp", "iat", "email", "role", "token_type", "era"}
     assert (claims["sub"], claims["role"], claims["token_type"]) == (name, "dba", "access")
     assert claims["exp"] - claims["iat"] == 24 * 3600
     refresh = jwt.decode(body["refresh_token"], site.server.jwt_secret, ["HS256"], issuer="kalamdb")
