@@ -544,6 +544,20 @@ def test_cascades_reach_the_device_that_caused_them(world: World) -> None:
     ]
 
 
+def test_a_conflict_shows_the_row_as_the_upload_leaves_it(world: World) -> None:
+    """The refused edit would hang the row elsewhere; where it is, the deletion takes it along."""
+    user = world.user()
+    phone, laptop = world.handset(user), world.handset(user, "laptop")
+    phone.put(upsert(1, "posts", A, title="a"), upsert(2, "posts", B, title="b"))
+    phone.put(upsert(3, "comments", C, post=A))
+    laptop.put(upsert(1, "comments", C, 1, post=B))
+    refused, gone = phone.upload(upsert(4, "comments", C, 1, post=A), delete(5, "posts", B, 1))
+    assert gone == applied(5, 2)
+    assert refused["status"] == "conflict"
+    row = refused["server_row"]
+    assert (row["server_version"], row["deleted"], row["payload"]) == (3, True, None)
+
+
 def test_a_child_that_goes_with_its_parent_in_one_request(world: World) -> None:
     phone = world.handset()
     phone.put(upsert(1, "posts", B, title="t"), upsert(2, "comments", C, post=B))

@@ -112,6 +112,15 @@ class Wave:
         left = [change for change in self._changes if change.index not in self.statuses]
         self._settle(change for change in left if change.op is not Op.DELETE)
         self._settle(change for change in left if change.op is Op.DELETE)
+        self._renew_conflicts(left)
+
+    def _renew_conflicts(self, changes: Iterable[UploadedChange]) -> None:
+        """Show in each conflict the row as this very upload leaves it: a deletion may have taken it along."""
+        for change in changes:
+            is_conflict = self.statuses[change.index].status == "conflict"
+            if is_conflict and self._write.has_staged(self._place(change)):
+                current = self._write.current(change.table, self._owner, change.key)
+                self.statuses[change.index] = self._behind(change, current)
 
     def _settle(self, changes: Iterable[UploadedChange]) -> None:
         """Try each change; one that needs another of this very upload is tried again right after that."""
