@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 import msgspec
 
 from upwell.client.failures import AuthenticationFailed, ProtocolViolation, ServerError
+from upwell.decodable import decodable
 from upwell.protocol.codec import FrameMalformed, decode_body, encode
 from upwell.protocol.messages import (
     AuthFault,
@@ -167,5 +168,6 @@ def _refuse_login(answer: HttpAnswer) -> NoReturn:
     raise failure(answer.status, fault.error, fault.message, answer.body)
 
 
+@decodable
 class _Refusal(msgspec.Struct, frozen=True):
     error: ErrorBody | None = None

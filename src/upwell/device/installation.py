@@ -16,6 +16,7 @@ from typing import Any, Self, TypeAlias, TypedDict, TypeVar
 import msgspec
 
 from upwell.clock import Clock, SystemClock
+from upwell.decodable import decodable
 from upwell.device.capture import Capture
 from upwell.device.conflict import Resolver, server_wins
 from upwell.device.exchange import Exchange, answer_to
@@ -271,6 +272,7 @@ def _is_same_change(owed: tuple[int, str] | None, base: int, queued_at: str) -> 
     return owed is not None and (owed[0] == base or owed[1] == queued_at)
 
 
+@decodable
 class _Login(msgspec.Struct):
     access_token: str
 

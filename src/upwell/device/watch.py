@@ -11,6 +11,7 @@ from typing import Protocol, TypeAlias
 
 import msgspec
 
+from upwell.decodable import decodable
 from upwell.device.failures import AnswerRefused, DeviceError
 from upwell.device.pace import Pace, Pause
 from upwell.device.transport import Request
@@ -86,6 +87,7 @@ class EventParser:
             self._data.append(value)
 
 
+@decodable
 class _Log(msgspec.Struct):
     max_server_id: int
 

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import msgspec
 
+from upwell.decodable import decodable
 from upwell.effects import Files
 from upwell.engine.stop import Stop
 from upwell.errors import InvalidOperation
@@ -52,6 +53,7 @@ class Elsewhere(msgspec.Struct, frozen=True):
         return Place(self.storage, self.directory)
 
 
+@decodable
 class Archive(msgspec.Struct, frozen=True, kw_only=True):
     """What `backup.json` says. `seq` and `epoch` are the store's, `created_at` is in ms."""
 
@@ -63,10 +65,6 @@ class Archive(msgspec.Struct, frozen=True, kw_only=True):
     epoch: int
     files: tuple[Entry, ...]
     elsewhere: tuple[Elsewhere, ...] = ()
-
-
-# Read here, by one thread: msgspec crashes if two are the first to decode a type.
-msgspec.json.Decoder(Archive)
 
 
 def path_of(place: Place, name: str) -> str:

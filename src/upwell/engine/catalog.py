@@ -12,6 +12,7 @@ from typing import TypeVar
 
 import msgspec
 
+from upwell.decodable import decodable
 from upwell.engine.named_query import NamedQuery, QueryName
 from upwell.errors import InvalidOperation, TableNotFound
 from upwell.ids import snowflake_floor
@@ -89,6 +90,7 @@ class Reference:
         return all(row[child] == parent[at] for child, at in self.others)
 
 
+@decodable
 @dataclass(frozen=True)
 class Table:
     """One table at one schema version."""
@@ -216,6 +218,7 @@ _Steps = list[tuple[int, Callable[[Value], Value] | None]] | None
 _UNKNOWN: _Steps = []
 
 
+@decodable
 @dataclass(frozen=True)
 class User:
     """An account. `password_hash` is bcrypt's text, None when no password opens it.
@@ -245,6 +248,7 @@ class User:
         return self.anew_at_us, self.era
 
 
+@decodable
 @dataclass(frozen=True)
 class Namespace:
     name: str
@@ -327,9 +331,7 @@ class Catalog:
                     _put(storages, record.name, record.value, Storage)
                 case Kind.QUERY:
                     place = (record.name.split(".")[0], record.name.split(".")[1])
-                    queries.pop(place, None)
-                    if record.value is not None:
-                        queries[place] = msgspec.json.decode(record.value, type=NamedQuery)
+                    _put(queries, place, record.value, NamedQuery)
                 case Kind.TABLE:
                     old = self.by_id.get(int(record.name))
                     if old:
@@ -355,10 +357,11 @@ class Catalog:
         return any(ref.parent in rest and ref.parent != table.id for ref in table.references)
 
 
+Name = TypeVar("Name")
 Entry = TypeVar("Entry")
 
 
-def _put(entries: dict[str, Entry], name: str, value: bytes | None, kind: type[Entry]) -> None:
+def _put(entries: dict[Name, Entry], name: Name, value: bytes | None, kind: type[Entry]) -> None:
     if value is None:
         entries.pop(name, None)
     else:
@@ -400,17 +403,14 @@ def _versions(table: TableId) -> str:
 
 def dropped_record(table: TableId, remains: Table | None) -> RecordWrite:
     """Return the record of a dropped table whose rows and files still have to go; None: they are gone."""
-    return RecordWrite(Kind.META, _dropped_name(table), None if remains is None else _json.encode(remains))
+    value = None if remains is None else _json.encode(remains)
+    return RecordWrite(Kind.META, f"{_DROPPED}{table:010d}", value)
 
 
 def find_dropped(reader: HotReader, table: TableId) -> Table | None:
     """Return a table that was dropped and still has rows or files."""
-    record = reader.find_record(Kind.META, _dropped_name(table))
+    record = reader.find_record(Kind.META, f"{_DROPPED}{table:010d}")
     return None if record is None else msgspec.json.decode(record, type=Table)
-
-
-def _dropped_name(table: TableId) -> str:
-    return f"{_DROPPED}{table:010d}"
 
 
 def user_record(user: User) -> RecordWrite:

@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 import msgspec
 
+from upwell.decodable import decodable
 from upwell.effects import Points
 from upwell.engine.catalog import Catalog, load_catalog
 from upwell.engine.changelog import Changelog
@@ -68,6 +69,7 @@ class KeyRange(NamedTuple):
         return keys[bisect_left(keys, self.first) : bisect_right(keys, self.last)]
 
 
+@decodable
 class ManifestInForce(msgspec.Struct, frozen=True, array_like=True):
     """The record of a partition's manifest: its number, the seq up to which rows are cold, and whether its
     segments are due to be compacted.
@@ -85,10 +87,6 @@ class ManifestInForce(msgspec.Struct, frozen=True, array_like=True):
     def place(self) -> Place | None:
         """Where the manifest is; None: where it lies by default."""
         return self.places[0] if self.places else None
-
-
-# Read here, by one thread: msgspec crashes if two are the first to decode a type.
-msgspec.msgpack.Decoder(ManifestInForce)
 
 
 NO_MANIFEST = ManifestInForce(0, 0)

@@ -8,6 +8,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from upwell.decodable import decodable
 from upwell.errors import InvalidOperation
 from upwell.types import Column
 
@@ -19,6 +20,7 @@ QueryName = tuple[str, str]
 """Namespace and name."""
 
 
+@decodable
 @dataclass(frozen=True)
 class NamedQuery:
     """A query with a name. Its unqualified names are tables of namespace `home`.

@@ -5,10 +5,12 @@ Law: a receipt is committed with what it is about; beyond the highest id there i
 
 import msgspec
 
+from upwell.decodable import decodable
 from upwell.engine.names import change_name, source_name
 from upwell.storage.hot import HotReader, Kind, RecordWrite
 
 
+@decodable
 class Receipt(msgspec.Struct, frozen=True, array_like=True):
     """What a change id did: digest of its content, the row, and the version that it made (0: none)."""
 
@@ -18,13 +20,9 @@ class Receipt(msgspec.Struct, frozen=True, array_like=True):
     version: int
 
 
+@decodable
 class _Source(msgspec.Struct, frozen=True, array_like=True):
     change_id_max: int
-
-
-# Read here, by one thread: msgspec crashes if two are the first to decode a type.
-msgspec.msgpack.Decoder(Receipt)
-msgspec.msgpack.Decoder(_Source)
 
 
 def find_receipt(reader: HotReader, user: str, source: str, change_id: int) -> Receipt | None:

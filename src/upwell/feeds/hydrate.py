@@ -16,6 +16,7 @@ from itertools import accumulate, chain, islice
 import msgspec
 from msgspec import structs
 
+from upwell.decodable import decodable
 from upwell.engine.catalog import Table
 from upwell.engine.commit import Committer
 from upwell.engine.payload import device_columns, device_rows
@@ -39,6 +40,7 @@ CHUNK_ROWS = 250
 _encode_stored = msgspec.msgpack.Encoder().encode
 
 
+@decodable
 class HydrationCursor(msgspec.Struct, frozen=True, array_like=True):
     """Where a hydration stands: the history, the counter at its begin, the last row, the order of tables."""
 

@@ -11,6 +11,7 @@ from typing import TypeVar
 
 import msgspec
 
+from upwell.decodable import decodable
 from upwell.engine.names import change_name, source_prefix, user_prefix
 from upwell.protocol import sync
 from upwell.storage.hot import HotReader, Kind, RecordWrite
@@ -26,6 +27,7 @@ _KEPT_BY_DEVICES = frozenset({sync.FK_MISSING, sync.BATCH_TOO_LARGE, sync.TOO_MA
 _NOT_KEPT = "; it was too large to be kept"
 
 
+@decodable
 class Conflict(msgspec.Struct, frozen=True, array_like=True):
     """A change whose base version wasn't the current one when it came."""
 
@@ -41,6 +43,7 @@ class Conflict(msgspec.Struct, frozen=True, array_like=True):
     at_us: int
 
 
+@decodable
 class DeadLetter(msgspec.Struct, frozen=True, array_like=True):
     """A change that was refused as it is; `is_whole` tells whether all of it could be kept."""
 

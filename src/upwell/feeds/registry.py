@@ -14,6 +14,7 @@ import msgspec
 from msgspec import structs
 
 from upwell.clock import Clock
+from upwell.decodable import decodable
 from upwell.engine.commit import Committer
 from upwell.engine.names import source_name, user_prefix
 from upwell.errors import ReadOnly
@@ -27,6 +28,7 @@ COMMIT_RECORDS_MAX = 2_000
 ANY_NUMBER = (1 << 63) - 1
 
 
+@decodable
 class DeviceRecord(msgspec.Struct, frozen=True, array_like=True):
     """One source of one user; `cursor` None: it hasn't read the log yet. Times are µs since the epoch.
 
@@ -53,10 +55,6 @@ class DeviceRecord(msgspec.Struct, frozen=True, array_like=True):
     def may_hold_more_than(self, other: "DeviceRecord") -> bool:
         """Tell whether there is a number that this one may hold and the other may not."""
         return self.asked < other.asked or self.given > other.given
-
-
-# Read here, by one thread: msgspec crashes if two are the first to decode a type.
-msgspec.msgpack.Decoder(DeviceRecord)
 
 
 def load_devices(reader: HotReader, user: str | None = None) -> list[DeviceRecord]:

@@ -11,6 +11,7 @@ from itertools import islice
 
 import msgspec
 
+from upwell.decodable import decodable
 from upwell.engine.catalog import Table
 from upwell.engine.changelog import Changelog
 from upwell.engine.history import is_lost
@@ -37,6 +38,7 @@ BATCH_BYTES_MAX = 4 << 20
 SCAN_CHANGES = 1_000
 
 
+@decodable
 class Window(msgspec.Struct, frozen=True, array_like=True):
     """A resume from `after` that may have been cut off: its client's cursor is somewhere up to `until`."""
 

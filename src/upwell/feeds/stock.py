@@ -25,6 +25,7 @@ from typing import TypeAlias
 import msgspec
 from msgspec import structs
 
+from upwell.decodable import decodable
 from upwell.engine.catalog import Table
 from upwell.engine.commit import Committer
 from upwell.engine.names import source_name
@@ -60,6 +61,7 @@ PLACES_MAX = 8
 """Pages that are known: a device repeats its newest one, and late copies of requests make others."""
 
 
+@decodable
 class _Hydration(msgspec.Struct, frozen=True, array_like=True):
     """One hydration: the floor that it fills, and the last rows of its newest pages by their numbers.
 

@@ -13,6 +13,8 @@ from enum import Enum
 
 import msgspec
 
+from upwell.decodable import decodable
+
 RETRIES_MAX = 3
 BACKOFF_FIRST_S = 0.1
 
@@ -73,6 +75,7 @@ _PREFIXES = {
 }
 
 
+@decodable
 class Job(msgspec.Struct, frozen=True, kw_only=True):
     """One job; times in microseconds since the epoch, None before they happen.
 
@@ -173,10 +176,6 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
         """Return how long a retrying job still has to wait."""
         wait = (self.due_at or 0) - now_us
         return wait if wait <= backoff_us(self.retry_count) else 0
-
-
-# Read here, by one thread: msgspec crashes if two are the first to decode a type.
-msgspec.json.Decoder(Job)
 
 
 def backoff_us(retry_count: int) -> int:

@@ -8,6 +8,8 @@ from typing import Annotated, Any, Literal
 
 from msgspec import UNSET, Meta, Struct, UnsetType, field
 
+from upwell.decodable import decodable
+
 Cell = Any
 """One cell as JSON has it: 64-bit integers and DECIMAL as strings, TIMESTAMP as microseconds."""
 WireRow = dict[str, Cell]
@@ -83,6 +85,7 @@ class ErrorBody(Struct, frozen=True):
     details: str | UnsetType | None = UNSET
 
 
+@decodable
 class SqlResponse(Struct, frozen=True):
     """The answer of the SQL endpoint. `took` is in milliseconds; success omits `error` or has it null."""
 
@@ -95,6 +98,7 @@ class SqlResponse(Struct, frozen=True):
 # Signing in
 
 
+@decodable
 class LoginRequest(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
     """The body of `POST /v1/api/auth/login`; `username` is another name of `user`."""
 
@@ -108,6 +112,7 @@ class LoginRequest(Struct, frozen=True, omit_defaults=True, forbid_unknown_field
         return self.user if self.user is not None else self.username
 
 
+@decodable
 class SetupRequest(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
     """The body of `POST /v1/api/auth/setup`; `username` is another name of `user`."""
 
@@ -133,6 +138,7 @@ class UserBody(Struct, frozen=True, kw_only=True):
     updated_at: str
 
 
+@decodable
 class LoginResponse(Struct, frozen=True):
     """The answer to a login or a refresh."""
 
@@ -144,6 +150,7 @@ class LoginResponse(Struct, frozen=True):
     refresh_expires_at: str | UnsetType = UNSET
 
 
+@decodable
 class AuthFault(Struct, frozen=True):
     """The error body of the sign-in endpoints; `error` is a kind such as `unauthorized`."""
 
@@ -151,6 +158,7 @@ class AuthFault(Struct, frozen=True):
     message: str
 
 
+@decodable
 class MeResponse(Struct, frozen=True):
     """The answer of `GET /v1/api/auth/me`."""
 
@@ -158,6 +166,7 @@ class MeResponse(Struct, frozen=True):
     admin_ui_access: bool
 
 
+@decodable
 class SetupResponse(Struct, frozen=True):
     """The answer to a set-up: the account of role dba that it made."""
 
@@ -165,6 +174,7 @@ class SetupResponse(Struct, frozen=True):
     message: str
 
 
+@decodable
 class SetupStatus(Struct, frozen=True):
     """The answer of `GET /v1/api/auth/status`."""
 
@@ -178,6 +188,7 @@ class MessageResponse(Struct, frozen=True):
     message: str
 
 
+@decodable
 class HealthResponse(Struct, frozen=True):
     """The answer of `GET /health`."""
 
@@ -205,6 +216,7 @@ class ClusterNode(Struct, frozen=True, kw_only=True):
     uptime_human: str
 
 
+@decodable
 class ClusterHealth(Struct, frozen=True, kw_only=True):
     """The answer of `GET /v1/api/cluster/health`; a server alone is one node, the leader."""
 

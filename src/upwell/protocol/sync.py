@@ -10,6 +10,8 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import UNSET, Meta, Raw, Struct, UnsetType
 
+from upwell.decodable import decodable
+
 UPLOAD_PATH = "/sync/upload"
 DOWNLOAD_PATH = "/sync/download"
 HYDRATE_PATH = "/sync/hydrate"
@@ -174,12 +176,14 @@ class MaterializeFailure(Struct, kw_only=True, omit_defaults=True):
     payload: Raw | UnsetType = UNSET
 
 
+@decodable
 class RetryRequest(Struct, kw_only=True):
     """Which failure to retry; the query parameter `id` says it as well."""
 
     id: Int64
 
 
+@decodable
 class SigninRequest(Struct, kw_only=True):
     """A sign-in of a development server: any password opens."""
 
@@ -188,18 +192,21 @@ class SigninRequest(Struct, kw_only=True):
     device: str = ""
 
 
+@decodable
 class SchemaVersion(Struct, kw_only=True):
     """The version of the synced schema."""
 
     schema_version: int
 
 
+@decodable
 class DeviceTokenRequest(Struct, kw_only=True):
     """A logged-in user asks for a token of one device (its source)."""
 
     device: str
 
 
+@decodable
 class DeviceTokenResponse(Struct, kw_only=True):
     """A token with `sub` and `did`, valid for `expires_in` seconds."""
 
@@ -209,6 +216,7 @@ class DeviceTokenResponse(Struct, kw_only=True):
     device: str
 
 
+@decodable
 class SyncError(Struct, kw_only=True):
     """The body of every answer that is not 200."""
 

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 import msgspec
 
 from upwell.clock import Clock
+from upwell.decodable import decodable
 from upwell.engine.commit import Committer
 from upwell.ids import Seq, snowflake_ms
 from upwell.logs import origin
@@ -20,6 +21,7 @@ EXPIRED_AT_ONCE = 16
 _WORD = re.compile(r"(?<!^)(?=[A-Z])")
 
 
+@decodable
 class Entry(msgspec.Struct, frozen=True, omit_defaults=True):
     """One entry; its id and time are its record's name. `subject` is on whose behalf `actor` acted."""
 

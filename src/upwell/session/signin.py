@@ -8,6 +8,7 @@ own, beside the catalog: a login changes no schema.
 import msgspec
 
 from upwell.clock import Clock
+from upwell.decodable import decodable
 from upwell.engine.commit import Committer
 from upwell.errors import AuthenticationFailed
 from upwell.ids import Seq
@@ -17,6 +18,7 @@ FAILED_MAX = 5
 LOCKED_S = 15 * 60
 
 
+@decodable
 class SignIn(msgspec.Struct, frozen=True, omit_defaults=True):
     """What is known of an account's logins; times in microseconds since the epoch."""
 

@@ -7,6 +7,7 @@ import re
 
 import msgspec
 
+from upwell.decodable import decodable
 from upwell.engine.catalog import Role
 from upwell.errors import InvalidSql
 from upwell.sql.lex import Tokens
@@ -27,6 +28,7 @@ _ROLES = {
 }
 
 
+@decodable
 class Identity(msgspec.Struct, frozen=True):
     """Who an oauth account is: its subject at an issuer."""
 

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 
+from upwell.decodable import decodable
 from upwell.errors import InvalidOperation
 from upwell.storage.place import ENCODED, LOCAL, MANIFEST_COPY, Partition, Place, encode_name
 from upwell.types import owner_user
@@ -67,6 +68,7 @@ _SETTINGS = {
 }
 
 
+@decodable
 @dataclass(frozen=True)
 class Storage:
     """A storage as the catalog has it. `base` is an absolute directory, or `s3://bucket/prefix`.

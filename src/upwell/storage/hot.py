@@ -15,6 +15,7 @@ from typing import Any, Protocol
 
 import msgspec
 
+from upwell.decodable import decodable
 from upwell.errors import UpwellError
 from upwell.ids import Seq
 from upwell.types import Key, Op, Owner, Row, TableId, owner_user
@@ -298,6 +299,7 @@ class HotStore(HotReader, Protocol):
     def close(self) -> None: ...
 
 
+@decodable
 class Floor(msgspec.Struct, frozen=True, array_like=True):
     """The newest entry that was trimmed, of an owner or of a table: its counter (tables: 0) and its seq.
 
@@ -309,10 +311,6 @@ class Floor(msgspec.Struct, frozen=True, array_like=True):
     seq: int = 0
     is_own: bool = False
     end: int = 0
-
-
-# Read here, by one thread: msgspec crashes if two are the first to decode a type.
-msgspec.msgpack.Decoder(Floor)
 
 
 def load_floor(reader: HotReader, place: Owner | TableId) -> Floor:

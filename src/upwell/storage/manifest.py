@@ -21,6 +21,7 @@ from typing import Literal, TypeVar
 
 import msgspec
 
+from upwell.decodable import decodable
 from upwell.errors import ColdFileMissing
 from upwell.logs import fields
 from upwell.storage.arrow import physical_name
@@ -121,6 +122,7 @@ def _placed(entry: Entry, place: Place) -> Entry:
     return msgspec.structs.replace(entry, storage=place.storage, directory=place.directory)
 
 
+@decodable
 class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     """The segments of a partition at one number (`version`); everything ≤ `flushed_until` is in them."""
 
@@ -163,10 +165,6 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
             segments=tuple(_placed(entry, place) for entry in self.segments),
             hidden=tuple(_placed(entry, place) for entry in self.hidden),
         )
-
-
-# Read here, by one thread: msgspec crashes if two are the first to decode a type.
-msgspec.json.Decoder(Manifest)
 
 
 def file_columns(columns: Sequence[Column]) -> tuple[FileColumn, ...]:

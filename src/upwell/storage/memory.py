@@ -14,6 +14,7 @@ from pathlib import Path
 import msgspec
 
 from upwell.clock import Clock
+from upwell.decodable import decodable
 from upwell.effects import Files, OsFiles
 from upwell.ids import EPOCH_SHIFT, Seq, Snowflakes
 from upwell.storage.hot import (
@@ -282,6 +283,7 @@ class MemoryStore(MemoryReader):
         return self._state.records[kind]
 
 
+@decodable
 class _Saved(msgspec.Struct, array_like=True):
     """A state as a checkpoint keeps it."""
 
