@@ -1,4 +1,4 @@
-"""Queries: the only door to DataFusion. One table name stands for both tiers.
+"""Queries: the door to DataFusion, with `context` and `scout`. One table name stands for both tiers.
 
 Law: a query sees exactly the newest version of each live row of its View: the live hot rows, and the
 cold rows that neither the manifest nor a hot version hides. Every predicate comes after that resolution.
@@ -9,39 +9,27 @@ number; `hidden` sets are anti-joins against a few integers, never literals.
 
 import re
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from functools import reduce
 from operator import or_
 from threading import Lock
 
 import pyarrow as pa
-import pyarrow.dataset as dataset
-from datafusion import (
-    DataFrame,
-    Expr,
-    RuntimeEnvBuilder,
-    SessionConfig,
-    SessionContext,
-    SQLOptions,
-    col,
-    literal,
-    udf,
-)
+from datafusion import DataFrame, Expr, SessionConfig, SessionContext, col, literal
 from datafusion.catalog import Catalog as FusionCatalog
-from datafusion.catalog import Schema, SchemaProvider
+from datafusion.catalog import Schema
 from datafusion.catalog import Table as FusionTable
 from datafusion.functions import when
 
-from upwell.engine import checked
 from upwell.engine.catalog import Table
+from upwell.engine.context import ONLY_QUERIES, context_of
 from upwell.engine.flow import Flow, collected
 from upwell.engine.hot_rows import HotRows
-from upwell.engine.json_value import FUNCTIONS
 from upwell.engine.overlay import Overlay
 from upwell.engine.reading import Reading
-from upwell.engine.refusal import CATALOG, QUERY_BYTES_MAX, translated
+from upwell.engine.refusal import CATALOG, translated
 from upwell.engine.rows import Rows
+from upwell.engine.scout import Scout
 from upwell.engine.source import (
     OWNER,
     OWNER_FIELD,
@@ -50,13 +38,11 @@ from upwell.engine.source import (
     Everybody,
     Resolve,
     Source,
-    names_of,
     schema_of,
 )
 from upwell.engine.stage import Staged
 from upwell.engine.stop import Stop
 from upwell.engine.view import View
-from upwell.errors import InvalidSql, QueryFailure, UpwellError
 from upwell.storage.arrow import (
     DELETED,
     SEQ,
@@ -73,23 +59,8 @@ from upwell.types import Column, Owner, coerce, owner_user
 COLD_PLANS_MAX = 256
 LONG_ROWS_MIN = 50_000
 """A query over so many rows can be stopped while it runs; shorter ones are faster without."""
-NAMES_KEPT_MAX = 2_048
-NAMES_KEPT_TEXT_CHARS_MAX = 16_384
 # What may last however few rows its tables have.
 _LASTING = re.compile(r"\b(?:recursive|generate_series|range|unnest|repeat)\b", re.IGNORECASE)
-# Possessive and from a word's begin: a literal of a megabyte costs one pass, not one for each letter.
-_BEFORE_A_DOT = re.compile(r"\b(\w++)\"?\s*+\.")
-_FUNCTIONS = {
-    prefix: [
-        (name, udf(call, list(arguments), result, "immutable", name))
-        for name, arguments, result, call in made
-    ]
-    for prefix, made in (("json_", FUNCTIONS), ("checked_", checked.FUNCTIONS))
-}
-"""Ours, by what the names of each kind begin with."""
-# It drops an empty branch of a union, and then takes columns of the other for those of another table.
-_FAULTY_RULES = ("propagate_empty_relation",)
-_ONLY_QUERIES = SQLOptions().with_allow_ddl(False).with_allow_dml(False).with_allow_statements(False)
 
 
 class QueryEngine:
@@ -98,114 +69,13 @@ class QueryEngine:
     def __init__(self, rows: Rows, overlay: Overlay) -> None:
         self._rows = rows
         self._overlay = overlay
+        self.scout = Scout()
         self._cold_plans: OrderedDict[tuple[int, Owner], tuple[Linked, DataFrame]] = OrderedDict()
-        self._names: dict[tuple[str, str], _Names] = {}
-        self._same: dict[tuple[str, str, str, bool], bool] = {}
         self._lock = Lock()
 
     def kept_bytes(self, table: Table, owner: Owner) -> int:
         """Return what the partition's hot rows cost in memory at this moment."""
         return self._overlay.kept_bytes(table, owner)
-
-    def tables_in(self, text: str, namespace: str, resolve: Resolve) -> list[tuple[str, str]]:
-        """Return the (namespace, name)s that a query reads; raise for what it may not or can't read.
-
-        They follow from the text alone, so they are remembered by it; `run` asks `resolve` again.
-        """
-        return self._names_of(text, namespace, resolve).tables
-
-    def columns_in(self, text: str, namespace: str, resolve: Resolve) -> list[str]:
-        """Return the names of a query's columns; raise as `tables_in` does."""
-        known = self._names_of(text, namespace, resolve)
-        if known.seen != [names_of(resolve(*place)) for place in known.tables]:
-            # A star in it has other columns by now.
-            self._names.pop((text, namespace), None)
-            known = self._names_of(text, namespace, resolve)
-        return known.columns
-
-    def is_same(self, text: str, written: str, namespace: str, resolve: Resolve, *, is_stored: bool) -> bool:
-        """Tell whether a query that is `written` in other words can be run, with columns of the same types.
-
-        What `is_stored` gets the types of a table's columns anyhow; raise if it can't be run.
-        """
-        place = text, written, namespace, is_stored
-        known = self._same.get(place)
-        if known is not None:
-            return known
-        try:
-            columns = self.scouted(written, namespace, resolve, to_the_end=True)[1]
-        except QueryFailure:
-            if is_stored:
-                raise
-            found = False
-        else:
-            found = is_stored or columns.types == self.scouted(text, namespace, resolve)[1].types
-        if len(text) <= NAMES_KEPT_TEXT_CHARS_MAX:
-            if len(self._same) >= NAMES_KEPT_MAX:
-                self._same.clear()
-            self._same[place] = found
-        return found
-
-    def _names_of(self, text: str, namespace: str, resolve: Resolve) -> "_Names":
-        known = self._names.get((text, namespace))
-        if known is not None:
-            return known
-        reads, schema = self.scouted(text, namespace, resolve)
-        names = _Names(list(reads), [list(each.names) for each in reads.values()], schema.names)
-        if len(text) <= NAMES_KEPT_TEXT_CHARS_MAX:
-            if len(self._names) >= NAMES_KEPT_MAX:
-                self._names.clear()
-            self._names[text, namespace] = names
-        return names
-
-    def scouted(
-        self, text: str, namespace: str, resolve: Resolve, *, to_the_end: bool = False
-    ) -> tuple[Mapping[tuple[str, str], pa.Schema], pa.Schema]:
-        """Return what a query reads with its columns, and those of the result; nothing of it is run.
-
-        `to_the_end`: types of conditions are looked at only there.
-        """
-        known: dict[tuple[str, str], pa.Schema] = {}
-        while True:
-            scout = _Scout(resolve, known)
-            found = self._scouted(text, namespace, scout, to_the_end=to_the_end)
-            if found is not None:
-                return scout.seen, found
-            # The engine can't plan one query while it plans another: those within go before.
-            for place, inner in scout.derived.items():
-                known[place] = self.scouted(inner.text, inner.query.home, inner.resolve)[1]
-
-    @staticmethod
-    def _scouted(text: str, namespace: str, scout: "_Scout", *, to_the_end: bool = False) -> pa.Schema | None:
-        """Return the columns of a query's result; None: a named query in it has to tell its own first."""
-        context = _context(namespace, text)
-        catalog = FusionCatalog.memory_catalog()
-        context.register_catalog_provider(CATALOG, catalog)
-        for name in _mentioned_namespaces(text, namespace):
-            catalog.register_schema(name, _ScoutSchema(name, scout))
-        try:
-            frame = context.sql_with_options(text, _ONLY_QUERIES)
-            schema = frame.schema()
-            if to_the_end:
-                frame.optimized_logical_plan()
-        except BaseException as error:
-            scout.raise_failure()
-            if not scout.derived:
-                raise translated(error) from error
-            return None
-        scout.raise_failure()
-        return schema
-
-    def refuse_bad_grammar(self, text: str) -> None:
-        """Raise `InvalidSql` if `text` is no query, whatever its names stand for."""
-        try:
-            _context("public").sql_with_options(text, _ONLY_QUERIES)
-        except BaseException as error:
-            refusal = translated(error)
-            if isinstance(refusal, InvalidSql):
-                raise refusal from error
-            if not isinstance(refusal, QueryFailure):
-                raise
 
     def run(
         self,
@@ -243,7 +113,7 @@ class QueryEngine:
         self, reading: Reading, text: str, namespace: str, tables: list[tuple[str, str]], resolve: Resolve
     ) -> tuple[DataFrame, bool]:
         """Return the planned query, and whether it reads many rows."""
-        context, is_large = _context(namespace, text), False
+        context, is_large = context_of(namespace, text), False
         catalog = FusionCatalog.memory_catalog()
         context.register_catalog_provider(CATALOG, catalog)
         schemas: dict[str, Schema] = {}
@@ -256,7 +126,7 @@ class QueryEngine:
                 is_large = is_large or self._is_large(reading.view, source)
                 schemas[space].register_table(name, self._fusion_table(context, reading, source))
         try:
-            return context.sql_with_options(text, _ONLY_QUERIES), is_large
+            return context.sql_with_options(text, ONLY_QUERIES), is_large
         except BaseException as error:
             raise translated(error) from error
 
@@ -319,7 +189,7 @@ class QueryEngine:
             return FusionTable(context.from_arrow(source))
         if isinstance(source, Derived):
             home = source.query.home
-            names = self.tables_in(source.text, home, source.resolve)
+            names = self.scout.tables_in(source.text, home, source.resolve)
             return FusionTable(self._frame(reading, source.text, home, names, source.resolve)[0])
         if isinstance(source, Everybody):
             return FusionTable(self._of_everybody(context, reading, source))
@@ -389,92 +259,6 @@ def _union(frames: Sequence[DataFrame]) -> DataFrame:
     return _union(frames[:middle]).union(_union(frames[middle:]))
 
 
-@dataclass(frozen=True, slots=True)
-class _Names:
-    """The tables that a query reads, the columns that they had, and those of its result."""
-
-    tables: list[tuple[str, str]]
-    seen: list[list[str]]
-    columns: list[str]
-
-
-class _Scout:
-    """Learns which tables a query reads while it is planned over empty ones."""
-
-    def __init__(self, resolve: Resolve, known: Mapping[tuple[str, str], pa.Schema]) -> None:
-        self._resolve = resolve
-        self._known = known
-        self.derived: dict[tuple[str, str], Derived] = {}
-        """Named queries whose columns aren't known."""
-        self.seen: dict[tuple[str, str], pa.Schema] = {}
-        self._failure: UpwellError | None = None
-
-    def raise_failure(self) -> None:
-        """Raise what went wrong first, and let go of it: it holds the engine, which holds the scout."""
-        failure, self._failure = self._failure, None
-        try:
-            if failure is not None:
-                raise failure
-        finally:
-            del failure  # it holds this frame, too
-
-    def table(self, namespace: str, name: str) -> FusionTable | None:
-        try:
-            source = self._resolve(namespace, name)
-        except UpwellError as error:
-            self._failure = self._failure or error
-            return None
-        schema = self._known.get((namespace, name)) if isinstance(source, Derived) else schema_of(source)
-        if schema is None:
-            assert isinstance(source, Derived), "a table knows its columns"
-            self.derived[namespace, name] = source
-            return None
-        self.seen[namespace, name] = schema
-        return FusionTable(dataset.dataset(schema.empty_table()))
-
-
-class _ScoutSchema(SchemaProvider):
-    def __init__(self, name: str, scout: _Scout) -> None:
-        self._name = name
-        self._scout = scout
-
-    def owner_name(self) -> str | None:
-        return None
-
-    def table_names(self) -> set[str]:
-        return set()
-
-    def table_exist(self, name: str) -> bool:
-        return True
-
-    def table(self, name: str) -> FusionTable | None:
-        return self._scout.table(self._name, name)
-
-
-def _context(namespace: str, text: str = "") -> SessionContext:
-    # Contexts are cheap (56 µs) and are never shared: a kept plan would return the rows of its time.
-    config = (
-        SessionConfig()
-        .with_target_partitions(1)
-        .with_create_default_catalog_and_schema(False)
-        .with_default_catalog_and_schema(CATALOG, namespace)
-        .set("datafusion.sql_parser.dialect", "PostgreSQL")
-        # It refuses plans in which it knows less of NULLs after optimizing them than before.
-        .set("datafusion.execution.skip_physical_aggregate_schema_check", "true")
-    )
-    # What sorts, joins and groups may hold; sorts and groups go on in temporary files beyond it.
-    runtime = RuntimeEnvBuilder().with_disk_manager_os().with_fair_spill_pool(QUERY_BYTES_MAX)
-    context = SessionContext(config, runtime)
-    for rule in _FAULTY_RULES:
-        context.remove_optimizer_rule(rule)
-    for prefix, functions in _FUNCTIONS.items():
-        if prefix in text:
-            for name, function in functions:
-                if name in text:
-                    context.register_udf(function)
-    return context
-
-
 def _plan_cold(partition: ColdPartition, linked: Linked, table: Table) -> DataFrame:
     """Plan a scan of the manifest's segments without tombstones and hidden rows."""
     context = SessionContext(SessionConfig().with_target_partitions(1))
@@ -513,8 +297,3 @@ def _with(context: SessionContext, frame: DataFrame, staged: Staged, source: Sou
     if staged.replaced:
         frame = _without(context, frame, staged.replaced)
     return frame.union(context.create_dataframe([[record_batch(staged.versions, source.table.columns)]]))
-
-
-def _mentioned_namespaces(text: str, default: str) -> set[str]:
-    """Return every word in front of a dot, and the default: a superset of the namespaces in `text`."""
-    return {default, *(word.lower() for word in _BEFORE_A_DOT.findall(text))}

@@ -135,7 +135,7 @@ class Reader:
         text = render(text, (), call.context())
         refuse_deep(text)
         refuse_ignored(text)
-        return self.query.scouted(text, namespace, self._resolver(call, view, None))
+        return self.query.scout.scouted(text, namespace, self._resolver(call, view, None))
 
     def find_keys(
         self,
@@ -244,22 +244,22 @@ class Reader:
         text = with_captions(own.text, lambda text: with_exact_literals(text, columns))
         checked = with_checked_integers(text, integers, namespace, is_stored=is_stored)
         if checked != text:
-            names = self.query.columns_in(text, namespace, resolver)
+            names = self.query.scout.columns_in(text, namespace, resolver)
             # What can't be told to be the same stays as it is, but nothing is stored of it.
-            if self.query.is_same(text, checked, namespace, resolver, is_stored=is_stored):
+            if self.query.scout.is_same(text, checked, namespace, resolver, is_stored=is_stored):
                 return replace(own, names=names), checked
         return own, text
 
     def _read(self, text: str, namespace: str, resolver: Resolve) -> tuple[OwnNames, list[tuple[str, str]]]:
         """Return a query that the engine can plan, and the tables that it reads."""
         try:
-            return OwnNames(text, {}), self.query.tables_in(text, namespace, resolver)
+            return OwnNames(text, {}), self.query.scout.tables_in(text, namespace, resolver)
         except QueryFailure as failure:
             if is_for_twins(str(failure)):
                 text = with_stars_once(text, partial(_columns_seen, resolver, namespace))
             for own in own_names(text, str(failure)):
                 with suppress(QueryFailure):
-                    return own, self.query.tables_in(own.text, namespace, resolver)
+                    return own, self.query.scout.tables_in(own.text, namespace, resolver)
             raise
 
     def _resolver(

@@ -99,7 +99,7 @@ class Texts:
                 if tree is not None:
                     query = query_in(tree)
                     if query is not None:
-                        self.query.refuse_bad_grammar(query)
+                        self.query.scout.refuse_bad_grammar(query)
                     require_statement(principal, tree)
                     self.preparer.note_checked(one.lifted)
             except InvalidSql as error:

@@ -176,13 +176,9 @@ class Binder:
                 return tree
             case KillLive() | KillJob() | RetryJob() | FlushAll() | CompactAll():
                 return tree
-            case SubscribeTo() | SetOption():
+            case SubscribeTo() | SetOption() | BackupDatabase() | RestoreDatabase():
                 return tree
-            case BackupDatabase() | RestoreDatabase():
-                return tree
-            case CreateUser() | AlterUser() | DropUser():
-                return tree
-            case Begin() | Commit() | Rollback():
+            case CreateUser() | AlterUser() | DropUser() | Begin() | Commit() | Rollback():
                 return tree
             case CreateStorage() | AlterStorage() | DropStorage() | CheckStorage():
                 return tree

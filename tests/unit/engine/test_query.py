@@ -27,7 +27,7 @@ def resolver(db: Embedded, user: str = "ann") -> Resolve:
 
 def run(db: Embedded, text: str, user: str = "ann") -> list[tuple[object, ...]]:
     resolve = resolver(db, user)
-    names = db.query.tables_in(text, "app", resolve)
+    names = db.query.scout.tables_in(text, "app", resolve)
     found = db.query.run(db.settle(), text, "app", names, resolve)
     return list(zip(*(column.to_pylist() for column in found.columns), strict=True))
 
@@ -85,7 +85,7 @@ def test_a_query_stays_with_its_view(filled: Embedded) -> None:
     """Whatever is written and flushed after it was taken."""
     resolve, view = resolver(filled), filled.settle()
     text = "SELECT count(*), sum(n) FROM mine"
-    names = filled.query.tables_in(text, "app", resolve)
+    names = filled.query.scout.tables_in(text, "app", resolve)
     for key in range(10, 13):
         filled.change(f"INSERT INTO app.mine (id, n) VALUES ({key}, 1)", user="ann")
         filled.change("UPDATE app.mine SET n = n + 1", user="ann")
@@ -98,8 +98,8 @@ def test_a_query_stays_with_its_view(filled: Embedded) -> None:
 def test_tables_are_named_by_planning_not_by_guessing(db: Embedded) -> None:
     resolve = resolver(db)
     text = "WITH mine AS (SELECT 'app.ours' AS x) SELECT * FROM mine, app.ours o WHERE o.n IS NULL"
-    assert db.query.tables_in(text, "app", resolve) == [("app", "ours")]
-    assert db.query.tables_in("SELECT 1", "app", resolve) == []
+    assert db.query.scout.tables_in(text, "app", resolve) == [("app", "ours")]
+    assert db.query.scout.tables_in("SELECT 1", "app", resolve) == []
 
 
 @pytest.mark.parametrize(
@@ -203,4 +203,4 @@ def test_what_was_planned_of_a_manifest_goes_with_the_next(db: Embedded) -> None
 
 def refused(db: Embedded, text: str) -> None:
     view = db.view
-    db.query.tables_in(text, "app", lambda *name: resolver(db)(*name) if view else pa.table({}))
+    db.query.scout.tables_in(text, "app", lambda *name: resolver(db)(*name) if view else pa.table({}))
