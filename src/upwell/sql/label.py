@@ -8,7 +8,9 @@ All other text stays as it is written.
 """
 
 import re
+from bisect import bisect_left
 from collections.abc import Sequence
+from operator import attrgetter
 
 from upwell.sql.lex import Token, tokenize
 from upwell.sql.truth import closing_of
@@ -58,7 +60,7 @@ def _expression(item: SelectItem) -> Sequence[Token]:
 
 def _is_aggregate(item: Sequence[Token], closings: dict[int, int], tokens: Sequence[Token]) -> bool:
     """Tell whether there is an aggregate in an item that is no window's, and no subquery's."""
-    at = tokens.index(item[0])
+    at = bisect_left(tokens, item[0].start, key=attrgetter("start"))
     last = at + len(item)
     while at < last:
         if at in closings and tokens[at + 1].word in _SUBQUERY:
@@ -75,7 +77,8 @@ def _is_aggregate(item: Sequence[Token], closings: dict[int, int], tokens: Seque
 
 def _is_grouped(tokens: Sequence[Token], select: int) -> bool:
     depth = 0
-    for token in tokens[select:]:
+    for at in range(select, len(tokens)):
+        token = tokens[at]
         depth += (token.word == "(") - (token.word == ")")
         if depth < 0 or (depth == 0 and token.word in _BEHIND_QUERY):
             return False
