@@ -9,9 +9,8 @@ first round to the last, through each kill. After each round every row is compar
 was followed, and the rows of the STREAM table have to end. It prints one JSON line a round, and at the end
 the slopes of memory, descriptors, segments and job backlog; exit code 1 if a row is wrong or something grows.
 
-The first life of the server is long (`--long`, a part of the time): what it gains after its first third, in
-which caches and tables fill, is what a server gains that stays up. Those behind it are short, each ended by
-kill -9, and compared by their ends.
+Lives of the server are short at first, and compared by their ends. The last one is long (`--long`, a part of
+the time): what it gains after its first third, in which caches fill, is what a server gains that stays up.
 """
 
 import argparse
@@ -253,15 +252,16 @@ class Soak:
         return problems
 
 
-def life_slopes(samples: list[Sample]) -> dict[str, float]:
+def life_slopes(samples: list[Sample], long_life: float) -> dict[str, float]:
     """Return the gain per minute from end to end of the short lives; nothing of fewer than three."""
-    ends = {sample["life"]: sample for sample in samples if sample["life"]}
-    return slopes(list(ends.values())) if len(ends) >= 3 else {}
+    ends = {sample["life"]: sample for sample in samples if sample["life"] != long_life}
+    points = list(ends.values())[1:]  # the first one fills the tables
+    return slopes(points) if len(points) >= 3 else {}
 
 
-def long_slopes(samples: list[Sample]) -> dict[str, float]:
+def long_slopes(samples: list[Sample], long_life: float) -> dict[str, float]:
     """Return the gain per minute within the long life, after its first third; nothing if it was short."""
-    of_life = [sample for sample in samples if not sample["life"]]
+    of_life = [sample for sample in samples if sample["life"] == long_life]
     points = of_life[len(of_life) // 3 :]
     is_long = points[-1]["minutes"] - points[0]["minutes"] >= LONG_MINUTES_MIN
     return slopes(points) if is_long else {}
@@ -280,13 +280,13 @@ def slopes(points: list[Sample]) -> dict[str, float]:
 
 
 def soaked(soak: Soak, minutes: float, long_share: float) -> list[str]:
-    """Run rounds for so many minutes and return what was wrong; no kill comes in the first `long_share`."""
+    """Run rounds for so many minutes and return what was wrong; there is no kill in the last `long_share`."""
     began = time.monotonic()
     problems: list[str] = []
     number = life = 0
     while not problems and (elapsed := (time.monotonic() - began) / 60) < minutes:
         number += 1
-        kill = number % ROUNDS_A_LIFE == 0 and elapsed >= minutes * long_share
+        kill = number % ROUNDS_A_LIFE == 0 and elapsed < minutes * (1 - long_share)
         life += kill
         soak.round(kill=kill)
         problems = soak.check()
@@ -298,7 +298,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="A mixed load against a model, for minutes.")
     parser.add_argument("--minutes", type=float, default=10.0)
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--long", type=float, default=LONG_SHARE, help="part of the time, of the first life")
+    parser.add_argument("--long", type=float, default=LONG_SHARE, help="part of the time, of the last life")
     options = parser.parse_args()
     print(f"seed {options.seed}", file=sys.stderr)
     with tempfile.TemporaryDirectory(prefix="upwell-soak-") as name:
@@ -306,7 +306,8 @@ def main() -> int:
         with soak.server:
             soak.prepare()
             problems = soaked(soak, options.minutes, options.long)
-    by_life, by_minute = life_slopes(soak.samples), long_slopes(soak.samples)
+    last = soak.samples[-1]["life"]
+    by_life, by_minute = life_slopes(soak.samples, last), long_slopes(soak.samples, last)
     found = {"slopes_per_minute": by_life, "long_life_slopes_per_minute": by_minute}
     print(json.dumps({"rounds": len(soak.samples), **found, "problems": problems}))
     steep = {name for name, slope in by_life.items() if slope > FLAT[name]}
