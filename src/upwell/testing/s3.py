@@ -31,7 +31,10 @@ _ERROR = '<?xml version="1.0"?><Error><Code>{}</Code><Message>injected for {}</M
 
 
 class S3Server:
-    """moto's server; `with` starts and stops it. Buckets are made and read past every proxy."""
+    """moto's server; `with` starts and stops it. Buckets are made and read past every proxy.
+
+    moto keeps its buckets per process: at the end they are forgotten, so that the next one begins empty.
+    """
 
     def __init__(self) -> None:
         from moto.server import ThreadedMotoServer
@@ -44,7 +47,10 @@ class S3Server:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._server.stop()
+        try:
+            self._call("POST", "/moto-api/reset")
+        finally:
+            self._server.stop()
 
     @property
     def port(self) -> int:
