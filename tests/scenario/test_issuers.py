@@ -107,6 +107,10 @@ def test_an_apps_user_needs_no_account(site: Site) -> None:
     row = site.root.run(f"SELECT auth_type, auth_data FROM system.users WHERE user_id = '{name}'").rows[0]
     assert (row[0], json.loads(row[1])) == ("oauth", {"provider": "shop", "subject": name})
     assert site.wire(_shop(name)).run("SELECT COUNT(*) FROM app.t").cell == "1"
+    made = "SELECT action, actor_user_id, details FROM system.audit_log WHERE target = $1"
+    details = {"role": "user", "auth_type": "oauth", "email": "me@example.com"}
+    [[action, actor, told]] = site.root.run(made, name).rows
+    assert (action, actor, json.loads(told)) == ("CREATE_USER", name, details)
     wire.sql("SELECT * FROM system.users").refused(403, "PERMISSION_DENIED")
     assert wire.call("POST", "/v1/api/auth/refresh").status == 401
 

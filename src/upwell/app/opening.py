@@ -30,6 +30,7 @@ from upwell.engine.storages import StorageSchema
 from upwell.errors import StartRefused, UpwellError
 from upwell.ids import Snowflakes
 from upwell.jobs.queue import JobQueue
+from upwell.session.accounts import provisioned
 from upwell.session.audit import AuditLog
 from upwell.session.auth import Authenticator
 from upwell.session.engine import Engine
@@ -87,7 +88,7 @@ def opened(config: Config, *, clock: Clock, files: Files, points: Points) -> Ite
         )
         facts = ServerFacts(server_id(store), config.origin, clock.now_us(), _settings(config))
         engine = _engine(config, facts, committer, storages, Rows(cold), partitions, clock, points)
-        authenticator = _authenticator(config, engine.schema, clock)
+        authenticator = _authenticator(config, engine, clock)
         engine.schema.ensure_default_namespace()
         StorageSchema(committer, clock).ensure_local(str(storages.root.absolute()))
         _return_elsewhere(config.data_dir, storages, committer.newest_catalog)
@@ -141,7 +142,7 @@ def _engine(
     )
 
 
-def _authenticator(config: Config, schema: Schema, clock: Clock) -> Authenticator:
+def _authenticator(config: Config, engine: Engine, clock: Clock) -> Authenticator:
     return Authenticator(
         secret=config.jwt_secret,
         clock=clock,
@@ -149,7 +150,7 @@ def _authenticator(config: Config, schema: Schema, clock: Clock) -> Authenticato
         device_expiry_hours=config.device_token_expiry_hours,
         bcrypt_cost=config.bcrypt_cost,
         is_strict=config.enforce_password_complexity,
-        trust=Trust(config.issuers, schema.provision_user, clock),
+        trust=Trust(config.issuers, partial(provisioned, engine), clock),
     )
 
 

@@ -91,6 +91,14 @@ class ManifestInForce(msgspec.Struct, frozen=True, array_like=True):
 
 NO_MANIFEST = ManifestInForce(0, 0)
 
+Note = Callable[[], Sequence[RecordWrite]]
+"""Makes records that go with a commit, such as its entry in the audit log; asked under the write lock."""
+
+
+def no_note() -> Sequence[RecordWrite]:
+    """Tell nothing."""
+    return ()
+
 
 def partition_name(table: TableId, owner: Owner) -> str:
     """Return the name of a partition's manifest record."""

@@ -10,7 +10,7 @@ from dataclasses import replace
 from upwell.clock import Clock
 from upwell.engine.alter import Alteration, DropColumn, ModifyColumn, RenameColumn
 from upwell.engine.catalog import SYSTEM_NAMESPACE, Catalog, Table, query_record
-from upwell.engine.commit import Committer
+from upwell.engine.commit import Committer, Note, no_note
 from upwell.engine.named_query import NamedQuery, QueryName, readers, refuse_deep
 from upwell.errors import AlreadyExists, InvalidOperation, NotFound
 from upwell.ids import Seq
@@ -22,9 +22,14 @@ _UNSTORED = frozenset({SYSTEM_NAMESPACE, "information_schema"})
 class QuerySchema:
     """Changes of named queries; each returns the seq to wait for, None if there was nothing to do."""
 
-    def __init__(self, committer: Committer, clock: Clock) -> None:
+    def __init__(self, committer: Committer, clock: Clock, note: Note = no_note) -> None:
         self._committer = committer
         self._clock = clock
+        self._note = note
+
+    def noted(self, note: Note) -> "QuerySchema":
+        """Return what makes one change, with which `note` is committed."""
+        return QuerySchema(self._committer, self._clock, note)
 
     @property
     def last_seq(self) -> Seq:
@@ -56,7 +61,7 @@ class QuerySchema:
             _refuse_other_columns(catalog, old, query)
             refuse_deep({**catalog.queries, query.place: query})
             kept = replace(query, created_at_us=self._clock.now_us())
-            return self._committer.apply(Batch(records=[query_record(kept)]))
+            return self._committer.apply(Batch(records=[query_record(kept), *self._note()]))
 
     def drop(self, place: QueryName, *, if_exists: bool) -> Seq | None:
         """Forget a query; raise if another one reads it."""
@@ -70,7 +75,7 @@ class QuerySchema:
                     return None
                 raise NotFound(f"View '{place[1]}' not found in namespace '{place[0]}'")
             refuse_read(catalog, [place])
-            return self._committer.apply(Batch(records=[query_record(query, dropped=True)]))
+            return self._committer.apply(Batch(records=[query_record(query, dropped=True), *self._note()]))
 
 
 def refuse_read(catalog: Catalog, dropped: Collection[QueryName]) -> None:

@@ -29,7 +29,7 @@ from upwell.engine.catalog import (
     user_record,
     version_record,
 )
-from upwell.engine.commit import Committer
+from upwell.engine.commit import Committer, Note, no_note
 from upwell.engine.query_schema import refuse_read, refuse_used
 from upwell.engine.siting import require_site
 from upwell.engine.view import View
@@ -64,9 +64,14 @@ class _Checked:
 class Schema:
     """All schema changes; each returns the seq to wait for, None if there was nothing to do."""
 
-    def __init__(self, committer: Committer, clock: Clock) -> None:
+    def __init__(self, committer: Committer, clock: Clock, note: Note = no_note) -> None:
         self._committer = committer
         self._clock = clock
+        self._note = note
+
+    def noted(self, note: Note) -> "Schema":
+        """Return the schema for one change, with which `note` is committed."""
+        return Schema(self._committer, self._clock, note)
 
     def create_namespace(self, name: str, *, if_not_exists: bool) -> Seq | None:
         with self._committer.lock:
@@ -77,7 +82,7 @@ class Schema:
                     return None
                 raise AlreadyExists(f"Namespace '{name}' already exists")
             record = namespace_record(Namespace(name, self._clock.now_us()))
-            return self._committer.apply(Batch([], [record], [RecordIs(Kind.NAMESPACE, name, None)]))
+            return self._apply(Batch([], [record], [RecordIs(Kind.NAMESPACE, name, None)]))
 
     def alter_namespace(self, name: str, options: Sequence[tuple[str, bool | int | float | str]]) -> Seq:
         """Set options of a namespace; the others stay."""
@@ -86,7 +91,7 @@ class Schema:
             if space is None:
                 raise NotFound(f"Namespace '{name}' not found")
             space = replace(space, options={**space.options, **dict(options)})
-            return self._committer.apply(Batch(records=[namespace_record(space)]))
+            return self._apply(Batch(records=[namespace_record(space)]))
 
     def drop_namespace(self, name: str, *, if_exists: bool) -> tuple[Seq | None, list[Table]]:
         """Drop a namespace and its tables; returns the tables, for their cleanup."""
@@ -106,7 +111,7 @@ class Schema:
             records = [record for table in tables for record in self._drop(table)]
             records += [query_record(query, dropped=True) for query in queries]
             records.append(namespace_record(space, dropped=True))
-            return self._committer.apply(Batch(records=records)), tables
+            return self._apply(Batch(records=records)), tables
 
     def create_table(self, table: Table, *, if_not_exists: bool) -> tuple[Seq | None, Table]:
         """Create `table`; its id is given here. Returns what exists now."""
@@ -129,7 +134,7 @@ class Schema:
             table = replace(table, id=TableId(made), columns=columns, created_at_us=self._clock.now_us())
             table = replace(table, references=tuple(self._own(table, made)))
             self._check_references(table)
-            return self._committer.apply(Batch(records=[table_record(table), self._made_record(made)])), table
+            return self._apply(Batch(records=[table_record(table), self._made_record(made)])), table
 
     def drop_table(self, namespace: str, name: str, *, if_exists: bool) -> tuple[Seq | None, Table | None]:
         with self._committer.lock:
@@ -141,7 +146,7 @@ class Schema:
                 raise NotFound(f"Table '{name}' not found in namespace '{namespace}'")
             self._refuse_referenced([table])
             refuse_read(self._catalog, [(namespace, name)])
-            return self._committer.apply(Batch(records=self._drop(table))), table
+            return self._apply(Batch(records=self._drop(table))), table
 
     def alter_table(
         self, namespace: str, name: str, alteration: Alteration, *, refuse_rows: RefuseRows
@@ -169,7 +174,7 @@ class Schema:
                 if isinstance(found, AddReference):
                     self._check_references(new)
                     records.append(self._made_record(self._tables_made() + 1))
-                return self._committer.apply(Batch(records=records)), new
+                return self._apply(Batch(records=records)), new
 
     def create_user(self, user: User) -> Seq:
         """Create an account; one that was dropped may begin anew under its name."""
@@ -184,7 +189,7 @@ class Schema:
                 # Tokens name both, and clocks may be set back: neither is ever one of before.
                 now = max(user.created_at_us, before.anew_at_us + 1)
                 user = replace(user, anew_at_us=now, era=before.era + 1, era_began_us=now)
-            return self._committer.apply(Batch(records=[user_record(user)]))
+            return self._apply(Batch(records=[user_record(user)]))
 
     def provision_user(self, user: User) -> User:
         """Create an account unless its name is taken, also by a dropped one; return the one there is.
@@ -194,7 +199,7 @@ class Schema:
         with self._committer.lock:
             found = self._catalog.users.get(user.name) or self._catalog.dropped_users.get(user.name)
             if found is None:
-                self._committer.apply(Batch(records=[user_record(user)]))
+                self._apply(Batch(records=[user_record(user)]))
             return found or user
 
     def alter_user(self, name: str, change: Callable[[User], User]) -> Seq:
@@ -203,7 +208,7 @@ class Schema:
             user = self._catalog.users.get(name)
             if user is None:
                 raise NotFound(f"User '{name}' not found")
-            return self._committer.apply(Batch(records=[user_record(change(user))]))
+            return self._apply(Batch(records=[user_record(change(user))]))
 
     def set_up(self, user: User, set_root: Callable[[User], User]) -> Seq:
         """Create the first account and change root, unless that has happened."""
@@ -213,7 +218,7 @@ class Schema:
                 raise InvalidOperation("the server is set up already")
             if user.name in self._catalog.users:
                 raise AlreadyExists(f"User '{user.name}' already exists")
-            return self._committer.apply(Batch(records=[user_record(set_root(root)), user_record(user)]))
+            return self._apply(Batch(records=[user_record(set_root(root)), user_record(user)]))
 
     def find_user(self, name: str) -> User | None:
         """Return an account as it is now, published or not."""
@@ -226,13 +231,13 @@ class Schema:
 
     def put_user(self, user: User) -> Seq:
         """Create or replace an account."""
-        return self._committer.apply(Batch(records=[user_record(user)]))
+        return self._apply(Batch(records=[user_record(user)]))
 
     def ensure_default_namespace(self) -> None:
         with self._committer.lock:
             if DEFAULT_NAMESPACE not in self._catalog.namespaces:
                 record = namespace_record(Namespace(DEFAULT_NAMESPACE, self._clock.now_us()))
-                self._committer.apply(Batch(records=[record]))
+                self._apply(Batch(records=[record]))
 
     def _find_table(self, namespace: str, name: str) -> Table:
         table = self._catalog.tables.get((namespace, name))
@@ -297,6 +302,10 @@ class Schema:
     def _made_record(made: int) -> RecordWrite:
         """Who deletes parents expects it to be as it was: no table, and no reference, came meanwhile."""
         return RecordWrite(Kind.META, TABLES_MADE, msgspec.msgpack.encode(made))
+
+    def _apply(self, batch: Batch) -> Seq:
+        batch.records = [*batch.records, *self._note()]
+        return self._committer.apply(batch)
 
     @property
     def _catalog(self) -> Catalog:

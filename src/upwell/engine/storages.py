@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 from upwell.clock import Clock
 from upwell.engine.catalog import Catalog, Table, load_dropped, storage_record
-from upwell.engine.commit import Committer, decode_manifest_record
+from upwell.engine.commit import Committer, Note, decode_manifest_record, no_note
 from upwell.engine.siting import refuse_meeting_tables
 from upwell.errors import AlreadyExists, InvalidOperation, NotFound
 from upwell.ids import Seq
@@ -25,6 +25,11 @@ class StorageSchema:
 
     committer: Committer
     clock: Clock
+    note: Note = no_note
+
+    def noted(self, note: Note) -> "StorageSchema":
+        """Return what makes one change, with which `note` is committed."""
+        return replace(self, note=note)
 
     def create(self, storage: Storage) -> Seq:
         """Take up a storage that has been made ready; raise `AlreadyExists` for an id that is taken."""
@@ -33,7 +38,7 @@ class StorageSchema:
             self.require_new(storage)
             record = storage_record(replace(storage, created_at_us=now, updated_at_us=now))
             return self.committer.apply(
-                Batch(records=[record], expectations=[RecordIs(Kind.STORAGE, storage.id, None)])
+                Batch(records=[record, *self.note()], expectations=[RecordIs(Kind.STORAGE, storage.id, None)])
             )
 
     def require_new(self, storage: Storage) -> None:
@@ -51,7 +56,7 @@ class StorageSchema:
             tables = self._catalog.by_id.values()
             writing = [table for table in tables if table.storage == name]
             refuse_meeting_tables(writing, tables, {**self._catalog.storages, name: changed})
-            return self.committer.apply(Batch(records=[storage_record(changed)]))
+            return self.committer.apply(Batch(records=[storage_record(changed), *self.note()]))
 
     def drop(self, name: str, *, if_exists: bool) -> Storage | None:
         """Let a storage go; return it, None if there was none."""
@@ -69,7 +74,7 @@ class StorageSchema:
                     f"Cannot drop storage '{name}': {len(using)} table(s) still using it: "
                     + ", ".join(sorted(using)[:5])
                 )
-            self.committer.apply(Batch(records=[storage_record(storage, dropped=True)]))
+            self.committer.apply(Batch(records=[storage_record(storage, dropped=True), *self.note()]))
             return storage
 
     def tables_using(self, name: str) -> set[str]:

@@ -13,9 +13,11 @@ from upwell.engine.schema import Schema
 from upwell.engine.view import Publication
 from upwell.errors import AuthenticationFailed, InvalidOperation, NotFound
 from upwell.feeds.cursor import Growth
+from upwell.ids import Seq
 from upwell.session.audit import AuditLog
 from upwell.session.auth import Authenticator
 from upwell.session.call import Call
+from upwell.session.engine import Engine
 from upwell.session.outcome import Message
 from upwell.session.password import refuse_password
 from upwell.session.policy import require_account, require_admin
@@ -40,7 +42,7 @@ class Accounts:
     clock: Clock
 
     async def run(self, call: Call, statement: CreateUser | AlterUser | DropUser) -> Message:
-        """Run a statement about an account; return when it and its audit entry are durable."""
+        """Run a statement about an account; return when it is durable, with its audit entry."""
         match statement:
             case CreateUser():
                 return await self._create(call, statement)
@@ -54,16 +56,16 @@ class Accounts:
         require_account(call.principal, statement.role)
         password_hash = await self._hashed(statement.password)
         now = self.clock.now_us()
-        self.schema.create_user(
+        details = {"role": statement.role.value, "auth_type": statement.auth_type, "email": statement.email}
+        if statement.password is not None:
+            details["password"] = REDACTED
+        seq = self._noted(call, "CREATE_USER", statement.name, details).create_user(
             User(
                 statement.name, statement.role, password_hash, statement.email, statement.auth_type, now, now,
                 statement.auth_data,
             )
         )  # fmt: skip
-        details = {"role": statement.role.value, "auth_type": statement.auth_type, "email": statement.email}
-        if statement.password is not None:
-            details["password"] = REDACTED
-        return await self._done(call, "CREATE_USER", statement.name, details, "created")
+        return await self._done(seq, statement.name, "created")
 
     async def _alter(self, call: Call, statement: AlterUser) -> Message:
         self._require_change(call, statement)
@@ -83,9 +85,6 @@ class Accounts:
                 era_began_us=user.era_began_us if password_hash is None else now,
             )
 
-        self.schema.alter_user(statement.name, changed)
-        if statement.password is not None and statement.name != call.principal.user:
-            self.sign_ins.unlock(statement.name)
         details: dict[str, str | None] = {}
         if statement.password is not None:
             details["password"] = REDACTED
@@ -93,7 +92,10 @@ class Accounts:
             details["role"] = statement.role.value
         if statement.email is not None:
             details["email"] = statement.email
-        return await self._done(call, "ALTER_USER", statement.name, details, "updated")
+        seq = self._noted(call, "ALTER_USER", statement.name, details).alter_user(statement.name, changed)
+        if statement.password is not None and statement.name != call.principal.user:
+            seq = self.sign_ins.unlock(statement.name)
+        return await self._done(seq, statement.name, "updated")
 
     def _require_change(self, call: Call, statement: AlterUser) -> None:
         principal = call.principal
@@ -130,9 +132,8 @@ class Accounts:
             require_account(call.principal, user.role)
             return replace(user, password_hash=None, deleted_at_us=now, updated_at_us=now)
 
-        self.schema.alter_user(name, dropped)
-        self.sign_ins.unlock(name)
-        return await self._done(call, "DROP_USER", name, {}, "dropped (soft delete)")
+        self._noted(call, "DROP_USER", name, {}).alter_user(name, dropped)
+        return await self._done(self.sign_ins.unlock(name), name, "dropped (soft delete)")
 
     async def _hashed(self, password: str | None) -> str | None:
         if password is None:
@@ -140,11 +141,19 @@ class Accounts:
         refuse_password(password, is_strict=self.authenticator.is_strict)
         return await self.slow.run(partial(self.authenticator.hash_password, password))
 
-    async def _done(
-        self, call: Call, action: str, name: str, details: dict[str, str | None], done: str
-    ) -> Message:
-        await self.growth.reached(self.audit.append(call.principal.user, action, name, details=details))
+    def _noted(self, call: Call, action: str, name: str, details: dict[str, str | None]) -> Schema:
+        return self.schema.noted(self.audit.note(call.principal.user, action, name, details=details))
+
+    async def _done(self, seq: Seq, name: str, done: str) -> Message:
+        await self.growth.reached(seq)
         return Message(f"User '{name}' {done}")
+
+
+def provisioned(engine: Engine, user: User) -> User:
+    """Return the account of somebody whom another issuer vouches for, made if need be."""
+    details = {"role": user.role.value, "auth_type": user.auth_type, "email": user.email}
+    note = engine.audit.note(user.name, "CREATE_USER", user.name, details=details)
+    return engine.schema.noted(note).provision_user(user)
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,7 +199,8 @@ class Doorkeeper:
         now = self.clock.now_us()
         root_hash = self.authenticator.hash_password(root_password)
         user = User(name, Role.DBA, self.authenticator.hash_password(password), email, "password", now, now)
-        self.schema.set_up(user, lambda root: replace(root, password_hash=root_hash, updated_at_us=now))
         details = {"role": user.role.value, "password": REDACTED}
-        self.publication.wait(self.audit.append(ROOT, "CREATE_USER", name, details=details))
+        schema = self.schema.noted(self.audit.note(ROOT, "CREATE_USER", name, details=details))
+        seq = schema.set_up(user, lambda root: replace(root, password_hash=root_hash, updated_at_us=now))
+        self.publication.wait(seq)
         return user

@@ -1,17 +1,19 @@
 """The audit log: who changed accounts, rights and schemas, and who acted for whom.
 
-Law: an entry is as durable as what it tells of: nothing that belongs here is acknowledged before its entry
-has reached the disk. No entry holds a password or a row. Entries go when they are older than the retention.
+Law: a change of an account, a right or a schema and its entry are one commit; nothing else that belongs here
+is acknowledged before its entry has reached the disk. No entry holds a password or a row. Entries go when
+they are older than the retention.
 """
 
 import re
 from collections.abc import Callable, Mapping
+from functools import partial
 
 import msgspec
 
 from upwell.clock import Clock
 from upwell.decodable import decodable
-from upwell.engine.commit import Committer
+from upwell.engine.commit import Committer, Note
 from upwell.ids import Seq, snowflake_ms
 from upwell.logs import origin
 from upwell.storage.hot import Batch, HotReader, Kind, RecordWrite
@@ -34,7 +36,7 @@ class Entry(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class AuditLog:
-    """Writes entries. Thread-safe; each gives the seq to wait for."""
+    """Writes entries, each with the commit that it tells of or as one of its own. Thread-safe."""
 
     def __init__(
         self, committer: Committer, clock: Clock, next_id: Callable[[], int], *, retention_days: int
@@ -54,13 +56,28 @@ class AuditLog:
         details: Mapping[str, object] | None = None,
         subject: str | None = None,
     ) -> Seq:
-        """Write down what `actor` did to `target`."""
+        """Write down what `actor` did to `target`; return the seq to wait for."""
+        with self._committer.lock:
+            records = self.note(actor, action, target, details=details, subject=subject)()
+            return self._committer.apply(Batch(records=list(records)))
+
+    def note(
+        self,
+        actor: str,
+        action: str,
+        target: str,
+        *,
+        details: Mapping[str, object] | None = None,
+        subject: str | None = None,
+    ) -> Note:
+        """Return what makes the entry, for the commit of what `actor` does to `target`."""
         found = origin()
         text = None if details is None else msgspec.json.encode(details).decode()
         entry = Entry(actor, action, target, text, None if found is None else found.address, subject)
-        with self._committer.lock:
-            record = RecordWrite(Kind.AUDIT, self._free_name(), msgspec.json.encode(entry))
-            return self._committer.apply(Batch(records=[record, *self._expired()]))
+        return partial(self._records, msgspec.json.encode(entry))
+
+    def _records(self, entry: bytes) -> list[RecordWrite]:
+        return [RecordWrite(Kind.AUDIT, self._free_name(), entry), *self._expired()]
 
     def _free_name(self) -> str:
         """Return a name that no entry has, also when the clock has stepped back."""

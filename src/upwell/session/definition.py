@@ -70,25 +70,24 @@ class Definer:
 
     async def define(self, call: Call, statement: Definition | AlterTable) -> Message:
         """Run a definition; return when it is durable and visible."""
+        schema = self.schema.noted(self.audit.note(call.principal.user, *audited(statement)))
         if isinstance(statement, AlterTable):
-            defined = await self._alter(call, statement)
+            defined = await self._alter(call, statement, schema)
         else:
-            defined = define(statement, call.principal, self.schema, self.growth.view.catalog)
+            defined = define(statement, call.principal, schema, self.growth.view.catalog)
         text = defined.text
-        if defined.seq is not None:
-            self.audit.append(call.principal.user, *audited(statement))
         for table in defined.dropped:
             job = self.jobs.submit_cleanup(table)
             text += f". Cleanup job: {job.job_id}" if job and isinstance(statement, DropTable) else ""
             if len(defined.dropped) > 1:
                 await asyncio.sleep(0)
-        # Also for the audit log's entry and the job; and nothing to do is an answer about the newest state.
+        # Also for the job; and nothing to do is an answer about the newest state.
         await self.growth.reached(self.committer.last_seq)
         if defined.dropped:
             self.jobs.wake()
         return Message(text)
 
-    async def _alter(self, call: Call, statement: AlterTable) -> Defined:
+    async def _alter(self, call: Call, statement: AlterTable, schema: Schema) -> Defined:
         namespace, name, alteration = statement.namespace, statement.name, statement.alteration
         # Rights and rows are judged by the table as it is: what was committed before is waited for.
         view = await self.growth.reached(self.committer.last_seq)
@@ -103,7 +102,7 @@ class Definer:
             # Whether a reference holds tells which keys its parent has.
             require_table(call.principal, Action.READ, view.catalog.get_table(*alteration.parent))
         needs = needs_values(table, alteration)
-        alter = partial(self.schema.alter_table, namespace, name, alteration, refuse_rows=self.refuse_rows)
+        alter = partial(schema.alter_table, namespace, name, alteration, refuse_rows=self.refuse_rows)
         # Only looking at rows takes long.
         seq, altered = await self.slow.run(alter) if needs else alter()
         done = "unchanged" if seq is None else "altered successfully"

@@ -49,25 +49,24 @@ class QueryDefiner:
         """Run a definition; return when it is durable and visible."""
         require_admin(call.principal, "view management")
         full_name = f"{statement.namespace}.{statement.name}"
+        schema = self.schema.noted(self.audit.note(call.principal.user, *audited(statement)))
         if isinstance(statement, DropView):
             place = (statement.namespace, statement.name)
-            seq = self.schema.drop(place, if_exists=statement.if_exists)
+            seq = schema.drop(place, if_exists=statement.if_exists)
             text = f"View {full_name} " + ("dropped successfully" if seq else "does not exist (skipped)")
         else:
-            seq = await self._create(call, statement)
+            seq = await self._create(call, statement, schema)
             text = f"View {full_name} " + ("created successfully" if seq else "already exists")
-        if seq is not None:
-            self.audit.append(call.principal.user, *audited(statement))
         # Also nothing to do is an answer about the newest state.
         await self.growth.reached(self.schema.last_seq)
         return Message(text)
 
-    async def _create(self, call: Call, statement: CreateView) -> Seq | None:
+    async def _create(self, call: Call, statement: CreateView, schema: QuerySchema) -> Seq | None:
         for _ in range(ATTEMPTS_MAX):
             view = await self.growth.reached(self.schema.last_seq)
             query = await self.threads.run(partial(self._planned, call, view, statement))
             with suppress(ExpectationFailed):
-                return self.schema.create(
+                return schema.create(
                     query,
                     view.catalog,
                     replaces=statement.replaces,

@@ -72,10 +72,8 @@ class StorageDefiner:
     async def _create(self, call: Call, storage: Storage) -> Message:
         self.schema.require_new(storage)
         await self.slow.run(partial(self.storages.create, storage, self.schema.storages))
-        self.schema.create(storage)
-        return await self._done(
-            call, "CREATE_STORAGE", storage.id, f"Storage '{storage.id}' created successfully"
-        )
+        self._noted(call, "CREATE_STORAGE", storage.id).create(storage)
+        return await self._done(f"Storage '{storage.id}' created successfully")
 
     async def _alter(self, call: Call, statement: AlterStorage) -> Message:
         name, change = statement.name, partial(_altered, statement)
@@ -84,8 +82,8 @@ class StorageDefiner:
             await self.slow.run(partial(self.storages.create, altered, self.schema.storages))
         else:
             await self.slow.run(partial(self.storages.refuse_meeting, altered, self.schema.storages))
-        self.schema.alter(name, change)
-        return await self._done(call, "ALTER_STORAGE", name, f"Storage '{name}' altered successfully")
+        self._noted(call, "ALTER_STORAGE", name).alter(name, change)
+        return await self._done(f"Storage '{name}' altered successfully")
 
     async def _drop(self, call: Call, name: str, *, if_exists: bool) -> Message:
         for _ in range(CLEANUP_POLLS_MAX):
@@ -93,10 +91,11 @@ class StorageDefiner:
                 break
             await asyncio.sleep(CLEANUP_POLL_S)
         async with self.turn:
-            dropped = await self.slow.run(partial(self.schema.drop, name, if_exists=if_exists))
+            drop = self._noted(call, "DROP_STORAGE", name).drop
+            dropped = await self.slow.run(partial(drop, name, if_exists=if_exists))
             if dropped is None:
-                return await self._done(call, None, name, f"Storage '{name}' does not exist (skipped)")
-            done = await self._done(call, "DROP_STORAGE", name, f"Storage '{name}' dropped successfully")
+                return await self._done(f"Storage '{name}' does not exist (skipped)")
+            done = await self._done(f"Storage '{name}' dropped successfully")
             await self.slow.run(partial(self._release, dropped))
         return done
 
@@ -124,11 +123,11 @@ class StorageDefiner:
         )  # fmt: skip
         return Answer(made(_LAYOUT, [row]))
 
-    async def _done(self, call: Call, action: str | None, target: str, text: str) -> Message:
-        """Answer when all is durable and visible, the entry of the audit log too."""
-        if action is not None:
-            self.audit.append(call.principal.user, action, target)
-        # Nothing to do is an answer about the newest state, too.
+    def _noted(self, call: Call, action: str, name: str) -> StorageSchema:
+        return self.schema.noted(self.audit.note(call.principal.user, action, name))
+
+    async def _done(self, text: str) -> Message:
+        """Answer when all is durable and visible; nothing to do is an answer about the newest state, too."""
         await self.growth.reached(self.schema.committer.last_seq)
         return Message(text)
 
