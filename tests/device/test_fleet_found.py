@@ -3,7 +3,7 @@
 import itertools
 import sqlite3
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,17 @@ SERVER_TABLES = (
     "posts (id UUID PRIMARY KEY, title TEXT, author UUID REFERENCES app.users (id))",
     "nodes (id UUID PRIMARY KEY, next UUID REFERENCES app.nodes (id))",
 )
+TABLES = ["users", "posts", "nodes"]
+REQUIRED_TABLES = """
+CREATE TABLE pages (id TEXT PRIMARY KEY, author TEXT NOT NULL REFERENCES users (id));
+CREATE TABLE lines (id TEXT PRIMARY KEY, page TEXT NOT NULL REFERENCES pages (id));
+CREATE TABLE marks (id TEXT PRIMARY KEY, line TEXT REFERENCES lines (id));
+"""
+SERVER_REQUIRED_TABLES = (
+    "pages (id UUID PRIMARY KEY, author UUID NOT NULL REFERENCES app.users (id))",
+    "lines (id UUID PRIMARY KEY, page UUID NOT NULL REFERENCES app.pages (id))",
+    "marks (id UUID PRIMARY KEY, line UUID REFERENCES app.lines (id))",
+)
 
 
 class World:
@@ -46,17 +57,17 @@ class World:
     def create(self, table: str) -> None:
         self.db.run(f"CREATE TABLE app.{table} WITH (TYPE='USER', SYNC=TRUE)")
 
-    def app(self, name: str, **options: Any) -> App:
+    def app(self, name: str, *, more: str = "", tables: Sequence[str] = TABLES, **options: Any) -> App:
         path = self.directory / f"{name}.sqlite"
         with sqlite3.connect(path) as connection:
-            connection.executescript(APP_TABLES)
+            connection.executescript(APP_TABLES + more)
         connection.close()
         app = App(
             path,
             self.server,
             user="ada",
             schema="app",
-            tables=["users", "posts", "nodes"],
+            tables=tables,
             **options,
             new_source=lambda: name,
         )
@@ -153,6 +164,61 @@ def test_an_unsent_edit_keeps_what_it_hangs_on(world: World, fault: Fault | None
         (root, None),
         (middle, root),
         (leaf, middle),
+    ]
+
+
+def test_a_row_lives_on_without_the_parent_that_it_was_revived_for_nothing(world: World) -> None:
+    """The back end hangs a node under one that the app deletes, and deletes it before an unsent child."""
+    app = world.app("phone")
+    root, middle, leaf = KEYS
+    world.sql("INSERT INTO app.nodes VALUES ($1, NULL)", root)
+    world.sql("INSERT INTO app.nodes VALUES ($1, NULL)", middle)
+    app.device.sync()
+    app.device.connection.execute("DELETE FROM nodes WHERE id = ?", (root,))
+    app.device.connection.execute("INSERT INTO nodes VALUES (?, ?)", (leaf, middle))
+    world.sql("UPDATE app.nodes SET next = $2 WHERE id = $1", middle, root)
+    world.sql("DELETE FROM app.nodes WHERE id = $1", middle)
+
+    app.device.sync()
+
+    assert nodes(app) == {middle: None, leaf: middle}
+    assert app.device.status().pending == 0
+    assert set(world.db.rows("SELECT id, next FROM app.nodes", user="ada")) == {
+        (middle, None),
+        (leaf, middle),
+    }
+
+
+def test_an_edit_below_a_row_that_cannot_be_revived_is_recorded(world: World) -> None:
+    """As before, but every row needs its parent: what can't be is given up, what can goes on without it."""
+    for table in SERVER_REQUIRED_TABLES:
+        world.create(table)
+    app = world.app("phone", more=REQUIRED_TABLES, tables=["users", "pages", "lines", "marks"])
+    run = app.device.connection.execute
+    author, other, page = KEYS
+    world.insert(author)
+    world.insert(other)
+    world.sql("INSERT INTO app.pages VALUES ($1, $2)", page, other)
+    app.device.sync()
+    run("DELETE FROM users WHERE id = ?", (author,))
+    run("INSERT INTO lines VALUES (?, ?)", (KEYS[0], page))
+    run("INSERT INTO marks VALUES (?, ?)", (KEYS[1], KEYS[0]))
+    world.sql("UPDATE app.pages SET author = $2 WHERE id = $1", page, author)
+    world.sql("DELETE FROM app.pages WHERE id = $1", page)
+
+    app.device.sync()
+
+    found = {
+        table: run(f"SELECT * FROM {table}").fetchall() for table in ("users", "pages", "lines", "marks")
+    }
+    assert found == {"users": [(other, "Ada")], "pages": [], "lines": [], "marks": [(KEYS[1], None)]}
+    assert run("PRAGMA foreign_key_check").fetchall() == []
+    assert app.device.status().pending == 0
+    assert world.db.rows("SELECT id, line FROM app.marks", user="ada") == [(KEYS[1], None)]
+    given_up = run("SELECT table_name, pk_uuid, local_payload FROM _sync_conflicts ORDER BY id").fetchall()
+    assert given_up == [
+        ("lines", KEYS[0], f'{{"id":"{KEYS[0]}","page":"{page}"}}'),
+        ("pages", page, f'{{"id":"{page}","author":"{author}"}}'),
     ]
 
 

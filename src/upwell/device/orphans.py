@@ -2,7 +2,7 @@
 
 Law: after a pass every reference has its parent. An orphan waits in `_sync_withheld` until its parent comes;
 one that an unsent edit refers to stays, and the parent that the app deleted here, unsent too, comes back:
-the server has rows below it.
+the server has rows below it. A revived row whose parent nobody has any more lives on without it.
 """
 
 from upwell.device.apply import REVIVED, Applier
@@ -18,6 +18,8 @@ from upwell.device.file import NEXT_CHANGE_ID, SyncFile
 from upwell.device.schema import Reference, Tables, TableShape, key_expression, quoted
 
 PARENT_MISSING = "parent missing"
+_UNPENDING = "NOT IN (SELECT pk_uuid FROM _sync_pending WHERE table_name = ?)"
+_REVIVED = f"IN (SELECT pk_uuid FROM _sync_pending WHERE table_name = ? AND reason = '{REVIVED}')"
 
 
 class Orphans:
@@ -32,7 +34,10 @@ class Orphans:
         """Give every reference its parent, or set the row that has it aside."""
         while self._bring_parents_back(tables):
             pass
-        while found := self._found(tables, "NOT IN (SELECT pk_uuid FROM _sync_pending WHERE table_name = ?)"):
+        while found := self._found(tables, _REVIVED):
+            for shape, reference, key in found:
+                self._cut_loose(tables, shape, reference, key)
+        while found := self._found(tables, _UNPENDING):
             for shape, _, key in found:
                 self._set_aside(shape, key)
 
@@ -77,11 +82,9 @@ class Orphans:
 
     def _bring_parents_back(self, tables: Tables) -> bool:
         """Undo unsent deletions of parents of rows that can't wait; tell whether there were any."""
-        waiting = self._found(tables, "NOT IN (SELECT pk_uuid FROM _sync_pending WHERE table_name = ?)")
+        waiting = self._found(tables, _UNPENDING)
         needed = [each for each in waiting if self._is_needed(tables, each[0], each[2])]
-        needed += self._found(
-            tables, f"IN (SELECT pk_uuid FROM _sync_pending WHERE table_name = ? AND reason = '{REVIVED}')"
-        )
+        needed += self._found(tables, _REVIVED)
         return sum(self._undelete_parent(tables, *each) for each in needed) > 0
 
     def _is_needed(self, tables: Tables, shape: TableShape, key: str) -> bool:
@@ -145,3 +148,40 @@ class Orphans:
             (REVIVED, *row),
         )
         self._file.take_change_id()
+
+    # --- cut loose
+
+    def _cut_loose(self, tables: Tables, shape: TableShape, reference: Reference, key: str) -> None:
+        """Let a pending row go on without its parent; one that can't is given up, its edit is recorded."""
+        loose = [
+            column.name
+            for column in shape.columns
+            if column.name in reference.columns and column is not shape.primary_key and not column.is_required
+        ]
+        if not loose:
+            self._give_up(tables, shape, key)
+            return
+        changes = ", ".join(f"{quoted(name)} = NULL" for name in loose)
+        self._connection.execute(
+            f"UPDATE {quoted(shape.name)} SET {changes} WHERE {quoted(shape.primary_key.name)} = ?",
+            (key_value(shape, key),),
+        )
+        self._connection.execute(
+            "UPDATE _sync_pending SET payload = ?, attempts = 0 WHERE table_name = ? AND pk_uuid = ?",
+            (captured(self._connection, shape, key), shape.wire, key),
+        )
+
+    def _give_up(self, tables: Tables, shape: TableShape, key: str) -> None:
+        for child, reference in tables.references_to(shape.wire):
+            for child_key, is_unsent in self._children(shape, key, child, reference):
+                if is_unsent and (child.wire, child_key) != (shape.wire, key):
+                    self._cut_loose(tables, child, reference, child_key)
+        row = (shape.wire, key)
+        base, version = self._connection.execute(
+            "SELECT base_payload, base_version FROM _sync_pending WHERE table_name = ? AND pk_uuid = ?", row
+        ).fetchone()
+        local = captured(self._connection, shape, key)
+        self._file.record_conflict(row, (base, local, None), version, "server")
+        self._connection.execute("DELETE FROM _sync_pending WHERE table_name = ? AND pk_uuid = ?", row)
+        self._applier.delete(shape, row)
+        self._applier.set_meta(row, version, is_deleted=True)

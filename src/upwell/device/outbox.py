@@ -11,10 +11,11 @@ from typing import TypeAlias
 
 from msgspec import UNSET, Raw
 
+from upwell.device.apply import REVIVED
 from upwell.device.codec import JsonObject, decode_object, encode_json, key_to_wire, payload_to_wire
 from upwell.device.file import SyncFile
 from upwell.device.schema import BLOB_ELSEWHERE, Tables
-from upwell.protocol.sync import HAS_CHILDREN, UNREGISTERED_TABLE, Status, UploadChange
+from upwell.protocol.sync import FK_MISSING, HAS_CHILDREN, UNREGISTERED_TABLE, Status, UploadChange
 
 RowKey = tuple[str, str]
 INVALID_TEXT, INVALID_KEY, BLOB_IN_TEXT = "invalid_text", "invalid_key", "blob_in_text"
@@ -219,9 +220,11 @@ class Outbox:
         """Keep a change that was not applied: behind the others; if final, until the app edits the row."""
         if self.is_unchanged(sent):
             self._file.connection.execute(
-                "UPDATE _sync_pending SET attempts = attempts + 1, reason = ?, detail = ?, quarantined = ?"
+                "UPDATE _sync_pending SET attempts = attempts + 1, detail = ?, quarantined = ?,"
+                # What was revived is known by that until its parent is settled.
+                " reason = CASE WHEN reason = ? AND ? = ? THEN reason ELSE ? END"
                 " WHERE table_name = ? AND pk_uuid = ?",
-                (reason, detail, is_final, *sent.row),
+                (detail, is_final, REVIVED, reason, FK_MISSING, reason, *sent.row),
             )
 
     def retry_refused(self) -> int:
