@@ -102,6 +102,8 @@ class Behind:
             leg.after = found.after
             if found.is_whole:
                 subscription.legs.remove(leg)
+                assert subscription.gaps is not None, "it isn't at the head"
+                subscription.gaps.add(leg.deletes)
                 if not subscription.legs and subscription.taken is not None:
                     subscription.outlet.when_taken(subscription.taken)
 
@@ -112,7 +114,8 @@ class Behind:
             view, watch.table.id, watch.owner, after=leg.after, limit=PAGE_CHANGES, needed=watch.needed
         )
         found = leg_deltas(subscription, watch, leg, changes)
-        if found.is_whole and len(changes) == PAGE_CHANGES and changes[-1].seq < leg.until:
+        is_more = len(changes) == PAGE_CHANGES and changes[-1].seq < leg.until
+        if found.is_whole and is_more and leg.deletes:
             return Deltas(found.frames, changes[-1].seq, is_whole=False)
         return found
 

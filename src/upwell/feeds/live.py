@@ -33,7 +33,7 @@ from upwell.feeds.cursor import Follower, Growth
 from upwell.feeds.delta import Projection
 from upwell.feeds.follow import follow
 from upwell.feeds.gauge import Gauge
-from upwell.feeds.match import Index, Watch, judge, needs_decision
+from upwell.feeds.match import Gaps, Index, Watch, judge, needs_decision
 from upwell.feeds.resume import Resumes, Resuming
 from upwell.feeds.sharing import Sharing
 from upwell.feeds.snapshot import Page, Snapshot, expect_same_table, read_batch
@@ -248,7 +248,8 @@ class LiveFeed:
             assert page.last_seq is not None, "a page that isn't the last has rows"
             snapshot.after = page.last_seq
         else:
-            subscription.legs = snapshot.legs()
+            subscription.legs, subscription.gaps = snapshot.legs(), snapshot.gaps
+            subscription.snapshot = None
             subscription.taken = partial(self._resuming.taken, subscription, snapshot)
             self._fall_behind(subscription, after=subscription.after)
 
@@ -321,6 +322,10 @@ class LiveFeed:
 
     async def _dispatch_partitions(self, view: View, after: int) -> None:
         """Read what memory no longer has, for each partition that somebody watches."""
+        for subscription in list(self._subscriptions):
+            if subscription.state is State.HEAD and subscription.watch.has_gaps:
+                # The log may have no more of it than who lags makes do with.
+                self._fall_behind(subscription, after=max(after, subscription.after))
         for table, owner in self._index.partitions():
             cursor = after
             while cursor < view.seq:
@@ -401,7 +406,7 @@ class LiveFeed:
 
     def _join(self, subscription: Subscription) -> None:
         assert subscription.after >= self._follower.seq, "who joins has read what the pump has taken up"
-        subscription.state = State.HEAD
+        subscription.state, subscription.gaps = State.HEAD, None
         self._index.add(subscription)
 
     # Behind
@@ -410,6 +415,7 @@ class LiveFeed:
         self._index.discard(subscription)
         subscription.state = State.BEHIND
         subscription.after = after
+        subscription.gaps = subscription.gaps or Gaps(subscription.watch, after=after)
         subscription.task = asyncio.create_task(self._catch_up(subscription))
         self._tasks.add(subscription.task)
         subscription.task.add_done_callback(self._tasks.discard)

@@ -4,7 +4,7 @@ Law: the index finds exactly the subscriptions that a scan over all of them woul
 doesn't depend on those it doesn't concern: by (table, owner), then by one equality of the predicate.
 """
 
-from collections.abc import Callable, Iterator, Sequence, Set
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
@@ -21,7 +21,7 @@ from upwell.errors import QueryFailure
 from upwell.feeds.delta import Projection
 from upwell.protocol.messages import ChangeType
 from upwell.storage.hot import Change
-from upwell.types import Op, Owner, Row, Value
+from upwell.types import Key, Op, Owner, Row, Value
 
 Test = Callable[[Row, int], bool]
 """(row, its `_seq`) → whether the predicate is true."""
@@ -65,6 +65,11 @@ class Watch:
             return Needed.ALL
         return Needed.ENDS if self.view else Needed.NOTHING
 
+    @property
+    def has_gaps(self) -> bool:
+        """Whether versions may have left the log that its subscriber has to be told the end of."""
+        return self.view and self.table.is_ephemeral
+
     @cached_property
     def matches(self) -> Test:
         """Raises `QueryFailure` where SQL has no answer for a row."""
@@ -94,14 +99,14 @@ def judge(
 ) -> ChangeType | None:
     """Return what a change of the watched partition is to `watch`, None if it is nothing.
 
-    `verdicts` are what `decide` said. With `is_gap` the change is one of `gaps`. Raises `QueryFailure` where
-    SQL has no answer for a row.
+    `verdicts` are what `decide` said. With `is_gap` the change is one that `Gaps` has. Raises `QueryFailure`
+    where SQL has no answer for a row.
     """
     # An update that changed no value isn't left out: the row has a new `_seq`, so that a snapshot which is
     # being read doesn't show it any more.
     before, after = change.before, change.after
     if change.op == Op.EXPIRE.value and not _is_told_end(watch, change):
-        return "delete" if is_gap or _may_be_held(watch, change) else None
+        return "delete" if is_gap else None
     is_in = after is not None and not _is_untold(watch, change.seq)
     is_in = is_in and after is not None and _is_in(watch, after, change.seq, verdicts)
     if not watch.view and after is not None:
@@ -120,27 +125,42 @@ def _is_untold(watch: Watch, seq: int) -> bool:
     return watch.untold[0] < seq < watch.untold[1]
 
 
-def _may_be_held(watch: Watch, change: Change) -> bool:
-    """Whether one who resumes may hold a version before that of whose end it never hears."""
-    return watch.view and watch.untold[0] > 0 and change.count > _SECOND
+class Gaps:
+    """Which changes end what a subscriber may hold although nothing in between told so.
 
-
-def gaps(watch: Watch, changes: Sequence[Change], *, after: int, seen: Set[int] = frozenset()) -> Set[int]:
-    """Return the seqs of changes to rows whose version before is later than `after`, but not among them.
-
-    `seen` are the seqs of the pages that were read since `after`. What made such a version has expired and
-    left the log: who was told everything up to `after` may hold an earlier one, which this change ends,
-    whatever became of it meanwhile.
+    What told of it may have left the log: it made a version that has expired since. Who was told everything
+    up to `after` may hold an older one of the row; any later change whose version before was in no page that
+    was read since then ends it, whatever became of the row meanwhile.
     """
-    if not (watch.view and watch.table.is_ephemeral):
-        return frozenset()
-    seqs = {change.seq for change in changes}
-    return frozenset(
-        change.seq
-        for change in changes
-        if change.count > _SECOND and change.previous > after
-        if change.previous not in seqs and change.previous not in seen
-    )
+
+    __slots__ = ("_after", "_is_needed", "_read")
+
+    def __init__(self, watch: Watch, *, after: int) -> None:
+        self._is_needed = watch.has_gaps
+        self._after = after
+        self._read: dict[Key, int] = {}
+
+    def has(self, change: Change) -> bool:
+        return (
+            self._is_needed
+            and change.count > _SECOND
+            and change.previous > self._after
+            and self._read.get(change.key) != change.previous
+        )
+
+    def pass_by(self, change: Change) -> None:
+        """Note that a change was read, and what it says is told."""
+        if not self._is_needed:
+            return
+        if change.op == Op.EXPIRE.value:
+            self._read.pop(change.key, None)
+        else:
+            self._read[change.key] = change.seq
+
+    def add(self, keys: Iterable[Key]) -> None:
+        """What was read of these rows couldn't be told: the next change of each has to."""
+        for key in keys:
+            self._read.pop(key, None)
 
 
 def decide(view: View, watch: Watch, changes: Sequence[Change]) -> Verdicts:

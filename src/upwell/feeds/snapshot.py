@@ -20,7 +20,7 @@ from upwell.engine.query import QueryEngine
 from upwell.engine.source import Source
 from upwell.engine.view import View
 from upwell.errors import InvalidInput, SeqTrimmed, TableNotFound
-from upwell.feeds.match import Watch, decide, gaps, judge
+from upwell.feeds.match import Gaps, Watch, decide, judge
 from upwell.ids import snowflake_floor
 from upwell.protocol.codec import encode_frame, encode_row
 from upwell.protocol.messages import (
@@ -48,7 +48,10 @@ class Window(msgspec.Struct, frozen=True, array_like=True):
 
 @dataclass(slots=True)
 class Leg:
-    """Deletes to be told from the log, after < seq ≤ until: key → seq; told with their own or `told_seq`."""
+    """Deletes to be told from the log, after < seq ≤ until: key → seq; told with their own or `told_seq`.
+
+    What leaves the log meanwhile is told by the next change of the row.
+    """
 
     after: int
     until: int
@@ -62,8 +65,8 @@ class Snapshot:
 
     `resumed_after` is where the client had been, None without a resume. `deletes` are told after the rows;
     they begin before that, at `told_after`, if the client may not have seen all those of an earlier resume.
-    `window` is recorded while this one may be cut off. `newest` asks the first page to begin with so many of
-    the newest rows.
+    `gaps` are those of who resumes. `window` is recorded while this one may be cut off. `newest` asks the
+    first page to begin with so many of the newest rows.
     """
 
     until: int
@@ -74,6 +77,7 @@ class Snapshot:
     batch_num: int = 0
     told_after: int = 0
     deletes: dict[Key, int] = field(default_factory=dict)
+    gaps: Gaps | None = None
     window: Window | None = None
 
     @classmethod
@@ -106,7 +110,7 @@ class Snapshot:
         new = {key: seq for key, seq in self.deletes.items() if seq > after}
         again = {key: seq for key, seq in self.deletes.items() if seq <= after}
         # Their own seqs would count as seen by a client whose cursor is later.
-        legs = [Leg(after, until, new), Leg(self.told_after, after, again, told_seq=until)]
+        legs = [Leg(after, until, new), Leg(self.told_after, until, again, told_seq=until)]
         return [leg for leg in legs if leg.deletes]
 
 
@@ -163,7 +167,10 @@ def read_batch(
                 f"the cursor {snapshot.resumed_after} is of a history that was lost: a backup was restored, "
                 "or the server ended without notice; subscribe again without `from`"
             )
-        snapshot.deletes = missed_deletes(changelog, view, watch, after=after, until=snapshot.until)
+        snapshot.gaps = Gaps(watch, after=after)
+        snapshot.deletes = missed_deletes(
+            changelog, view, watch, snapshot.gaps, after=after, until=snapshot.until
+        )
     return read_page(query, view, watch, snapshot, serialization)
 
 
@@ -187,21 +194,23 @@ def read_page(
 
 
 def missed_deletes(
-    changelog: Changelog, view: View, watch: Watch, *, after: int, until: int
+    changelog: Changelog, view: View, watch: Watch, gaps: Gaps, *, after: int, until: int
 ) -> dict[Key, int]:
-    """Return the rows that left `watch` in after < seq ≤ until and hadn't come back at `until`: key → seq."""
+    """Return the rows that left `watch` in after < seq ≤ until and hadn't come back at `until`: key → seq.
+
+    `gaps` are those of who was told everything up to `after`.
+    """
     missed: dict[Key, int] = {}
-    seen: set[int] = set()
     while after < until:
         changes = changelog.read(
             view, watch.table.id, watch.owner, after=after, limit=SCAN_CHANGES, needed=watch.needed
         )
         verdicts = decide(view, watch, changes)
-        lost = gaps(watch, changes, after=watch.untold[0], seen=seen)
         for change in changes:
             if change.seq > until:
                 return missed
-            kind = judge(watch, change, verdicts, is_gap=change.seq in lost)
+            kind = judge(watch, change, verdicts, is_gap=gaps.has(change))
+            gaps.pass_by(change)
             if kind == "delete":
                 missed[change.key] = change.seq
             elif kind is not None:
@@ -209,8 +218,6 @@ def missed_deletes(
         if len(changes) < SCAN_CHANGES:
             break
         after = changes[-1].seq
-        if watch.table.is_ephemeral:
-            seen.update(change.seq for change in changes)
     return missed
 
 

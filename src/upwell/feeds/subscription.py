@@ -21,7 +21,7 @@ from upwell.errors import (
     TableNotFound,
     UpwellError,
 )
-from upwell.feeds.match import Watch, decide, gaps, judge
+from upwell.feeds.match import Gaps, Watch, decide, judge
 from upwell.feeds.snapshot import Leg, Snapshot
 from upwell.ids import snowflake_ms
 from upwell.logs import fields
@@ -86,6 +86,7 @@ class Subscription:
 
     At the head the cursor isn't moved; the pump only skips what isn't later. Before anything that is later
     than `after`, a resume has the deletes of `legs` to send, and then asks whether they came (`taken`).
+    Who isn't at the head has `gaps`.
     `sent_changes` changes were written, the newest with `sent_seq`.
     """
 
@@ -98,6 +99,7 @@ class Subscription:
     snapshot: Snapshot | None = None
     state: State = State.LOADING
     legs: list[Leg] = field(default_factory=list)
+    gaps: Gaps | None = None
     taken: Callable[[], None] | None = None
     task: asyncio.Task[None] | None = None
     sent_changes: int = 0
@@ -209,14 +211,16 @@ def deltas(
     frames: list[bytes] = []
     size = 0
     verdicts = decide(view, watch, changes)
-    lost = gaps(watch, changes, after=subscription.after)
+    gaps = subscription.gaps
+    assert gaps is not None, "it isn't at the head"
     for change in changes:
         try:
-            kind = judge(watch, change, verdicts, is_gap=change.seq in lost)
+            kind = judge(watch, change, verdicts, is_gap=gaps.has(change))
         except QueryFailure:
             if not frames:
                 raise
             return Deltas(frames, change.seq - 1, is_whole=False)
+        gaps.pass_by(change)
         if kind is None:
             continue
         tail = watch.projection.tail(kind, change, subscription.protocol.serialization)
@@ -234,14 +238,16 @@ def leg_deltas(subscription: Subscription, watch: Watch, leg: Leg, changes: Sequ
     for change in changes:
         if change.seq > leg.until:
             break
-        if leg.deletes.get(change.key) != change.seq:
+        asked = leg.deletes.get(change.key)
+        if asked is None or change.seq < asked or change.before is None:
             continue
+        del leg.deletes[change.key]
         told = change if leg.told_seq is None else msgspec.structs.replace(change, seq=leg.told_seq)
         tail = watch.projection.tail("delete", told, subscription.protocol.serialization)
         frames.append(subscription.frame(tail))
         size += len(tail.body)
         if size >= PAGE_BYTES_MAX:
-            return Deltas(frames, change.seq, is_whole=False)
+            return Deltas(frames, change.seq, is_whole=not leg.deletes)
     return Deltas(frames, leg.until, is_whole=True)
 
 

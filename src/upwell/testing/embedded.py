@@ -6,7 +6,7 @@ store, with effects that the test chooses.
 
 import asyncio
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any, Self
@@ -210,11 +210,12 @@ class Embedded:
         self.close()
         self._open()
 
-    def session(self, loop: asyncio.AbstractEventLoop) -> Sessions:
-        """Return a session layer of another event loop's own."""
-        return self._make_sessions(Growth(self.committer.publication, loop))
+    def session(self, loop: asyncio.AbstractEventLoop, threads: Executor | None = None) -> Sessions:
+        """Return a session layer of another event loop's own, with other threads if there are any."""
+        return self._make_sessions(Growth(self.committer.publication, loop), threads)
 
-    def _make_sessions(self, growth: Growth) -> Sessions:
+    def _make_sessions(self, growth: Growth, threads: Executor | None = None) -> Sessions:
+        threads = threads or self.threads
         authenticator = Authenticator(
             secret="a-secret-of-a-test-with-more-than-32-bytes",
             clock=self.clock,
@@ -222,15 +223,15 @@ class Embedded:
             device_expiry_hours=1,
             bcrypt_cost=4,
         )
-        queries = QueryThreads(self.threads, slots=4, timeout_s=60)
-        feed = LiveFeed(self.committer.changelog, growth, self.query, self.threads, Resumes(self.committer))
+        queries = QueryThreads(threads, slots=4, timeout_s=60)
+        feed = LiveFeed(self.committer.changelog, growth, self.query, threads, Resumes(self.committer))
         return Sessions(
             self.engine,
             growth,
             Preparer(shapes=self._shapes),
             authenticator,
             queries,
-            self.threads,
+            threads,
             self.registry,
             feed,
         )
@@ -370,5 +371,5 @@ def answer_rows(outcome: Outcome) -> Tuples:
             raise AssertionError(f"not a SELECT: {other}")
 
 
-def memory_store() -> MemoryStore:
-    return MemoryStore(clock=SystemClock())
+def memory_store(clock: Clock | None = None) -> MemoryStore:
+    return MemoryStore(clock=clock or SystemClock())

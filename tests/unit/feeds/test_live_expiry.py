@@ -1,75 +1,21 @@
 """Live queries of STREAM tables: who asks for a view is told the end of each row, who doesn't is not."""
 
-import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
 
-from upwell.clock import ManualClock
 from upwell.errors import SeqTrimmed
 from upwell.feeds.snapshot import SCAN_CHANGES
-from upwell.storage.memory import MemoryStore
-from upwell.testing.embedded import GRACE_S, Embedded
+from upwell.testing.embedded import GRACE_S
 from upwell.testing.live import Subscriber
-
-TTL_S = 10
-SQL = "SELECT * FROM app.typing WHERE doc = 1"
-
-
-class Stage:
-    """An engine with a STREAM table, its feed running, and a clock that a test moves."""
-
-    def __init__(self, db: Embedded, clock: ManualClock) -> None:
-        self.db = db
-        self.clock = clock
-        self.feed = db.sessions.feed
-
-    def subscriber(self, user: str = "ann", sql: str = SQL) -> Subscriber:
-        return Subscriber(self.db, self.feed, user, sql)
-
-    async def types(self, *ids: str, doc: int = 1, user: str = "ann") -> None:
-        for each in ids:
-            await self.db.outcomes(f"INSERT INTO app.typing VALUES ('{each}', {doc})", user=user)
-
-    async def after(self, seconds: float) -> None:
-        """Let time pass, and what is over by then end."""
-        self.clock.advance(seconds)
-        await asyncio.to_thread(self.db.expiry.run)
-
-    async def evicts(self) -> None:
-        for table in self.db.expiry.due():
-            await asyncio.to_thread(self.db.expiry.evict, table.id)
-
-    async def forgets(self) -> None:
-        """Let the log be read from the store: another table has other columns."""
-        await self.db.outcomes("CREATE SHARED TABLE app.other (id INT PRIMARY KEY)")
-        await self.db.outcomes("ALTER TABLE app.other ADD COLUMN more INT")
-
-
-@asynccontextmanager
-async def running(db: Embedded, clock: ManualClock) -> AsyncIterator[Stage]:
-    stage = Stage(db, clock)
-    await db.outcomes("CREATE NAMESPACE app")
-    await db.outcomes(f"CREATE STREAM TABLE app.typing (id TEXT PRIMARY KEY, doc INT) TTL {TTL_S}")
-    pump = asyncio.create_task(stage.feed.run())
-    try:
-        yield stage
-    finally:
-        pump.cancel()
-        await asyncio.gather(pump, return_exceptions=True)
-        await stage.feed.close()
+from upwell.testing.stream import TTL_S, Stage, staged
 
 
 @pytest.fixture
 async def stage(tmp_path: Path) -> AsyncIterator[Stage]:
-    clock = ManualClock()
-    db = await asyncio.to_thread(Embedded, tmp_path, clock=clock, store=MemoryStore(clock=clock))
-    db.sessions = db.session(asyncio.get_running_loop())
-    async with running(db, clock) as stage:
+    async with staged(tmp_path) as stage:
         yield stage
-    await asyncio.to_thread(db.close)
 
 
 def told(subscriber: Subscriber) -> list[tuple[str, str]]:
