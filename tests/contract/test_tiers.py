@@ -21,7 +21,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from upwell.engine import sweep as sweep_module
-from upwell.engine.commit import Durability, decode_manifest_record, partition_name
+from upwell.engine.commit import Durability
+from upwell.engine.in_force import decode_manifest_record, partition_name
 from upwell.errors import AlreadyExists, UpwellError
 from upwell.storage.hot import Kind
 from upwell.storage.place import LOCAL

@@ -312,9 +312,6 @@ class Walk:
     def run(self, table: str, user: str, sql: str) -> None:
         if sql:
             answer = self.wires["root" if table == "ours" else user].sql(sql)
-            # A compaction that ends meanwhile is a conflict of an explicit transaction.
-            while sql.startswith("BEGIN") and b"nothing was applied, run it again" in answer.body:
-                answer = self.wires["root" if table == "ours" else user].sql(sql)
             assert answer.status == 200, (sql, answer.body)
             if table in BRIEF:
                 self.oracle.change(f"UPDATE {table} SET made_ms = ? WHERE made_ms IS NULL", self.now_ms())

@@ -29,7 +29,8 @@ from upwell.engine.archive import (
     write_archive,
 )
 from upwell.engine.catalog import load_catalog
-from upwell.engine.commit import Committer, decode_manifest_record
+from upwell.engine.commit import Committer
+from upwell.engine.in_force import decode_manifest_record
 from upwell.engine.partition import PartitionWriter
 from upwell.engine.rows import partition_of
 from upwell.engine.stop import Stop

@@ -13,7 +13,8 @@ from contextlib import nullcontext
 
 from upwell.effects import NoPoints, Points
 from upwell.engine.catalog import Table, dropped_record, find_dropped
-from upwell.engine.commit import Committer, decode_manifest_record
+from upwell.engine.commit import Committer
+from upwell.engine.in_force import decode_manifest_record
 from upwell.engine.names import resume_prefix
 from upwell.engine.partition import PartitionWriter
 from upwell.engine.rows import target_of

@@ -14,12 +14,13 @@ from typing import NamedTuple
 
 import msgspec
 
-from upwell.decodable import decodable
 from upwell.effects import Points
 from upwell.engine.catalog import Catalog, load_catalog
 from upwell.engine.changelog import Changelog
 from upwell.engine.flush_policy import FlushPace
+from upwell.engine.in_force import decode_manifest_record, partition_name
 from upwell.engine.pending import Pending
+from upwell.engine.renewal import Renewal
 from upwell.engine.view import Publication, View
 from upwell.errors import ReadOnly
 from upwell.ids import Seq
@@ -32,11 +33,9 @@ from upwell.storage.hot import (
     ExpectationFailed,
     HotStore,
     Kind,
-    RecordIs,
     RecordWrite,
     RowWrite,
 )
-from upwell.storage.place import Place
 from upwell.types import Key, Owner, TableId
 
 log = logging.getLogger("upwell.commit")
@@ -69,28 +68,6 @@ class KeyRange(NamedTuple):
         return keys[bisect_left(keys, self.first) : bisect_right(keys, self.last)]
 
 
-@decodable
-class ManifestInForce(msgspec.Struct, frozen=True, array_like=True):
-    """The record of a partition's manifest: its number, the seq up to which rows are cold, and whether its
-    segments are due to be compacted.
-
-    `places` are those that may have files of the partition; the manifest is in the first. Without any, all
-    is where it lies by default.
-    """
-
-    number: int
-    flushed_until: int
-    is_due: bool = False
-    places: tuple[Place, ...] = ()
-
-    @property
-    def place(self) -> Place | None:
-        """Where the manifest is; None: where it lies by default."""
-        return self.places[0] if self.places else None
-
-
-NO_MANIFEST = ManifestInForce(0, 0)
-
 Note = Callable[[], Sequence[RecordWrite]]
 """Makes records that go with a commit, such as its entry in the audit log; asked under the write lock."""
 
@@ -98,16 +75,6 @@ Note = Callable[[], Sequence[RecordWrite]]
 def no_note() -> Sequence[RecordWrite]:
     """Tell nothing."""
     return ()
-
-
-def partition_name(table: TableId, owner: Owner) -> str:
-    """Return the name of a partition's manifest record."""
-    return f"{table:010d}/{owner}"
-
-
-def decode_manifest_record(record: bytes | None) -> ManifestInForce:
-    """Return what a manifest record says; without a record nothing is cold yet."""
-    return msgspec.msgpack.decode(record, type=ManifestInForce) if record else NO_MANIFEST
 
 
 class Committer:
@@ -252,25 +219,9 @@ class Committer:
         try:
             return self._store.apply(batch)
         except ExpectationFailed:
-            if not self._renew_manifests(batch):
+            if not Renewal(batch, self._store).renew():
                 raise
         return self._store.apply(batch)
-
-    def _renew_manifests(self, batch: Batch) -> bool:
-        """Expect the manifests that are in force by now, where no row became cold; whether any is another.
-
-        What isn't hot was looked up in what is cold, and a compaction changes no answer.
-        """
-        own = {record.name for record in batch.records if record.kind is Kind.MANIFEST}
-        is_any = False
-        for at, each in enumerate(batch.expectations):
-            if isinstance(each, RecordIs) and each.kind is Kind.MANIFEST and each.name not in own:
-                now = self._store.find_record(Kind.MANIFEST, each.name)
-                was_until = decode_manifest_record(each.value).flushed_until
-                if now != each.value and was_until == decode_manifest_record(now).flushed_until:
-                    batch.expectations[at] = RecordIs(Kind.MANIFEST, each.name, now)
-                    is_any = True
-        return is_any
 
     def _expect_tables(self, batch: Batch) -> None:
         tables = self._catalog.by_id

@@ -22,7 +22,8 @@ import pyarrow as pa
 
 from upwell.effects import Points
 from upwell.engine.catalog import Table
-from upwell.engine.commit import Committer, decode_manifest_record, partition_name
+from upwell.engine.commit import Committer
+from upwell.engine.in_force import decode_manifest_record, partition_name
 from upwell.engine.partition import Base, PartitionWriter, Switch
 from upwell.engine.payload import payload_of
 from upwell.engine.view import View

@@ -19,14 +19,9 @@ from itertools import chain, islice, takewhile
 
 from upwell.effects import Points
 from upwell.engine.catalog import Table
-from upwell.engine.commit import (
-    Committer,
-    KeyRange,
-    ManifestInForce,
-    decode_manifest_record,
-    partition_name,
-)
+from upwell.engine.commit import Committer, KeyRange
 from upwell.engine.compact import is_due
+from upwell.engine.in_force import ManifestInForce, decode_manifest_record, partition_name
 from upwell.engine.partition import Base, PartitionWriter, Switch
 from upwell.engine.stop import Stop
 from upwell.engine.sweep import Sweep, runs_of

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 
 from upwell.engine.catalog import Table
 from upwell.engine.changelog import Changelog
-from upwell.engine.commit import decode_manifest_record, partition_name
 from upwell.engine.hot_rows import HotRows, advanced, scanned
+from upwell.engine.in_force import decode_manifest_record, partition_name
 from upwell.engine.rows import shaped
 from upwell.engine.view import View
 from upwell.storage.hot import Change, HotReader, Kind, Version, partition_floor

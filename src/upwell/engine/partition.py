@@ -20,7 +20,8 @@ import msgspec
 from upwell.clock import Clock
 from upwell.effects import Points
 from upwell.engine.catalog import Table
-from upwell.engine.commit import Committer, ManifestInForce, decode_manifest_record, partition_name
+from upwell.engine.commit import Committer
+from upwell.engine.in_force import ManifestInForce, decode_manifest_record, partition_name
 from upwell.engine.rows import partition_of, target_of
 from upwell.engine.view import View
 from upwell.errors import ColdFileMissing, StorageFailed

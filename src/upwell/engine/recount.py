@@ -5,8 +5,9 @@ they change is counted by the commits, what a flush takes meanwhile isn't counte
 """
 
 from upwell.engine.catalog import Table
-from upwell.engine.commit import Committer, decode_manifest_record, partition_name
+from upwell.engine.commit import Committer
 from upwell.engine.flush_policy import NEVER
+from upwell.engine.in_force import decode_manifest_record, partition_name
 from upwell.engine.view import View
 from upwell.storage.hot import HotReader, Kind
 from upwell.types import Owner

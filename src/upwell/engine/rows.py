@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import msgspec
 
 from upwell.engine.catalog import Catalog, Table
-from upwell.engine.commit import ManifestInForce, decode_manifest_record, partition_name
+from upwell.engine.in_force import ManifestInForce, decode_manifest_record, partition_name
 from upwell.engine.payload import payload_of
 from upwell.errors import StorageFailed
 from upwell.storage.cold import ColdCache, ColdPartition

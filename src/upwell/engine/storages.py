@@ -9,7 +9,8 @@ from dataclasses import dataclass, replace
 
 from upwell.clock import Clock
 from upwell.engine.catalog import Catalog, Table, load_dropped, storage_record
-from upwell.engine.commit import Committer, Note, decode_manifest_record, no_note
+from upwell.engine.commit import Committer, Note, no_note
+from upwell.engine.in_force import decode_manifest_record
 from upwell.engine.siting import refuse_meeting_tables
 from upwell.errors import AlreadyExists, InvalidOperation, NotFound
 from upwell.ids import Seq

@@ -16,7 +16,7 @@ from upwell.engine.rows import Rows, WouldBlock
 from upwell.engine.stage import Origin, Savepoint, Stage
 from upwell.engine.violation import ChildrenLeft, ParentMissing, Place, check_values
 from upwell.errors import AlreadyExists, ConstraintViolation
-from upwell.storage.hot import HotReader, Kind, NoChangeAfter, RecordIs
+from upwell.storage.hot import Batch, HotReader, Kind, NoChangeAfter, RecordIs
 from upwell.types import SHARED, Key, Op, Owner, Row, TableId, Value
 
 FindChildren = Callable[[Table, Owner, Reference, Sequence[Key]], Iterable[tuple[Key, Key]]]
@@ -66,6 +66,12 @@ class Write(Stage):
         self._is_no_table_expected = False
         self._children_expected: set[tuple[TableId, Owner | None]] = set()
         self._statement_start = 0
+
+    @property
+    def batch(self) -> Batch:
+        batch = super().batch
+        batch.seen = self._view_seq or 0
+        return batch
 
     def begin_statement(self) -> None:
         """Begin the next statement of a transaction: what was promised for the one before is kept by now."""

@@ -200,6 +200,8 @@ class Batch:
     trims: list[Trim] = field(default_factory=list)
     is_newest: bool = False
     """Evaluated on the newest state while holding the write lock: all that it relies on is true."""
+    seen: int = 0
+    """The seq of the View on which it was evaluated; 0: nobody said."""
 
 
 class Applied(msgspec.Struct, frozen=True):

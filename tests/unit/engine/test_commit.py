@@ -9,7 +9,8 @@ import pytest
 from upwell.clock import ManualClock
 from upwell.effects import NoPoints
 from upwell.engine import commit as commit_module
-from upwell.engine.commit import Committer, KeyRange, ManifestInForce, decode_manifest_record, partition_name
+from upwell.engine.commit import Committer, KeyRange
+from upwell.engine.in_force import ManifestInForce, decode_manifest_record, partition_name
 from upwell.engine.schema import Schema
 from upwell.errors import ReadOnly
 from upwell.storage.hot import (

@@ -2,7 +2,7 @@
 
 import pytest
 
-from upwell.engine.commit import partition_name
+from upwell.engine.in_force import partition_name
 from upwell.engine.rows import Found, Rows, WouldBlock
 from upwell.storage.hot import NO_SEQ, Kind, NoChangeAfter, RecordIs, RowIs
 from upwell.testing.embedded import Embedded

@@ -9,6 +9,7 @@ from contextlib import suppress
 
 import pytest
 
+from upwell.engine.renewal import CHANGES_MAX
 from upwell.engine.stage import Origin
 from upwell.engine.violation import ROW_BYTES_MAX, ChildrenLeft, ParentMissing
 from upwell.engine.write import Write
@@ -180,17 +181,52 @@ def test_who_relied_on_what_has_moved_is_refused(db: Embedded) -> None:
             db.committer.apply(two.batch)
 
 
-def test_a_flush_between_evaluation_and_commit_is_noticed(db: Embedded) -> None:
-    """What was hot is cold now, what was absent may be: the answer is looked up again."""
+@pytest.mark.parametrize("fill", [0, CHANGES_MAX + 1])
+def test_a_flush_between_evaluation_and_commit_changes_nothing(db: Embedded, fill: int) -> None:
+    """What was hot is cold now, what was absent still is; with too many changes beside them nobody looks."""
     table = db.table("app.ours")
-    insert(db, "app.ours", [1, 1])
-    update, create = db.write(), db.write()
-    update.update(table, SHARED, 1, [1, 2])
-    create.insert(table, SHARED, [2, 2])
+    insert(db, "app.ours", [1, 1], [3, 3])
     db.flush("app.ours")
-    for write in (update, create):
+    insert(db, "app.ours", [2, 2])
+    db.change("DELETE FROM app.ours WHERE id = 3")
+    write = db.write()
+    for key in (1, 2):
+        write.update(table, SHARED, key, [key, 10 * key])
+    write.insert(table, SHARED, [3, 30])
+    write.insert(table, SHARED, [4, 40])
+    insert(db, "app.ours", [5, 5], *([100 + key, 0] for key in range(fill)))
+    db.flush("app.ours")
+    assert not list(db.view.hot.scan_rows(table.id, SHARED))
+    if fill:
         with pytest.raises(ExpectationFailed):
             db.committer.apply(write.batch)
+        return
+    commit(db, write)
+    changed = [(1, 10), (2, 20), (3, 30), (4, 40), (5, 5)]
+    for step in (db.settle, lambda: db.flush("app.ours")):
+        step()
+        assert db.rows("SELECT id, n FROM app.ours ORDER BY id") == changed
+        assert db.rows("SELECT count(*) FROM app.ours") == [(5,)]
+
+
+@pytest.mark.parametrize("key", [1, 2, 3])
+def test_a_row_that_was_changed_and_flushed_since_its_evaluation_is_noticed(db: Embedded, key: int) -> None:
+    """Cold, hot and absent when it was looked up; changed by another, and cold again at the commit."""
+    table = db.table("app.ours")
+    insert(db, "app.ours", [1, 1])
+    db.flush("app.ours")
+    insert(db, "app.ours", [2, 2])
+    write = db.write()
+    if key == 3:
+        write.insert(table, SHARED, [3, 30])
+        insert(db, "app.ours", [3, 3])
+    else:
+        write.update(table, SHARED, key, [key, 10])
+        db.change("UPDATE app.ours SET n = 7 WHERE id = $1", [key])
+    db.flush("app.ours")
+    assert not list(db.view.hot.scan_rows(table.id, SHARED))
+    with pytest.raises(ExpectationFailed):
+        db.committer.apply(write.batch)
 
 
 def test_the_text_of_a_device_stays_where_sql_leaves_it(db: Embedded) -> None:
@@ -260,6 +296,20 @@ def test_references_hold_in_both_tiers(family: Embedded, cold: bool) -> None:
     assert db.change("DELETE FROM app.list", user="ann") == 1
     assert children(db) == ([], [(4, None, None)])
     assert db.change("DELETE FROM app.place") == 1
+
+
+def test_a_parent_that_became_cold_meanwhile_still_holds_its_child(family: Embedded) -> None:
+    """One that was deleted and flushed meanwhile doesn't."""
+    family.run("INSERT INTO app.list VALUES (1, NULL), (2, NULL)", user="ann")
+    items, writes = family.table("app.item"), [family.write(), family.write()]
+    for key, write in enumerate(writes, 1):
+        write.insert(items, ANN, [key, key, None])
+    family.run("DELETE FROM app.list WHERE id = 2", user="ann")
+    family.flush("app.list")
+    commit(family, writes[0])
+    with pytest.raises(ExpectationFailed):
+        family.committer.apply(writes[1].batch)
+    assert children(family) == ([(1, None)], [(1, 1, None)])
 
 
 def test_a_table_of_children_made_meanwhile_is_noticed(db: Embedded) -> None:
