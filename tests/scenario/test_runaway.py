@@ -1,8 +1,11 @@
 """Statements that never end or give too much are answered in time, and harm nobody else."""
 
+import json
 import os
+import socket
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -58,7 +61,24 @@ def test_a_query_ends_with_its_client(tmp_path: Path) -> None:
                 wait_until(lambda: not _idles(server), timeout_s=20, what="the query to run")
             wait_until(lambda: _idles(server), timeout_s=20, what="nobody to work for who has gone")
         assert site.root.run("SELECT id, v FROM n.t").rows == [["1", None]]
+        # Who has sent more ahead isn't listened to. Each slot for queries is taken; then one has to be free.
+        for is_later in (False, True):
+            with ExitStack() as stack:
+                for _ in range(max(1, (os.cpu_count() or 1) - 1)):
+                    sent = stack.enter_context(socket.create_connection(("127.0.0.1", server.port)))
+                    sent.sendall(_request(site.root.token, RECURSION))
+                    if is_later:
+                        wait_until(lambda: not _idles(server), timeout_s=20, what="the query to run")
+                    sent.sendall(2 * _request(site.root.token, RECURSION))
+                wait_until(lambda: not _idles(server), timeout_s=20, what="the queries to run")
+            assert site.root.run("SELECT COUNT(*) + 1 FROM n.t a, n.t b").cell == "2"
         site.close()
+
+
+def _request(token: str | None, sql: str) -> bytes:
+    body = json.dumps({"sql": sql}).encode()
+    head = f"POST {SQL} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {token}\r\nContent-Length: {len(body)}"
+    return head.encode() + b"\r\n\r\n" + body
 
 
 def _idles(server: ServerProcess) -> bool:

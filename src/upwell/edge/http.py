@@ -55,6 +55,8 @@ TURN_ROWS_MIN = 50
 """Answers of so many rows are rendered one in a turn of the event loop."""
 RENDER_INLINE_ROWS_MAX = 1_000
 BODY_S_MAX = 30
+LOOK_S = 0.5
+"""How often somebody looks whether a client is still there that has sent further requests ahead."""
 _JSON = (b"content-type", b"application/json")
 _HEADERS = "upwell.headers"
 _error_encoder = msgspec.json.Encoder()
@@ -107,8 +109,18 @@ async def _received(receive: Receive, bytes_max: int) -> bytes:
             return chunks[0] if len(chunks) == 1 else b"".join(chunks)
 
 
-async def _hung_up(receive: Receive) -> None:
+async def _hung_up(receive: Receive, exchange: Exchange | None) -> None:
     """Return when the client of a request whose body was read has gone."""
+    told = asyncio.ensure_future(_disconnected(receive))
+    try:
+        while not told.done() and not (exchange is not None and exchange.is_hung_up()):
+            # Who has sent more requests ahead isn't listened to: nobody tells that they went.
+            await asyncio.wait([told], timeout=LOOK_S)
+    finally:
+        told.cancel()
+
+
+async def _disconnected(receive: Receive) -> None:
     while (await receive())["type"] != "http.disconnect":
         pass
 
@@ -173,7 +185,7 @@ class SqlEndpoint:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         began = time.perf_counter()
         principal: Principal | None = None
-        who = Client(partial(_hung_up, receive))
+        who = Client(partial(_hung_up, receive, exchange_of(scope)))
         before = client.set(who)
         try:
             principal = self._authenticator.principal(

@@ -4,7 +4,8 @@ Law: an exchange takes its way only where it means what ASGI's would; else it sa
 (ASGI's two messages of an answer are two packets, which wake the client twice, and twice the work.)
 """
 
-from collections.abc import MutableMapping, Sequence
+import select
+from collections.abc import Iterator, MutableMapping, Sequence
 from typing import Any
 from weakref import ref
 
@@ -16,6 +17,7 @@ from uvicorn.protocols.http.httptools_impl import (
 )
 
 _EXCHANGE = "upwell.exchange"
+_HANGS_UP = select.POLLHUP | select.POLLERR | getattr(select, "POLLRDHUP", 0)
 
 
 class Exchange:
@@ -46,6 +48,18 @@ class Exchange:
         cycle.flow.resume_reading()
         return body
 
+    def is_hung_up(self) -> bool:
+        """Whether the client has closed its side, though what it sent ahead isn't read and hides that."""
+        cycle = self._running()
+        if cycle is None or cycle.disconnected or cycle.transport.is_closing():
+            return True
+        socket = cycle.transport.get_extra_info("socket")
+        if socket is None:
+            return False
+        asked = select.poll()
+        asked.register(socket.fileno(), _HANGS_UP)
+        return bool(asked.poll(0))
+
     def answer(self, status: int, headers: Sequence[tuple[bytes, bytes]], body: bytes) -> bool:
         """Send a whole answer, its `content-length` among the headers; whether it could be done."""
         cycle = self._cycle
@@ -68,11 +82,30 @@ class Exchange:
 class ExchangeProtocol(HttpToolsProtocol):
     """uvicorn's protocol, with an `Exchange` in each request's scope: `Config(…, http=ExchangeProtocol)`."""
 
+    _open: Sequence[ref[RequestResponseCycle]] = ()
+
     def on_headers_complete(self) -> None:
         super().on_headers_complete()
         cycle: RequestResponseCycle | None = self.cycle
         if cycle is not None and cycle.scope is self.scope:  # an upgrade to a WebSocket has none
             cycle.scope["state"][_EXCHANGE] = Exchange(cycle)
+            self._open = (*_unanswered(self._open), ref(cycle))
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Tell all requests that are open: uvicorn tells the one that came last only."""
+        super().connection_lost(exc)
+        for open_ in _unanswered(self._open):
+            cycle = open_()
+            if cycle is not None:
+                cycle.disconnected = True
+                cycle.message_event.set()
+
+
+def _unanswered(cycles: Sequence[ref[RequestResponseCycle]]) -> Iterator[ref[RequestResponseCycle]]:
+    for each in cycles:
+        cycle = each()
+        if cycle is not None and not cycle.response_complete:
+            yield each
 
 
 def exchange_of(scope: MutableMapping[str, Any]) -> Exchange | None:
