@@ -1,29 +1,33 @@
 """Lists: IN lists of one operand, kept apart because the query engine merges them wrongly.
 
-It takes `a IN (b, c) AND a IN (d, e)` for no rows, as if columns could not be equal, and
-`a IN (1, 2) AND a IN (3, 4)` for FALSE where `a` is NULL; `a = 1 OR a = 2` is such a list to it, and so is a
-column of a subquery or of a view that stands for one.
+It takes `a IN (b, c) AND a IN (d, e)` for no rows, as if columns could not be equal, a list of CASEs for
+what they are without a row, and `a IN (1, 2) AND a IN (3, 4)` for FALSE where `a` is NULL; `a = 1 OR a = 2`
+is such a list to it, and so is a column of a subquery or of a view that stands for one.
 
-Law: a query means what it says, three-valued logic included. What must not be merged stands in a NULLIF that
-changes nothing and that the engine doesn't look into: each list that has columns, and each of which more is
-asked than whether it is true. A list that only has to be true stays as it is, whatever it is merged with, so
-that files are still chosen by it.
+Law: a query means what it says, three-valued logic included. What is no constant in a list is compared by =.
+What must not be merged stands in a NULLIF that changes nothing and that the engine doesn't look into: each
+list of which more is asked than whether it is true. A list that only has to be true stays as it is, whatever
+it is merged with, so that files are still chosen by it.
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import pairwise
 from typing import NamedTuple
 
+from upwell.errors import InvalidSql
 from upwell.sql.distinct import operand_begin
 from upwell.sql.lex import END, Token, tokenize
 from upwell.sql.truth import closing_of, is_followed, shows_unknown
 
 _LIKELY = re.compile(r"\bIN\s*\(|\bOR\b", re.IGNORECASE)
+GROWTH_CHARS_MAX = 1 << 20
 _CONSTANTS = frozenset({"NULL", "TRUE", "FALSE"})
 _NULLIF_END = ", CAST(NULL AS BOOLEAN))"
 _EQUALITIES = frozenset({"=", "<>", "!=", "LIKE"})
 # Two equalities make a list, and it takes two lists.
 _EQUALITIES_MIN = 2
+_COMPARISONS = frozenset({"=", "<>", "!=", "<", "<=", ">", ">="})
 _SIGNS = frozenset({"-", "+"})
 _WITHIN_OPERAND = _SIGNS | {"*", "/", "%", "||", "::", ".", "->", "->>", "ESCAPE"}
 # What may stand before an operand in a condition, and can't take a part of it.
@@ -39,7 +43,6 @@ class _Part(NamedTuple):
     begin: int
     end: int
     is_shown: bool
-    has_columns: bool = False
 
 
 def with_lists_apart(text: str, *, is_part: bool = False) -> str:
@@ -49,12 +52,13 @@ def with_lists_apart(text: str, *, is_part: bool = False) -> str:
     """
     if not is_part and _LIKELY.search(text) is None:
         return text
+    text = _with_columns_apart(text)
     tokens = tokenize(text)
     is_shown = shows_unknown(tokens)
     lists, equalities = _lists(tokens, is_shown), _equalities(tokens, is_shown)
     may_make_list = bool(lists) and len(equalities) >= _EQUALITIES_MIN
     may_merge = is_part or len(lists) > 1 or may_make_list
-    apart = [part for part in lists if part.has_columns or (part.is_shown and may_merge)]
+    apart = [part for part in lists if part.is_shown and may_merge]
     if is_part or may_make_list or len(equalities) >= 2 * _EQUALITIES_MIN:
         apart += equalities
     edits: list[tuple[int, str]] = []
@@ -66,19 +70,105 @@ def with_lists_apart(text: str, *, is_part: bool = False) -> str:
     return text
 
 
+def _with_columns_apart(text: str) -> str:
+    """Return the query with `a IN (1, 2, b)` as `a IN (1, 2) OR a = b`."""
+    tokens = tokenize(text)
+    closings = closing_of(tokens)
+    if not any(_has_columns(tokens[at + 1 : end]) for at, end in _opened(tokens, closings)):
+        return text
+    return _Equalities(text, tokens, closings).written(0, len(tokens)) + text[tokens[-1].end :]
+
+
+class _Equalities:
+    """Writes a query without lists that have columns."""
+
+    def __init__(self, text: str, tokens: Sequence[Token], closings: Mapping[int, int]) -> None:
+        self._text, self._tokens, self._closings = text, tokens, closings
+        self._opened = dict(_opened(tokens, closings))
+
+    def written(self, begin: int, end: int) -> str:
+        """Return the text from one token until before another."""
+        parts: list[tuple[int, str]] = []
+        at = begin
+        while at < end:
+            closing = self._opened.get(at + 1)
+            if closing is not None and _has_columns(self._tokens[at + 2 : closing]):
+                is_negated = self._tokens[at - 1].word == "NOT"
+                behind = at - is_negated
+                first = max(_compared_begin(self._tokens, behind), begin)
+                operand = "".join(part for place, part in parts if first <= place < behind)
+                space = operand[: len(operand) - len(operand.lstrip())]
+                parts = [part for part in parts if part[0] < first]
+                operand = self._grouped(operand.strip(), first, behind)
+                found = self._list(operand, at + 1, closing)
+                parts.append((first, f"{space}({'NOT ' if is_negated else ''}({found}))"))
+                at = closing + 1
+            else:
+                before = self._tokens[at - 1].end if at else 0
+                parts.append((at, self._text[before : self._tokens[at].end]))
+                at += 1
+        return "".join(part for _, part in parts)
+
+    def _list(self, operand: str, opening: int, closing: int) -> str:
+        edges = [opening, *self._commas(opening, closing), closing]
+        constants: list[str] = []
+        written: list[str] = []
+        for begin, end in pairwise(edges):
+            part = self.written(begin + 1, end).strip()
+            if _has_columns(self._tokens[begin + 1 : end]):
+                written.append(f"{operand} = {self._grouped(part, begin + 1, end)}")
+            else:
+                constants.append(part)
+        if constants:
+            written.insert(0, f"{operand} IN ({', '.join(constants)})")
+        if sum(map(len, written)) > len(self._text) + GROWTH_CHARS_MAX:
+            raise InvalidSql("an IN list with columns has too long an operand; compare by = and OR instead")
+        return " OR ".join(written)
+
+    def _grouped(self, written: str, begin: int, end: int) -> str:
+        is_name = all(
+            token.kind in ("word", "quoted") or token.word == "." for token in self._tokens[begin:end]
+        )
+        return written if end == begin + 1 or is_name else f"({written})"
+
+    def _commas(self, opening: int, closing: int) -> Iterator[int]:
+        at = opening + 1
+        while at < closing:
+            if self._tokens[at].word == ",":
+                yield at
+            at = self._closings.get(at, at) + 1
+
+
+def _compared_begin(tokens: Sequence[Token], end: int) -> int:
+    """Return where the operand of the IN begins that stands before `end`: it binds more than a comparison."""
+    begin, depth = operand_begin(tokens, end), 0
+    for at in range(end - 1, begin - 1, -1):
+        word = tokens[at].word
+        depth += (word in (")", "]", "END")) - (word in ("(", "[", "CASE"))
+        if depth == 0 and word in _COMPARISONS:
+            return at + 1
+    return begin
+
+
+def _opened(tokens: Sequence[Token], closings: Mapping[int, int]) -> Iterator[tuple[int, int]]:
+    """Yield where the parentheses of lists open and close."""
+    for at, end in closings.items():
+        is_list = at >= 2 and tokens[at - 1].word == "IN"
+        if is_list and tokens[at + 1].word not in ("SELECT", "WITH", "VALUES", ")"):
+            yield at, end
+
+
 def _lists(tokens: Sequence[Token], is_shown: Sequence[bool]) -> list[_Part]:
     closings = closing_of(tokens)
     found: list[_Part] = []
-    for at, end in closings.items():
-        if at < 2 or tokens[at - 1].word != "IN" or tokens[at + 1].word in ("SELECT", "WITH", "VALUES", ")"):
-            continue
+    for at, end in _opened(tokens, closings):
         is_negated = tokens[at - 2].word == "NOT"
         before = at - 1 - is_negated
         begin = operand_begin(tokens, before)
         # With an OR between them two of NOT IN are as wrong as two of IN that are negated.
         told = is_negated or is_shown[at - 1] or is_followed(tokens, end + 1)
         told = told or _is_operand(tokens, begin)
-        found.append(_Part(begin, end + 1, told, _has_columns(tokens[at + 1 : end])))
+        found.append(_Part(begin, end + 1, told))
     return sorted(found)
 
 

@@ -89,7 +89,7 @@ def _with_captions(text: str, is_part: bool) -> str:
 
 
 def _in_engine_words(text: str, is_part: bool) -> str:
-    text = with_counted_existence(with_kept_labels(with_whole_stars(text)))
+    text = with_counted_existence(with_kept_labels(with_whole_stars(text), is_part=is_part))
     text = with_lists_apart(with_memberships(with_own_spellings(text)), is_part=is_part)
     return with_json_calls(with_whole_distinct(text))
 

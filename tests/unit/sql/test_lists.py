@@ -9,6 +9,7 @@ import pyarrow as pa
 import pytest
 from datafusion import SessionConfig, SessionContext
 
+from upwell.errors import InvalidSql
 from upwell.sql.lists import with_lists_apart
 
 ROWS = list(product((None, 1, 2, 3), (None, 1, 2), (1, 3), (2, 4)))
@@ -90,3 +91,11 @@ def test_a_part_of_another_query_knows_nothing_of_its_other_lists() -> None:
     assert with_lists_apart(text, is_part=True) == text.replace(
         "a IN (1, 2) AS", "NULLIF(a IN (1, 2), CAST(NULL AS BOOLEAN)) AS"
     ).replace("t.b = -1", "NULLIF(t.b = -1, CAST(NULL AS BOOLEAN))")
+
+
+def test_lists_in_operands_of_lists_end_before_they_fill_the_memory() -> None:
+    operand = "a"
+    for _ in range(40):
+        operand = f"({operand} IN (b, c))"
+    with pytest.raises(InvalidSql, match="compare by ="):
+        with_lists_apart(f"SELECT {operand} FROM t")
