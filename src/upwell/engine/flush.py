@@ -10,7 +10,7 @@ Law: the commit is the switch. Before it nothing refers to the new files; after 
 nor doubles a row, and a flush that is run again goes on where the last one was.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -21,6 +21,7 @@ from upwell.effects import Points
 from upwell.engine.catalog import Table
 from upwell.engine.commit import Committer, KeyRange
 from upwell.engine.compact import is_due
+from upwell.engine.damage import Damage
 from upwell.engine.in_force import ManifestInForce, decode_manifest_record, partition_name
 from upwell.engine.partition import Base, PartitionWriter, Switch
 from upwell.engine.stop import Stop
@@ -74,24 +75,35 @@ class Flush:
 
     def flush_partition(self, table: Table, owner: Owner, *, until: int | None = None) -> Flushed:
         """Move what is hot (up to seq `until`) into a segment; `OSError` if a file can't be written."""
-        [flushed] = self._flush_group(table, [owner], until, Stop())
-        return flushed
+        damage = Damage(table)
+        flushed = self._flush_group(table, [owner], until, Stop(), damage)
+        damage.refuse(1)
+        return flushed[0]
 
     def flush_partitions(
         self, table: Table, owners: Sequence[Owner], *, until: int | None, stop: Stop
     ) -> Iterator[Flushed]:
         """Flush partitions in any order, several at a time: a small one waits for the disk most of its time.
 
-        The first that fails stops the others that haven't begun, and is raised.
+        The first that fails stops the others that haven't begun, and is raised; but if a file of one is lost,
+        that is raised when the others are done.
         """
         # Groups wait for each other's partitions in one order only.
         owners = sorted(owners)
         size = min(GROUP_PARTITIONS, -(-len(owners) // FLUSH_THREADS)) or 1
         groups = [owners[start : start + size] for start in range(0, len(owners), size)]
-        flush = partial(self._flush_group, table, until=until, stop=stop)
+        damage = Damage(table)
+        flush = partial(self._flush_group, table, until=until, stop=stop, damage=damage)
         if len(groups) == 1:
             yield from flush(groups[0])
-            return
+        elif groups:
+            yield from self._flush_groups(flush, groups)
+        damage.refuse(len(owners))
+
+    @staticmethod
+    def _flush_groups(
+        flush: Callable[[Sequence[Owner]], list[Flushed]], groups: Sequence[Sequence[Owner]]
+    ) -> Iterator[Flushed]:
         with ThreadPoolExecutor(FLUSH_THREADS, "upwell-flush") as threads:
             try:
                 for start in range(0, len(groups), GROUPS_AHEAD):
@@ -100,9 +112,12 @@ class Flush:
                 threads.shutdown(cancel_futures=True)
 
     def _flush_group(
-        self, table: Table, owners: Sequence[Owner], until: int | None, stop: Stop
+        self, table: Table, owners: Sequence[Owner], until: int | None, stop: Stop, damage: Damage
     ) -> list[Flushed]:
-        """Flush partitions, which come sorted, in few commits; those before one that fails are flushed."""
+        """Flush partitions, which come sorted, in few commits; those before one that fails are flushed.
+
+        One of which a file is lost is noted as `damage` and left out.
+        """
         done: dict[Owner, Flushed] = {}
         with ExitStack() as stack:
             for owner in owners:
@@ -115,13 +130,14 @@ class Flush:
             try:
                 for owner in owners:
                     stop.check()
-                    moves.append(self._write(view, table, owner, view.seq if until is None else until))
+                    with damage.noted(owner):
+                        moves.append(self._write(view, table, owner, view.seq if until is None else until))
                     if sum(move.sweep.written for move in moves) >= GROUP_ROWS:
                         written, moves = moves, []
-                        self._finish(table, written, done)
+                        self._finish(table, written, done, damage)
             finally:
-                self._finish(table, moves, done)
-        return [done[owner] for owner in owners]
+                self._finish(table, moves, done, damage)
+        return list(done.values())
 
     def _end(self, table: Table, owners: Iterable[Owner], done: Mapping[Owner, Flushed]) -> None:
         for owner in owners:
@@ -145,7 +161,9 @@ class Flush:
         due = is_due(manifest, synced=table.synced)
         return _Move(owner, sweep, in_force, Switch(base, manifest, due))
 
-    def _finish(self, table: Table, moves: Sequence["_Move"], done: dict[Owner, Flushed]) -> None:
+    def _finish(
+        self, table: Table, moves: Sequence["_Move"], done: dict[Owner, Flushed], damage: Damage
+    ) -> None:
         """Switch to the files that were written, then forget the rows that are in them."""
         switches = [move.switch for move in moves if move.switch is not None]
         if switches:
@@ -154,13 +172,16 @@ class Flush:
             self._partitions.switch(*switches)
             self._reach("flush:after-commit", switches)
             self._partitions.copy(*switches)
+        readable: list[_Move] = []
         for move in moves:
-            if move.switch is None and move.in_force.number:
-                # An earlier flush may have ended between its commit and the copy for other readers.
-                self._partitions.copy_again(table, move.owner, move.in_force)
-        self._clean_up(table, moves)
-        self._reach("flush:after-cleanup", moves)
-        done.update((move.owner, move.flushed) for move in moves)
+            with damage.noted(move.owner):
+                if move.switch is None and move.in_force.number:
+                    # An earlier flush may have ended between its commit and the copy for other readers.
+                    self._partitions.copy_again(table, move.owner, move.in_force)
+                readable.append(move)
+        self._clean_up(table, readable)
+        self._reach("flush:after-cleanup", readable)
+        done.update((move.owner, move.flushed) for move in readable)
 
     def _write_files(self, base: Base, sweep: Sweep, rows: Iterable[Version]) -> Manifest:
         segments, hidden = base.manifest.segments, base.manifest.hidden

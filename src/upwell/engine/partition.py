@@ -366,6 +366,8 @@ class PartitionWriter:
                 _renew_copy(there, base)
             found[place] = names.difference(remove_orphans(there, orphans))
             there.drop_links(keep=numbers)
+            if not found[place] and place not in needed_here:
+                there.remove_empty()
         places = [place for place, names in found.items() if names or place == base.place]
         return _Collected(not older, (*places, *away), found)
 

@@ -9,8 +9,9 @@ from upwell.engine.backup import Backup
 from upwell.engine.cleanup import Cleanup
 from upwell.engine.commit import Committer
 from upwell.engine.compact import Compact, Compacted
+from upwell.engine.damage import Damage
 from upwell.engine.expiry import Expiry
-from upwell.engine.flush import Flush
+from upwell.engine.flush import Flush, Flushed
 from upwell.engine.restore import Restore
 from upwell.engine.stop import Stop
 from upwell.engine.trim import LogTrim
@@ -87,10 +88,14 @@ class Kinds:
         else:
             owners = self.flush.pending(view, table, job.texts("users"))
         until = None if is_scheduled else job.asked_seq
-        done = list(self.flush.flush_partitions(table, owners, until=until, stop=stop))
+        done: list[Flushed] = []
+        try:
+            for flushed in self.flush.flush_partitions(table, owners, until=until, stop=stop):
+                done.append(flushed)
+        finally:
+            if any(each.is_due for each in done):
+                submit_compaction(self.queue, table, whole=False)
         rows, partitions = sum(each.rows for each in done), sum(each.rows > 0 for each in done)
-        if any(each.is_due for each in done):
-            submit_compaction(self.queue, table, whole=False)
         self.points.reach("flush:job-completed")
         if not rows and job.retry_count:
             return Done("an earlier attempt has moved all rows to Parquet")
@@ -105,9 +110,12 @@ class Kinds:
             return Done("the table was dropped meanwhile", skipped=True)
         whole = bool(job.number("whole"))
         done: list[Compacted] = []
-        for owner in self.compact.owners(view, table, due_only=not whole):
+        damage, owners = Damage(table), self.compact.owners(view, table, due_only=not whole)
+        for owner in owners:
             stop.check()
-            done.append(self.compact.compact_partition(table, owner, whole=whole))
+            with damage.noted(owner):
+                done.append(self.compact.compact_partition(table, owner, whole=whole))
+        damage.refuse(len(owners))
         before, after = sum(each.before for each in done), sum(each.after for each in done)
         dropped = sum(each.dropped for each in done)
         self.points.reach("compact:job-completed")

@@ -17,7 +17,6 @@ from upwell.effects import Files, Mark, is_temp, temp_beside
 from upwell.errors import ColdFileMissing
 from upwell.storage.digests import Digests
 from upwell.storage.place import MANIFEST_COPY, Partition, Place
-from upwell.types import owner_user
 
 LINKS = ".links"
 
@@ -99,7 +98,8 @@ class PartitionFiles:
         Without `sync_name` its name becomes durable with `sync_beside`.
         """
         self._ready()
-        self._files.make_dirs(self.directory, sync_name=sync_name)
+        with self._links_lock:
+            self._files.make_dirs(self.directory, sync_name=sync_name)
 
     def sync_beside(self) -> None:
         """Make the directory's own name durable, and those of all directories beside it."""
@@ -180,10 +180,10 @@ class PartitionFiles:
             return
 
     def remove_empty(self) -> None:
-        """Remove the directory, and a user partition's table directory, if nothing is left in them."""
-        levels = 1 if owner_user(self.partition.owner) is None else 2
+        """Remove the directory, and those above it in its storage, as far as nothing is left in them."""
+        above = self.directory.parents[: self.place.directory.count("/")]
         with self._links_lock:
-            for directory in [self.directory / LINKS, self.directory, self.directory.parent][: 1 + levels]:
+            for directory in (self.directory / LINKS, self.directory, *above):
                 with suppress(OSError):  # not empty, or gone already
                     directory.rmdir()
 

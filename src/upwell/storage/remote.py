@@ -100,8 +100,9 @@ class RemoteFiles(PartitionFiles):
             return path
         # Not beside the copy: who writes the partition removes what is half-written there.
         arriving = self._cache.root / ARRIVING
-        for directory in (self.directory, arriving):
-            self._files.make_dirs(directory)
+        with self._links_lock:
+            for directory in (self.directory, arriving):
+                self._files.make_dirs(directory)
         temp = temp_beside(arriving / name)
         try:
             with self._naming(name):
@@ -121,7 +122,13 @@ class RemoteFiles(PartitionFiles):
 
     def _keep(self, temp: Path, path: Path) -> None:
         with suppress(FileExistsError):  # somebody else was faster: the files are the same
-            self._files.publish(temp, path)
+            try:
+                self._files.publish(temp, path)
+            except FileNotFoundError:
+                # The directory was empty, and went with a table that was dropped; this one has its name.
+                with self._links_lock:
+                    self._files.make_dirs(path.parent)
+                    self._files.publish(temp, path)
         self._cache.use(path)
 
     def _forget(self, name: str) -> None:

@@ -21,6 +21,7 @@ from upwell.jobs.job import Job, JobType
 from upwell.storage.hot import Applied, Batch, Kind
 from upwell.storage.memory import MemoryStore
 from upwell.testing import FailingFiles, PointActions, cold, each_fault
+from upwell.testing.bucket import MemoryBucket
 from upwell.testing.embedded import Embedded, memory_store
 from upwell.types import SHARED, Owner, user_owner
 
@@ -240,6 +241,41 @@ def test_a_table_made_again_is_flushed_while_the_one_before_is_cleaned_up(
         }
         assert len(list(db.cold_root.rglob("manifest.json"))) == 1
         assert db.cold_problems() == []
+
+
+@pytest.mark.parametrize("storage", ["local", "deep", "far"])
+def test_dropped_and_moved_tables_leave_no_directory(tmp_path: Path, storage: str) -> None:
+    """Empty ones above go too, up to the storage's own; those that others need stay."""
+    deep = "{namespace}/{tableName}/{shard}/x/{userId}"
+    with Embedded(tmp_path / "db", store=memory_store(), open_bucket=MemoryBucket().opened) as db:
+        db.run(
+            f"CREATE STORAGE deep TYPE filesystem PATH '{tmp_path}/deep' USER_TABLES_TEMPLATE '{deep}';"
+            f"CREATE STORAGE far TYPE s3 PATH 's3://bucket/far' USER_TABLES_TEMPLATE '{deep}'"
+        )
+        for name in ("one", "two", "three"):
+            db.run(
+                f"CREATE NAMESPACE IF NOT EXISTS {name[:2]};"
+                f"CREATE TABLE {name[:2]}.{name} (id INT PRIMARY KEY)"
+                f" WITH (TYPE = 'USER', STORAGE_ID = '{storage}')"
+            )
+            for user in ("ann", "bob"):
+                db.change(f"INSERT INTO {name[:2]}.{name} VALUES (1), (2)", user=user)
+            db.flush(f"{name[:2]}.{name}")
+            assert db.rows(f"SELECT id FROM {name[:2]}.{name} ORDER BY id", user="ann") == [(1,), (2,)]
+        db.run("DROP TABLE on.one")
+        db.work_off()
+        root = {"local": db.cold_root, "deep": tmp_path / "deep", "far": tmp_path / "db/cache/far"}[storage]
+        assert sorted(each.name for each in root.iterdir() if each.is_dir()) == ["th", "tw"]
+        other = "local" if storage != "local" else "deep"
+        db.run(f"ALTER TABLE tw.two SET TBLPROPERTIES (STORAGE_ID = '{other}')")
+        db.compact("tw.two")
+        db.flush("th.three")
+        assert db.collect()
+        assert [each.name for each in root.iterdir() if each.is_dir()] == ["th"]
+        assert db.rows("SELECT id FROM tw.two ORDER BY id", user="bob") == [(1,), (2,)]
+        db.run("DROP TABLE th.three")
+        db.work_off()
+        assert [each for each in root.iterdir() if each.is_dir()] == []
 
 
 def test_cleanup_also_removes_what_a_first_flush_left_that_failed(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import shutil
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -56,6 +57,33 @@ def test_a_changed_byte_anywhere_is_noticed(db: Embedded) -> None:
         db.compact("app.t")
     path.write_bytes(whole)
     assert [db.rows(sql) for sql in QUERIES] == expected
+
+
+class Swept(MemoryBucket):
+    """While an object is on its way, the directory of its copy goes: it is empty, a dropped table's."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.directory = Path()
+        self.swept = 0
+
+    def fetch(self, key: str, path: Path) -> None:
+        super().fetch(key, path)
+        with suppress(OSError):
+            self.directory.rmdir()
+            self.swept += 1
+
+
+def test_a_copy_finds_its_directory_removed(tmp_path: Path) -> None:
+    bucket = Swept()
+    with Embedded(tmp_path, open_bucket=bucket.opened) as db:
+        db.run("CREATE NAMESPACE app; CREATE STORAGE far TYPE s3 PATH 's3://bucket/far'")
+        expected = fill(db, "far")
+        shutil.rmtree(tmp_path / "cache")
+        bucket.directory = tmp_path / "cache/far/app/t"
+        db.reopen()
+        assert [db.rows(sql) for sql in QUERIES] == expected
+        assert bucket.swept > 0
 
 
 def test_a_count_looks_into_no_file(db: Embedded) -> None:

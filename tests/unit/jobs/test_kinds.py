@@ -7,13 +7,13 @@ import pytest
 
 from upwell.engine.cleanup import READERS_POLLS_MAX, Cleanup
 from upwell.engine.stop import Stop, Stopped
-from upwell.errors import InvalidOperation
+from upwell.errors import ColdFileMissing, InvalidOperation
 from upwell.jobs.job import Job, JobType
 from upwell.jobs.kinds import Done
 from upwell.storage.hot import Kind
-from upwell.testing import FailingFiles, PointActions
+from upwell.testing import FailingFiles, PointActions, cold
 from upwell.testing.embedded import Embedded, memory_store
-from upwell.types import SHARED
+from upwell.types import SHARED, user_owner
 
 
 def job(db: Embedded, kind: JobType, **parameters: str | int) -> Job:
@@ -56,6 +56,49 @@ def test_a_flush_of_many_users_stops_at_the_first_failure_and_goes_on_from_there
     for user in users:
         assert db.cold_rows("app.mine", user) == [{"id": 1}, {"id": 2}]
         assert db.rows("SELECT id FROM app.mine ORDER BY id", user=user) == [(1,), (2,)]
+
+
+def lose_manifest(db: Embedded, user: str) -> tuple[Path, dict[Path, bytes]]:
+    """Take a partition's manifest away, its copy too; return which it is, and what was there."""
+    partition = cold.find_partition(db.cold_root, "app.mine", user)
+    assert partition is not None
+    found = {path: path.read_bytes() for path in partition.directory.glob("manifest*.json")}
+    for path in found:
+        path.unlink()
+    return max(path for path in found if path.name != "manifest.json"), found
+
+
+@pytest.mark.parametrize("kind", [JobType.FLUSH, JobType.COMPACT])
+def test_a_damaged_partition_stops_no_other_of_its_table(db: Embedded, kind: JobType) -> None:
+    """The job does what it can, and fails with the name of the partition and of the file."""
+    db.run("CREATE TABLE app.mine (id INT PRIMARY KEY) WITH (TYPE = 'USER')")
+    users = [f"u{number:02d}" for number in range(40)]
+    for number in (1, 2):
+        for user in users:
+            db.change("INSERT INTO app.mine VALUES ($1)", [number], user=user)
+        if number == 1 or kind is JobType.COMPACT:
+            db.flush("app.mine")
+    lost, found = lose_manifest(db, "u07")
+    db.reopen()
+    run = job(db, kind, table_number=db.table("app.mine").id, whole=1)
+    for _ in range(2):
+        with pytest.raises(ColdFileMissing) as raised:
+            db.kinds.run(run, Stop())
+        assert str(lost) in raised.value.args[0]
+        assert "app.mine of user 'u07'" in raised.value.args[0]
+        db.settle()
+    healthy = [user for user in users if user != "u07"]
+    for user in healthy:
+        assert db.cold_rows("app.mine", user) == [{"id": 1}, {"id": 2}]
+        assert db.rows("SELECT id FROM app.mine ORDER BY id", user=user) == [(1,), (2,)]
+    hot = ["u07"] if kind is JobType.FLUSH else []
+    assert list(db.view.hot.owners(db.table("app.mine").id)) == [user_owner(user) for user in hot]
+    with pytest.raises(ColdFileMissing, match=lost.name):
+        db.rows("SELECT id FROM app.mine ORDER BY id", user="u07")
+    for path, content in found.items():
+        path.write_bytes(content)
+    db.kinds.run(run, Stop())
+    assert db.cold_rows("app.mine", "u07") == [{"id": 1}, {"id": 2}]
 
 
 def test_a_flush_of_many_users_stops_when_it_is_killed(tmp_path: Path) -> None:
