@@ -22,6 +22,7 @@ from upwell.device.codec import (
     is_uuid,
     key_from_wire,
     key_value,
+    row_from_capture,
     row_from_wire,
     written_key,
 )
@@ -40,6 +41,8 @@ from upwell.protocol.sync import DownloadChange, is_null
 PENDING = "pending"
 REVIVED = "revived"
 """Why a row is pending that the app didn't edit: the server deleted it, an unsent row refers to it."""
+RETURNED = "returned"
+"""Or: the server had it once, and came back from a backup without it, or with an older version."""
 
 # Rows per statement: starting one costs more than a row, above all on a table with triggers.
 STATEMENT_ROWS = 100
@@ -106,7 +109,28 @@ class Applier:
         if self._is_pending(row):
             self.withhold(row, version, payload, PENDING)
             return Outcome.WITHHELD
+        if version < -was_hydration and self._give_back(tables, row, payload):
+            self.withhold(row, version, payload, PENDING)
+            return Outcome.WITHHELD
         return self.write(tables, row, version, payload, hydration)
+
+    def _give_back(self, tables: Tables, row: tuple[str, str], payload: str | None) -> bool:
+        """Queue what a lost history had of a row, for the app's rule decides; False if it is no news."""
+        shape = tables.get(row[0])
+        local = captured(self._connection, shape, row[1])
+        try:
+            found = None if payload is None else row_from_wire(shape, row[1], payload)[0]
+        except Undecodable:
+            return False
+        if row_from_capture(shape, local) == found:
+            return False
+        self._connection.execute(
+            "INSERT INTO _sync_pending (table_name, pk_uuid, op, base_version, payload, reason, change_id)"
+            f" VALUES (?, ?, ?, 0, ?, ?, {NEXT_CHANGE_ID})",
+            (*row, "DELETE" if local is None else "INSERT", local, RETURNED),
+        )
+        self._file.take_change_id()
+        return True
 
     def write(
         self, tables: Tables, row: tuple[str, str], version: int, payload: str | None, hydration: int = 0
@@ -137,7 +161,10 @@ class Applier:
             ) from cause
 
     def meta(self, row: tuple[str, str]) -> tuple[int, int]:
-        """(version, number of the hydration that last saw the row); zeros if it is unknown."""
+        """(version, number of the hydration that last saw the row); zeros if it is unknown.
+
+        A row of a lost history has the version that it had there instead of that number: negative.
+        """
         found = self._connection.execute(
             "SELECT server_version, hydration FROM _sync_row_meta WHERE table_name = ? AND pk_uuid = ?", row
         ).fetchone()

@@ -9,6 +9,7 @@ the app does (also INSERT OR REPLACE). A DELETE carries the OLD row.
 import sqlite3
 from collections.abc import Sequence
 
+from upwell.device.apply import RETURNED
 from upwell.device.codec import row_from_capture
 from upwell.device.failures import TableRefused
 from upwell.device.file import NEXT_CHANGE_ID, NOW, SyncFile
@@ -251,8 +252,10 @@ def queue_unknown(connection: sqlite3.Connection, shape: TableShape) -> None:
     )
     count = connection.execute(f"SELECT count(*) {missing}").fetchone()[0]
     connection.execute(
-        _INTO_PENDING + f"SELECT {table}, {key}, 'INSERT', 0, {payload_expression(shape, 'present')},"
-        f" {NEXT_CHANGE_ID} + row_number() OVER () - 1, {NOW}, NULL {missing}"
+        _INTO_PENDING.replace("base_payload", "reason")
+        + f"SELECT {table}, {key}, 'INSERT', 0, {payload_expression(shape, 'present')},"
+        f" {NEXT_CHANGE_ID} + row_number() OVER () - 1, {NOW}, (SELECT '{RETURNED}' FROM _sync_row_meta"
+        f" WHERE table_name = {table} AND pk_uuid = {key} AND hydration < 0) {missing}"
     )
     connection.execute(
         f"INSERT INTO _sync_row_meta (table_name, pk_uuid) SELECT table_name, pk_uuid FROM _sync_pending"

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from upwell.device.apply import REVIVED, Applier
+from upwell.device.apply import RETURNED, REVIVED, Applier
 from upwell.device.codec import captured, row_from_capture, row_from_wire
 from upwell.device.file import SyncFile
 from upwell.device.outbox import Outbox, Outgoing
@@ -68,8 +68,10 @@ class Settlement:
             local=row_from_capture(shape, local),
             server=None if payload is None else row_from_wire(shape, sent.key, payload)[0],
         )
-        # A row that was only revived has no edit of the app's to defend against a newer one.
+        # A row that was only revived has no edit of the app's to defend against a newer one, nor has one of
+        # a history that was lost, against a version that came after it.
         is_settled = reason == REVIVED and conflict.server is not None
+        is_settled |= reason == RETURNED and found.server_version >= -self._applier.meta(sent.row)[1]
         chosen = conflict.server if is_settled else self._resolver(conflict)
         is_server = chosen == conflict.server
         decision = _decision(conflict, chosen)

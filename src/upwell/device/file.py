@@ -327,7 +327,11 @@ class SyncFile:
 
     def forget_server(self) -> None:
         """The server's history is another one: versions, cursor and what was sent mean nothing any more."""
-        self.connection.execute("UPDATE _sync_row_meta SET server_version = 0, hydration = 0")
+        # The version that a row had there is kept, as a negative number, until the new history shows the row.
+        self.connection.execute(
+            "UPDATE _sync_row_meta SET server_version = 0,"
+            " hydration = CASE WHEN server_version > 0 THEN -server_version ELSE min(hydration, 0) END"
+        )
         self.connection.execute("UPDATE _sync_pending SET base_version = 0, attempts = 0")
         self.connection.execute("DELETE FROM _sync_outbox")
         self.connection.execute("DELETE FROM _sync_withheld")

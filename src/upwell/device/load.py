@@ -80,7 +80,7 @@ class Loader:
     def _not_fresh(
         self, shape: TableShape, page: TablePage, keys: Sequence[str], present: set[str]
     ) -> set[int]:
-        """Return the indexes of rows that are no news here or have a pending change."""
+        """Return the indexes of rows that are no news here, have a pending change or were lost once."""
         known = dict(self._among_with("_sync_row_meta", "server_version", shape, present))
         pending = self._among("_sync_pending", shape, present)
         if not known and not pending:
@@ -88,7 +88,7 @@ class Loader:
         return {
             index
             for index, key in enumerate(keys)
-            if key in pending or page.versions[index] <= known.get(key, 0)
+            if key in pending or page.versions[index] <= known.get(key, 0) or known.get(key) == 0
         }
 
     def _among(self, table: str, shape: TableShape, keys: set[str]) -> set[str]:

@@ -10,7 +10,7 @@ history that is replaced are noticed.
 
 import logging
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,7 +36,7 @@ from upwell.engine.stop import Stop
 from upwell.errors import InvalidOperation
 from upwell.logs import fields
 from upwell.storage.files import PartitionFiles
-from upwell.storage.hot import HotStore
+from upwell.storage.hot import Batch, HotStore, RecordWrite
 from upwell.storage.manifest import copy_manifest, load_manifest
 from upwell.storage.storages import Storages
 from upwell.types import Owner
@@ -63,8 +63,10 @@ class Restore:
     files: Files
     claim: Claim = lambda store, archive: None
 
-    def run(self, source: Path, job_id: str, *, epoch: int, stop: Stop) -> Archive:
-        """Copy and verify a backup; `epoch` is the store's that it will replace.
+    def run(
+        self, source: Path, job_id: str, *, epoch: int, stop: Stop, records: Sequence[RecordWrite] = ()
+    ) -> Archive:
+        """Copy and verify a backup; `epoch` is the store's that it will replace, `records` go into it.
 
         Raises `InvalidOperation`, naming it, for a file that is missing or differs, or a storage that is
         another server's.
@@ -88,6 +90,8 @@ class Restore:
                 while store.epoch <= max(archive.epoch, epoch):
                     store.raise_epoch()
                 self.claim(store, archive)
+                store.apply(Batch(records=list(records)))
+                store.sync()
             finally:
                 store.close()
             self.files.sync_tree(staging)

@@ -16,9 +16,10 @@ from upwell.engine.restore import Restore
 from upwell.engine.stop import Stop
 from upwell.engine.trim import LogTrim
 from upwell.jobs.compaction import submit_compaction
-from upwell.jobs.job import Job, JobType
+from upwell.jobs.job import Job, JobType, Status, encode_job
 from upwell.jobs.queue import JobQueue
 from upwell.jobs.retention import JobRetention
+from upwell.storage.hot import Kind, RecordWrite
 from upwell.types import TableId
 
 
@@ -67,13 +68,24 @@ class Kinds:
                 size_bytes = sum(entry.size_bytes for entry in archive.files)
                 return Done(f"{len(archive.files)} file(s) of {size_bytes} bytes, at seq {archive.seq}")
             case JobType.RESTORE:
-                epoch = self.committer.newest.epoch
-                source = Path(job.text("backup_path"))
-                archive = self.restore.run(source, job.job_id, epoch=epoch, stop=stop)
-                return Done(f"{len(archive.files)} file(s) verified; restart the server to serve them")
+                return self._run_restore(job, stop)
             case JobType.EVICTION:
                 count = self.expiry.evict(TableId(job.number("table_number")))
                 return Done(f"expired rows have left the disk; {count} entries of their ends are gone too")
+
+    def _run_restore(self, job: Job, stop: Stop) -> Done:
+        source = Path(job.text("backup_path"))
+        # What is restored was backed up before this job began: it is told how that ended.
+        message = f"restored from '{source}'; what was here before is in replaced-{job.job_id}"
+        ended = job.moved(Status.COMPLETED, message, self.clock.now_us())
+        archive = self.restore.run(
+            source,
+            job.job_id,
+            epoch=self.committer.newest.epoch,
+            stop=stop,
+            records=[RecordWrite(Kind.JOB, job.job_id, encode_job(ended))],
+        )
+        return Done(f"{len(archive.files)} file(s) verified; restart the server to serve them")
 
     def _run_flush(self, job: Job, stop: Stop) -> Done:
         view = self.committer.publication.view

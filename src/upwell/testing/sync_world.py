@@ -264,6 +264,12 @@ class World:
         self.stack.callback(phone.device.close)
         return phone
 
+    def job(self, statement: str) -> str:
+        """Run a statement that starts a job, wait until that is done, and return its id."""
+        job = (self.root.execute(statement).message or "").split("Job ID: ")[1].split(".")[0]
+        self._wait_job(job)
+        return job
+
     def _wait_job(self, job: str) -> None:
         question = f"SELECT status, message FROM system.jobs WHERE job_id = '{job}'"
 
