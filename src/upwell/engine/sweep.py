@@ -6,7 +6,7 @@ is superseded and with the pieces to forget, not with the rows.
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import islice
+from itertools import chain, islice
 
 from upwell.engine.catalog import Table
 from upwell.engine.commit import KeyRange
@@ -85,27 +85,26 @@ class Sweep:
 
     def rows(self, scan: Iterable[Version]) -> Iterator[Version]:
         """Yield what belongs in the segment."""
-        versions = iter(scan)
+        return chain.from_iterable(self._pieces(iter(scan)))
+
+    def _pieces(self, versions: Iterator[Version]) -> Iterator[list[Version]]:
         while piece := list(islice(versions, SCAN_ROWS)):
-            yield from self._take(piece)
+            yield self._take(piece)
         self.runs.end()
 
     def _take(self, piece: list[Version]) -> list[Version]:
         seqs = [version.seq for version in piece]
-        if max(seqs) > self.asked:
+        newest = max(seqs)
+        if newest > self.asked:
             self._note_mixed(piece)
         else:
             self.runs.add(piece)
-        if max(seqs) > self.asked or min(seqs) <= self.flushed_until:
+        if newest > self.asked or min(seqs) <= self.flushed_until:
             piece = [version for version in piece if self.flushed_until < version.seq <= self.asked]
-            seqs = [version.seq for version in piece]
-        if not piece:
-            return piece
+            newest = max([version.seq for version in piece], default=0)
         self.fresh += len(piece)
-        self.until = max(self.until, *seqs)
-        for version in piece:
-            if version.supersedes:
-                self.superseded.update(version.supersedes)
+        self.until = max(self.until, newest)
+        self.superseded.update(*[version.supersedes for version in piece if version.supersedes])
         return self._written(piece)
 
     def _written(self, piece: list[Version]) -> list[Version]:

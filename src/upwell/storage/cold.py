@@ -17,11 +17,12 @@ from pathlib import Path
 from upwell.errors import ColdFileMissing
 from upwell.logs import fields
 from upwell.storage.files import Linked, PartitionFiles, Whole
+from upwell.storage.groups import GroupCache
 from upwell.storage.hot import Version
 from upwell.storage.key_filter import KeyFilter
 from upwell.storage.manifest import Manifest, Segment, is_lost, load_hidden, load_manifest, remove_copy
 from upwell.storage.place import Partition, Place
-from upwell.storage.segments import GroupCache, SegmentReader, load_keys
+from upwell.storage.segments import SegmentReader, load_keys
 from upwell.storage.storages import Storages
 from upwell.types import Column, Key, Owner, TableId
 

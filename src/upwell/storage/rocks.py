@@ -370,15 +370,15 @@ class _Pin:
         values: list[bytes] = []
         with self._lock:
             assert not self._released, CLOSED
-            iterator = self._iterator
-            iterator.seek(start)
+            self._iterator.seek(start)
+            read, step = self._iterator.value, self._iterator.next
             for _ in range(limit):
-                value = iterator.value()
+                value = read()
                 if not value:
                     assert self._key() is not None, "each partition ends with a fence"
                     return values, None
                 values.append(value)
-                iterator.next()
+                step()
             return values, self._key()
 
     def _key(self) -> bytes | None:

@@ -11,10 +11,9 @@ key's change count), `_owner` (the user, NULL if shared) and for synced tables `
 statistics, row groups of 10,000 rows. A tombstone has its key, the system columns, and NULLs.
 """
 
-import threading
 from bisect import bisect_left
-from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -28,6 +27,7 @@ import pyarrow.parquet as pq
 
 from upwell.errors import ColdFileMissing
 from upwell.storage import arrow
+from upwell.storage.groups import GroupCache
 from upwell.storage.hot import Version
 from upwell.storage.key_filter import KeyDigests
 from upwell.storage.manifest import ColumnStats, Scalar, Segment
@@ -134,7 +134,7 @@ def write_segment(
     total = _Total()
     with ExitStack() as failed:
         failed.callback(path.unlink, missing_ok=True)
-        with segment_writer(path, columns, schema) as writer:
+        with segment_writer(path, columns, schema) as writer, _written_beside(writer) as write:
             for group in _groups(iter(versions), min(PIECE_ROWS, group_rows), group_rows):
                 batches = []
                 for piece in group:
@@ -142,7 +142,7 @@ def write_segment(
                     if digests is not None:
                         digests.add(keys)
                     batches.append(_piece_batch(piece, columns, schema, owner))
-                writer.write_table(pa.Table.from_batches(batches))
+                write(pa.Table.from_batches(batches))
         assert total.row_count, "a segment has at least one row"
         failed.pop_all()
     return SegmentStats(
@@ -188,6 +188,31 @@ def _groups(
 
 
 @contextmanager
+def _written_beside(writer: pq.ParquetWriter) -> Iterator[Callable[[pa.Table], None]]:
+    """Yield what writes row groups, each beside the making of the next: Arrow needs no GIL for that.
+
+    One group is made while one is written and one waits; a single one is written by the caller's thread.
+    """
+    waiting: pa.Table | None = None
+    written: Future[None] | None = None
+
+    def write(group: pa.Table) -> None:
+        nonlocal waiting, written
+        if written is not None:
+            written.result()
+        if waiting is not None:
+            written = thread.submit(writer.write_table, waiting)
+        waiting = group
+
+    with ThreadPoolExecutor(1, "upwell-segment") as thread:
+        yield write
+        if written is not None:
+            written.result()
+        if waiting is not None:
+            writer.write_table(waiting)
+
+
+@contextmanager
 def segment_writer(path: Path, columns: Sequence[Column], schema: pa.Schema) -> Iterator[pq.ParquetWriter]:
     """Yield a writer of a segment; its rows come in primary-key order."""
     with (
@@ -221,45 +246,6 @@ def load_keys(path: Path, columns: Sequence[Column], *, row_count: int) -> list[
         raise ColdFileMissing(f"cold file {path} has {table.num_rows} rows, not {row_count}: it is damaged")
     keys: list[Any] = arrow.cells(table.column(name).cast(arrow.column_type(column)), column.type)
     return list(zip(keys, table.column(arrow.SEQ).to_pylist(), strict=True))
-
-
-class GroupCache:
-    """Decoded row groups, bounded in bytes, least recently used first out. Thread-safe."""
-
-    def __init__(self, bytes_max: int) -> None:
-        self._bytes_max = bytes_max
-        self._bytes = 0
-        self._groups: OrderedDict[tuple[Path, int, int], pa.RecordBatch] = OrderedDict()
-        self._lock = threading.Lock()
-
-    def find(self, name: tuple[Path, int, int]) -> pa.RecordBatch | None:
-        """Return the row group (file, schema version, index), None if it isn't kept."""
-        with self._lock:
-            if (batch := self._groups.get(name)) is not None:
-                self._groups.move_to_end(name)
-            return batch
-
-    def put(self, name: tuple[Path, int, int], batch: pa.RecordBatch) -> None:
-        """Keep a row group, at the price of older ones; one above the bound alone isn't kept."""
-        size_bytes = batch.nbytes
-        if size_bytes > self._bytes_max:
-            return
-        with self._lock:
-            if (old := self._groups.pop(name, None)) is not None:
-                self._bytes -= old.nbytes
-            self._groups[name] = batch
-            self._bytes += size_bytes
-            while self._bytes > self._bytes_max:
-                self._bytes -= self._groups.popitem(last=False)[1].nbytes
-
-    def forget(self, name: tuple[Path, int, int]) -> None:
-        with self._lock:
-            if (batch := self._groups.pop(name, None)) is not None:
-                self._bytes -= batch.nbytes
-
-    @property
-    def size_bytes(self) -> int:
-        return self._bytes
 
 
 class SegmentReader:

@@ -1,6 +1,7 @@
 """A segment gives back exactly what was written, to `find` and `scan` and to a reader that isn't ours."""
 
 import gc
+from collections.abc import Iterator
 from pathlib import Path
 
 import duckdb
@@ -9,13 +10,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from upwell.errors import ColdFileMissing
+from upwell.errors import ColdFileMissing, ReadOnly
+from upwell.storage.groups import GroupCache
 from upwell.storage.hot import Version
 from upwell.storage.manifest import ColumnStats, Segment
 from upwell.storage.place import Partition
 from upwell.storage.segments import (
     SYSTEM_NAMES,
-    GroupCache,
     SegmentReader,
     SegmentStats,
     segment_schema,
@@ -192,6 +193,27 @@ def test_unsorted_or_double_keys_and_no_rows_are_refused(tmp_path: Path) -> None
 def test_a_write_that_fails_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="No such file"):
         write_segment(tmp_path / "no" / "s.parquet", rows_of(1), COLUMNS, owner=ALICE, synced=False)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_full_disk_leaves_nothing_and_is_told(tmp_path: Path) -> None:
+    """Also where the thread meets it that writes row groups beside the making of the next."""
+    path = tmp_path / "s.parquet"
+    for rows, group_rows in ((20_000, 1_000), (40_000, 10_000), (5, 10_000)):
+        path.symlink_to("/dev/full")
+        with pytest.raises(OSError, match="No space left"):
+            write_segment(path, rows_of(rows), COLUMNS, owner=ALICE, synced=False, group_rows=group_rows)
+        assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("count", [0, 500, 1_500, 4_500])
+def test_rows_that_cant_be_read_leave_nothing(tmp_path: Path, count: int) -> None:
+    def broken() -> Iterator[Version]:
+        yield from rows_of(count)
+        raise ReadOnly("no more")
+
+    with pytest.raises(ReadOnly, match="no more"):
+        write_segment(tmp_path / "s.parquet", broken(), COLUMNS, owner=ALICE, synced=False, group_rows=1_000)
     assert list(tmp_path.iterdir()) == []
 
 
