@@ -20,6 +20,7 @@ from upwell.storage.cold import (
     find_orphans,
     remove_orphans,
 )
+from upwell.storage.groups import GroupCache
 from upwell.storage.hot import Version
 from upwell.storage.key_filter import KeyFilter
 from upwell.storage.manifest import (
@@ -31,7 +32,7 @@ from upwell.storage.manifest import (
     write_manifest,
 )
 from upwell.storage.place import Partition
-from upwell.storage.segments import GroupCache, write_segment
+from upwell.storage.segments import write_segment
 from upwell.storage.storages import Storages
 from upwell.testing.cold import audit
 from upwell.testing.faults import FailingFiles, each_fault
@@ -242,13 +243,14 @@ def test_another_segment_s_filter_denies_no_key(tmp_path: Path) -> None:
         assert path.read_bytes() == whole
 
 
-def test_a_filter_that_doesnt_say_whose_it_is_is_made_again(tier: Tier) -> None:
-    """One of format version 1, with a checksum of its bits alone, which could be any segment's."""
+@pytest.mark.parametrize("version", [b"\x01", b"\x02"])
+def test_a_filter_of_another_version_is_made_again(tier: Tier, version: bytes) -> None:
+    """Of 1, with a checksum of its bits alone, which could be any segment's; of 2, with other bits."""
     tier.flush([live(1, 10), live(2, 11)])
     path = tier.files.path("batch-7-0.filter")
     whole, bits = path.read_bytes(), b"\x00" * 8
     digest = hashlib.blake2b(bits, digest_size=16).digest()
-    path.write_bytes(b"UWKF\x01\x07\x00\x00" + (64).to_bytes(8, "little") + digest + bits)
+    path.write_bytes(b"UWKF" + version + b"\x07\x00\x00" + (64).to_bytes(8, "little") + digest + bits)
     assert tier.open().find(1) == live(1, 10)
     assert path.read_bytes() == whole
 
