@@ -38,6 +38,7 @@ from upwell.sql.prepare import Preparer
 class Doors:
     """The gate, and those behind it that have tasks or connections of their own to end."""
 
+    sessions: Sessions
     gate: Gate
     live: LiveSocket
     streams: LogStreams
@@ -77,7 +78,7 @@ def build_doors(
         slow_request_s=config.slow_request_s,
         cors=Cors(config.cors_origins),
     )
-    return Doors(gate, live, streams)
+    return Doors(sessions, gate, live, streams)
 
 
 def _sql_endpoint(parts: Parts, sessions: Sessions, pools: Pools, now: Callable[[], float]) -> SqlEndpoint:

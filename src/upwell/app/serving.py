@@ -67,6 +67,7 @@ async def _serve(parts: Parts) -> None:
         # If one of these fails unexpectedly, the group ends the server rather than go on without it.
         async with asyncio.TaskGroup() as group:
             tasks = [
+                group.create_task(doors.sessions.resume(), name="resume"),
                 group.create_task(runner.run(), name="jobs"),
                 group.create_task(schedule.run(), name="schedule"),
                 group.create_task(feed.run(), name="live feed"),

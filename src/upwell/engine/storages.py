@@ -1,11 +1,15 @@
 """Storages in the catalog: they come, change and go by commits of their records.
 
-Law: a storage goes only when nothing is in it: no table of the catalog writes there, and no manifest in force
-and no table that is still being cleaned up has files there. Who writes a manifest there expects the record.
+Law: a place is written down before it is marked as this server's, and for as long as its marker has still to
+go: no crash leaves one which nobody knows of. A storage goes only when nothing is in it: no table of the
+catalog writes there, and no manifest in force and no table that is still being cleaned up has files there.
+Who writes a manifest there expects the record.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+
+import msgspec
 
 from upwell.clock import Clock
 from upwell.engine.catalog import Catalog, Table, load_dropped, storage_record
@@ -15,7 +19,7 @@ from upwell.engine.siting import refuse_meeting_tables
 from upwell.errors import AlreadyExists, InvalidOperation, NotFound
 from upwell.ids import Seq
 from upwell.storage.definition import Storage, local_storage, refuse_meeting
-from upwell.storage.hot import Batch, Kind, RecordIs
+from upwell.storage.hot import Batch, Kind, RecordIs, RecordWrite
 from upwell.storage.place import LOCAL
 from upwell.types import TableId
 
@@ -38,9 +42,26 @@ class StorageSchema:
         with self.committer.lock:
             self.require_new(storage)
             record = storage_record(replace(storage, created_at_us=now, updated_at_us=now))
+            records = [record, _vacant(storage, None), *self.note()]
             return self.committer.apply(
-                Batch(records=[record, *self.note()], expectations=[RecordIs(Kind.STORAGE, storage.id, None)])
+                Batch(records=records, expectations=[RecordIs(Kind.STORAGE, storage.id, None)])
             )
+
+    def announce(self, storage: Storage) -> Seq:
+        """Write down a place that is about to be marked: it is vacant until `create`."""
+        with self.committer.lock:
+            self.require_new(storage)
+            return self.committer.apply(Batch(records=[_vacant(storage, storage)]))
+
+    def vacant(self, name: str | None = None) -> list[Storage]:
+        """Return the storages (of this id only) whose places may have a marker, though nobody has them."""
+        found = self.committer.newest.scan_records(Kind.META, _VACANT)
+        storages = (msgspec.json.decode(value, type=Storage) for _, value in found)
+        return [storage for storage in storages if name in (None, storage.id)]
+
+    def forget_vacant(self, storage: Storage) -> None:
+        """Note that a vacant place has no marker of this server any more."""
+        self.committer.apply(Batch(records=[_vacant(storage, None)]))
 
     def require_new(self, storage: Storage) -> None:
         """Raise unless the id is free, and no other storage can have a table's files in the same place."""
@@ -75,7 +96,8 @@ class StorageSchema:
                     f"Cannot drop storage '{name}': {len(using)} table(s) still using it: "
                     + ", ".join(sorted(using)[:5])
                 )
-            self.committer.apply(Batch(records=[storage_record(storage, dropped=True), *self.note()]))
+            records = [storage_record(storage, dropped=True), _vacant(storage, storage), *self.note()]
+            self.committer.apply(Batch(records=records))
             return storage
 
     def tables_using(self, name: str) -> set[str]:
@@ -121,6 +143,15 @@ class StorageSchema:
     @property
     def _catalog(self) -> Catalog:
         return self.committer.newest_catalog
+
+
+_VACANT = "vacant/"
+
+
+def _vacant(place: Storage, storage: Storage | None) -> RecordWrite:
+    return RecordWrite(
+        Kind.META, _VACANT + place.base, None if storage is None else msgspec.json.encode(storage)
+    )
 
 
 _CLEANED = " (dropped, its files are being removed)"

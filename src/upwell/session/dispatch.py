@@ -125,6 +125,10 @@ class Dispatch:
             engine.flush, engine.jobs, growth, slow_threads, engine.storages.root.parent
         )
 
+    async def resume(self) -> None:
+        """Finish what statements of an earlier run of the server have left half done."""
+        await self._storages.vacate()
+
     async def run(self, call: Call, statement: Statement) -> Result:
         """Run a statement, as whom and with what `call` says."""
         match statement:

@@ -91,6 +91,10 @@ class Sessions:
             engine, growth, authenticator, threads, slow, registry, feed, self.transactions, limits, self.look
         )
 
+    async def resume(self) -> None:
+        """Finish what statements of an earlier run of the server have left half done."""
+        await self._dispatch.resume()
+
     async def execute(
         self, principal: Principal, sql: str, params: Sequence[Value], namespace: str | None
     ) -> list[Outcome]:

@@ -70,9 +70,13 @@ class StorageDefiner:
                 return await self._check(name, is_extended=is_extended)
 
     async def _create(self, call: Call, storage: Storage) -> Message:
-        self.schema.require_new(storage)
-        await self.slow.run(partial(self.storages.create, storage, self.schema.storages))
-        self._noted(call, "CREATE_STORAGE", storage.id).create(storage)
+        await self.growth.reached(self.schema.announce(storage))
+        try:
+            await self.slow.run(partial(self.storages.create, storage, self.schema.storages))
+            self._noted(call, "CREATE_STORAGE", storage.id).create(storage)
+        except UpwellError:
+            await self.slow.run(partial(self._vacate, storage.id))
+            raise
         return await self._done(f"Storage '{storage.id}' created successfully")
 
     async def _alter(self, call: Call, statement: AlterStorage) -> Message:
@@ -93,22 +97,32 @@ class StorageDefiner:
         async with self.turn:
             drop = self._noted(call, "DROP_STORAGE", name).drop
             dropped = await self.slow.run(partial(drop, name, if_exists=if_exists))
-            if dropped is None:
-                return await self._done(f"Storage '{name}' does not exist (skipped)")
-            done = await self._done(f"Storage '{name}' dropped successfully")
-            await self.slow.run(partial(self._release, dropped))
+            told = "does not exist (skipped)" if dropped is None else "dropped successfully"
+            done = await self._done(f"Storage '{name}' {told}")
+            await self.slow.run(partial(self._vacate, name))
         return done
 
-    def _release(self, storage: Storage) -> None:
+    async def vacate(self) -> None:
+        """Let others use the places that an earlier run of the server gave up, but couldn't say so."""
+        async with self.turn:
+            await self.slow.run(self._vacate)
+
+    def _vacate(self, name: str | None = None) -> None:
+        """Remove the markers of places that nobody has any more; what can't be reached stays noted."""
         if (self.storages.root.parent / RESTORED).exists():
             return  # the next start may bring files there
-        try:
-            self.storages.release(storage, self.schema.storages)
-        except (OSError, UpwellError) as error:
-            log.warning(
-                "A dropped storage can't be reached; remove its marker to let another server use the place",
-                extra=fields(storage=storage.id, marker=f"{storage.base}/{MARKER}", reason=cause_of(error)),
-            )
+        for storage in self.schema.vacant(name):
+            try:
+                if self.storages.release(storage, self.schema.storages):
+                    self.schema.forget_vacant(storage)
+            except (OSError, UpwellError) as error:
+                log.warning(
+                    "The place of a dropped storage can't be given up; the next start, or DROP STORAGE IF "
+                    "EXISTS, tries again, or remove its marker to let another server have it",
+                    extra=fields(
+                        storage=storage.id, marker=f"{storage.base}/{MARKER}", reason=cause_of(error)
+                    ),
+                )
 
     async def _check(self, name: str, *, is_extended: bool) -> Answer:
         storage = self.growth.view.catalog.storages.get(name)

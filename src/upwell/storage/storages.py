@@ -125,18 +125,22 @@ class Storages:
             cause = error.strerror or str(error)
             raise InvalidOperation(f"storage '{storage.id}': can't use {storage.base}: {cause}") from error
 
-    def release(self, storage: Storage, others: Iterable[Storage]) -> None:
+    def release(self, storage: Storage, others: Iterable[Storage]) -> bool:
         """Let other servers use the place of a storage that is dropped, unless one of the `others` is there.
 
-        Raises `OSError` or `StorageFailed` if the place can't be reached; the marker stays there then.
+        Whether that is done for certain: where no marker is, a disk may only not be mounted. Raises
+        `OSError` or `StorageFailed` if the place can't be reached; the marker stays there then.
         """
         with self._lock:
             self._unclaimed = {each for each in self._unclaimed if each[0] != storage.id}
         base = _resolved(storage).base
-        if all(_resolved(other).base != base for other in others):
-            volume = self._volume(storage)
-            if self._is_claimed(volume, MARKER, ours=True):
-                volume.delete(MARKER)
+        if any(_resolved(other).base == base for other in others):
+            return True
+        volume = self._volume(storage)
+        if self._is_claimed(volume, MARKER, ours=True):
+            volume.delete(MARKER)
+            return True
+        return self._is_claimed(volume, MARKER)
 
     @staticmethod
     def refuse_meeting(storage: Storage, others: Iterable[Storage]) -> None:
