@@ -134,6 +134,7 @@ def test_no_server(sql: Run) -> None:
     assert done.returncode == 1
     assert "Traceback" not in done.stderr
     assert done.stderr.startswith("ERROR CONNECTION_LOST: ")
+    assert f"http://127.0.0.1:{port.number}/" in done.stderr
     assert done.stdout == ""
 
 
@@ -154,6 +155,18 @@ def test_statements_through_a_pipe(sql: Run) -> None:
     assert lines[:4] == ["a", "-", "1", "(1 row)"]
     assert lines[6] == "x;\\ny | 2"
     assert len(lines) == 8
+
+
+def test_use_holds_for_the_statements_after_it(sql: Run, namespace: str) -> None:
+    made = f"CREATE TABLE {namespace}.here (id INT PRIMARY KEY);"
+    done = sql(
+        text=f"{made}\nUSE {namespace};\nSELECT COUNT(*) AS n\nFROM here;\nUSE default;\nSELECT * FROM here;"
+    )
+    lines = done.stdout.splitlines()
+    assert lines[1:6] == [f"Namespace switched to '{namespace}'", "n", "-", "0", "(1 row)"]
+    assert lines[6] == "Namespace switched to 'default'"
+    assert lines[7].startswith("ERROR SQL_EXECUTION_ERROR: ")
+    assert "default.here" in lines[7]
 
 
 def test_a_pipe_goes_on_after_an_error_and_tells_it_at_the_end(sql: Run) -> None:

@@ -125,7 +125,11 @@ def _add_report(command: argparse.ArgumentParser) -> None:
 
 
 def _add_account(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--url", default=os.environ.get("UPWELL_URL", "http://127.0.0.1:8080"))
+    command.add_argument(
+        "--url",
+        default=os.environ.get("UPWELL_URL", "http://127.0.0.1:8080"),
+        help="the server (default: UPWELL_URL, or http://127.0.0.1:8080)",
+    )
     command.add_argument(
         "--user", default=os.environ.get("UPWELL_USER", "root"), help="account (default: root)"
     )

@@ -13,7 +13,7 @@ import msgspec
 from upwell.client import Client, ClientError, ConnectionLost, Result, ServerError
 from upwell.client.values import read_results
 
-_HELP = r"""A statement ends with ; at the end of a line.
+_HELP = r"""A statement ends with ; at the end of a line. USE namespace; holds for those after it.
   \?  this help (also: help)
   \q  leave (also: exit, quit, Ctrl-D)
 Ctrl-C drops an unfinished statement."""
@@ -23,6 +23,7 @@ _OPEN_PART = re.compile(r"'|\"|/\*")
 # What a terminal would obey instead of show.
 _CONTROLS = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160))}
 _ESCAPES = _CONTROLS | {ord("\n"): "\\n", ord("\r"): "\\r", ord("\t"): "\\t"}
+_SWITCHED = re.compile(r"Namespace switched to '(\w+)'")
 _LEAVE = (r"\q", "exit", "quit")
 _ASK = (r"\?", "help")
 _INTERRUPTED = "\x03"
@@ -46,6 +47,10 @@ def run_sql(
     errors = errors or out
     try:
         response = client.request(sql)
+        for done in response.results:
+            switched = _SWITCHED.fullmatch(done.message or "")
+            if switched is not None:  # for the server it ends with the request
+                client.use(switched[1])
         if as_json:
             _print_json(msgspec.json.encode(response), out)
         else:

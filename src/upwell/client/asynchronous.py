@@ -120,6 +120,10 @@ class AsyncClient:
             request = transaction.request(self._account.namespace)
             transaction.settle(await self._run(self._account.request(request)))
 
+    def use(self, namespace: str) -> None:
+        """Let table names without a namespace mean tables of `namespace` from now on."""
+        self._account.namespace = namespace
+
     def as_user(self, user: str) -> Self:
         """Return a client that runs each statement in the place of `user`, over this one's connection.
 

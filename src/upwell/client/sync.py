@@ -118,6 +118,10 @@ class Client:
             request = transaction.request(self._account.namespace)
             transaction.settle(self._run(self._account.request(request)))
 
+    def use(self, namespace: str) -> None:
+        """Let table names without a namespace mean tables of `namespace` from now on."""
+        self._account.namespace = namespace
+
     def as_user(self, user: str) -> Self:
         """Return a client that runs each statement in the place of `user`, over this one's connection.
 

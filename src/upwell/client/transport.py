@@ -48,8 +48,12 @@ def http_timeout(request_s: float) -> httpx.Timeout:
 
 
 def http_failure(error: httpx.TransportError) -> ConnectionLost:
-    """Say what a failed HTTP request means."""
-    return ConnectionLost(f"{type(error).__name__}: {error}" if str(error) else type(error).__name__)
+    """Say what a failed HTTP request means, and where it went."""
+    what = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+    try:
+        return ConnectionLost(f"{what} ({error.request.url})")
+    except RuntimeError:  # it failed before there was a request
+        return ConnectionLost(what)
 
 
 def socket_failure(error: BaseException) -> ConnectionLost | ServerError:

@@ -20,6 +20,7 @@ _STARTS = (
 _NAMED = r"[\w.\"]+(?: \. [\w\"]+)?"
 _CONFLICT = "say INSERT … ON CONFLICT (key) DO NOTHING, or DO UPDATE SET c = excluded.c"
 _CHOSEN = "choose the rows by a subquery: WHERE id IN (SELECT id FROM … ORDER BY … LIMIT n)"
+_ACCOUNT = "CREATE USER name WITH PASSWORD '…' ROLE user"
 _PARAMETERS = "parameters are written $1, $2, …, and their values sent as params"
 _BY_STATEMENT = [
     (
@@ -72,18 +73,22 @@ _BY_STATEMENT = [
         r"CREATE .*\b(DATETIME2|SMALLDATETIME|INTERVAL)\b",
         "TIMESTAMP and DATETIME are moments; an interval is kept as BIGINT or TEXT",
     ),
-    (r"CREATE TABLE .*\b(INDEX|KEY) (\w+ )?\(", "there are no indexes to make; the PRIMARY KEY is one"),
+    (
+        r"CREATE TABLE .*\b(?<!PRIMARY )(INDEX|KEY) (\w+ )?\(",
+        "there are no indexes to make; the PRIMARY KEY is one",
+    ),
     (
         r"CREATE .*(\) ENGINE|\bCOMMENT '|\bCOLLATE\b|\bPARTITION BY\b|\bSTORED\b)",
         "leave it out: options are in WITH (…), see docs/sql.md",
     ),
-    (r"CREATE USER\b", "CREATE USER name WITH PASSWORD '…' ROLE user"),
+    (r"CREATE USER (?!TABLE\b)", _ACCOUNT),
     (
         r"CREATE (TYPE|SEQUENCE|EXTENSION|FUNCTION|PROCEDURE|TRIGGER)\b",
         "what there is: NAMESPACE, TABLE, VIEW, STORAGE, USER",
     ),
     (r"DROP TABLE .* CASCADE", "leave CASCADE out, and drop first what refers to the table"),
     (r"DROP (TABLE|VIEW) .* ,", "one a statement; several statements go with ; between them"),
+    (r"ALTER TABLE IF EXISTS\b", "leave IF EXISTS out; DESCRIBE TABLE says whether there is one"),
     (r"ALTER TABLE .* CHANGE\b", "RENAME COLUMN a TO b, and MODIFY COLUMN b type"),
     (
         r"ALTER TABLE (?>.*? ADD ).*\b(AFTER|FIRST)\b",
@@ -131,6 +136,10 @@ _BY_STATEMENT = [
     (r".*= (\?|% S|: \w|@ \w|\{)", _PARAMETERS),
 ]
 _BY_REFUSAL = [
+    (
+        r"Composite PRIMARY KEY",
+        "make one TEXT key of both, 'a:b', and keep the parts as columns beside it",
+    ),
     (r"not implemented: TOP", "LIMIT n"),
     (r"not implemented: FETCH", "LIMIT n OFFSET m"),
     (r"PGAbs|Placeholder '", _PARAMETERS),
@@ -197,6 +206,8 @@ def _advice(message: str, sql: str, *, is_grammar: bool) -> str | None:
         return None
     words = _words(sql)
     found = next((advice for pattern, advice in _STATEMENTS if pattern.match(words)), None)
+    if found is _ACCOUNT and "expected" not in message:
+        return None  # the form was right
     unknown = _UNSUPPORTED.search(message)
     if found is None and unknown is not None:
         close = get_close_matches(unknown[1], _STARTS, 1, 0.7)

@@ -24,6 +24,7 @@ from upwell.errors import InvalidSql
 from upwell.sql.column import (
     Draft,
     Refused,
+    not_enforced,
     read_column,
     read_default,
     read_name,
@@ -73,11 +74,13 @@ def _add(tokens: Tokens) -> AddColumn | AddReference:
         tokens.name("a constraint's name")
     if tokens.accept("FOREIGN", "KEY"):
         return _reference(tokens)
-    if tokens.peek().word in ("CONSTRAINT", "PRIMARY", "FOREIGN", "UNIQUE", "CHECK"):
-        raise Refused(
-            "besides FOREIGN KEY a constraint can only be declared by CREATE TABLE; "
-            "NOT NULL: ALTER COLUMN … SET NOT NULL"
-        )
+    constraint = tokens.peek(2 if tokens.sees("CONSTRAINT") else 0).word
+    if constraint in ("UNIQUE", "CHECK"):
+        raise not_enforced(constraint)
+    if constraint == "PRIMARY":
+        raise Refused("a table keeps the PRIMARY KEY that it was made with")
+    if tokens.peek().word in ("CONSTRAINT", "FOREIGN"):
+        raise Refused("FOREIGN KEY can be added; NOT NULL is said by ALTER COLUMN … SET NOT NULL")
     tokens.accept("COLUMN")
     if_not_exists = tokens.accept("IF", "NOT", "EXISTS")
     draft = Draft()
