@@ -48,6 +48,11 @@ def db(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Embedded]:
         ("SELECT COUNT(*), 1 FROM t WHERE doc->>'k' = 'v'", ["count(*)", "Int64(1)"], (1, 1)),
         ("SELECT id FROM t WHERE doc->>'k' IN (SELECT doc->>'k' FROM t WHERE id = 2)", ["id"], (2,)),
         ("SELECT (SELECT MAX(doc->>'k') FROM t)", ["SELECT MAX(doc->>'k') FROM t"], ("w",)),
+        (
+            "SELECT id + 1, (SELECT MAX(o.id + 1) FROM t o WHERE o.id = q.id), id IN (1, id) FROM t q ORDER BY id",
+            None,
+            (2, 2, True),
+        ),
     ],
 )
 def test_expressions_are_shown_as_they_were_written(

@@ -32,9 +32,11 @@ def with_captions(text: str, reworded: Callable[[str], str]) -> str:
 def _nameless(text: str) -> Iterator[tuple[int, int]]:
     """Yield where expressions without a name begin and end, from first to last."""
     tokens = tokenize(text)
+    behind = 0  # what is within an item is a value
     for at, token in enumerate(tokens):
-        if token.word == "SELECT" and _is_shown(tokens, at):
+        if token.word == "SELECT" and token.start >= behind and _is_shown(tokens, at):
             for item in select_items(tokens, at + 1):
+                behind = item.tokens[-1].end
                 if item.name is None and not item.is_all:
                     yield item.tokens[0].start, item.tokens[-1].end
 

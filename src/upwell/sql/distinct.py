@@ -11,7 +11,7 @@ from upwell.sql.lex import Token, tokenize
 _OPENING = frozenset({"(", "[", "CASE"})
 _CLOSING = frozenset({")", "]", "END"})
 _EDGES = frozenset({"AND", "OR", "NOT", "THEN", "WHEN", "ELSE", ",", ";", "WHERE", "ON", "HAVING", "BY"})
-_BEGINS = _EDGES | {"SELECT", "DISTINCT", "ALL", "RETURNING", "FILTER", "VALUES"}
+_BEGINS = _EDGES | {"SELECT", "DISTINCT", "ALL", "RETURNING", "VALUES"}
 _ENDS = (
     _EDGES
     | {

@@ -26,3 +26,8 @@ from upwell.sql.distinct import with_whole_distinct
 )
 def test_it_stands_in_parentheses(text: str, whole: str) -> None:
     assert with_whole_distinct(text) == whole
+
+
+def test_an_aggregate_with_a_filter_is_one_operand() -> None:
+    text = "SELECT SUM(a) FILTER (WHERE b > 1) IS DISTINCT FROM 2 FROM t"
+    assert with_whole_distinct(text) == text.replace("SUM", "(SUM").replace("2 FROM", "2) FROM")
