@@ -20,6 +20,10 @@ from upwell.errors import InvalidSql, QueryFailure, UpwellError
 
 NAMES_KEPT_MAX = 2_048
 NAMES_KEPT_TEXT_CHARS_MAX = 16_384
+_UNCHECKED = (
+    "it can't be checked that the integers of this query fit into their types; "
+    "cast them to DECIMAL(38, 0), or write it another way"
+)
 # Possessive and from a word's begin: a literal of a megabyte costs one pass, not one for each letter.
 _BEFORE_A_DOT = re.compile(r"\b(\w++)\"?\s*+\.")
 
@@ -29,7 +33,7 @@ class Scout:
 
     def __init__(self) -> None:
         self._names: dict[tuple[str, str], _Names] = {}
-        self._same: dict[tuple[str, str, str, bool], bool] = {}
+        self._same: set[tuple[str, str, str, bool]] = set()
 
     def tables_in(self, text: str, namespace: str, resolve: Resolve) -> list[tuple[str, str]]:
         """Return the (namespace, name)s that a query reads; raise for what it may not or can't read.
@@ -47,28 +51,27 @@ class Scout:
             known = self._names_of(text, namespace, resolve)
         return known.columns
 
-    def is_same(self, text: str, written: str, namespace: str, resolve: Resolve, *, is_stored: bool) -> bool:
-        """Tell whether a query that is `written` in other words can be run, with columns of the same types.
+    def require_same(
+        self, text: str, written: str, namespace: str, resolve: Resolve, *, is_stored: bool
+    ) -> None:
+        """Raise `QueryFailure` unless a query that is `written` in other words has columns of the same types.
 
-        What `is_stored` gets the types of a table's columns anyhow; raise if it can't be run.
+        What `is_stored` gets the types of a table's columns anyhow.
         """
         place = text, written, namespace, is_stored
-        known = self._same.get(place)
-        if known is not None:
-            return known
+        if place in self._same:
+            return
+        plain = self.scouted(text, namespace, resolve, to_the_end=True)[1]
         try:
             columns = self.scouted(written, namespace, resolve, to_the_end=True)[1]
-        except QueryFailure:
-            if is_stored:
-                raise
-            found = False
-        else:
-            found = is_stored or columns.types == self.scouted(text, namespace, resolve)[1].types
+        except QueryFailure as failure:
+            raise QueryFailure(f"{_UNCHECKED} ({failure})") from failure
+        if not is_stored and columns.types != plain.types:
+            raise QueryFailure(_UNCHECKED)
         if len(text) <= NAMES_KEPT_TEXT_CHARS_MAX:
             if len(self._same) >= NAMES_KEPT_MAX:
                 self._same.clear()
-            self._same[place] = found
-        return found
+            self._same.add(place)
 
     def _names_of(self, text: str, namespace: str, resolve: Resolve) -> "_Names":
         known = self._names.get((text, namespace))
@@ -113,7 +116,7 @@ class Scout:
             frame = context.sql_with_options(text, ONLY_QUERIES)
             schema = frame.schema()
             if to_the_end:
-                frame.optimized_logical_plan()
+                schema = context.create_dataframe_from_logical_plan(frame.optimized_logical_plan()).schema()
         except BaseException as error:
             tables.raise_failure()
             if not tables.derived:

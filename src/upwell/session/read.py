@@ -245,10 +245,9 @@ class Reader:
         checked = with_checked_integers(text, integers, namespace, is_stored=is_stored)
         if checked != text:
             names = self.query.scout.columns_in(text, namespace, resolver)
-            # What can't be told to be the same stays as it is, but nothing is stored of it.
-            if self.query.scout.is_same(text, checked, namespace, resolver, is_stored=is_stored):
-                return replace(own, names=names), checked
-        return own, text
+            self.query.scout.require_same(text, checked, namespace, resolver, is_stored=is_stored)
+            own = replace(own, names=names)
+        return own, checked
 
     def _read(self, text: str, namespace: str, resolver: Resolve) -> tuple[OwnNames, list[tuple[str, str]]]:
         """Return a query that the engine can plan, and the tables that it reads."""

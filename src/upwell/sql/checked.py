@@ -128,8 +128,7 @@ class _Reader:
         if token.word == "-" and _ends_operand(before):
             return None  # a difference from something else
         if before.word in _SUM and _ends_operand(self._at(at - 2)):
-            found = self._product(at)
-            return None if found is None or self._word(found.end) in _PRODUCT else found
+            return self._product(at)
         is_call = token.word == "(" and before.kind in ("word", "quoted") and before.word not in _BEFORE_NAMES
         return None if is_call or before.word in _BEFORE else self.sum(at)
 
@@ -140,7 +139,7 @@ class _Reader:
             if right is None or self._word(right.end) in _PRODUCT:
                 break
             left = self._binary(left, self._word(left.end), right)
-        return None if left is None or self._word(left.end) in _PRODUCT else left
+        return left
 
     def _product(self, at: int) -> _Found | None:
         left = self._signed(at)
