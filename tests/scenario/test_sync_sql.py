@@ -61,6 +61,21 @@ def test_what_sql_writes_comes_down(world: World) -> None:
     assert alice.run(f"SELECT name, email FROM {world.ns}.users").rows == [["phone", "e"]]
 
 
+def test_a_transaction_is_one_version_of_a_row_however_often_it_wrote_it(world: World) -> None:
+    """Nobody saw what was between, and whoever counts versions finds none missing."""
+    name, alice = world.account()
+    phone = world.handset(name)
+    insert = f"INSERT INTO {world.ns}.users VALUES ('{{}}', 'first', NULL)"
+    rename = f"UPDATE {world.ns}.users SET name = name || '!' WHERE id = '{A}'"
+    alice.run(f"BEGIN; {insert.format(A)}; {rename}; {rename}; COMMIT")
+    alice.run(f"BEGIN; {rename}; DELETE FROM {world.ns}.users; {insert.format(A)}; {rename}; COMMIT")
+    alice.run(f"BEGIN; {insert.format(B)}; DELETE FROM {world.ns}.users WHERE id = '{B}'; COMMIT")
+    found = [(c["pk"], c["server_version"], c["deleted"]) for c in phone.download()["changes"]]
+    assert found == [(A, 1, False), (A, 2, False), (B, 1, True)]
+    assert phone.put(upsert(1, "users", A, 2, name="phone")) == [3]
+    assert phone.put(upsert(2, "users", B, 1, name="phone")) == [2]
+
+
 def test_a_back_end_writes_on_behalf_of_a_user_without_account(world: World) -> None:
     user = world.user()
     phone, other = world.handset(user), world.handset()

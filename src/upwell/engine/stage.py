@@ -184,7 +184,8 @@ class Stage:
             # One log entry a key and commit: what the row was before the commit → what it is after it.
             op = self._merged(found, op)
         version = found.version or found.expired
-        count = staged.count if staged else version.count if version else 0
+        # Devices see a change a commit, whatever a transaction did to the row before it ended.
+        count = staged.count if staged else (version.count if version else 0) + 1
         write = RowWrite(
             table.id,
             owner,
@@ -193,7 +194,7 @@ class Stage:
             table.version,
             version.row if version else None,
             row,
-            count + 1,
+            count,
             found.hot_seq,
             version.seq if version else 0,
             version.supersedes if version else (),

@@ -229,7 +229,7 @@ class Wave:
             self._write.insert(table, self._owner, row, origin)
         else:
             self._write.update(table, self._owner, change.key, row, origin)
-        return self._applied(change, current)
+        return self._applied(change)
 
     def _new_row(self, table: Table) -> Row:
         return self._defaults.row(table.columns, user=self._user, now_us=self._defaults.now_us())
@@ -240,10 +240,12 @@ class Wave:
             return _without_effect(change, current, is_repeated=False)
         origin = Origin(self._source, change.id, None)
         self._write.delete(change.table, self._owner, [change.key], origin)
-        return self._applied(change, current)
+        return self._applied(change)
 
-    def _applied(self, change: UploadedChange, current: Version | None) -> sync.Status:
-        version = (current.count if current else 0) + 1
+    def _applied(self, change: UploadedChange) -> sync.Status:
+        staged = self._write.current(change.table, self._owner, change.key)
+        assert staged is not None, "the change was just staged"
+        version = staged.count
         self._keep_receipt(change, version)
         return sync.Status(source_change_id=change.id, status="applied", new_server_version=version)
 
