@@ -12,10 +12,12 @@ import pytest
 
 from upwell.clock import ManualClock
 from upwell.device import Unreachable
+from upwell.feeds.upload import UploadLimits
 from upwell.testing.embedded import RETENTION_S, Embedded
-from upwell.testing.inprocess import App, CrashPoints, Fault, Killed, SyncServer
+from upwell.testing.inprocess import LIMITS, App, CrashPoints, Fault, Killed, SyncServer
 
 KEYS = [f"00000000-0000-4000-8000-{number:012d}" for number in range(1, 4)]
+RINGS = (("00000000-0001", 6), ("00000000-0002", 3))
 
 APP_TABLES = """
 CREATE TABLE users (id TEXT PRIMARY KEY, name TEXT);
@@ -305,6 +307,64 @@ def test_the_deletion_of_a_circle_gets_through_whatever_the_limit(
         assert execute(f"SELECT id FROM {table}").fetchall() == expected
     assert phone.device.status().pending == 0
     assert phone.device.status().conflicts == int(is_held)
+
+
+def test_a_circle_larger_than_an_upload_says_so_and_goes_when_the_server_takes_it(world: World) -> None:
+    """It comes, and later goes, only together; what isn't of it isn't kept waiting."""
+    large, small = (
+        [f"{prefix}-4000-8000-{number:012d}" for number in range(count)] for prefix, count in RINGS
+    )
+    app = world.app("phone", upload_limit=2)
+    execute = app.device.connection.execute
+
+    def serve(limits: UploadLimits) -> None:
+        world.server.limits = limits
+        world.server.restart()
+
+    def on_server() -> list[str]:
+        return [key for (key,) in world.db.rows("SELECT id FROM app.nodes ORDER BY id", user="ada")]
+
+    serve(UploadLimits(changes_max=4, payload_bytes_max=0))
+    execute("BEGIN")
+    for ring in (large, small):
+        for key, following in zip(ring, [*ring[1:], ring[0]], strict=True):
+            execute("INSERT INTO nodes VALUES (?, ?)", (key, following))
+    execute("COMMIT")
+    for whole, half in (([*large, *small], small), ([], large)):
+        app.device.sync()
+        assert on_server() == half
+        assert app.device.status().pending == len(large)
+        assert "6 changes refer to each other" in (app.device.status().last_error or "")
+        serve(LIMITS)
+        app.device.sync()
+        assert on_server() == whole
+        assert (app.device.status().pending, app.device.status().last_error) == (0, None)
+        serve(UploadLimits(changes_max=4, payload_bytes_max=0))
+        execute("DELETE FROM nodes")
+
+
+def test_who_has_used_up_the_change_ids_loses_nothing_and_still_reads(world: World) -> None:
+    app = world.app("phone")
+    app.device.connection.execute("UPDATE _sync_client_info SET next_change_id = 9223372036854775806")
+    for key in KEYS:
+        app.device.connection.execute("INSERT INTO users VALUES (?, 'mine')", (key,))
+    other = "00000000-0000-4000-8000-000000000009"
+    world.insert(other)
+
+    app.device.sync()
+
+    assert [(change.key, change.reason) for change in app.device.pending()] == [
+        (KEYS[1], "no_change_id"),
+        (KEYS[2], "no_change_id"),
+    ]
+    assert world.db.rows("SELECT id FROM app.users ORDER BY id", user="ada") == [(KEYS[0],), (other,)]
+    assert app.device.connection.execute("SELECT count(*) FROM users").fetchall() == [(4,)]
+    again = world.app("again", source="phone")
+    again.device.sync()
+    assert again.device.connection.execute("SELECT id FROM users ORDER BY id").fetchall() == [
+        (KEYS[0],),
+        (other,),
+    ]
 
 
 def test_a_text_that_is_no_utf8_stops_only_its_row(world: World) -> None:

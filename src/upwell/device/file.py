@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from upwell.device.failures import FileRefused, NotSignedIn, PendingChanges
+from upwell.protocol.sync import INT64_MAX
 
 NOW = "strftime('%Y-%m-%dT%H:%M:%fZ', 'now')"
 NEXT_CHANGE_ID = "(SELECT next_change_id FROM _sync_client_info LIMIT 1)"
@@ -299,12 +300,13 @@ class SyncFile:
 
     def take_change_id(self) -> int:
         """Use up one change id, in the caller's transaction."""
-        taken = self.next_change_id()
-        self.connection.execute("UPDATE _sync_client_info SET next_change_id = ?", (taken + 1,))
+        taken = min(self.next_change_id(), INT64_MAX)
+        self._set_next_change_id(taken + 1)
         return taken
 
     def learn_change_id(self, least: int) -> None:
         """Ids below `least` are known to the server: pending changes that have one get a fresh one."""
+        least = min(least, INT64_MAX)
         fresh = max(least, self.next_change_id())
         if least > 1:
             rows = self.connection.execute(
@@ -312,10 +314,14 @@ class SyncFile:
             ).fetchall()
             self.connection.executemany(
                 "UPDATE _sync_pending SET change_id = ? WHERE rowid = ?",
-                [(fresh + index, rowid) for index, (rowid,) in enumerate(rows)],
+                [(min(fresh + index, INT64_MAX), rowid) for index, (rowid,) in enumerate(rows)],
             )
             fresh += len(rows)
-        self.connection.execute("UPDATE _sync_client_info SET next_change_id = ?", (fresh,))
+        self._set_next_change_id(fresh)
+
+    def _set_next_change_id(self, number: int) -> None:
+        # The largest one is never sent: who has it has none left.
+        self.connection.execute("UPDATE _sync_client_info SET next_change_id = ?", (min(number, INT64_MAX),))
 
     def pending_count(self) -> int:
         """How many rows wait for upload, quarantined ones included."""

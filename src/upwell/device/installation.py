@@ -233,7 +233,7 @@ class Installation:
             lag=entries_between(cursor, max(self.announced, self.file.head())),
             next_change_id=self.file.next_change_id(),
             last_synced_at=self.file.find(LAST_SYNCED_AT) or None,
-            last_error=self.last_error or self.syncer.waiting_for_tables(),
+            last_error=self.last_error or self.syncer.waiting(),
         )
 
     def data_version(self) -> int:

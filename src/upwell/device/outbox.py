@@ -15,10 +15,18 @@ from upwell.device.apply import REVIVED
 from upwell.device.codec import JsonObject, decode_object, encode_json, key_to_wire, payload_to_wire
 from upwell.device.file import SyncFile
 from upwell.device.schema import BLOB_ELSEWHERE, Tables
-from upwell.protocol.sync import FK_MISSING, HAS_CHILDREN, UNREGISTERED_TABLE, Status, UploadChange
+from upwell.protocol.sync import (
+    FK_MISSING,
+    HAS_CHILDREN,
+    INT64_MAX,
+    UNREGISTERED_TABLE,
+    Status,
+    UploadChange,
+)
 
 RowKey = tuple[str, str]
 INVALID_TEXT, INVALID_KEY, BLOB_IN_TEXT = "invalid_text", "invalid_key", "blob_in_text"
+NO_CHANGE_ID = "no_change_id"
 """Why a change is in quarantine before it was ever sent."""
 
 PendingRow: TypeAlias = tuple[str, str, str, int, str | None, int]
@@ -119,7 +127,13 @@ class Outbox:
         return bool(reason)
 
     def _unsayable(self, row: PendingRow) -> tuple[str, str]:
-        table, key, _, _, payload, _ = row
+        table, key, _, _, payload, change_id = row
+        # Counting past the largest integer, SQLite goes on with doubles.
+        if type(change_id) is not int or change_id >= INT64_MAX:
+            return (
+                NO_CHANGE_ID,
+                "this source has used up its change ids: install the app anew, as another one",
+            )
         if not isinstance(key, str):
             return INVALID_KEY, "the key is a BLOB in a column that isn't declared BLOB: write it as text"
         if payload is None:
@@ -143,12 +157,12 @@ class Outbox:
         ).fetchone()[0]
         return found
 
-    def halve(self, batch: list[Outgoing]) -> None:
-        """The batch was refused as too large, nothing of it was applied: keep its first half."""
+    def shorten(self, batch: list[Outgoing], count: int) -> None:
+        """The batch was refused as too large, nothing of it was applied: keep its first `count` changes."""
         with self._file.transaction() as connection:
             if self.outstanding() == batch:
-                last = batch[(len(batch) - 1) // 2].position
-                connection.execute("DELETE FROM _sync_outbox WHERE position > ?", (last,))
+                dropped = [(sent.position,) for sent in batch[count:]]
+                connection.executemany("DELETE FROM _sync_outbox WHERE position = ?", dropped)
 
     def has_all_deletions(self) -> bool:
         """Whether no deletion waits outside that may let go of what is deleted here."""

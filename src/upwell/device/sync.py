@@ -9,6 +9,7 @@ import logging
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 
 from upwell.device.answers import (
     FINAL_REASONS,
@@ -27,6 +28,7 @@ from upwell.device.conflict import Resolver, Settlement
 from upwell.device.exchange import Exchange, Prefetch, answer_to
 from upwell.device.failures import AnswerRefused
 from upwell.device.file import Reading, SyncFile
+from upwell.device.groups import groups_of
 from upwell.device.history import History
 from upwell.device.load import Loader, check_page
 from upwell.device.orphans import Orphans
@@ -106,14 +108,13 @@ class Syncer:
         """Upload until nothing is pending, or nothing of what is left gets through."""
         yield from self._prepare()
         report, total = UploadReport(), self._file.pending_count()
-        attempts = Attempts(self._upload_limit)
+        attempts = Attempts(self._upload_limit, partial(groups_of, self._file, self._capture.tables))
         while batch := self._next_batch(attempts):
             response = yield from answer_to(self._upload_request(batch))
             report = replace(report, requests=report.requests + 1, sent=report.sent + len(batch))
             answer = upload_answer(response, batch)
             if answer is None and len(batch) > 1:
-                attempts.halve(len(batch))
-                self._outbox.halve(batch)
+                self._outbox.shorten(batch, (len(batch) + 1) // 2 if attempts.halve(len(batch)) else 0)
                 continue
             statuses = answer.statuses if answer else [too_large(batch[0])]
             stored = self._store(batch, statuses, report, head=answer.highest_server_seq if answer else 0)
@@ -122,17 +123,20 @@ class Syncer:
             report = stored
             attempts.note(batch, statuses)
             self._tell("upload", min(report.applied + report.invalid, total), total)
-        return self._uploaded(report)
+        return self._uploaded(report, oversized=attempts.oversized)
 
     def _next_batch(self, attempts: Attempts) -> list[Outgoing]:
         batch = self._freeze(attempts)
-        return batch or (self._freeze(attempts) if attempts.widen() else [])
+        while not batch and attempts.widen():
+            batch = self._freeze(attempts)
+        return batch
 
     def _freeze(self, attempts: Attempts) -> list[Outgoing]:
         return self._outbox.freeze(self._capture.tables, attempts.limit, attempts.skip)
 
-    def _uploaded(self, report: UploadReport) -> UploadReport:
+    def _uploaded(self, report: UploadReport, *, oversized: int) -> UploadReport:
         with self._file.applying():
+            self._file.put("oversized", str(oversized or ""))
             is_settling = self._applier.settle_withheld(self._capture.tables) or report.conflicts
             # A pass that was cut off between two pages may have left children whose parents come later.
             if is_settling or self._file.find("pass"):
@@ -205,9 +209,14 @@ class Syncer:
         with self._file.applying():
             return self._settlement.discard(self._capture.tables, (table.lower(), key))
 
-    def waiting_for_tables(self) -> str | None:
-        """Say which changes wait for tables that the server doesn't know; None if none does."""
-        waiting = self._outbox.unregistered()
+    def waiting(self) -> str | None:
+        """Say which changes wait for the server to be set up otherwise; None if none does."""
+        waiting, oversized = self._outbox.unregistered(), self._file.find("oversized")
+        if oversized:
+            return (
+                f"{oversized} changes refer to each other and only go together; the server takes fewer in one"
+                " upload: raise its upload_changes_max, or let the app write their references afterwards"
+            )
         if not waiting:
             return None
         tables = ", ".join(f"{self._schema}.{table} ({count} pending)" for table, count in waiting)

@@ -83,7 +83,7 @@ class Hydrations:
             has_more=has_more,
             cursor=_encode_cursor(at),
             next_after=at.began,
-            next_change_id=change_id_max(view.hot, user, source) + 1,
+            next_change_id=min(change_id_max(view.hot, user, source) + 1, sync.INT64_MAX),
             stream_id=self._stream_id,
             max_server_id=newest,
         )

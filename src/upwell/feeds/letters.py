@@ -16,7 +16,6 @@ from upwell.engine.names import change_name, source_prefix, user_prefix
 from upwell.protocol import sync
 from upwell.storage.hot import HotReader, Kind, RecordWrite
 
-INT64_MAX = (1 << 63) - 1
 LETTERS_PER_USER_MAX = 1_000
 """Conflicts, and dead letters, of one user; the oldest go."""
 LETTERS_BYTES_PER_USER_MAX = 64 * 1024 * 1024
@@ -66,7 +65,7 @@ class DeadLetter(msgspec.Struct, frozen=True, array_like=True):
     @property
     def attempted_version(self) -> int:
         """The version that the change would have made; a device may send any base version."""
-        return min(self.base_version, INT64_MAX - 1) + 1
+        return min(self.base_version, sync.INT64_MAX - 1) + 1
 
     def change(self) -> sync.UploadChange:
         """Return what the device sent."""

@@ -23,7 +23,8 @@ SIGNIN_PATH = "/dummy-signin"
 DEVICE_TOKEN_PATH = "/v1/api/auth/device"
 
 Op = Literal["INSERT", "UPDATE", "DELETE"]
-Int64 = Annotated[int, Meta(ge=-(1 << 63), le=(1 << 63) - 1)]
+INT64_MAX = (1 << 63) - 1
+Int64 = Annotated[int, Meta(ge=-INT64_MAX - 1, le=INT64_MAX)]
 
 NULL = Raw(b"null")
 

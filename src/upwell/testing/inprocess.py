@@ -85,11 +85,15 @@ class OneThread(asyncio.SelectorEventLoop):
 
 
 class SyncServer:
-    """The device endpoints of an `Embedded` that has `CrashPoints`; one request at a time, any thread."""
+    """The device endpoints of an `Embedded` that has `CrashPoints`; one request at a time, any thread.
+
+    Other `limits` hold from the next `restart` on.
+    """
 
     def __init__(self, db: Embedded, points: CrashPoints) -> None:
         self.db = db
         self.points = points
+        self.limits = LIMITS
         self._lock = threading.Lock()
         self._loop = OneThread()
         self._open()
@@ -106,7 +110,7 @@ class SyncServer:
         history = stream_id(db.store)
         # The name of the history was written past the committer: its next commit publishes it.
         committer.publication.wait(committer.apply(Batch()))
-        uploads = Uploads(committer, rows, db.query, db.engine.defaults, LIMITS)
+        uploads = Uploads(committer, rows, db.query, db.engine.defaults, self.limits)
         self._endpoints = DeviceEndpoints(
             uploads,
             StockDownloads(committer, rows, Downloads(committer, stream_id=history), db.registry),
