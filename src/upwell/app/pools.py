@@ -10,7 +10,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
 from upwell.config import Config
-from upwell.session.threads import QueryThreads
+from upwell.session.threads import READS_MAX, QueryThreads
 
 DEVICE_THREADS = 4
 SLOW_THREADS = 2
@@ -36,7 +36,7 @@ def started(config: Config) -> Iterator[Pools]:
     """Start the pools; at the end wait for all but queries, which may never end."""
     slots = max(1, (os.cpu_count() or 1) - 1)
     with ExitStack() as stack:
-        query = ThreadPoolExecutor(slots + SPARE_THREADS, QUERY_THREAD)
+        query = ThreadPoolExecutor(slots + READS_MAX + SPARE_THREADS, QUERY_THREAD)
         stack.callback(query.shutdown, wait=False, cancel_futures=True)
         yield Pools(
             query,

@@ -52,8 +52,6 @@ LIVE_PATH = "/v1/ws"
 CLOSE_S_MAX = 2.0
 REASON_BYTES_MAX = 123
 SUBSCRIPTION_ID_CHARS_MAX = 256
-INLINE_CHARS_MAX = 1024
-"""Longer texts are read in a query thread, so that the event loop serves others too."""
 INVALID_ID = "invalid_subscription"
 NORMAL, GOING_AWAY, POLICY, INTERNAL = 1000, 1001, 1008, 1011
 
@@ -276,8 +274,7 @@ class LiveSocket:
             # Whatever becomes of this one: its errors have the same id.
             self._unsubscribe(socket, asked.id)
             bind = partial(self._bind, asked, socket.principal, context)
-            is_short = len(asked.sql) <= INLINE_CHARS_MAX
-            begin = bind() if is_short else await self._threads.run(lambda stop: bind())
+            begin = await self._threads.read(len(asked.sql), bind)
             socket.subscriptions[asked.id] = await begin(
                 subscription_id=asked.id,
                 outlet=socket.wire,

@@ -253,7 +253,13 @@ def walk(node: Node) -> Iterator[Node]:
 
 def columns_read(node: Node) -> frozenset[int]:
     """Return the indexes of the columns that `node` reads."""
-    return frozenset(part.index for part in walk(node) if isinstance(part, ColumnRef))
+    match node:
+        case ColumnRef(index):
+            return frozenset((index,))
+        case InList(item, options) if _values(options) is not None:
+            return columns_read(item)
+        case _:
+            return frozenset[int]().union(*map(columns_read, children(node)))
 
 
 def is_constant(node: Node) -> bool:
@@ -295,6 +301,8 @@ def moved(node: Node, place: Callable[[int], int]) -> Node:
     match node:
         case ColumnRef(index):
             return ColumnRef(place(index))
+        case InList(item, options) if _values(options) is not None:
+            return InList(moved(item, place), options)
         case _:
             return _rebuilt(node, lambda child: moved(child, place))
 
@@ -356,15 +364,22 @@ def _junction(items: tuple[Node, ...], *, decisive: bool) -> Compiled:
     return run
 
 
+def _values(options: tuple[Node, ...]) -> list[Value] | None:
+    """Return the options of a list if all are literals: such a list may be long."""
+    found = [option.value for option in options if type(option) is Literal]
+    return found if len(found) == len(options) else None
+
+
 def _membership(item: Node, options: tuple[Node, ...]) -> Compiled:
-    inner = compile_scalar(item)
-    parts = [compile_scalar(option) for option in options]
+    inner, known = compile_scalar(item), _values(options)
+    literals = frozenset(known or ())
+    parts = [compile_scalar(option) for option in options] if known is None else []
 
     def run(row: Row, values: Sequence[Value], context: Context) -> Value:
         value = inner(row, values, context)
         if value is None:
             return None
-        found = [part(row, values, context) for part in parts]
+        found = {part(row, values, context) for part in parts} if parts else literals
         return True if value in found else None if None in found else False
 
     return run

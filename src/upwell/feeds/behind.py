@@ -90,7 +90,7 @@ class Behind:
         watch = subscription.watch
         table, owner = watch.table.id, watch.owner
         own = [change for change in changes if change.table == table and change.owner == owner]
-        if any(needs_decision(watch, change) for change in own):
+        if len(own) > PAGE_CHANGES or any(needs_decision(watch, change) for change in own):
             return False
         return _send(subscription, deltas(subscription, watch, own, view=view, until=view.seq))
 

@@ -64,7 +64,7 @@ from upwell.types import Owner, TableId
 log = logging.getLogger("upwell.live")
 T = TypeVar("T")
 
-SLICE_STEPS = 1_000
+SLICE_S = 0.01
 SLICE_BYTES_MAX = 4 << 20
 _READY = BatchControl(0, False, "ready", None)
 
@@ -287,20 +287,33 @@ class LiveFeed:
         is_altered = view.catalog.tables is not self._catalog.tables
         if is_altered:
             self._catalog = view.catalog
-            for subscription in list(self._subscriptions):
-                try:
-                    self._follow(subscription, view.catalog)
-                except UpwellError as failure:
-                    self.end(subscription, failure)
-                except Exception:  # noqa: BLE001 — as above
-                    self.end(subscription, unexpected(subscription))
+            await self._for_each(partial(self._follow_guarded, view.catalog))
         changes = self._changelog.tail(view, after=after)
         if changes is not None:
             await self._dispatch(changes)
         else:
             await self._dispatch_partitions(view, after)
         if is_altered:
-            self._end_dropped(view.catalog)
+            await self._for_each(partial(self._end_if_dropped, view.catalog))
+
+    async def _for_each(self, act: Callable[[Subscription], None]) -> None:
+        """Do something for each subscription, in slices between which others run."""
+        now = asyncio.get_running_loop().time
+        until = now() + SLICE_S
+        for subscription in list(self._subscriptions):
+            if not subscription.is_ended:
+                act(subscription)
+            if now() >= until:
+                await asyncio.sleep(0)
+                until = now() + SLICE_S
+
+    def _follow_guarded(self, catalog: Catalog, subscription: Subscription) -> None:
+        try:
+            self._follow(subscription, catalog)
+        except UpwellError as failure:
+            self.end(subscription, failure)
+        except Exception:  # noqa: BLE001 — one live query must not take the pump, and the server, with it
+            self.end(subscription, unexpected(subscription))
 
     def _follow(self, subscription: Subscription, catalog: Catalog) -> None:
         """Go on with the table as `catalog` has it; raise `InvalidOperation` if that cannot be."""
@@ -322,10 +335,7 @@ class LiveFeed:
 
     async def _dispatch_partitions(self, view: View, after: int) -> None:
         """Read what memory no longer has, for each partition that somebody watches."""
-        for subscription in list(self._subscriptions):
-            if subscription.state is State.HEAD and subscription.watch.has_gaps:
-                # The log may have no more of it than who lags makes do with.
-                self._fall_behind(subscription, after=max(after, subscription.after))
+        await self._for_each(partial(self._read_alone, after))
         for table, owner in self._index.partitions():
             cursor = after
             while cursor < view.seq:
@@ -346,21 +356,25 @@ class LiveFeed:
                 await self._dispatch(changes)
                 cursor = changes[-1].seq if len(changes) == PAGE_CHANGES else view.seq
 
+    def _read_alone(self, after: int, subscription: Subscription) -> None:
+        """Let one read on for itself of whose rows the log may have no more than who lags makes do with."""
+        if subscription.state is State.HEAD and subscription.watch.has_gaps:
+            self._fall_behind(subscription, after=max(after, subscription.after))
+
     async def _dispatch(self, changes: Sequence[Change]) -> None:
         """Write each change to all at the head whom it concerns, in slices between which others run."""
         outbox = Outbox(self._fall_behind, self.unsubscribe)
-        steps = 0
+        now = asyncio.get_running_loop().time
+        until = now() + SLICE_S
         for change in changes:
             tails: _Tails = {}
             for subscription in self._index.concerned(change):
                 if subscription.state is State.HEAD and change.seq > subscription.after:
                     self._put(outbox, subscription, change, tails)
-                steps += 1
-                if steps >= SLICE_STEPS or outbox.size_bytes >= SLICE_BYTES_MAX:
+                if outbox.size_bytes >= SLICE_BYTES_MAX or now() >= until:
                     outbox.flush()
-                    steps = 0
                     await asyncio.sleep(0)
-            steps += 1
+                    until = now() + SLICE_S
         outbox.flush()
 
     def _put(self, outbox: Outbox, subscription: Subscription, change: Change, tails: _Tails) -> None:
@@ -398,11 +412,10 @@ class LiveFeed:
             if subscription.state is State.HEAD and (watch.table.id, watch.owner) == (table, owner):
                 self.end(subscription, failure)
 
-    def _end_dropped(self, catalog: Catalog) -> None:
-        for subscription in list(self._subscriptions):
-            table = subscription.watch.table
-            if table.id and table.id not in catalog.by_id:
-                self.end(subscription, TableNotFound(f"{table.full_name} was dropped"))
+    def _end_if_dropped(self, catalog: Catalog, subscription: Subscription) -> None:
+        table = subscription.watch.table
+        if table.id and table.id not in catalog.by_id:
+            self.end(subscription, TableNotFound(f"{table.full_name} was dropped"))
 
     def _join(self, subscription: Subscription) -> None:
         assert subscription.after >= self._follower.seq, "who joins has read what the pump has taken up"

@@ -4,10 +4,9 @@ Law: a statement that is none, or that the role may not issue, lets nothing of i
 is read in a query thread, so that the event loop serves others too.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TypeVar
 
 from upwell.engine.catalog import Catalog
 from upwell.engine.query import QueryEngine
@@ -22,9 +21,8 @@ from upwell.sql.shape import Lifted
 from upwell.sql.statements import Insert, Statement
 from upwell.types import Value
 
-T = TypeVar("T")
-
-INLINE_CHARS_MAX = 64 * 1024
+KNOWN_CHARS_MAX = 64 * 1024
+"""Whether a text was seen before is found out at once up to here, by one scan."""
 ALIKE_MIN, ALIKE_MAX = 3, 200
 """How many inserts that differ in their values only are run as one."""
 
@@ -39,13 +37,13 @@ class Texts:
 
     async def split(self, sql: str) -> list[tuple[str, Lifted | None]]:
         """Return the statements of a text, with their shapes."""
-        return await self._read(len(sql), partial(self._statements, sql))
+        return await self.threads.read(len(sql), partial(self._statements, sql))
 
     def find(
         self, sql: str, params: Sequence[Value], catalog: Catalog, namespace: str
     ) -> tuple[Statement, Sequence[Value]] | None:
         """Return the only statement of a short text and its values if it was seen before, else None."""
-        return self.preparer.find(sql, catalog, namespace, params) if len(sql) <= INLINE_CHARS_MAX else None
+        return self.preparer.find(sql, catalog, namespace, params) if len(sql) <= KNOWN_CHARS_MAX else None
 
     async def single(self, sql: str) -> str:
         """Return the text of one statement; raise `InvalidInput` for none or several."""
@@ -58,7 +56,7 @@ class Texts:
     async def check(self, principal: Principal, asked: Sequence[Asked]) -> None:
         """Raise if one of several statements is none, or if the role may not issue it."""
         chars = sum(len(one.sql) for one in asked)
-        await self._read(chars, partial(self._check, principal, asked))
+        await self.threads.read(chars, partial(self._check, principal, asked))
 
     async def prepare(
         self, asked: Asked, catalog: Catalog, namespace: str
@@ -67,7 +65,7 @@ class Texts:
         prepare = partial(
             self.preparer.prepare, asked.sql, catalog, namespace, asked.params, asked.rows, asked.lifted
         )
-        return await self._read(len(asked.sql), prepare)
+        return await self.threads.read(len(asked.sql), prepare)
 
     def alike(
         self, asked: Sequence[Asked], done: int, catalog: Catalog, namespace: str
@@ -107,8 +105,3 @@ class Texts:
                 raise RequestRefused("BATCH_PARSE_ERROR", f"Failed to parse SQL batch: {told}") from error
             except UpwellError as error:
                 raise StatementFailed(number, one.sql, error) from error
-
-    async def _read(self, chars: int, call: Callable[[], T]) -> T:
-        if chars <= INLINE_CHARS_MAX:
-            return call()
-        return await self.threads.run(lambda stop: call())

@@ -16,6 +16,12 @@ from upwell.errors import SqlFailure
 
 T = TypeVar("T")
 
+READ_INLINE_CHARS_MAX = 2 * 1024
+"""Longer texts are read in a thread: a thousand characters take up to ten milliseconds."""
+READ_CHARS_MAX = 64 * 1024
+"""Longer texts wait for a slot as queries do; shorter ones don't wait for those."""
+READS_MAX = 2
+
 PATIENCE_S = 0.1
 """After so long somebody looks whether the client is still there; most statements are done by then."""
 
@@ -54,18 +60,31 @@ client: ContextVar[Client | None] = ContextVar("client", default=None)
 
 
 class QueryThreads:
-    """Runs at most `slots` pieces of work at a time in `threads`, which should have some to spare."""
+    """Runs at most `slots` pieces of work at a time in `threads`, which should have some to spare.
+
+    Beside them texts of statements are read, `READS_MAX` at a time.
+    """
 
     def __init__(self, threads: Executor, *, slots: int, timeout_s: float) -> None:
         self._threads = threads
         self._slots = asyncio.Semaphore(slots)
+        self._reads = asyncio.Semaphore(READS_MAX)
         self._timeout_s = timeout_s
 
     async def run(self, work: Callable[[Stop], T]) -> T:
         """Run `work`; raise `StatementTimeout` or `ClientGone` if it was given up before it had an effect."""
+        return await self._run(self._slots, work)
+
+    async def read(self, chars: int, call: Callable[[], T]) -> T:
+        """Return what `call` says of a text of so many characters; a long one is read as `run` does it."""
+        if chars <= READ_INLINE_CHARS_MAX:
+            return call()
+        return await self._run(self._reads if chars <= READ_CHARS_MAX else self._slots, lambda stop: call())
+
+    async def _run(self, slots: asyncio.Semaphore, work: Callable[[Stop], T]) -> T:
         who = client.get()
-        gone = who.gone if who is not None and self._slots.locked() else None
-        async with self._slots:
+        gone = who.gone if who is not None and slots.locked() else None
+        async with slots:
             if gone is not None and gone.done():
                 raise ClientGone("the client went away before its turn")
             stop, failure = Stop(), None

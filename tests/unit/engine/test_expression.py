@@ -29,6 +29,7 @@ from upwell.engine.expression import (
     equalities,
     find_key,
     freeze,
+    moved,
     predicate,
 )
 from upwell.errors import InvalidValue, QueryFailure
@@ -218,3 +219,18 @@ def test_trees_give_the_query_engines_answers() -> None:
         found = [value_of(node, row) for row in ROWS]
         assert (asked, found) == (asked, wanted)
         assert (asked, [_plain_type(value) for value in found]) == (asked, [type(value) for value in wanted])
+
+
+@pytest.mark.parametrize("value", [None, 0, 1, 1.0, 2.5, True, False, "1", "", b"1"])
+@pytest.mark.parametrize("options", [(1, 2), (1.0, "a"), (0, None), (2.5, "1", True), (None,), (b"1",)])
+def test_a_list_of_literals_is_looked_up_as_it_is_gone_through(
+    value: Value, options: tuple[Value, ...]
+) -> None:
+    """A long one is looked up; what isn't a literal is evaluated, one after the other."""
+    literals = tuple(map(Literal, options))
+    lists = [InList(ColumnRef(0), (*literals, *more)) for more in ((), (ColumnRef(1),))]
+    found, gone_through = (compile_scalar(each)([value, options[0]], (), CONTEXT) for each in lists)
+    assert found is gone_through
+    assert columns_read(lists[0]) == {0}
+    assert columns_read(lists[1]) == {0, 1}
+    assert moved(lists[0], lambda index: index + 2) == InList(ColumnRef(2), literals)

@@ -12,7 +12,15 @@ import pytest
 
 from upwell.engine.stop import Stop, Stopped
 from upwell.errors import UpwellError
-from upwell.session.threads import Client, ClientGone, QueryThreads, StatementTimeout, client
+from upwell.session.threads import (
+    READ_CHARS_MAX,
+    READ_INLINE_CHARS_MAX,
+    Client,
+    ClientGone,
+    QueryThreads,
+    StatementTimeout,
+    client,
+)
 from upwell.testing import wait_until
 from upwell.testing.embedded import Embedded, memory_store
 
@@ -55,6 +63,24 @@ async def test_what_has_begun_to_take_effect_is_waited_for() -> None:
         assert not done
         end.set()
         assert await answer == "done"
+
+
+async def test_a_long_text_is_read_in_a_thread_and_not_behind_queries() -> None:
+    """A short one is read at once, which is quicker; a very long one waits its turn as a query does."""
+    end = threading.Event()
+    with ThreadPoolExecutor(4) as pool:
+        threads = QueryThreads(pool, slots=1, timeout_s=60)
+        query = asyncio.create_task(threads.run(lambda stop: end.wait(30)))
+        assert await threads.read(READ_INLINE_CHARS_MAX, threading.get_ident) == threading.get_ident()
+        for chars in (READ_INLINE_CHARS_MAX + 1, READ_CHARS_MAX):
+            assert await threads.read(chars, threading.get_ident) != threading.get_ident()
+        longest = asyncio.create_task(threads.read(READ_CHARS_MAX + 1, threading.get_ident))
+        await asyncio.wait([longest], timeout=0.05)
+        assert not query.done()
+        assert not longest.done()
+        end.set()
+        assert await longest != threading.get_ident()
+        assert await query
 
 
 async def test_who_has_gone_is_not_worked_for() -> None:
