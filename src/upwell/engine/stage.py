@@ -184,8 +184,9 @@ class Stage:
             # One log entry a key and commit: what the row was before the commit → what it is after it.
             op = self._merged(found, op)
         version = found.version or found.expired
-        # Devices see a change a commit, whatever a transaction did to the row before it ended.
-        count = staged.count if staged else (version.count if version else 0) + 1
+        # One commit, one version, whatever was done to the row in it: but a device is told of its own change.
+        is_told = staged is None or staged.source is not None
+        count = (staged.count if staged else version.count if version else 0) + is_told
         write = RowWrite(
             table.id,
             owner,
