@@ -224,6 +224,39 @@ def test_packed_frames_of_a_client(alice: Wire, notes: str) -> None:
         assert reason.startswith("MessagePack")
 
 
+@pytest.mark.parametrize("packed", [False, True], ids=["json", "msgpack"])
+def test_wrong_options_are_told_by_an_error_and_the_socket_lives_on(
+    alice: Wire, notes: str, *, packed: bool
+) -> None:
+    """What was there under that id ends with it, as with every error."""
+    options: list[dict[str, Any]] = [
+        {"batch_size": -1},
+        {"batch_size": 1 << 63},
+        {"batch_size": "ten"},
+        {"batch_size": 2, "last_rows": 3},
+        {"last_rows": -1},
+        {"from": 1.5},
+        {"view": "perhaps"},
+    ]
+    with Peer(alice, "?serialization=msgpack" if packed else "") as peer:
+        peer.welcome()
+        peer.subscribe(f"SELECT * FROM {notes}", id="fence")
+        peer.frame("subscription_ack")
+        peer.frame("initial_data_batch")
+        for wrong in options:
+            peer.subscribe(f"SELECT * FROM {notes}", packed=packed)
+            peer.frame("subscription_ack")
+            peer.frame("initial_data_batch")
+            peer.subscribe(f"SELECT * FROM {notes}", packed=packed, **wrong)
+            id, code, message = peer.error()  # noqa: A001
+            assert (id, code) == ("s", "UNSUPPORTED")
+            assert next(reversed(wrong)) in message
+        peer.say(packed=packed, type="subscribe", subscription={"id": " ", "sql": 7})
+        assert peer.error()[:2] == ("invalid_subscription", "UNSUPPORTED")
+        alice.run(f"INSERT INTO {notes} VALUES (1, 'a')")
+        assert peer.frame("change")["subscription_id"] == "fence"
+
+
 def test_binary_frames_are_refused_in_json_mode(alice: Wire, notes: str) -> None:
     with Peer(alice) as peer:
         peer.welcome()

@@ -7,7 +7,7 @@ step at a time and sends its outcome in, or throws `ConnectionLost` in if the co
 
 import random
 from collections.abc import Callable, Generator, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import NoReturn
 
 from msgspec import UNSET
@@ -20,6 +20,7 @@ from upwell.client.failures import (
     ProtocolViolation,
     ServerError,
 )
+from upwell.client.options import check_count, check_options, check_seconds
 from upwell.client.progress import Progress
 from upwell.client.steps import (
     Anew,
@@ -72,6 +73,12 @@ class Patience:
     reconnects_max: int = 100
     """Failed attempts in a row before `ConnectionLost` is raised."""
 
+    def __post_init__(self) -> None:
+        check_count("reconnects_max", self.reconnects_max)
+        check_seconds(
+            **{each.name: getattr(self, each.name) for each in fields(self) if each.name[-2:] == "_s"}
+        )
+
     def backoff_s(self, failures: int, chance: float) -> float:
         """Return the pause after `failures` in a row: doubled each time, bounded, jittered by `chance`."""
         ceiling = min(self.backoff_max_s, self.backoff_first_s * 2.0 ** min(failures - 1, 30))
@@ -107,6 +114,9 @@ class Follow:
         patience: Patience | None = None,
         chance: Callable[[], float] = random.random,
     ) -> None:
+        check_options(sql, from_seq=from_seq, batch_size=batch_size, last_rows=last_rows, view=view, raw=raw)
+        if patience is not None and not isinstance(patience, Patience):
+            raise TypeError(f"patience is a Patience, not a {type(patience).__name__}")
         self.schema: tuple[FieldSchema, ...] = ()
         self.snapshot_complete = False
         self.progress = Progress.after(from_seq)

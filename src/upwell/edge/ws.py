@@ -34,6 +34,7 @@ from upwell.feeds.subscription import Origin, Subscription
 from upwell.logs import fields
 from upwell.protocol import messages
 from upwell.protocol.codec import (
+    BadSubscription,
     FrameMalformed,
     FrameTooLarge,
     decode_client_frame,
@@ -200,7 +201,7 @@ class LiveSocket:
                     return frame
                 case messages.Subscribe(subscription):
                     socket.say(_auth_required(subscription.id))
-                case messages.NextBatch(id) | messages.Unsubscribe(id):
+                case messages.NextBatch(id) | messages.Unsubscribe(id) | BadSubscription(id):
                     socket.say(_auth_required(id))
                 case messages.Ping() | None:
                     pass
@@ -209,7 +210,7 @@ class LiveSocket:
 
     # Frames
 
-    async def _next_frame(self, socket: Connection, receive: Receive) -> ClientFrame | None:
+    async def _next_frame(self, socket: Connection, receive: Receive) -> ClientFrame | BadSubscription | None:
         """Return the next frame; None if it was refused with an answer, or nobody is there to answer."""
         await socket.heeded()
         message = await receive()
@@ -228,7 +229,9 @@ class LiveSocket:
             socket.asked_ahead += 1
         return frame
 
-    def _read(self, socket: Connection, text: str | None, packed: bytes | None) -> ClientFrame | None:
+    def _read(
+        self, socket: Connection, text: str | None, packed: bytes | None
+    ) -> ClientFrame | BadSubscription | None:
         try:
             if text is not None:
                 return decode_client_frame(text)
@@ -242,7 +245,7 @@ class LiveSocket:
         except FrameMalformed as error:
             raise _Closing(INTERNAL, str(error)) from error
 
-    async def _handle(self, socket: Connection, frame: ClientFrame) -> None:
+    async def _handle(self, socket: Connection, frame: ClientFrame | BadSubscription) -> None:
         socket.is_busy = True
         try:
             match frame:
@@ -254,6 +257,10 @@ class LiveSocket:
                     await self._next_batch(socket, id)
                 case messages.Unsubscribe(id):
                     self._unsubscribe(socket, id)
+                case BadSubscription(id, reason):
+                    # As with other refusals: an error with its id ends what was there before.
+                    self._unsubscribe(socket, id)
+                    socket.say(Error(_echoed(id), "UNSUPPORTED", f"Bad subscription: {reason}"))
                 case messages.Ping():
                     pass
                 case _:
@@ -263,7 +270,7 @@ class LiveSocket:
             socket.wire.hear(asyncio.get_running_loop().time())
 
     async def _subscribe(self, socket: Connection, asked: messages.Subscription) -> None:
-        if not asked.id.strip() or _is_long(asked.id):
+        if _echoed(asked.id) is INVALID_ID:
             text = f"Subscription id must not be empty, or longer than {SUBSCRIPTION_ID_CHARS_MAX} characters"
             socket.say(Error(INVALID_ID, "INVALID_SUBSCRIPTION_ID", text))
             return
@@ -428,8 +435,8 @@ def _is_long(id: str) -> bool:  # noqa: A002
 
 
 def _echoed(id: str) -> str:  # noqa: A002
-    """Return the id that an error frame names: never a long one, which no subscription has."""
-    return INVALID_ID if _is_long(id) else id
+    """Return the id that an error frame names: never one that no subscription has."""
+    return INVALID_ID if _is_long(id) or not id.strip() else id
 
 
 def _bounded(reason: str) -> str:

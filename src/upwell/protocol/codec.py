@@ -8,6 +8,7 @@ their ids are. A frame that begins with `{` is text; MessagePack maps and gzip b
 
 import zlib
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -37,11 +38,26 @@ _GZIP_LEVEL = 1
 _AROUND_BYTES = len(_GZIP_HEADER) + 5 + 8
 
 _Body = TypeVar("_Body")
+_WITHIN = ("`$.subscription`", "`$.subscription.")
+
+
+class _Named(msgspec.Struct):
+    id: str
+
+
+class _Asked(msgspec.Struct):
+    """What a subscription says at least: whose answer its refusal is."""
+
+    subscription: _Named
+
+
 _encoder = msgspec.json.Encoder()
 _packer = msgspec.msgpack.Encoder()
 # Lax mode, because some clients can't hold 64-bit integers and write them as strings.
 _client_decoder: msgspec.json.Decoder[ClientFrame] = msgspec.json.Decoder(ClientFrame, strict=False)
 _client_unpacker: msgspec.msgpack.Decoder[ClientFrame] = msgspec.msgpack.Decoder(ClientFrame, strict=False)
+_asked_decoder = msgspec.json.Decoder(_Asked)
+_asked_unpacker = msgspec.msgpack.Decoder(_Asked)
 _server_decoder: msgspec.json.Decoder[ServerFrame] = msgspec.json.Decoder(ServerFrame, strict=False)
 
 
@@ -55,6 +71,14 @@ class FrameTooLarge(ValueError):
 
 class FrameMalformed(ValueError):
     """Bytes that are no message of this protocol; the text says where."""
+
+
+@dataclass(frozen=True, slots=True)
+class BadSubscription:
+    """A subscription whose text or options can't be read, but its id can."""
+
+    subscription_id: str
+    reason: str
 
 
 def encode(message: msgspec.Struct) -> bytes:
@@ -76,18 +100,24 @@ def encode_row(row: object, serialization: Serialization) -> msgspec.Raw:
     return msgspec.Raw(_encoder.encode(row) if serialization == "json" else _packer.encode(row))
 
 
-def decode_client_frame(data: str | bytes, *, bytes_max: int = frame_text_bytes_max) -> ClientFrame:
+def decode_client_frame(
+    data: str | bytes, *, bytes_max: int = frame_text_bytes_max
+) -> ClientFrame | BadSubscription:
     """Read what a client sent; raise `FrameTooLarge` or `FrameMalformed`."""
     raw = data.encode("utf-8", "surrogatepass") if isinstance(data, str) else data
     if len(raw) > bytes_max:
         raise FrameTooLarge(bytes_max)
     try:
         return _client_decoder.decode(raw)
+    except msgspec.ValidationError as error:
+        return _bad_subscription(_asked_decoder, raw, error)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise FrameMalformed(str(error)) from error
 
 
-def unpack_client_frame(data: bytes, *, bytes_max: int = frame_text_bytes_max) -> ClientFrame:
+def unpack_client_frame(
+    data: bytes, *, bytes_max: int = frame_text_bytes_max
+) -> ClientFrame | BadSubscription:
     """Read what a client sent as MessagePack, gzipped or not; raise `FrameTooLarge` or `FrameMalformed`."""
     if len(data) > bytes_max:
         raise FrameTooLarge(bytes_max)
@@ -95,8 +125,22 @@ def unpack_client_frame(data: bytes, *, bytes_max: int = frame_text_bytes_max) -
         data = gunzip(data, bytes_max=bytes_max)
     try:
         return _client_unpacker.decode(data)
+    except msgspec.ValidationError as error:
+        return _bad_subscription(_asked_unpacker, data, error)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise FrameMalformed(str(error)) from error
+
+
+def _bad_subscription(
+    decoder: msgspec.json.Decoder[_Asked] | msgspec.msgpack.Decoder[_Asked],
+    data: bytes,
+    error: msgspec.ValidationError,
+) -> BadSubscription:
+    """Return what is wrong within a subscription; raise `FrameMalformed` for other frames."""
+    if any(place in str(error) for place in _WITHIN):
+        with suppress(msgspec.DecodeError, UnicodeDecodeError):
+            return BadSubscription(decoder.decode(data).subscription.id, str(error))
+    raise FrameMalformed(str(error)) from error
 
 
 def decode_server_frame(data: str | bytes, *, bytes_max: int = server_frame_bytes_max) -> ServerFrame:

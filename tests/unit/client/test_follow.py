@@ -405,3 +405,42 @@ def test_another_role_ends_it() -> None:
     walk.done(None)
     with pytest.raises(LiveError, match="ROLE_CHANGED: the account's role is dba now and was user"):
         walk.done(SIGNED_IN.replace('"user","protocol"', '"dba","protocol"'))
+
+
+@pytest.mark.parametrize(
+    ("failure", "options", "text"),
+    [
+        (ValueError, {"batch_size": -1}, "batch_size is -1; it is from 1 to"),
+        (ValueError, {"batch_size": 0}, "batch_size is 0"),
+        (ValueError, {"batch_size": 1 << 63}, "batch_size is 9223372036854775808"),
+        (TypeError, {"batch_size": "10"}, "batch_size is a whole number, not a str"),
+        (TypeError, {"batch_size": None}, "batch_size is a whole number, not a NoneType"),
+        (TypeError, {"batch_size": True}, "batch_size is a whole number, not a bool"),
+        (TypeError, {"batch_size": 1.0}, "batch_size is a whole number, not a float"),
+        (ValueError, {"last_rows": -1}, "last_rows is -1"),
+        (ValueError, {"last_rows": 11, "batch_size": 10}, r"last_rows \(11\) is more than batch_size \(10\)"),
+        (TypeError, {"last_rows": "all"}, "last_rows is a whole number"),
+        (ValueError, {"from_seq": -1}, "from_seq is -1"),
+        (ValueError, {"from_seq": 1 << 63}, "from_seq is 9223372036854775808"),
+        (TypeError, {"from_seq": "17"}, "from_seq is a whole number"),
+        (TypeError, {"view": 1}, "view is True or False, not a int"),
+        (TypeError, {"raw": None}, "raw is True or False"),
+        (TypeError, {"patience": 5}, "patience is a Patience"),
+        (TypeError, {"sql": 5}, "a live query is a text, not a int"),
+        (ValueError, {"sql": "  "}, "this text is empty"),
+    ],
+)
+def test_wrong_options_are_refused_before_anything_is_sent(
+    failure: type[Exception], options: dict[str, Any], text: str
+) -> None:
+    account = Account("http://127.0.0.1:1", token="t")
+    with pytest.raises(failure, match=text):
+        Follow(account, **{"sql": "SELECT * FROM app.notes"} | options)
+
+
+@pytest.mark.parametrize("wrong", [{"auth_s": -1.0}, {"idle_s": float("nan")}, {"reconnects_max": -1}])
+def test_patience_is_never_negative(wrong: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="it is"):
+        Patience(**wrong)
+    with pytest.raises(TypeError, match="is a"):
+        Patience(**dict.fromkeys(wrong, "long"))

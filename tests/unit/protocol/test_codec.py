@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from upwell.protocol import messages as m
 from upwell.protocol.codec import (
+    BadSubscription,
     FrameMalformed,
     FrameTooLarge,
     change_frame,
@@ -145,7 +146,8 @@ def test_a_resume_is_written_with_an_integer_and_read_under_both_names_and_as_te
         '{"type":"nope"}',
         '{"type":"subscribe"}',
         '{"type":"next_batch","subscription_id":5}',
-        '{"type":"subscribe","subscription":{"id":"s","sql":"q","options":{"from":9223372036854775808}}}',
+        '{"type":"subscribe","subscription":{"id":7,"sql":"q"}}',
+        '{"type":"subscribe","subscription":{"id":"s","sql":"q","options":{"from":1}',
         b'{"type":"unsubscribe","subscription_id":"\xff"}',
         '{"type":"authenticate","method":"basic","token":"t"}',
     ],
@@ -153,6 +155,29 @@ def test_a_resume_is_written_with_an_integer_and_read_under_both_names_and_as_te
 def test_what_is_no_frame_is_malformed(text: str | bytes) -> None:
     with pytest.raises(FrameMalformed):
         decode_client_frame(text)
+
+
+@pytest.mark.parametrize(
+    ("rest", "place"),
+    [
+        ({"sql": "q", "options": {"from": 1 << 63}}, "$.subscription.options.from"),
+        ({"sql": "q", "options": {"batch_size": -1}}, "$.subscription.options.batch_size"),
+        ({"sql": "q", "options": {"last_rows": "many"}}, "$.subscription.options.last_rows"),
+        ({"sql": "q", "options": {"view": 7}}, "$.subscription.options.view"),
+        ({"sql": "q", "options": 7}, "$.subscription.options"),
+        ({"sql": 7}, "$.subscription.sql"),
+        ({}, "$.subscription"),
+    ],
+)
+def test_whose_subscription_it_is_is_known_where_it_says_something_wrong(
+    rest: dict[str, object], place: str
+) -> None:
+    frame = {"type": "subscribe", "subscription": {"id": "s"} | rest}
+    text, packed = msgspec.json.encode(frame), msgspec.msgpack.encode(frame)
+    for found in (decode_client_frame(text), unpack_client_frame(packed)):
+        assert isinstance(found, BadSubscription)
+        assert found.subscription_id == "s"
+        assert found.reason.endswith(f"- at `{place}`")
 
 
 @given(st.text() | st.binary())
