@@ -4,7 +4,7 @@ Law: a transaction is sent whole when its block ends, and not at all if the bloc
 there after it, all or none.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from upwell.client.values import Argument, Result, encode_argument, read_each
 from upwell.protocol.messages import Param, SqlRequest, SqlResponse, SqlStatement
@@ -90,4 +90,9 @@ def acting(sql: str, user: str | None) -> str:
 
 
 def _values(params: Sequence[Argument]) -> list[Param]:
+    # A text would be taken for its letters, a dict for its keys.
+    if isinstance(params, (str, bytes, Mapping)) or not isinstance(params, Iterable):
+        raise TypeError(
+            f"parameters are a list of the values of $1, $2, …, not a {type(params).__name__}: write [value]"
+        )
     return [encode_argument(value) for value in params]

@@ -89,7 +89,9 @@ def encode_argument(value: Argument) -> Param:
             return "\\x" + value.hex()
         case Decimal() | UUID():
             return str(value)
-    raise TypeError(f"a {type(value).__name__} cannot be a parameter")
+    hint = ": send each value as one of its own, or json.dumps(…) of it for a JSON column"
+    is_several = isinstance(value, (dict, list, tuple))
+    raise TypeError(f"a {type(value).__name__} cannot be a parameter{hint if is_several else ''}")
 
 
 def _read_statement(statement: StatementResult, *, raw: bool) -> Result:

@@ -1,9 +1,10 @@
-"""Exact literals: what a query compares with a DECIMAL or UUID column, in the column's own form.
+"""Exact literals: what a query compares with a DECIMAL, UUID or BYTES column, in the column's own form.
 
 Law: `x = 33.30` is true of a DECIMAL of that value, `x - 0.005` is a DECIMAL, `u = 'A0…'` is true of a UUID
-that is written `a0…`, and `t < '9999-12-31'` of every moment before. The query engine takes the first ones
-for a DOUBLE, compares the next as text and counts the last in nanoseconds, which end in 2262; so they are
-rewritten before it reads them. Only names that mean nothing else in the query's tables are looked at.
+that is written `a0…`, `b = '\\x00ff'` of these two bytes, and `t < '9999-12-31'` of every moment before. The
+query engine takes the first ones for a DOUBLE, compares the next as text and counts the last in nanoseconds,
+which end in 2262; so they are rewritten before it reads them. Only names that mean nothing else in the
+query's tables are looked at.
 """
 
 import re
@@ -14,7 +15,8 @@ from upwell.sql.lex import END, Token, tokenize
 from upwell.types import Column, SqlType
 
 DIGITS_MAX = 38
-_WRITTEN = frozenset({SqlType.DECIMAL, SqlType.UUID})
+_HEX = "\\x"
+_WRITTEN = frozenset({SqlType.DECIMAL, SqlType.UUID, SqlType.BYTES})
 _MICROS = {SqlType.TIMESTAMP: "Timestamp(µs)", SqlType.DATETIME: 'Timestamp(µs, "UTC")'}
 _YEAR = re.compile(r"^(?:TIMESTAMP )?'([0-9]{4})-[0-9]{2}-[0-9]{2}[^']*'$")
 _YEARLIKE = re.compile(r"'[0-9]{4}-")
@@ -23,12 +25,13 @@ _COMPARISONS = frozenset({"=", "<>", "!=", "<", "<=", ">", ">="})
 _ARITHMETIC = frozenset({"+", "-", "*"})
 _AGGREGATES = frozenset({"SUM", "MIN", "MAX"})
 """Functions of a DECIMAL that give one; of an expression in their parentheses that isn't sure."""
+_LITERALS = frozenset({"number", "string", "bytes"})
 _SIGNS = frozenset({"-", "+"})
 _AROUND_LITERALS = frozenset({"-", "+", ",", "(", ")"})
 
 
 def with_exact_literals(text: str, tables: Iterable[Sequence[Column]]) -> str:
-    """Return a query's text with its number literals as DECIMAL, and its UUIDs as they are stored.
+    """Return a query's text with its number literals as DECIMAL, and its UUIDs and bytes as they are stored.
 
     `tables` are the columns of what it reads.
     """
@@ -58,7 +61,7 @@ def with_exact_literals(text: str, tables: Iterable[Sequence[Column]]) -> str:
 
 def _forms(token: Token, has_far: bool) -> dict[SqlType, str]:
     """Return how a literal is written for columns of each type; moments only if one of them `has_far`."""
-    forms = {SqlType.DECIMAL: _decimal(token), SqlType.UUID: _uuid(token)}
+    forms = {SqlType.DECIMAL: _decimal(token), SqlType.UUID: _uuid(token), SqlType.BYTES: _bytes(token)}
     if has_far and token.kind == "string" and _YEAR.search(token.text):
         # All of them: a list or a range has one type.
         moment = token.text[token.text.index("'") :]
@@ -101,6 +104,15 @@ def _uuid(token: Token) -> str | None:
         return None
 
 
+def _bytes(token: Token) -> str | None:
+    if token.kind != "string" or not token.text.startswith("'"):
+        return None
+    try:
+        return f"X'{bytes.fromhex(token.text[1:-1].removeprefix(_HEX)).hex()}'"
+    except ValueError:
+        return None
+
+
 def _compared_with(tokens: Sequence[Token], at: int) -> set[str]:
     """Return the names in what the literal at `at` is compared with; none if it isn't compared."""
     before, after = _before_sign(tokens, at), at + 1
@@ -109,12 +121,16 @@ def _compared_with(tokens: Sequence[Token], at: int) -> set[str]:
     word = _at(tokens, before).word
     if word in _COMPARISONS or word in ("BETWEEN", "IN"):
         return _names_before(tokens, before - 1)
+    if word == "FROM" and _at(tokens, before - 1).word == "DISTINCT":
+        end = before - (4 if _at(tokens, before - 2).word == "NOT" else 3)
+        return _names_before(tokens, end)
     if word == "AND":
         between = _before_literal(tokens, before - 1)
         return _names_before(tokens, between - 1) if _at(tokens, between).word == "BETWEEN" else set()
     if word in ("(", ","):
         begin = _before_literal(tokens, before)
-        return _names_before(tokens, begin - 1) if _at(tokens, begin).word == "IN" else set()
+        if _at(tokens, begin).word == "IN":
+            return _names_before(tokens, begin - 1)
     return _names_after(tokens, after + 1) if _at(tokens, after).word in _COMPARISONS else set()
 
 
@@ -127,7 +143,7 @@ def _calculated_with(tokens: Sequence[Token], at: int) -> set[str]:
 
 def _before_literal(tokens: Sequence[Token], end: int) -> int:
     """Return where what stands before a literal, or a list of them, ends."""
-    while _at(tokens, end).word in _AROUND_LITERALS or _at(tokens, end).kind in ("number", "string"):
+    while _at(tokens, end).word in _AROUND_LITERALS or _at(tokens, end).kind in _LITERALS:
         end -= 1
     return end
 

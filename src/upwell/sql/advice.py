@@ -142,7 +142,7 @@ _BY_REFUSAL = [
     ),
     (r"not implemented: TOP", "LIMIT n"),
     (r"not implemented: FETCH", "LIMIT n OFFSET m"),
-    (r"PGAbs|Placeholder '", _PARAMETERS),
+    (r"PGAbs|Placeholder '|Parameter count mismatch: expected 0 ", _PARAMETERS),
     (
         r"not support logical expression Exists",
         "a column says (SELECT COUNT(*) FROM … WHERE …) > 0; WHERE takes EXISTS",
@@ -173,6 +173,10 @@ _BY_REFUSAL = [
     (r"function 'isnull'", "c IS NULL, or coalesce(c, other)"),
     (r"function 'last_insert_id'", "INSERT … RETURNING id"),
     (r"function '(gen_random_uuid|uuid_generate_v4)'", "uuid() or UUID_V7()"),
+    (
+        r"not found: \w+\.(generate_series|range)\b",
+        "FROM (SELECT unnest(generate_series(1, 9)) AS n) AS numbers",
+    ),
     (
         r"not found: (default\.|pg_catalog\.)?(dual|sqlite_master|pg_\w+)",
         "SELECT 1 needs no FROM; tables are listed by information_schema.tables",

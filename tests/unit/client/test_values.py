@@ -8,6 +8,7 @@ from uuid import UUID
 import pytest
 
 from upwell.client.failures import ProtocolViolation
+from upwell.client.transaction import many, one
 from upwell.client.values import encode_argument, read_results
 from upwell.protocol.messages import DataType, FieldSchema, SqlResponse, StatementResult
 
@@ -81,6 +82,15 @@ def test_a_batch_gives_the_last_result_and_all_of_them() -> None:
 )
 def test_a_parameter_is_a_scalar_of_json(value: Any, sent: Any) -> None:
     assert encode_argument(value) == sent
+
+
+@pytest.mark.parametrize("params", ["ab", b"ab", {"a": 1}, 5, None])
+def test_parameters_are_a_list(params: Any) -> None:
+    """A text isn't taken for its letters, nor a dict for its keys."""
+    with pytest.raises(TypeError, match=r"list of the values of \$1"):
+        one("SELECT $1", params, None, None)
+    with pytest.raises(TypeError, match=r"list of the values of \$1"):
+        many("INSERT INTO t VALUES ($1)", [params], None, None)
 
 
 def test_a_list_is_no_parameter() -> None:

@@ -1,4 +1,4 @@
-"""Promise: a literal finds the DECIMAL, UUID or moment that it says, however it is written."""
+"""Promise: a literal finds the DECIMAL, UUID, bytes or moment that it says, however it is written."""
 
 from collections.abc import Iterator
 from decimal import Decimal
@@ -18,10 +18,11 @@ KEY = "a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11"
 def db(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Iterator[Embedded]:
     with Embedded(Path(tmp_path_factory.mktemp("exact"))) as db:
         db.run(
-            "CREATE NAMESPACE app; CREATE TABLE app.t (id INT PRIMARY KEY, x DECIMAL(12,2), d DOUBLE, u UUID)"
+            "CREATE NAMESPACE app;"
+            "CREATE TABLE app.t (id INT PRIMARY KEY, x DECIMAL(12,2), d DOUBLE, u UUID, b BYTES)"
         )
         for number, amount in enumerate(AMOUNTS):
-            db.run(f"INSERT INTO app.t VALUES ({number}, '{amount}', 1e300, '{KEY}')")
+            db.run(f"INSERT INTO app.t VALUES ({number}, '{amount}', 1e300, '{KEY}', '\\x00{number:02x}')")
         if request.param == "cold":
             db.flush("app.t")
         yield db
@@ -55,8 +56,31 @@ def test_each_amount_is_found_by_a_change(db: Embedded, amount: Decimal) -> None
     assert db.change(f"UPDATE app.t SET d = d / 2 WHERE x = {amount:.2f} AND id >= 0") == 1
 
 
+@pytest.mark.parametrize("text", [r"'\x0002'", "'0002'", "X'0002'", "$1"])
+@pytest.mark.parametrize(
+    "condition",
+    [
+        "b = {}",
+        "{} = b",
+        "t.b IN (X'ff', {})",
+        "b BETWEEN {} AND {}",
+        "b > '\\x0001' AND b <= {}",
+        "b IS NOT DISTINCT FROM {}",
+        "NOT b IS DISTINCT FROM {}",
+        "CASE WHEN b = {} THEN d > 0 END",
+        "b IN (SELECT b FROM app.t WHERE b = {})",
+    ],
+)
+def test_bytes_are_found_as_they_are_stored(db: Embedded, condition: str, text: str) -> None:
+    where = condition.replace("{}", text)
+    params = [r"\x0002"] if "$1" in where else []
+    assert db.rows(f"SELECT id FROM app.t t WHERE {where}", params) == [(2,)]
+    changed = where.replace("t.b", "b")
+    assert db.change(f"UPDATE app.t SET d = d / 2 WHERE id >= 0 AND ({changed})", params) == 1
+
+
 @pytest.mark.parametrize("text", [KEY, KEY.upper(), KEY.replace("-", ""), f"{{{KEY}}}"])
-@pytest.mark.parametrize("condition", ["u = {}", "{} = u", "u IN ('x', {})"])
+@pytest.mark.parametrize("condition", ["u = {}", "{} = u", "u IN ('x', {})", "u IS NOT DISTINCT FROM {}"])
 def test_a_uuid_is_found_in_each_of_its_forms(db: Embedded, condition: str, text: str) -> None:
     where = condition.replace("{}", f"'{text}'")
     assert db.rows(f"SELECT count(*) FROM app.t WHERE {where}") == [(len(AMOUNTS),)]

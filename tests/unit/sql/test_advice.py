@@ -63,6 +63,8 @@ def test_what_isnt_our_grammar(sql: str, wanted: str) -> None:
         ("This feature is not implemented: TOP", "SELECT TOP 5 * FROM t", "LIMIT n"),
         ("Invalid function 'last_insert_id'", "SELECT LAST_INSERT_ID()", "RETURNING"),
         ("Placeholder ':id' was not provided", "SELECT :id", "$1"),
+        ("Parameter count mismatch: expected 0 parameters, got 1", "SELECT 1 FROM t WHERE id = ?", "$1"),
+        ("Table not found: app.generate_series", "SELECT * FROM generate_series(1, 3)", "unnest"),
         ("Table not found: default.sqlite_master", "SELECT * FROM sqlite_master", "information_schema"),
     ],
 )
