@@ -1,13 +1,23 @@
 """Contexts of the query engine: one for each plan, with its dialect, its limits and our functions.
 
-Law: a context knows nothing but what it is told, and may run nothing but queries.
+Law: a context knows nothing but what it is told, and may run nothing but queries. One that is lent again has
+forgotten all tables; it only remembers what the footers of files say, which saves 0.1 ms a file.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from threading import Lock
+
 from datafusion import RuntimeEnvBuilder, SessionConfig, SessionContext, SQLOptions, udf
+from datafusion.catalog import Catalog
 
 from upwell.engine import checked
 from upwell.engine.json_value import FUNCTIONS
 from upwell.engine.refusal import CATALOG, QUERY_BYTES_MAX
+
+IDLE_MAX = 4
+"""So many contexts wait for their next query, each with footers of so many bytes:"""
+FOOTER_BYTES_MAX = "8M"
 
 _FUNCTIONS = {
     prefix: [
@@ -22,9 +32,43 @@ _FAULTY_RULES = ("propagate_empty_relation",)
 ONLY_QUERIES = SQLOptions().with_allow_ddl(False).with_allow_dml(False).with_allow_statements(False)
 
 
+class Contexts:
+    """Contexts to be lent. Thread-safe."""
+
+    def __init__(self) -> None:
+        self._idle: list[tuple[str, SessionContext]] = []
+        self._lock = Lock()
+
+    @contextmanager
+    def lent(self, namespace: str, text: str) -> Iterator[SessionContext]:
+        """Yield a context as `context_of` makes it, for a query that is over at the end.
+
+        One whose query fails, or is stopped, isn't lent again: its work may still hold memory.
+        """
+        context = self._take(namespace)
+        if context is None:
+            context = context_of(namespace)
+            # Who looks for a file looks into the directory: it may have been made anew.
+            context.sql("SET datafusion.runtime.list_files_cache_limit = '0K'")
+            context.sql(f"SET datafusion.runtime.metadata_cache_limit = '{FOOTER_BYTES_MAX}'")
+        _register(context, text)
+        yield context
+        context.register_catalog_provider(CATALOG, Catalog.memory_catalog())
+        with self._lock:
+            self._idle.append((namespace, context))
+            del self._idle[:-IDLE_MAX]
+
+    def _take(self, namespace: str) -> SessionContext | None:
+        with self._lock:
+            for at in reversed(range(len(self._idle))):
+                if self._idle[at][0] == namespace:
+                    return self._idle.pop(at)[1]
+        return None
+
+
 def context_of(namespace: str, text: str = "") -> SessionContext:
     """Return a context whose names without a namespace are of `namespace`, with what `text` calls."""
-    # Contexts are cheap (56 µs) and are never shared: a kept plan would return the rows of its time.
+    # Contexts are cheap (56 µs) and are never shared: two queries would see each other's tables.
     config = (
         SessionConfig()
         .with_target_partitions(1)
@@ -39,9 +83,14 @@ def context_of(namespace: str, text: str = "") -> SessionContext:
     context = SessionContext(config, runtime)
     for rule in _FAULTY_RULES:
         context.remove_optimizer_rule(rule)
+    _register(context, text)
+    return context
+
+
+def _register(context: SessionContext, text: str) -> None:
+    """Let a context know our functions that the text calls."""
     for prefix, functions in _FUNCTIONS.items():
         if prefix in text:
             for name, function in functions:
                 if name in text:
                     context.register_udf(function)
-    return context

@@ -22,7 +22,7 @@ from datafusion.catalog import Table as FusionTable
 from datafusion.functions import when
 
 from upwell.engine.catalog import Table
-from upwell.engine.context import ONLY_QUERIES, context_of
+from upwell.engine.context import ONLY_QUERIES, Contexts, context_of
 from upwell.engine.flow import Flow, collected
 from upwell.engine.hot_rows import HotRows
 from upwell.engine.overlay import Overlay
@@ -69,6 +69,7 @@ class QueryEngine:
     def __init__(self, rows: Rows, overlay: Overlay) -> None:
         self._rows = rows
         self._overlay = overlay
+        self._contexts = Contexts()
         self.scout = Scout()
         self._cold_plans: OrderedDict[tuple[int, Owner], tuple[Linked, DataFrame]] = OrderedDict()
         self._lock = Lock()
@@ -93,11 +94,12 @@ class QueryEngine:
         `RESULT_BYTES_MAX`.
         """
         reading = Reading(view)
-        frame, large = self._frame(reading, text, namespace, tables, resolve)
-        is_long = large or len(tables) > 1 or _LASTING.search(text) is not None
-        with reading.translating():
-            batches = collected(reading.begun(frame), stop or Stop(), is_long=is_long)
-            schema = batches[0].schema if batches else frame.schema()
+        with self._contexts.lent(namespace, text) as context:
+            frame, large = self._frame(context, reading, text, namespace, tables, resolve)
+            is_long = large or len(tables) > 1 or _LASTING.search(text) is not None
+            with reading.translating():
+                batches = collected(reading.begun(frame), stop or Stop(), is_long=is_long)
+                schema = batches[0].schema if batches else frame.schema()
         return pa.Table.from_batches(batches, schema=schema)
 
     def stream(
@@ -105,15 +107,21 @@ class QueryEngine:
     ) -> tuple[pa.Schema, Flow]:
         """Plan a query and return the schema and the batches of its result, made as they are asked for."""
         reading = Reading(view)
-        frame, _ = self._frame(reading, text, namespace, tables, resolve)
+        frame, _ = self._frame(context_of(namespace, text), reading, text, namespace, tables, resolve)
         with reading.translating():
             return frame.schema(), Flow(reading.begun(frame), reading)
 
     def _frame(
-        self, reading: Reading, text: str, namespace: str, tables: list[tuple[str, str]], resolve: Resolve
+        self,
+        context: SessionContext,
+        reading: Reading,
+        text: str,
+        namespace: str,
+        tables: list[tuple[str, str]],
+        resolve: Resolve,
     ) -> tuple[DataFrame, bool]:
         """Return the planned query, and whether it reads many rows."""
-        context, is_large = context_of(namespace, text), False
+        is_large = False
         catalog = FusionCatalog.memory_catalog()
         context.register_catalog_provider(CATALOG, catalog)
         schemas: dict[str, Schema] = {}
@@ -190,7 +198,8 @@ class QueryEngine:
         if isinstance(source, Derived):
             home = source.query.home
             names = self.scout.tables_in(source.text, home, source.resolve)
-            return FusionTable(self._frame(reading, source.text, home, names, source.resolve)[0])
+            own = context_of(home, source.text)
+            return FusionTable(self._frame(own, reading, source.text, home, names, source.resolve)[0])
         if isinstance(source, Everybody):
             return FusionTable(self._of_everybody(context, reading, source))
         frame = self._both_tiers(context, reading, source)
@@ -268,7 +277,10 @@ def _plan_cold(partition: ColdPartition, linked: Linked, table: Table) -> DataFr
     columns = [
         _cold_column(column, field, segments) for column, field in zip(table.columns, schema, strict=False)
     ]
-    frame = context.table("cold").filter(~col(DELETED)).select(*columns, col(SEQ), col(DELETED))
+    frame = context.table("cold")
+    if any(segment.live_count < segment.row_count for segment in segments):
+        frame = frame.filter(~col(DELETED))
+    frame = frame.select(*columns, col(SEQ), col(DELETED))
     return _without(context, frame, sorted(partition.hidden)) if partition.hidden else frame
 
 

@@ -32,20 +32,23 @@ def run(db: Embedded, text: str, user: str = "ann") -> list[tuple[object, ...]]:
     return list(zip(*(column.to_pylist() for column in found.columns), strict=True))
 
 
-@pytest.fixture(params=["hot", "cold", "mixed"])
+@pytest.fixture(params=["hot", "cold", "mixed", "hidden"])
 def filled(db: Embedded, request: pytest.FixtureRequest) -> Embedded:
-    """The same rows in whichever tier: (1, 10), (2, 21), (4, 40); 3 is deleted."""
+    """The same rows in whichever tier: (1, 10), (2, 21), (4, 40); 3 is deleted.
+
+    `hidden`: all are cold, and so are the old ones and the tombstone that hides one.
+    """
     tier = request.param
     db.change(
         "INSERT INTO app.mine (id, n, s) VALUES (1, 10, 'old'), (2, 20, 'old'), (3, 30, 'old')", user="ann"
     )
-    if tier == "mixed":
+    if tier in ("mixed", "hidden"):
         db.flush("app.mine")
     db.change("UPDATE app.mine SET n = 21, s = 'new' WHERE id = 2", user="ann")
     db.change("DELETE FROM app.mine WHERE id = 3", user="ann")
     db.change("INSERT INTO app.mine (id, n, s) VALUES (4, 40, 'new')", user="ann")
     db.change("INSERT INTO app.mine (id, n, s) VALUES (1, 99, 'bob')", user="bob")
-    if tier == "cold":
+    if tier in ("cold", "hidden"):
         db.flush("app.mine")
     return db
 
