@@ -367,6 +367,23 @@ def test_who_has_used_up_the_change_ids_loses_nothing_and_still_reads(world: Wor
     ]
 
 
+def test_a_deletion_that_had_no_effect_takes_no_version_from_others(world: World) -> None:
+    """The row never was on the server; its key comes there between the deletion and its repetition."""
+    app = world.app("phone")
+    app.device.sync()
+    app.device.connection.execute("INSERT INTO users VALUES (?, 'mine')", (KEYS[0],))
+    app.device.connection.execute("DELETE FROM users")
+    app.line.faults.append(Fault.ANSWER_LOST)
+    with pytest.raises(Unreachable):
+        app.device.upload()
+    world.insert(KEYS[0])
+
+    app.device.sync()
+
+    assert app.device.connection.execute("SELECT * FROM users").fetchall() == [(KEYS[0], "Ada")]
+    assert world.db.rows("SELECT id FROM app.users", user="ada") == [(KEYS[0],)]
+
+
 def test_a_text_that_is_no_utf8_stops_only_its_row(world: World) -> None:
     app = world.app("phone")
     execute = app.device.connection.execute

@@ -280,9 +280,9 @@ def test_a_repetition_is_recognised_after_the_row_went_on(world: World) -> None:
     insert = upsert(1, "users", A, name="a")
     phone.put(insert)
     laptop.put(upsert(1, "users", A, 1, name="b"))
-    assert phone.upload(insert) == [repeated(1, 2)]
+    assert phone.upload(insert) == [repeated(1, 2, made=1)]
     laptop.put(delete(2, "users", A, 2))
-    assert phone.upload(insert) == [repeated(1, 3, deleted=True)]
+    assert phone.upload(insert) == [repeated(1, 3, deleted=True, made=1)]
     assert phone.live("users") == {}
 
 

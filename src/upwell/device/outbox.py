@@ -302,6 +302,8 @@ def acknowledged_version(sent: Outgoing, status: Status) -> int:
     """
     if status.new_server_version is not None:
         return status.new_server_version
+    if status.applied_server_version is not None:
+        return status.applied_server_version
     if status.current_server_version is not None:
         return min(status.current_server_version, sent.base_version + 1)
     is_unknown_row = sent.op == "DELETE" and sent.base_version == 0 and not status.duplicate

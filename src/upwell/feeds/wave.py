@@ -195,7 +195,8 @@ class Wave:
         current = self._write.current(change.table, self._owner, change.key)
         receipt = self._receipt(change)
         if receipt is not None and receipt.digest == change.digest:
-            return _without_effect(change, current, is_repeated=True)
+            # What had no effect, a deletion of what wasn't there, left the row at the base version.
+            return _without_effect(change, current, repeated=receipt.version or change.base)
         if change.op is Op.DELETE and self._write.has_staged(self._place(change)):
             current = self._before_actions(change, current)
         version = current.count if current else 0
@@ -237,7 +238,7 @@ class Wave:
     def _delete(self, change: UploadedChange, current: Version | None) -> sync.Status:
         if current is None or current.row is None:
             self._keep_receipt(change, 0)
-            return _without_effect(change, current, is_repeated=False)
+            return _without_effect(change, current)
         origin = Origin(self._source, change.id, None)
         self._write.delete(change.table, self._owner, [change.key], origin)
         return self._applied(change)
@@ -253,7 +254,7 @@ class Wave:
         """Answer a change whose base version isn't the current one."""
         if current is None:
             if change.op is Op.DELETE:
-                return _without_effect(change, None, is_repeated=False)
+                return _without_effect(change, None)
             return _not_applied(change, "internal_error", "conflict without server_row")
         deleted = current.row is None
         row = sync.ServerRow(
@@ -320,12 +321,18 @@ def _not_applied(change: UploadedChange, reason: str, message: str) -> sync.Stat
     return sync.Status(source_change_id=change.id, status="invalid", message=message, invalid=invalid)
 
 
-def _without_effect(change: UploadedChange, current: Version | None, *, is_repeated: bool) -> sync.Status:
-    """Answer what needs no doing, with where the row is now; version 0: there never was one."""
+def _without_effect(
+    change: UploadedChange, current: Version | None, *, repeated: int | None = None
+) -> sync.Status:
+    """Answer what needs no doing, with where the row is now; version 0: there never was one.
+
+    `repeated` is the version that the change led to when it was applied before.
+    """
     return sync.Status(
         source_change_id=change.id,
         status="applied",
         current_server_version=current.count if current else 0,
         current_deleted=current is None or current.row is None,
-        duplicate=True if is_repeated else None,
+        duplicate=None if repeated is None else True,
+        applied_server_version=repeated,
     )

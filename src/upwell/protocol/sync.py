@@ -79,7 +79,11 @@ class ServerRow(Struct, kw_only=True):
 
 
 class Status(Struct, kw_only=True, omit_defaults=True):
-    """The answer to one change: applied, conflict or invalid (others are kept by devices and retried)."""
+    """The answer to one change: applied, conflict or invalid (others are kept by devices and retried).
+
+    Of a repetition (`duplicate`) it tells the version that the row had by the change itself, 0 if there was
+    none, and the current one.
+    """
 
     source_change_id: Int64
     status: str
@@ -90,6 +94,7 @@ class Status(Struct, kw_only=True, omit_defaults=True):
     current_server_version: Int64 | None = None
     current_deleted: bool | None = None
     duplicate: bool | None = None
+    applied_server_version: Int64 | None = None
 
 
 class UploadResponse(Struct, kw_only=True):

@@ -72,14 +72,15 @@ def applied(number: int, version: int) -> Json:
     return {"source_change_id": number, "status": "applied", "new_server_version": version}
 
 
-def repeated(number: int, version: int, *, deleted: bool = False) -> Json:
-    """The status of a change that had been applied before, on a row that is at `version` now."""
+def repeated(number: int, version: int, *, deleted: bool = False, made: int | None = None) -> Json:
+    """The status of a change that had been applied before, as `made`, on a row that is at `version` now."""
     return {
         "source_change_id": number,
         "status": "applied",
         "current_server_version": version,
         "current_deleted": deleted,
         "duplicate": True,
+        "applied_server_version": version if made is None else made,
     }
 
 

@@ -17,6 +17,8 @@ from upwell.protocol.sync import Status
         ("DELETE", 4, {"current_server_version": 0}, 0),
         ("UPDATE", 4, {"duplicate": True, "current_server_version": 9}, 5),
         ("INSERT", 0, {"duplicate": True, "current_server_version": 1}, 1),
+        ("UPDATE", 4, {"duplicate": True, "current_server_version": 9, "applied_server_version": 6}, 6),
+        ("DELETE", 0, {"duplicate": True, "current_server_version": 1, "applied_server_version": 0}, 0),
     ],
 )
 def test_version_of_an_applied_change(op: str, base: int, answer: dict[str, int], version: int) -> None:
