@@ -17,7 +17,8 @@ from upwell.device.transport import Request
 from upwell.testing.fleet_tables import APP_TABLES, TABLES, USER
 from upwell.testing.inprocess import SECRET, SyncServer
 from upwell.testing.ledger import Content, Place, contents_of
-from upwell.testing.stock import StockClient, StockError
+from upwell.testing.stock import StockClient
+from upwell.testing.stock_answers import StockError
 
 HYDRATED_ROWS_MAX = 1_000
 _RESTRICTING = re.sub(r" ON DELETE (CASCADE|SET NULL)", "", APP_TABLES)

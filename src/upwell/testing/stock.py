@@ -24,7 +24,8 @@ from typing import Any, Self
 import httpx
 import jwt
 
-from upwell.testing.stock_file import Json, Pending, StockFile, decode_row, encode
+from upwell.testing.stock_answers import DownloadAnswer, StockError, UploadAnswer, checked
+from upwell.testing.stock_file import NOW, Json, Pending, StockFile, decode_row, encode
 
 # (table, local key, the whole server_row, local row) → (row to keep, keep the local one)
 Resolver = Callable[[str, str, Json, Json], tuple[Json, bool]]
@@ -33,14 +34,6 @@ TOKEN_S = 24 * 3600
 HTTP_S_MAX = 120.0
 DRAIN_PAGES_MAX = 50
 DROPPED_REASONS = frozenset({"bad_payload", "unregistered_table"})
-
-
-class StockError(Exception):
-    """A request that the stock client gives up: its status is not 200, or its body is not the protocol."""
-
-    def __init__(self, message: str, status: int = 200) -> None:
-        super().__init__(message)
-        self.status = status
 
 
 def server_wins(table: str, pk: str, server: Json, local: Json) -> tuple[Json, bool]:
@@ -112,16 +105,18 @@ class StockClient:
 
     def upload_once(self) -> int:
         """Send one window of what waits, then drain downloads; return how many changes were sent."""
+        seen = self._file.info("last_server_seq_seen")
         window = self._numbered(self._file.pending(self.upload_limit))
         size, at = self.upload_limit, 0
         while at < len(window):
             chunk = window[at : at + size]
-            answer = self._post([self._wire_change(change) for change in chunk])
+            answer = self._post([self._wire_change(change) for change in chunk], seen=seen)
             if _is_too_large(answer) and len(chunk) > 1:
                 size = len(chunk) // 2
                 continue
             with self._file.transaction():
                 self._process(chunk, answer)
+            seen = answer["highest_server_seq"]
             at += len(chunk)
         for _ in range(DRAIN_PAGES_MAX):
             if self.download_once() == 0:
@@ -140,7 +135,7 @@ class StockClient:
         """Fetch and apply one page; return how many changes were applied."""
         page = self._fetch(limit or self.download_limit, until=until, include_self=include_self)
         with self._file.transaction():
-            return self._apply_page(page, include_self=include_self)
+            return self._apply_page(page, include_self=include_self, skips_superseded=not until)
 
     def download_all(self, limit: int | None = None) -> int:
         """Fetch pages until one applies nothing; return how many changes were applied."""
@@ -154,7 +149,8 @@ class StockClient:
             while True:
                 page = self._fetch(limit, include_self=include_self)
                 applied = self._apply_page(page, include_self=include_self)
-                self._learn_change_ids(page)
+                if include_self and applied:
+                    self._learn_change_ids(page)
                 total += applied
                 if applied < limit:
                     return total
@@ -188,13 +184,13 @@ class StockClient:
             sent["payload"] = {name: shape.to_wire(name, value) for name, value in (row or {}).items()}
         return sent
 
-    def _post(self, changes: list[Json]) -> Json:
-        body = {"last_server_seq_seen": self._file.info("last_server_seq_seen"), "changes": changes}
+    def _post(self, changes: list[Json], *, seen: int) -> Json:
+        body = {"last_server_seq_seen": seen, "changes": changes}
         self.requests.append(("/sync/upload", body))
         headers = {**self._headers(), "Content-Type": "application/json"}
         response = self._http.post("/sync/upload", content=encode(body).encode(), headers=headers)
         self.on_answer()
-        answer = _checked(response)
+        answer = checked(response, UploadAnswer)
         if len(answer["statuses"]) != len(changes):
             raise StockError(f"{len(answer['statuses'])} statuses for {len(changes)} changes")
         self.answers.append(answer)
@@ -218,30 +214,20 @@ class StockClient:
         self.run(seen, answer["highest_server_seq"])
 
     def _resolve(self, change: Pending, server: Json) -> None:
-        shape = self._file.shapes[change.table]
-        version, payload = server["server_version"], server["payload"]
-        local = self._file.row(shape, change.pk)
+        """Settle a conflict, with the triggers on: what is written here is captured, too."""
+        version, local = server["server_version"], self._file.row(self._file.shapes[change.table], change.pk)
         row, keeps_local = (
             (server, False) if local is None else self._resolver(change.table, change.pk, server, local)
         )
-        if keeps_local:
-            self._file.replace(shape, row)
-        elif payload is not None or local is not None:
-            # A deleted row has no columns: the statement is no SQL, and the whole answer is lost with it.
-            self._file.replace(shape, payload or {})
-        # The triggers are on, so writing has queued the row anew.
-        self._file.drop(change.table, change.pk)
-        is_deleted = payload is None and not keeps_local
-        self._file.set_meta(change.table, change.pk, version, is_deleted=is_deleted)
-        if keeps_local:
-            self._requeue(change, version)
-
-    def _requeue(self, change: Pending, version: int) -> None:
-        row = self._file.row(self._file.shapes[change.table], change.pk)
+        if not keeps_local:
+            self._upsert(change.table, change.pk, server["payload"], version)
+            self._file.drop(change.table, change.pk)
+            return
+        self._file.replace(self._file.shapes[change.table], row)
         self.run(
-            "INSERT INTO _sync_pending (table_name, pk_uuid, op, base_version, payload, change_id)"
-            " VALUES (?, ?, ?, ?, ?, ?)",
-            *(change.table, change.pk, change.op, version, encode(row), change.change_id),
+            f"UPDATE _sync_pending SET base_version = ?, queued_at = {NOW}"
+            " WHERE table_name = ? AND pk_uuid = ?",
+            *(version, change.table, change.pk),
         )
 
     # --- download
@@ -254,9 +240,11 @@ class StockClient:
         if until:
             query["until"] = until
         self.requests.append(("/sync/download", query))
-        return _checked(self._http.get("/sync/download", params=query, headers=self._headers()))
+        return checked(
+            self._http.get("/sync/download", params=query, headers=self._headers()), DownloadAnswer
+        )
 
-    def _apply_page(self, page: Json, *, include_self: bool) -> int:
+    def _apply_page(self, page: Json, *, include_self: bool, skips_superseded: bool = True) -> int:
         self.run("PRAGMA defer_foreign_keys = ON")
         self.run("UPDATE _sync_client_info SET apply_mode = 1")
         changes: list[Json] = page["changes"]
@@ -264,7 +252,9 @@ class StockClient:
         applied = 0
         for change in changes:
             newest = upserted.get((change["table"], change["pk"]), 0)
-            is_superseded = change["op"] == "DELETE" and newest > change["server_version"]
+            is_superseded = (
+                change["op"] == "DELETE" and newest > change["server_version"] and skips_superseded
+            )
             is_own = change["source_id"] == self.source and not include_self
             if not is_own and not is_superseded:
                 self._apply(change)
@@ -275,23 +265,26 @@ class StockClient:
 
     def _apply(self, change: Json) -> None:
         table, version = change["table"], change["server_version"]
-        shape = self._file.shapes[table]
-        pk = shape.local_pk(change["pk"])
+        pk = self._file.shapes[table].local_pk(change["pk"])
         if change["op"] == "DELETE":
             self._apply_delete(table, pk, version)
-            return
+        else:
+            self._upsert(table, pk, change["payload"], version)
+
+    def _upsert(self, table: str, pk: str, payload: Json | None, version: int) -> None:
+        """Write a row of the server; of a deleted one there are no columns: the statement is no SQL."""
         known, is_deleted = self._file.meta(table, pk)
         is_kept_deleted = is_deleted and known >= version
         if not is_kept_deleted:
-            self._file.replace(shape, change["payload"])
+            self._file.replace(self._file.shapes[table], payload or {})
         self._file.set_meta(table, pk, version, is_deleted=is_kept_deleted)
 
     def _apply_delete(self, table: str, pk: str, version: int) -> None:
         waits = "SELECT 1 FROM _sync_pending WHERE table_name = ? AND pk_uuid = ? AND op = 'INSERT'"
         if self.run(waits, table, pk):
             return
+        # An edit that waits stays: its conflict finds the row deleted, and ends it.
         self._file.delete(self._file.shapes[table], pk)
-        self._file.drop(table, pk)
         self._file.set_meta(table, pk, version, is_deleted=True)
 
     def _learn_change_ids(self, page: Json) -> None:
@@ -309,13 +302,6 @@ class StockClient:
             "exp": now + TOKEN_S,
         }
         return {"Authorization": f"Bearer {jwt.encode(claims, self._secret, 'HS256')}"}
-
-
-def _checked(response: httpx.Response) -> Json:
-    if response.status_code != 200:
-        raise StockError(f"status {response.status_code}: {response.text}", response.status_code)
-    found: Json = response.json()
-    return found
 
 
 def _is_too_large(answer: Json) -> bool:

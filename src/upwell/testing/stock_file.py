@@ -38,37 +38,40 @@ TRIGGERS = """
 CREATE TRIGGER IF NOT EXISTS trg_{t}_ai AFTER INSERT ON {t} WHEN {capturing} BEGIN
     INSERT OR IGNORE INTO _sync_row_meta (table_name, pk_uuid) VALUES ('{t}', {new});
     UPDATE _sync_row_meta SET deleted = 0, updated_at = {now} WHERE table_name = '{t}' AND pk_uuid = {new};
-    INSERT OR IGNORE INTO _sync_pending (table_name, pk_uuid, op, base_version, payload, change_id)
-        SELECT '{t}', {new}, 'INSERT', server_version, {payload}, {next_id}
-        FROM _sync_row_meta WHERE table_name = '{t}' AND pk_uuid = {new};
-    UPDATE _sync_pending SET op = 'INSERT', payload = {payload}, queued_at = {now}
-        WHERE table_name = '{t}' AND pk_uuid = {new};
-    UPDATE _sync_client_info SET next_change_id = next_change_id + 1;
+    INSERT INTO _sync_pending (table_name, pk_uuid, op, base_version, payload, change_id)
+        SELECT '{t}', {new}, 'INSERT', 0, {payload}, {next_id} WHERE NOT {is_pending_new};
+    UPDATE _sync_pending SET op = 'INSERT', base_version = {version_new}, payload = {payload},
+        queued_at = {now} WHERE table_name = '{t}' AND pk_uuid = {new};
+    {count};
 END;
 CREATE TRIGGER IF NOT EXISTS trg_{t}_au AFTER UPDATE ON {t} WHEN {capturing} BEGIN
     INSERT OR IGNORE INTO _sync_row_meta (table_name, pk_uuid) VALUES ('{t}', {new});
-    INSERT OR IGNORE INTO _sync_pending (table_name, pk_uuid, op, base_version, payload, change_id)
-        SELECT '{t}', {new}, 'UPDATE', server_version, {payload}, {next_id}
-        FROM _sync_row_meta WHERE table_name = '{t}' AND pk_uuid = {new};
-    UPDATE _sync_pending SET op = CASE op WHEN 'INSERT' THEN 'INSERT' ELSE 'UPDATE' END, payload = {payload},
-        queued_at = {now} WHERE table_name = '{t}' AND pk_uuid = {new};
-    UPDATE _sync_client_info SET next_change_id = next_change_id + 1;
+    UPDATE _sync_row_meta SET deleted = 0, updated_at = {now} WHERE table_name = '{t}' AND pk_uuid = {new};
+    INSERT INTO _sync_pending (table_name, pk_uuid, op, base_version, payload, change_id)
+        SELECT '{t}', {new}, 'UPDATE', {version_new}, {payload}, {next_id} WHERE NOT {is_pending_new};
+    UPDATE _sync_pending SET op = iif(op = 'INSERT', op, 'UPDATE'),
+        base_version = iif(op = 'INSERT', base_version, {version_new}), payload = {payload}, queued_at = {now}
+        WHERE table_name = '{t}' AND pk_uuid = {new};
+    {count};
 END;
 CREATE TRIGGER IF NOT EXISTS trg_{t}_ad AFTER DELETE ON {t} WHEN {capturing} BEGIN
     INSERT OR IGNORE INTO _sync_row_meta (table_name, pk_uuid) VALUES ('{t}', {old});
-    UPDATE _sync_row_meta SET deleted = 1, updated_at = {now} WHERE table_name = '{t}' AND pk_uuid = {old};
-    INSERT OR IGNORE INTO _sync_pending (table_name, pk_uuid, op, base_version, payload, change_id)
-        SELECT '{t}', {old}, 'DELETE', server_version, NULL, {next_id} FROM _sync_row_meta
-        WHERE table_name = '{t}' AND pk_uuid = {old} AND NOT EXISTS (
-            SELECT 1 FROM _sync_pending WHERE table_name = '{t}' AND pk_uuid = {old} AND op = 'INSERT');
-    UPDATE _sync_pending SET op = 'DELETE', payload = NULL, queued_at = {now}
-        WHERE table_name = '{t}' AND pk_uuid = {old} AND op = 'UPDATE';
+    INSERT INTO _sync_pending (table_name, pk_uuid, op, base_version, payload, change_id)
+        SELECT '{t}', {old}, 'DELETE', {version_old}, NULL, {next_id} WHERE NOT {is_pending_old};
+    UPDATE _sync_pending SET op = 'DELETE', base_version = {version_old}, payload = NULL, queued_at = {now}
+        WHERE table_name = '{t}' AND pk_uuid = {old} AND op <> 'INSERT';
+    {count};
     DELETE FROM _sync_pending WHERE table_name = '{t}' AND pk_uuid = {old} AND op = 'INSERT';
+    UPDATE _sync_row_meta SET deleted = 1, updated_at = {now} WHERE table_name = '{t}' AND pk_uuid = {old};
     DELETE FROM _sync_row_meta WHERE table_name = '{t}' AND pk_uuid = {old} AND server_version = 0
-        AND NOT EXISTS (SELECT 1 FROM _sync_pending WHERE table_name = '{t}' AND pk_uuid = {old});
-    UPDATE _sync_client_info SET next_change_id = next_change_id + 1;
+        AND NOT {is_pending_old};
 END;
 """
+# Not where a deletion only cancels what was never sent.
+COUNT = (
+    "UPDATE _sync_client_info SET next_change_id = next_change_id + 1"
+    " WHERE changes() > 0 AND last_insert_rowid() > 0"
+)
 
 
 class Undecodable(Exception):
@@ -235,13 +238,22 @@ def _go_numbers(value: Any) -> Any:
 
 def _triggers(shape: Shape) -> str:
     key = "lower(hex({}.{}))" if shape.is_blob_key else "{}.{}"
+    new, old = (key.format(row, shape.key) for row in ("NEW", "OLD"))
+    of_row = f"table_name = '{shape.name}' AND pk_uuid = "
+    pending = f"EXISTS (SELECT 1 FROM _sync_pending WHERE {of_row}{{}})"
+    version = f"(SELECT server_version FROM _sync_row_meta WHERE {of_row}{{}})"
     return TRIGGERS.format(
         t=shape.name,
-        new=key.format("NEW", shape.key),
-        old=key.format("OLD", shape.key),
+        new=new,
+        old=old,
+        is_pending_new=pending.format(new),
+        is_pending_old=pending.format(old),
+        version_new=version.format(new),
+        version_old=version.format(old),
         payload=_payload(shape, "NEW"),
         now=NOW,
         next_id="(SELECT next_change_id FROM _sync_client_info LIMIT 1)",
+        count=COUNT,
         capturing="COALESCE((SELECT apply_mode FROM _sync_client_info LIMIT 1), 0) = 0",
     )
 
