@@ -192,6 +192,12 @@ def test_bad_bodies(root: Wire, raw: bytes) -> None:
     assert root.run("SELECT 1").cell == "1"
 
 
+def test_a_form_is_told_that_it_carries_files(root: Wire) -> None:
+    raw = b'--x\r\nContent-Disposition: form-data; name="sql"\r\n\r\nSELECT 1\r\n--x--\r\n'
+    answer = root.call("POST", SQL, raw=raw, headers={"Content-Type": "multipart/form-data; boundary=x"})
+    assert "send JSON" in answer.refused(400, "INVALID_INPUT")
+
+
 def test_unknown_fields_are_ignored(root: Wire) -> None:
     assert root.call("POST", SQL, {"sql": "SELECT 1", "colour": "red", "params": None}).cell == "1"
 

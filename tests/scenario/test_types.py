@@ -333,6 +333,10 @@ def test_generated_keys(root: Wire, namespace: str, words: str) -> None:
     root.run(f"CREATE TABLE {namespace}.t (id BIGINT PRIMARY KEY {words}, v TEXT)")
     root.run(f"INSERT INTO {namespace}.t (v) VALUES " + ", ".join("('x')" for _ in range(500)))
     assert root.run(f"SELECT COUNT(DISTINCT id) FROM {namespace}.t").cell == "500"
+    refused = root.sql(f"UPDATE {namespace}.t SET id = 5 WHERE id = (SELECT MAX(id) FROM {namespace}.t)")
+    assert "cannot be modified" in refused.refused(400, "SQL_EXECUTION_ERROR")
+    assert root.run(f"UPDATE {namespace}.t SET id = id, v = 'y'").json["results"][0]["row_count"] == 500
+    assert root.run(f"SELECT COUNT(*) FROM {namespace}.t WHERE id = 5").cell == "0"
 
 
 def test_text_is_read_as_its_column(root: Wire, namespace: str) -> None:

@@ -193,6 +193,8 @@ class SqlEndpoint:
             )
             if not self._rate.take(principal.user):
                 raise RateExceeded("Too many queries per second. Please slow down.")
+            if (header(scope, b"content-type") or "").startswith("multipart/"):
+                raise InvalidInput("multipart/form-data carries files, which aren't supported yet; send JSON")
             body = await read_body(scope, receive, bytes_max=self._body_bytes_max)
             form = find_format(header(scope, b"accept"))
             if form is not None:

@@ -24,11 +24,14 @@ from upwell.engine.expression import (
 from upwell.engine.payload import text_without
 from upwell.engine.result import result_rows
 from upwell.engine.write import Write
-from upwell.errors import ConstraintViolation, InvalidSql
+from upwell.errors import ConstraintViolation, InvalidOperation, InvalidSql
 from upwell.sql.clause import excluded_name
 from upwell.sql.statements import Delete, DirectRead, Insert, OnConflict, Scalar, Update
 from upwell.storage.arrow import row_batch
-from upwell.types import Column, Key, Owner, Row, Value
+from upwell.types import Column, Default, Key, Owner, Row, Value
+
+_NUMBERS_ITSELF = Default("SNOWFLAKE_ID")
+"""AUTO_INCREMENT, however it is said."""
 
 
 class Inquiry(Protocol):
@@ -288,6 +291,12 @@ class Evaluation:
         is_same = after == before and all(type(a) is type(b) for a, b in zip(after, before, strict=True))
         if is_same and not table.is_ephemeral:
             return 0
+        column = table.columns[table.key_index]
+        if column.default == _NUMBERS_ITSELF and after[table.key_index] != key:
+            raise InvalidOperation(
+                f"column '{column.name}' numbers the rows by itself: such a primary key cannot be modified; "
+                "INSERT the row under another key, and DELETE this one"
+            )
         self._write.update(table, self._owner, key, after)
         return 1
 
