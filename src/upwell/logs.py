@@ -46,20 +46,22 @@ class JsonLines(logging.Formatter):
             "logger": record.name,
             "msg": record.getMessage(),
         }
-        request = origin()
-        if request is not None:
-            line["request_id"] = request.request_id
-        fields = getattr(record, "fields", None)
-        if isinstance(fields, dict):
-            line.update(fields)
+        line.update(_fields_of(record))
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
         return json.dumps(line, default=str)
 
 
+def _fields_of(record: logging.LogRecord) -> dict[str, object]:
+    """Return the fields of a line, the request that is served among them."""
+    request, own = origin(), getattr(record, "fields", None)
+    found: dict[str, object] = {} if request is None else {"request_id": request.request_id}
+    return {**found, **own} if isinstance(own, dict) else found
+
+
 @dataclass(frozen=True, slots=True)
 class Line:
-    """One line of the log, as `system.server_logs` shows it."""
+    """One line of the log, as `system.server_logs` shows it; its fields stand behind the message."""
 
     timestamp: str
     level: str
@@ -78,7 +80,8 @@ class _Recent(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         moment = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")
-        level, message = record.levelname, record.getMessage()
+        level, own = record.levelname, _fields_of(record)
+        message = " ".join([record.getMessage(), *(f"{name}={value}" for name, value in own.items())])
         self.lines.append(Line(moment, level, record.threadName, record.name, record.lineno, message))
 
 

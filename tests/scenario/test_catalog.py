@@ -275,6 +275,7 @@ def test_the_server_tells_what_it_is(site: Site, alice: Wire) -> None:
     assert "Admin" in alice.sql("SHOW ALL").refused(403, "PERMISSION_DENIED")
     logs = site.root.run("SELECT level, target, message FROM system.server_logs").rows
     assert any(target.startswith("upwell") for _, target, _ in logs)
+    assert any(message.startswith("Upwell starts ") and "port=" in message for _, _, message in logs)
     ((node, role, status, is_leader),) = site.root.run(
         "SELECT node_id, role, status, is_leader FROM system.cluster"
     ).rows

@@ -29,3 +29,4 @@ def test_a_line_is_json_with_fields() -> None:
         "msg": "Successfully processed upload",
         "changes_count": 180,
     }
+    assert logs.recent_lines()[-1].message == "Successfully processed upload changes_count=180"
