@@ -11,8 +11,7 @@ from threading import Lock
 from datafusion import RuntimeEnvBuilder, SessionConfig, SessionContext, SQLOptions, udf
 from datafusion.catalog import Catalog
 
-from upwell.engine import checked
-from upwell.engine.json_value import FUNCTIONS
+from upwell.engine import checked, json_value, typed_text
 from upwell.engine.refusal import CATALOG, QUERY_BYTES_MAX
 
 IDLE_MAX = 4
@@ -24,7 +23,11 @@ _FUNCTIONS = {
         (name, udf(call, list(arguments), result, "immutable", name))
         for name, arguments, result, call in made
     ]
-    for prefix, made in (("json_", FUNCTIONS), ("checked_", checked.FUNCTIONS))
+    for prefix, made in (
+        ("json_", json_value.FUNCTIONS),
+        ("checked_", checked.FUNCTIONS),
+        ("typed_", typed_text.FUNCTIONS),
+    )
 }
 """Ours, by what the names of each kind begin with."""
 # It drops an empty branch of a union, and then takes columns of the other for those of another table.

@@ -43,6 +43,7 @@ _CLEARER = [
         f"the query needs more than {QUERY_BYTES_MAX >> 20} MiB of memory; narrow it with WHERE",
     ),
     (re.compile(r".*OverflowError.*", re.DOTALL), OVERFLOW),
+    (re.compile(r".*ValueError\(.(cannot cast '.*' to \w+).\), traceback.*", re.DOTALL), r"\1"),
     (
         re.compile(r".*Can't cast value (-?\d+) to type Int(16|32|64)\b.*", re.DOTALL),
         r"integer overflow: \1 doesn't fit into \2 bits; cast to BIGINT, or to DECIMAL, where that can be",

@@ -15,7 +15,7 @@ from datafusion.catalog import Table as FusionTable
 
 from upwell.engine.context import ONLY_QUERIES, context_of
 from upwell.engine.refusal import CATALOG, translated
-from upwell.engine.source import Derived, Resolve, names_of, schema_of
+from upwell.engine.source import TABLE_FUNCTIONS, Derived, Resolve, names_of, schema_of
 from upwell.errors import InvalidSql, QueryFailure, UpwellError
 
 NAMES_KEPT_MAX = 2_048
@@ -26,6 +26,7 @@ _UNCHECKED = (
 )
 # Possessive and from a word's begin: a literal of a megabyte costs one pass, not one for each letter.
 _BEFORE_A_DOT = re.compile(r"\b(\w++)\"?\s*+\.")
+_NO_TABLE = re.compile(r"table '[^']*' not found")
 
 
 class Scout:
@@ -118,7 +119,7 @@ class Scout:
             if to_the_end:
                 schema = context.create_dataframe_from_logical_plan(frame.optimized_logical_plan()).schema()
         except BaseException as error:
-            tables.raise_failure()
+            tables.raise_failure(str(error))
             if not tables.derived:
                 raise translated(error) from error
             return None
@@ -156,10 +157,15 @@ class _EmptyTables:
         """Named queries whose columns aren't known."""
         self.seen: dict[tuple[str, str], pa.Schema] = {}
         self._failure: UpwellError | None = None
+        self._unless_called: UpwellError | None = None
 
-    def raise_failure(self) -> None:
-        """Raise what went wrong first, and let go of it: it holds the engine, which holds this."""
-        failure, self._failure = self._failure, None
+    def raise_failure(self, refusal: str = "") -> None:
+        """Raise what went wrong first, and let go of it: it holds the engine, which holds this.
+
+        With a `refusal` the query can't be planned.
+        """
+        failure = self._failure or (self._unless_called if _NO_TABLE.search(refusal) else None)
+        self._failure = self._unless_called = None
         try:
             if failure is not None:
                 raise failure
@@ -170,7 +176,10 @@ class _EmptyTables:
         try:
             source = self._resolve(namespace, name)
         except UpwellError as error:
-            self._failure = self._failure or error
+            if name in TABLE_FUNCTIONS:
+                self._unless_called = error
+            else:
+                self._failure = self._failure or error
             return None
         schema = self._known.get((namespace, name)) if isinstance(source, Derived) else schema_of(source)
         if schema is None:

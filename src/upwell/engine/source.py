@@ -16,6 +16,8 @@ from upwell.storage.arrow import DELETED, SEQ, table_schema
 from upwell.types import Owner
 
 _SYSTEM_COLUMNS = frozenset({SEQ, DELETED})
+TABLE_FUNCTIONS = frozenset({"generate_series", "range"})
+"""What FROM may call: the query engine asks for a table of that name first."""
 OWNER = "_owner"
 OWNER_FIELD = pa.field(OWNER, pa.string(), nullable=False)
 

@@ -225,12 +225,12 @@ class Evaluation:
 
     def _inserted(self, statement: Insert) -> list[Sequence[Value]]:
         if statement.query is not None:
-            rows = list(self._query(statement.query))
-            if rows and len(rows[0]) != len(statement.columns):
+            found = self._inquiry.rows(statement.query, self._values, None)
+            if found.num_columns != len(statement.columns):
                 raise InvalidSql(
-                    f"INSERT has {len(statement.columns)} columns but its query gives {len(rows[0])}"
+                    f"INSERT has {len(statement.columns)} columns but its query gives {found.num_columns}"
                 )
-            return list(rows)
+            return list(result_rows(found))
         if statement.is_plain:
             width = len(statement.columns)
             return [self._values[at : at + width] for at in range(0, len(statement.rows) * width, width)]

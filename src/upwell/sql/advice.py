@@ -153,13 +153,21 @@ _BY_REFUSAL = [
     ),
     (
         r"not support logical expression InSubquery",
-        "WHERE takes x IN (SELECT …); a column says EXISTS (SELECT 1 FROM u WHERE u.y = t.x)",
+        "WHERE takes x IN (SELECT …); within SUM(…) and the like say EXISTS in a subquery of FROM",
     ),
+    (r"duplicate unqualified field name", "SUM(x) and SUM(x::type) are one name to it; write SUM(x + 0)"),
     (r"Unsupported ast node.*RLike", "c ~ 'pattern' matches a regular expression"),
     (r"unique expression names", "two columns of the query are the same; name one of them: 1 AS a, 1 AS b"),
     (r"Unsupported SQL type UUID", "UUIDs are compared and stored as text: CAST(x AS TEXT)"),
     (r"Unsupported SQL type JSONB?", "JSON is read from text: x -> 'key', json_get_str(x, 'key')"),
-    (r"'coalesce' .*got Timestamp", "a text beside a moment is written TIMESTAMP '2026-01-31 12:00:00'"),
+    (
+        r"'coalesce' .*got (Timestamp|Date)",
+        "a text beside a moment is written TIMESTAMP '2026-01-31 12:00:00', beside a date DATE '2026-01-31'",
+    ),
+    (
+        r"subquery can only be used in Projection",
+        "name it in the list, and order by its name: SELECT …, EXISTS (…) AS e … ORDER BY e",
+    ),
     (
         r"Cannot coerce arithmetic expression .*Decimal128.*Utf8|Utf8.* Decimal128",
         "CAST(text AS DECIMAL(p,s))",

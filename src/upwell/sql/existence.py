@@ -25,7 +25,7 @@ def with_counted_existence(text: str) -> str:
     tokens = tokenize(text)
     closings = closing_of(tokens)
     edits: list[tuple[int, int, str]] = []
-    for at in _in_lists(tokens):
+    for at in in_lists(tokens):
         if tokens[at].word != "EXISTS" or at + 1 not in closings:
             continue
         inner = _without_limit(tokens[at + 2 : closings[at + 1]])
@@ -38,7 +38,7 @@ def with_counted_existence(text: str) -> str:
     return text
 
 
-def _in_lists(tokens: Sequence[Token]) -> Iterator[int]:
+def in_lists(tokens: Sequence[Token]) -> Iterator[int]:
     """Yield where tokens of SELECT lists are."""
     outer: list[bool] = []
     is_list = False

@@ -59,7 +59,7 @@ def _rewritten(text: str, tokens: Sequence[Token]) -> str | None:
     """Return the text with its first JSON operator or function rewritten, None if there is none."""
     for at, token in enumerate(tokens):
         if token.word in _OPERATORS:
-            left, right = _left(tokens, at), _right(tokens, at)
+            left, right = operand_before(tokens, at), _right(tokens, at)
             if left is not None and right is not None:
                 doc = text[tokens[left].start : tokens[at - 1].end]
                 key = text[tokens[at + 1].start : tokens[right].end]
@@ -90,7 +90,7 @@ def _step(doc: str, key: str) -> str:
     return f"json_step_at({doc}, {key})" if is_index else f"json_step({doc}, {key})"
 
 
-def _left(tokens: Sequence[Token], operator: int) -> int | None:
+def operand_before(tokens: Sequence[Token], operator: int) -> int | None:
     """Return where the operand in front of an operator begins, None if there is none."""
     at = operator - 1
     if at < 0:
@@ -106,7 +106,7 @@ def _left(tokens: Sequence[Token], operator: int) -> int | None:
         return None
     while at >= 2 and tokens[at - 1].word == ".":
         at -= 2
-    return _left(tokens, at - 1) if at >= 2 and tokens[at - 1].word == "::" else at
+    return operand_before(tokens, at - 1) if at >= 2 and tokens[at - 1].word == "::" else at
 
 
 def _right(tokens: Sequence[Token], operator: int) -> int | None:

@@ -5,19 +5,22 @@ Anywhere else the engine takes it for TRUE then, and returns rows that nobody as
 
 Law: a query means what it says, three-valued logic included. What would be taken wrongly is written in other
 words: what a subquery of its own makes unknown is added to it; one that reads the row around it becomes a
-`= ANY` or `<> ALL`, for which the engine does what is right, row by row. All other text stays as it is.
+`= ANY` or `<> ALL`, for which the engine does what is right, row by row; in a SELECT list, where it takes
+neither, what equals the operand is counted. All other text stays as it is.
 """
 
 import re
 from collections.abc import Sequence
 
 from upwell.sql.distinct import operand_begin
+from upwell.sql.existence import in_lists
 from upwell.sql.lex import Token, tokenize
 from upwell.sql.truth import closing_of, is_followed, shows_unknown
 
 _LIKELY = re.compile(r"\bIN\s*\(", re.IGNORECASE)
 _SUBQUERY = frozenset({"SELECT", "WITH"})
 _BEFORE_SOURCE = frozenset({"FROM", "JOIN", ",", "LATERAL"})
+_COUNTED = "(SELECT COUNT(*) FROM ({subquery}\n) AS _members(_member) WHERE _member = {operand}) > 0"
 _UNKNOWN = (
     "CASE (SELECT CASE WHEN COUNT(*) = 0 THEN 0 WHEN COUNT(_member) < COUNT(*) THEN 2 ELSE 1 END "
     "FROM ({subquery}\n) AS _members(_member)) "
@@ -73,8 +76,10 @@ def _rewritten(text: str, tokens: Sequence[Token], at: int) -> str | None:
     if is_correlated:
         written = f"({operand} {'<> ALL' if is_negated else '= ANY'} ({subquery}\n))"
     else:
-        unknown = _UNKNOWN.format(subquery=subquery, operand=f"({operand})")
-        written = f"{'(NOT ' if is_negated else ''}({operand} IN ({subquery}\n) OR {unknown})"
+        parts = {"subquery": subquery, "operand": f"({operand})"}
+        is_column = at in in_lists(tokens)
+        found = _COUNTED.format(**parts) if is_column else f"{operand} IN ({subquery}\n)"
+        written = f"{'(NOT ' if is_negated else ''}({found} OR {_UNKNOWN.format(**parts)})"
         written += ")" if is_negated else ""
     return text[: tokens[begin].start] + written + text[tokens[closing].end :]
 

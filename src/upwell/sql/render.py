@@ -12,6 +12,7 @@ from upwell import __version__
 from upwell.engine.expression import GENERATORS, Context
 from upwell.errors import InvalidSql, ParameterError
 from upwell.sql.caption import with_captions
+from upwell.sql.cast import with_typed_casts
 from upwell.sql.distinct import with_whole_distinct
 from upwell.sql.existence import with_counted_existence
 from upwell.sql.json_path import with_json_calls
@@ -90,7 +91,7 @@ def _with_captions(text: str, is_part: bool) -> str:
 
 def _in_engine_words(text: str, is_part: bool) -> str:
     text = with_counted_existence(with_kept_labels(with_whole_stars(text), is_part=is_part))
-    text = with_lists_apart(with_memberships(with_own_spellings(text)), is_part=is_part)
+    text = with_lists_apart(with_memberships(with_own_spellings(with_typed_casts(text))), is_part=is_part)
     return with_json_calls(with_whole_distinct(text))
 
 

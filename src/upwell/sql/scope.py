@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 
+from upwell.engine.source import TABLE_FUNCTIONS
 from upwell.sql.lex import END, Token
 from upwell.sql.truth import closing_of
 from upwell.sql.twins import select_items
@@ -21,6 +22,7 @@ Item = Callable[[int, int], int]
 """Tells the bits of the item of a list between two tokens, 0 if it is no integer."""
 
 SEQ_BITS = 64
+SERIES, SERIES_BITS = "value", 64
 _QUERY = frozenset({"SELECT", "WITH", "VALUES"})
 _SET = frozenset({"UNION", "EXCEPT", "INTERSECT"})
 _BEHIND_FROM = _SET | {
@@ -282,13 +284,21 @@ class Scopes:
             parts, at = self._path(at)
             name = parts[-1]
             if self._word(at) == "(":
-                at = self._closing.get(at, at) + 1
+                closing = self._closing.get(at, at)
+                columns = self._series(name, at, closing)
+                at = closing + 1
             elif len(parts) == 1 and name in known:
                 columns = known[name]
             else:
                 place = (parts[-2] if len(parts) > 1 else self._namespace, name)
                 columns = self._tables.get(place)
         return self._named(at, name, columns)
+
+    def _series(self, name: str, opening: int, closing: int) -> Columns | None:
+        """Return the column of a function in FROM that counts, None of another."""
+        inner = self._tokens[opening + 1 : closing]
+        counts = name in TABLE_FUNCTIONS and all(token.kind in ("number", "op") for token in inner)
+        return {SERIES: SERIES_BITS} if counts else None
 
     def _named(self, at: int, name: str, columns: Columns | None) -> _Source:
         """Return a source with the name, and the names of columns, that stand behind it."""

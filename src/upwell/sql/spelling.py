@@ -2,23 +2,30 @@
 
 Law: the text means the same. `TIME '…'` has microseconds, as columns have; a character that LIKE names as its
 ESCAPE stands where the engine takes a backslash; SELECT DISTINCT is ordered by the number of an expression in
-its list. All other text stays as it is written.
+its list; the column of a series in FROM has the name of the series. All other text stays as it is written.
 """
 
 import re
 from collections.abc import Iterator, Sequence
 
+from upwell.engine.source import TABLE_FUNCTIONS
 from upwell.sql.lex import END, Token, string_value, tokenize
+from upwell.sql.truth import closing_of
 from upwell.sql.twins import SelectItem, select_items
 
 _ORDERED = re.compile(r"\bDISTINCT\b.*\bORDER\b", re.IGNORECASE | re.DOTALL)
 _DIRECTIONS = frozenset({"ASC", "DESC", "NULLS"})
+_SERIES = re.compile(r"\b(?:generate_series|range)\s*\(", re.IGNORECASE)
+_CLAUSES = frozenset({"SELECT", "FROM", "JOIN", "WHERE", "ON", "GROUP", "HAVING", "ORDER", "LIMIT"})
+_BEHIND_SOURCE = _CLAUSES | {"LEFT", "RIGHT", "FULL", "INNER", "CROSS", "NATURAL", "USING", "UNION", "EXCEPT"}
+_BEHIND_SOURCE |= {"INTERSECT", "OFFSET", "FETCH", "WINDOW", "QUALIFY"}
 _SET_OPERATIONS = frozenset({"UNION", "EXCEPT", "INTERSECT"})
 
 
 def with_own_spellings(text: str) -> str:
     """Return the query with times, escapes and the order of distinct rows as the engine reads them."""
     text = _with_ordered_distinct(text) if _ORDERED.search(text) else text
+    text = _with_named_series(text) if _SERIES.search(text) else text
     lower = text.lower()
     if "escape" not in lower and "time" not in lower:
         return text
@@ -80,6 +87,34 @@ def _expression(item: SelectItem) -> list[str]:
     if item.alias is None or len(said) == 1:
         return said
     return said[: -2 if said[-2] == "AS" else -1]
+
+
+def _with_named_series(text: str) -> str:
+    """Return the query with `generate_series(…) AS n` in a FROM as `generate_series(…) AS n(n)`."""
+    tokens = [*tokenize(text), END, END]
+    closings = closing_of(tokens)
+    edits: list[tuple[int, str]] = []
+    outer: list[str] = []
+    clause = ""
+    for at, token in enumerate(tokens):
+        if token.word == "(":
+            outer.append(clause)
+        elif token.word == ")" and outer:
+            clause = outer.pop()
+        elif token.word in _CLAUSES:
+            clause = token.word
+        is_source = clause in ("FROM", "JOIN") and tokens[at - 1].word in ("FROM", "JOIN", ",")
+        if is_source and token.text.lower() in TABLE_FUNCTIONS and at + 1 in closings:
+            last = closings[at + 1]
+            alias = last + 1 + (tokens[last + 1].word == "AS")
+            is_named = tokens[alias].kind in ("word", "quoted") and tokens[alias].word not in _BEHIND_SOURCE
+            if not is_named:
+                edits.append((tokens[last].end, f" AS {token.text}({token.text})"))
+            elif tokens[alias + 1].word != "(":
+                edits.append((tokens[alias].end, f"({tokens[alias].text})"))
+    for position, written in sorted(edits, reverse=True):
+        text = text[:position] + written + text[position:]
+    return text
 
 
 def _order(tokens: Sequence[Token], select: int) -> Iterator[Sequence[Token]]:
