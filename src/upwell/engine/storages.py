@@ -47,11 +47,10 @@ class StorageSchema:
                 Batch(records=records, expectations=[RecordIs(Kind.STORAGE, storage.id, None)])
             )
 
-    def announce(self, storage: Storage) -> Seq:
-        """Write down a place that is about to be marked: it is vacant until `create`."""
-        with self.committer.lock:
-            self.require_new(storage)
-            return self.committer.apply(Batch(records=[_vacant(storage, storage)]))
+    def announce(self, storage: Storage) -> None:
+        """Write down, durably, a place that is about to be marked: it is vacant until `create`."""
+        self.committer.publication.wait(self.committer.apply(Batch(records=[_vacant(storage, storage)])))
+        self.committer.settle_on_disk()
 
     def vacant(self, name: str | None = None) -> list[Storage]:
         """Return the storages (of this id only) whose places may have a marker, though nobody has them."""

@@ -70,9 +70,10 @@ class StorageDefiner:
                 return await self._check(name, is_extended=is_extended)
 
     async def _create(self, call: Call, storage: Storage) -> Message:
-        await self.growth.reached(self.schema.announce(storage))
+        self.schema.require_new(storage)
+        announce = partial(self.schema.announce, storage)
         try:
-            await self.slow.run(partial(self.storages.create, storage, self.schema.storages))
+            await self.slow.run(partial(self.storages.create, storage, self.schema.storages, announce))
             self._noted(call, "CREATE_STORAGE", storage.id).create(storage)
         except UpwellError:
             await self.slow.run(partial(self._vacate, storage.id))

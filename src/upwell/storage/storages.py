@@ -105,10 +105,12 @@ class Storages:
             self._cache,
         )
 
-    def create(self, storage: Storage, others: Iterable[Storage] = ()) -> None:
+    def create(
+        self, storage: Storage, others: Iterable[Storage] = (), announce: Callable[[], object] = bool
+    ) -> None:
         """Make a storage ready for use: reach it, put it to the test, mark it as this server's.
 
-        Raises `InvalidOperation`, which names the cause, if it can't be used, or meets one of the `others`.
+        `announce` is called before it is marked. Raises `InvalidOperation`, which names the cause, if it can't be used, or meets one of the `others`.
         """
         try:
             self.refuse_meeting(storage, others)
@@ -118,6 +120,7 @@ class Storages:
                 self._files.make_dirs(volume.root)
             else:
                 volume.prove(self._server)
+            announce()
             self._mark(storage, volume)
         except StorageFailed as error:
             raise InvalidOperation(error.args[0]) from error
