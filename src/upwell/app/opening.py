@@ -20,6 +20,7 @@ from upwell.engine.defaults import Defaults
 from upwell.engine.flush import Flush
 from upwell.engine.flush_policy import FlushPace, parse_policy
 from upwell.engine.history import running, server_id, stream_id
+from upwell.engine.in_force import find_spare
 from upwell.engine.overlay import Overlay
 from upwell.engine.partition import PartitionWriter
 from upwell.engine.query import QueryEngine
@@ -109,6 +110,7 @@ def _storages(config: Config, store: RocksStore, clock: Clock, files: Files) -> 
         config.data_dir / "storage",
         files,
         find=partial(store.find_record, Kind.STORAGE),
+        find_spare=partial(find_spare, store),
         cache=cache,
         secrets=Secrets(os.environ, config.secrets_dir),
         server=server_id(store),

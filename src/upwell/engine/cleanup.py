@@ -14,7 +14,7 @@ from contextlib import nullcontext
 from upwell.effects import NoPoints, Points
 from upwell.engine.catalog import Table, dropped_record, find_dropped
 from upwell.engine.commit import Committer
-from upwell.engine.in_force import decode_manifest_record
+from upwell.engine.in_force import decode_manifest_record, spare_name
 from upwell.engine.names import resume_prefix
 from upwell.engine.partition import PartitionWriter
 from upwell.engine.rows import target_of
@@ -80,6 +80,7 @@ class Cleanup:
         self._points.reach("cleanup:rows-removed")
         resumes = newest.scan_records(Kind.META, resume_prefix(table))
         gone = [RecordWrite(Kind.MANIFEST, each, None) for each in records]
+        gone += [RecordWrite(Kind.META, spare_name(each), None) for each in records]
         gone += [RecordWrite(Kind.META, each, None) for each, _ in resumes]
         self._committer.apply(Batch(records=[*gone, dropped_record(table, None)]))
         return len(cold)

@@ -7,7 +7,8 @@ store, not in a file.
 import msgspec
 
 from upwell.decodable import decodable
-from upwell.storage.place import Place
+from upwell.storage.hot import HotReader, Kind
+from upwell.storage.place import Partition, Place
 from upwell.types import Owner, TableId
 
 
@@ -42,6 +43,17 @@ def partition_name(table: TableId, owner: Owner) -> str:
 def decode_manifest_record(record: bytes | None) -> ManifestInForce:
     """Return what a manifest record says; without a record nothing is cold yet."""
     return msgspec.msgpack.decode(record, type=ManifestInForce) if record else NO_MANIFEST
+
+
+def spare_name(name: str) -> str:
+    """Return the name of the record with the spare of the manifest that the record `name` is of."""
+    return f"manifest/{name}"
+
+
+def find_spare(reader: HotReader, partition: Partition) -> bytes | None:
+    """Return the spare of a partition's manifest in force, None if an older release wrote that."""
+    name = partition_name(partition.table_id, partition.owner)
+    return reader.find_record(Kind.META, spare_name(name))
 
 
 def partition_named(name: str) -> tuple[TableId, Owner]:

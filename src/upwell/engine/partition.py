@@ -21,7 +21,7 @@ from upwell.clock import Clock
 from upwell.effects import Points
 from upwell.engine.catalog import Table
 from upwell.engine.commit import Committer
-from upwell.engine.in_force import ManifestInForce, decode_manifest_record, partition_name
+from upwell.engine.in_force import ManifestInForce, decode_manifest_record, partition_name, spare_name
 from upwell.engine.rows import partition_of, target_of
 from upwell.engine.view import View
 from upwell.errors import ColdFileMissing, StorageFailed
@@ -38,6 +38,7 @@ from upwell.storage.manifest import (
     find_copy,
     load_manifest,
     remove_copy,
+    spare_of,
     write_manifest,
 )
 from upwell.storage.place import MANIFEST_COPY, Place
@@ -291,7 +292,10 @@ class PartitionWriter:
             home = manifest.place or base.files.place
             places = tuple(dict.fromkeys((home, *base.places)))
             in_force = ManifestInForce(manifest.version, manifest.flushed_until, each.is_due, places)
-            batch.records.append(RecordWrite(Kind.MANIFEST, base.name, msgspec.msgpack.encode(in_force)))
+            batch.records += [
+                RecordWrite(Kind.MANIFEST, base.name, msgspec.msgpack.encode(in_force)),
+                RecordWrite(Kind.META, spare_name(base.name), spare_of(manifest)),
+            ]
             if each.leaves_files:
                 due_ms = str(self.now_ms + self._grace_ms).encode()
                 batch.records.append(RecordWrite(Kind.META, _COLLECT + base.name, due_ms))

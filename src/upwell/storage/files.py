@@ -24,6 +24,9 @@ _TEMP = re.compile(r"\.(?P<name>.+)\.[0-9]+-[0-9]+\.tmp")
 
 OpenAt = Callable[[Partition, Place], "PartitionFiles"]
 
+FindSpare = Callable[[Partition], bytes | None]
+"""The spare of a partition's manifest in force, None if there is none."""
+
 
 class Whole(NamedTuple):
     """A file that is what was written: where it can be read now, and whether it stays there until removed."""
@@ -67,6 +70,7 @@ class PartitionFiles:
         digests: Digests,
         links_lock: threading.Lock,
         open_at: OpenAt,
+        find_spare: FindSpare,
         ready: Callable[[], object] = bool,
     ) -> None:
         self.partition = partition
@@ -76,11 +80,16 @@ class PartitionFiles:
         self._digests = digests
         self._links_lock = links_lock
         self._open_at = open_at
+        self._find_spare = find_spare
         self._ready = ready
 
     def at(self, place: Place | None) -> "PartitionFiles":
         """Return the partition's files in another place; None is this one."""
         return self if place is None or place == self.place else self._open_at(self.partition, place)
+
+    def find_spare(self) -> bytes | None:
+        """Return the spare of the manifest in force, None if there is none."""
+        return self._find_spare(self.partition)
 
     def shown(self, name: str) -> str:
         """Return what a message calls the file."""

@@ -1,7 +1,8 @@
 """Manifests: which immutable files make up a partition, as numbered files that are created once.
 
 Law: a manifest, a segment and a hidden set never change once they have their name. The number in force is
-a record in the hot store; `manifest.json` is only a copy for people and outside readers.
+a record in the hot store, and beside it is a spare of that manifest: what counts is known as long as the hot
+store is there. `manifest.json` is only a copy for people and outside readers.
 
 A manifest is JSON in the shape of the contract (section 6.5), extended by `table_number`, `flushed_until`,
 `columns` and `hidden`, and per segment `filter` and `live_count`. A hidden set is a sorted JSON array:
@@ -15,6 +16,7 @@ given another storage. An entry without them is beside its manifest.
 
 import hashlib
 import logging
+import zlib
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from typing import Literal, TypeVar
@@ -22,7 +24,7 @@ from typing import Literal, TypeVar
 import msgspec
 
 from upwell.decodable import decodable
-from upwell.errors import ColdFileMissing
+from upwell.errors import ColdFileMissing, StorageFailed
 from upwell.logs import fields
 from upwell.storage.arrow import physical_name
 from upwell.storage.digests import is_seal_broken, sealed
@@ -233,7 +235,7 @@ def remove_copy(files: PartitionFiles) -> None:
 def load_manifest(files: PartitionFiles, number: int) -> Manifest:
     """Return the manifest of this number; raise `ColdFileMissing` if it is missing, damaged or another's.
 
-    `manifest.json` stands in for one that is lost, if it is the copy of this very number.
+    `manifest.json` stands in for one that is lost, or the spare, if it is of this very number.
     """
     name = files.partition.manifest_name(number)
     try:
@@ -244,11 +246,12 @@ def load_manifest(files: PartitionFiles, number: int) -> Manifest:
             )
         return manifest
     except ColdFileMissing as error:
-        copy = _find_own_copy(files, number) if is_lost(error) else None
+        copy = (_find_own_copy(files, number) or _find_spare(files, number)) if is_lost(error) else None
         if copy is None:
             raise
         log.warning("A manifest was lost and is made of its copy", extra=fields(reason=str(error)))
-        files.replace(name, encode_manifest(copy))
+        with suppress(OSError, StorageFailed):  # its place may be away; what it names is missing then, too
+            files.replace(name, encode_manifest(copy))
         return copy
 
 
@@ -266,6 +269,19 @@ def find_copy(files: PartitionFiles) -> Manifest | None:
         if not is_lost(error):
             raise
         return None
+
+
+def spare_of(manifest: Manifest) -> bytes:
+    """Return what the hot store keeps of a manifest in force, for when its files are lost."""
+    return zlib.compress(encode_manifest(manifest), 1)
+
+
+def _find_spare(files: PartitionFiles, number: int) -> Manifest | None:
+    spare = files.find_spare()
+    if spare is None:
+        return None
+    manifest = _decoded(files, files.partition.manifest_name(number), zlib.decompress(spare), Manifest)
+    return manifest if _is_of(files, manifest, number) else None
 
 
 def _find_own_copy(files: PartitionFiles, number: int) -> Manifest | None:

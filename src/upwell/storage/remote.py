@@ -13,7 +13,7 @@ from upwell.effects import Files, temp_beside
 from upwell.errors import ColdFileMissing
 from upwell.storage.cache import FileCache
 from upwell.storage.digests import Digests
-from upwell.storage.files import OpenAt, PartitionFiles, Whole
+from upwell.storage.files import FindSpare, OpenAt, PartitionFiles, Whole
 from upwell.storage.objects import Bucket
 from upwell.storage.place import MANIFEST_COPY, Partition, Place
 
@@ -34,11 +34,12 @@ class RemoteFiles(PartitionFiles):
         digests: Digests,
         links_lock: threading.Lock,
         open_at: OpenAt,
+        find_spare: FindSpare,
         ready: Callable[[], object],
         bucket: Bucket,
         cache: FileCache,
     ) -> None:
-        super().__init__(directory, partition, place, files, digests, links_lock, open_at, ready)
+        super().__init__(directory, partition, place, files, digests, links_lock, open_at, find_spare, ready)
         self._bucket = bucket
         self._cache = cache
 

@@ -23,7 +23,7 @@ from upwell.errors import InvalidOperation, StorageFailed, UpwellError
 from upwell.storage.cache import FileCache
 from upwell.storage.definition import MARKER, Storage, refuse_meeting
 from upwell.storage.digests import Digests
-from upwell.storage.files import PartitionFiles
+from upwell.storage.files import FindSpare, PartitionFiles
 from upwell.storage.objects import Bucket
 from upwell.storage.place import LOCAL, Partition, Place
 from upwell.storage.remote import RemoteFiles
@@ -60,6 +60,7 @@ class Storages:
         files: Files,
         *,
         find: Find = lambda storage: None,
+        find_spare: FindSpare = lambda partition: None,
         cache: FileCache | None = None,
         secrets: Secrets | None = None,
         server: str = "server",
@@ -68,6 +69,7 @@ class Storages:
         self.root = root
         self._files = files
         self._find = find
+        self._find_spare = find_spare
         self._cache = cache or FileCache(root.parent / "cache", bytes_max=1 << 30)
         self._secrets = secrets or Secrets()
         self._server = server
@@ -100,6 +102,7 @@ class Storages:
             self._digests,
             self._links_lock,
             self.open,
+            self._find_spare,
             ready,
             opened.volume,
             self._cache,
@@ -110,7 +113,8 @@ class Storages:
     ) -> None:
         """Make a storage ready for use: reach it, put it to the test, mark it as this server's.
 
-        `announce` is called before it is marked. Raises `InvalidOperation`, which names the cause, if it can't be used, or meets one of the `others`.
+        `announce` is called before it is marked. Raises `InvalidOperation`, which names the cause, if it
+        can't be used, or meets one of the `others`.
         """
         try:
             self.refuse_meeting(storage, others)
@@ -171,7 +175,15 @@ class Storages:
     ) -> PartitionFiles:
         directory = root / place.directory
         return PartitionFiles(
-            directory, partition, place, self._files, self._digests, self._links_lock, self.open, ready
+            directory,
+            partition,
+            place,
+            self._files,
+            self._digests,
+            self._links_lock,
+            self.open,
+            self._find_spare,
+            ready,
         )
 
     def _open(self, name: str) -> _Opened:

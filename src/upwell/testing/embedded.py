@@ -21,6 +21,7 @@ from upwell.engine.compact import Compact, Compacted
 from upwell.engine.defaults import Defaults
 from upwell.engine.expiry import Expiry
 from upwell.engine.flush import Flush, Flushed
+from upwell.engine.in_force import find_spare
 from upwell.engine.overlay import Overlay
 from upwell.engine.partition import PartitionWriter
 from upwell.engine.query import QueryEngine
@@ -143,6 +144,7 @@ class Embedded:
             self.cold_root,
             self.files,
             find=partial(self.store.find_record, Kind.STORAGE),
+            find_spare=partial(find_spare, self.store),
             server="test",
             open_bucket=self._open_bucket,
         )

@@ -9,11 +9,12 @@ import pytest
 
 from upwell.engine import compact as compact_module
 from upwell.engine.compact import Compacted
+from upwell.engine.in_force import partition_name, spare_name
 from upwell.engine.stop import Stop
 from upwell.errors import ColdFileMissing
 from upwell.jobs.compaction import GARBAGE_WAITS, watch_replaced
 from upwell.jobs.job import JobType
-from upwell.storage.hot import ExpectationFailed, Kind
+from upwell.storage.hot import Batch, ExpectationFailed, Kind, RecordWrite
 from upwell.testing import cold
 from upwell.testing.embedded import Embedded, memory_store
 from upwell.testing.wait import wait_until
@@ -393,8 +394,45 @@ def test_a_lost_manifest_is_made_of_its_copy(db: Embedded) -> None:
         db.reopen()
         assert db.rows("SELECT id, n FROM app.ours ORDER BY id") == expected
         assert path.stat().st_size > 100
-    path.unlink()
-    (partition(db).directory / "manifest.json").write_bytes(b"")
+
+
+@pytest.mark.parametrize("then", ["read", "flush", "compact"])
+def test_a_manifest_that_is_lost_with_its_copy_is_made_of_its_spare(db: Embedded, then: str) -> None:
+    fill(db, 2)
+    damages: list[Callable[[bytes], bytes | None]] = [
+        lambda whole: None,
+        lambda whole: b"{}",
+        lambda whole: whole[:-9],
+        lambda whole: whole.replace(b'"row_count":', b'"row_count":1', 1),
+    ]
+    for number, damage in enumerate(damages):
+        db.change(f"INSERT INTO app.ours VALUES ({1000 + number}, 1)")
+        expected = db.rows("SELECT id, n FROM app.ours ORDER BY id")
+        found = partition(db)
+        path = found.directory / f"manifest-2-{found.version}.json"
+        whole = path.read_bytes()
+        for each in (path, found.directory / "manifest.json"):
+            each.unlink()
+            if (content := damage(whole)) is not None:
+                each.write_bytes(content)
+        db.reopen()
+        if then == "read":
+            assert db.rows("SELECT id, n FROM app.ours ORDER BY id") == expected
+            assert path.read_bytes() == whole
+        if then == "compact":
+            db.compact("app.ours")
+        db.flush("app.ours")
+        assert db.rows("SELECT id, n FROM app.ours ORDER BY id") == expected
+        assert db.rows("SELECT count(*) FROM app.ours") == [(len(expected),)]
+        assert db.cold_problems() == []
+
+
+def test_of_a_manifest_that_is_lost_for_good_the_name_is_told(db: Embedded) -> None:
+    fill(db, 2)
+    for path in partition(db).directory.glob("manifest*.json"):
+        path.unlink()
+    spare = spare_name(partition_name(db.table("app.ours").id, SHARED))
+    db.committer.apply(Batch(records=[RecordWrite(Kind.META, spare, None)]))
     db.reopen()
     with pytest.raises(ColdFileMissing, match=r"manifest-2-2\.json is missing"):
         db.rows("SELECT id, n FROM app.ours ORDER BY id")

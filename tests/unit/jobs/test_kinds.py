@@ -6,11 +6,12 @@ from pathlib import Path
 import pytest
 
 from upwell.engine.cleanup import READERS_POLLS_MAX, Cleanup
+from upwell.engine.in_force import partition_name, spare_name
 from upwell.engine.stop import Stop, Stopped
 from upwell.errors import ColdFileMissing, InvalidOperation
 from upwell.jobs.job import Job, JobType
 from upwell.jobs.kinds import Done
-from upwell.storage.hot import Kind
+from upwell.storage.hot import Batch, Kind, RecordWrite
 from upwell.testing import FailingFiles, PointActions, cold
 from upwell.testing.embedded import Embedded, memory_store
 from upwell.types import SHARED, user_owner
@@ -59,12 +60,14 @@ def test_a_flush_of_many_users_stops_at_the_first_failure_and_goes_on_from_there
 
 
 def lose_manifest(db: Embedded, user: str) -> tuple[Path, dict[Path, bytes]]:
-    """Take a partition's manifest away, its copy too; return which it is, and what was there."""
+    """Take a partition's manifest away, its copy and spare too; return which it is, and what was there."""
     partition = cold.find_partition(db.cold_root, "app.mine", user)
     assert partition is not None
     found = {path: path.read_bytes() for path in partition.directory.glob("manifest*.json")}
     for path in found:
         path.unlink()
+    spare = spare_name(partition_name(db.table("app.mine").id, user_owner(user)))
+    db.committer.apply(Batch(records=[RecordWrite(Kind.META, spare, None)]))
     return max(path for path in found if path.name != "manifest.json"), found
 
 
@@ -165,6 +168,8 @@ def test_a_cleanup_leaves_nothing_and_may_be_repeated(db: Embedded) -> None:
     assert [name.split("/")[0] for name in db.record_names(Kind.MANIFEST)] == [
         f"{db.table('app.rest').id:010d}"
     ]
+    spares = [name for name in db.record_names(Kind.META) if name.startswith("manifest/")]
+    assert spares == [spare_name(name) for name in db.record_names(Kind.MANIFEST)]
     assert [path.name for path in (db.cold_root / "app" / "ours").rglob("*") if path.is_file()] == []
     assert db.kinds.run(cleanup, Stop()) == Done("rows, log and 0 cold partition(s) removed")
     db.settle()
