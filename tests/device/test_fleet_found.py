@@ -367,6 +367,31 @@ def test_who_has_used_up_the_change_ids_loses_nothing_and_still_reads(world: Wor
     ]
 
 
+@pytest.mark.parametrize("statement", ["UPDATE users SET name = 'mine'", "DELETE FROM users"])
+def test_a_change_refused_after_it_took_effect_is_known_again_after_a_hydration(
+    world: World, statement: str
+) -> None:
+    """Its answer was lost, a proxy refused the repetition, and all rows were read again in between."""
+    app = world.app("phone")
+    world.insert(KEYS[0])
+    app.device.sync()
+    app.device.connection.execute(statement)
+    app.line.faults.append(Fault.ANSWER_LOST)
+    with pytest.raises(Unreachable):
+        app.device.upload()
+    app.line.faults.append(Fault.REFUSED_413)
+    app.device.upload()
+    assert app.device.status().quarantined == 1
+
+    app.device.hydrate()
+    app.device.retry_refused()
+    app.device.hydrate()
+    report = app.device.upload()
+
+    assert (report.duplicates, report.pending, report.conflicts) == (1, 0, 0)
+    assert app.device.status().conflicts == 0
+
+
 def test_a_deletion_that_had_no_effect_takes_no_version_from_others(world: World) -> None:
     """The row never was on the server; its key comes there between the deletion and its repetition."""
     app = world.app("phone")
@@ -479,6 +504,31 @@ def test_killed_between_any_two_statements(world: World, step: str) -> None:
             break
         world.db.change("DELETE FROM app.users", user="ada")
         app.device.download()
+    assert statement > 10
+
+
+def test_no_orphan_stays_when_an_upload_was_cut_off(world: World) -> None:
+    """A conflict brings a row before its parent, and the app ends anywhere after it."""
+    app = world.app("phone")
+    world.insert(KEYS[1])
+    world.sql("INSERT INTO app.posts VALUES ($1, 'theirs', $2)", KEYS[0], KEYS[1])
+    app.device.download()
+    for statement in itertools.count(1):
+        key = str(uuid.uuid4())
+        world.insert(key)
+        world.sql("UPDATE app.posts SET author = $1", key)
+        app.device.connection.execute("UPDATE posts SET title = ?", (key,))
+        app.kill_at(statement)
+        with suppress(Killed):
+            app.device.upload()
+        is_whole = not app.is_dead
+        app.restart()
+        app.device.upload()
+        assert app.device.connection.execute("PRAGMA foreign_key_check").fetchall() == []
+        app.device.download()
+        assert app.device.connection.execute("SELECT author FROM posts").fetchall() == [(key,)]
+        if is_whole:
+            break
     assert statement > 10
 
 

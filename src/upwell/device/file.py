@@ -305,12 +305,16 @@ class SyncFile:
         return taken
 
     def learn_change_id(self, least: int) -> None:
-        """Ids below `least` are known to the server: pending changes that have one get a fresh one."""
+        """Ids below `least` are known to the server: pending changes that have one get a fresh one.
+
+        Not what was sent under its id, and refused: that may have been on the way back, and is known by it.
+        """
         least = min(least, INT64_MAX)
         fresh = max(least, self.next_change_id())
         if least > 1:
             rows = self.connection.execute(
-                "SELECT rowid FROM _sync_pending WHERE change_id < ? ORDER BY change_id", (least,)
+                "SELECT rowid FROM _sync_pending WHERE change_id < ? AND change_id > ? ORDER BY change_id",
+                (least, self._sent_until()),
             ).fetchall()
             self.connection.executemany(
                 "UPDATE _sync_pending SET change_id = ? WHERE rowid = ?",
@@ -318,6 +322,14 @@ class SyncFile:
             )
             fresh += len(rows)
         self._set_next_change_id(fresh)
+
+    def note_sent(self, change_id: int) -> None:
+        """Note that changes were sent under ids up to this one, in the caller's transaction."""
+        if change_id > self._sent_until():
+            self.put("sent_until", str(change_id))
+
+    def _sent_until(self) -> int:
+        return int(self.find("sent_until") or 0)
 
     def _set_next_change_id(self, number: int) -> None:
         # The largest one is never sent: who has it has none left.
@@ -382,6 +394,7 @@ class SyncFile:
             )
             self.restart_hydration()
             self.put("stream", "")
+            self.put("sent_until", "")
 
     def _number(self, query: str) -> int:
         return int(self.connection.execute(query).fetchone()[0])

@@ -92,6 +92,8 @@ class Outbox:
                 " VALUES (?, ?, ?, ?, ?, ?, ?)",
                 [(*row[:5], self._wire(tables, row, has_extra=has_extra), row[5]) for row in picked],
             )
+            if picked:
+                self._file.note_sent(max(row[5] for row in picked))
             return self.outstanding()
 
     def _pick(self, tables: Tables, limit: int, skipped: set[RowKey]) -> list[PendingRow]:

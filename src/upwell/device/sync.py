@@ -137,8 +137,9 @@ class Syncer:
     def _uploaded(self, report: UploadReport, *, oversized: int) -> UploadReport:
         with self._file.applying():
             self._file.put("oversized", str(oversized or ""))
-            is_settling = self._applier.settle_withheld(self._capture.tables) or report.conflicts
-            # A pass that was cut off between two pages may have left children whose parents come later.
+            is_settling = self._applier.settle_withheld(self._capture.tables)
+            # Rows of conflicts, or of a pass that was cut off between two pages, may have come before their
+            # parents.
             if is_settling or self._file.find("pass"):
                 self._orphans.settle(self._capture.tables)
         pending = self._file.pending_count()
@@ -173,8 +174,11 @@ class Syncer:
             refused = [(sent, status) for sent, status in answered if status.status != "applied"]
             is_held = any(reason_of(status)[0] == wire.HAS_CHILDREN for _, status in refused)
             may_undelete = is_held and self._outbox.has_all_deletions()
+            conflicts = report.conflicts
             for sent, status in refused:
                 report = self._settle(sent, status, report, may_undelete=may_undelete)
+            if report.conflicts > conflicts:
+                self._file.put("pass", "open")
             self._outbox.clear()
         repeated = sum(is_repeated(sent, status) for sent, status in applied)
         return replace(report, applied=report.applied + len(applied), duplicates=report.duplicates + repeated)
