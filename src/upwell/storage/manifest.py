@@ -250,9 +250,16 @@ def load_manifest(files: PartitionFiles, number: int) -> Manifest:
         if copy is None:
             raise
         log.warning("A manifest was lost and is made of its copy", extra=fields(reason=str(error)))
-        with suppress(OSError, StorageFailed):  # its place may be away; what it names is missing then, too
-            files.replace(name, encode_manifest(copy))
+        _write_again(files, copy)
         return copy
+
+
+def _write_again(files: PartitionFiles, manifest: Manifest) -> None:
+    """Write a manifest that was lost, and its copy if there is none; not if its place is away."""
+    with suppress(OSError, StorageFailed, ColdFileMissing):
+        files.replace(files.partition.manifest_name(manifest.version), encode_manifest(manifest))
+        if find_copy(files) is None:
+            copy_manifest(files, manifest)
 
 
 def is_lost(error: ColdFileMissing) -> bool:

@@ -419,6 +419,7 @@ def test_a_manifest_that_is_lost_with_its_copy_is_made_of_its_spare(db: Embedded
         if then == "read":
             assert db.rows("SELECT id, n FROM app.ours ORDER BY id") == expected
             assert path.read_bytes() == whole
+            assert (found.directory / "manifest.json").read_bytes() == whole
         if then == "compact":
             db.compact("app.ours")
         db.flush("app.ours")
