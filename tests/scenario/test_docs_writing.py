@@ -22,7 +22,8 @@ def test_the_paper_tells_the_truth(site: Site, monkeypatch: pytest.MonkeyPatch) 
     for block in read_blocks(PAPER):
         text = block.text.replace(ADDRESS, site.server.url)
         # Names of its own: other papers have shops too.
-        text = text.replace("NAMESPACE shop", f"NAMESPACE {space}").replace("shop.", f"{space}.")
+        for name in ("NAMESPACE shop", "shop.", 'use("shop'):
+            text = text.replace(name, name.replace("shop", space))
         out = io.StringIO()
         with contextlib.redirect_stdout(out):
             exec(compile(text, str(PAPER), "exec"), session)

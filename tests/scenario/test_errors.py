@@ -363,6 +363,7 @@ def test_bad_namespaces_of_a_request(root: Wire) -> None:
     [
         ("SELECT * FROM N.nothing", "SQL_EXECUTION_ERROR", "SQL statement failed"),
         ("INSERT INTO N.nothing VALUES (1)", "SQL_EXECUTION_ERROR", "SQL statement failed"),
+        ("ALTER TABLE N.nothing ADD COLUMN x INT", "SQL_EXECUTION_ERROR", "SQL statement failed"),
         ("SELECT 1 / 0", "SQL_EXECUTION_ERROR", "SQL statement failed"),
         ("SELECT nofunc(1)", "SQL_EXECUTION_ERROR", "SQL statement failed"),
         ("CREATE TABLE N.u (id NOTHING)", "INVALID_SQL", "SQL statement is invalid or not allowed"),

@@ -195,4 +195,6 @@ def _ensure_root(engine: Engine, authenticator: Authenticator, password: str) ->
         root = replace(root, password_hash=authenticator.hash_password(password), updated_at_us=now)
         committer.publication.wait(engine.schema.put_user(root))
     if root.password_hash is None:
-        log.warning("root has no password and can't log in; set UPWELL_ROOT_PASSWORD")
+        log.warning(
+            "root has no password and can't log in; set UPWELL_ROOT_PASSWORD, or POST /v1/api/auth/setup"
+        )

@@ -33,6 +33,7 @@ _PUBLIC_TEXTS = {
     "INVALID_SQL": "SQL statement is invalid or not allowed",
     "INTERNAL_ERROR": "Internal error",
 }
+_NO_TABLE = "Not found: Table "
 _ABOUT_NAMES = re.compile(
     r"No field named|\b(?:column|field)\b.*(?:not found|does not exist)"
     r"|primary key|duplicate|unique|already exists",
@@ -71,6 +72,8 @@ def _is_public(error: UpwellError, sql: str) -> bool:
             return _ABOUT_NAMES.search(str(error)) is not None
         case TableNotFound() | ReadOnly() | ColdFileMissing() | StorageFailed():
             return False
+        case NotFound():
+            return not str(error).startswith(_NO_TABLE)
         case _:
             return True
 
