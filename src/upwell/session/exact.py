@@ -26,6 +26,7 @@ _ARITHMETIC = frozenset({"+", "-", "*"})
 _AGGREGATES = frozenset({"SUM", "MIN", "MAX"})
 """Functions of a DECIMAL that give one; of an expression in their parentheses that isn't sure."""
 _LITERALS = frozenset({"number", "string", "bytes"})
+_BEFORE_ITEM = frozenset({"SELECT", "DISTINCT", "ALL", ","})
 _SIGNS = frozenset({"-", "+"})
 _AROUND_LITERALS = frozenset({"-", "+", ",", "(", ")"})
 
@@ -43,6 +44,7 @@ def with_exact_literals(text: str, tables: Iterable[Sequence[Column]]) -> str:
     if not any(len(kinds) == 1 and kinds <= searched for kinds in types.values()):
         return text
     tokens = _joined(tokenize(text))
+    _name_again(types, tokens)
     has_far = any(_is_far(token) for token in tokens)
     for at in range(len(tokens) - 1, -1, -1):
         token = tokens[at]
@@ -57,6 +59,30 @@ def with_exact_literals(text: str, tables: Iterable[Sequence[Column]]) -> str:
             if written is not None:
                 text = text[: token.start] + written + text[token.end :]
     return text
+
+
+def _name_again(types: dict[str, set[SqlType]], tokens: Sequence[Token]) -> None:
+    """Add the names that no column has, but an item of a list that is a column: `SELECT u AS key`."""
+    named = [
+        (_name(tokens[at - 1]), _name(_at(tokens, at + 1)))
+        for at, token in enumerate(tokens)
+        if token.word == "AS" and at > 1 and _begins_item(tokens, at - 1)
+    ]
+    pairs = [(column, name) for column, name in named if name and name not in types]
+    for _ in pairs:  # one may be named of another
+        before = sum(map(len, types.values()))
+        for column, name in pairs:
+            if column in types:
+                types.setdefault(name, set()).update(types[column])
+        if sum(map(len, types.values())) == before:
+            return
+
+
+def _begins_item(tokens: Sequence[Token], at: int) -> bool:
+    """Whether the name at `at`, with what it may be qualified by, is the first of an item of a list."""
+    while _at(tokens, at - 1).word == ".":
+        at -= 2
+    return _at(tokens, at - 1).word in _BEFORE_ITEM
 
 
 def _forms(token: Token, has_far: bool) -> dict[SqlType, str]:

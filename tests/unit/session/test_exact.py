@@ -79,6 +79,23 @@ def test_bytes_are_found_as_they_are_stored(db: Embedded, condition: str, text: 
     assert db.change(f"UPDATE app.t SET d = d / 2 WHERE id >= 0 AND ({changed})", params) == 1
 
 
+@pytest.mark.parametrize(
+    "query",
+    [
+        "WITH x AS (SELECT id, b AS r FROM app.t) SELECT id FROM x WHERE r = {b}",
+        "SELECT id FROM (SELECT t.id, t.u AS k, t.b AS r FROM app.t t) AS x WHERE x.r = {b} AND k = {u}",
+        "SELECT i FROM (SELECT s AS r, i FROM (SELECT DISTINCT b AS s, id AS i FROM app.t) AS y) AS z"
+        " WHERE r = {b}",
+        "SELECT id FROM app.t WHERE x = 10.10 AND id IN (SELECT id AS x FROM app.t)",
+        "SELECT id FROM app.t WHERE CAST(u AS TEXT) <> 'b' AND b = {b} AND CAST(id AS TEXT) = '2'",
+        "SELECT id FROM (SELECT id, b AS d, d AS e FROM app.t) AS x WHERE id = 2 AND e > 1.5 AND d = X'0002'",
+    ],
+)
+def test_a_column_is_known_by_another_name(db: Embedded, query: str) -> None:
+    text = query.replace("{b}", r"'\x0002'").replace("{u}", f"'{KEY.upper()}'")
+    assert db.rows(text) == [(2,)]
+
+
 @pytest.mark.parametrize("text", [KEY, KEY.upper(), KEY.replace("-", ""), f"{{{KEY}}}"])
 @pytest.mark.parametrize("condition", ["u = {}", "{} = u", "u IN ('x', {})", "u IS NOT DISTINCT FROM {}"])
 def test_a_uuid_is_found_in_each_of_its_forms(db: Embedded, condition: str, text: str) -> None:
