@@ -11,7 +11,8 @@ the slopes of memory, descriptors, segments and job backlog; exit code 1 if a ro
 
 What is bounded has to be full before a slope means anything. The server's larger bounds (RocksDB's write
 buffers and block cache, the newest changes of the log) are tight here: by themselves they fill in minutes
-or hours, by the machine's speed, and meanwhile they hide what has no bound. Two things are judged:
+or hours, by the machine's speed, and meanwhile they hide what has no bound. Memory is the server's own
+(`own_mb`): pages of files and libraries come and go as the system likes. Two things are judged:
 
 - within one life: the last one is long, and its first two minutes are its warm-up: smaller caches and the
   allocator fill meanwhile. What it gains after them is what a server gains that stays up.
@@ -54,7 +55,7 @@ LONG_SHARE = 0.6
 """Part of the time of the last life; it has what it needs to be judged, at least."""
 JUDGED_FROM_MINUTES = 10.0
 # What the server may gain per minute, from life to life or within the long one, and still be called flat.
-FLAT = {"rss_mb": 3.0, "descriptors": 2.0, "segments": 2.0, "backlog": 1.0}
+FLAT = {"own_mb": 3.0, "descriptors": 2.0, "segments": 2.0, "backlog": 1.0}
 
 TIGHT = """
 import sys, threading, time
@@ -281,7 +282,8 @@ class Soak:
             "age": round(self.age, 2),
             "is_full": self.is_full,
             "operations": sum(writer.operations for writer in self.writers),
-            "rss_mb": int(status["VmRSS"].split()[0]) / 1024,
+            "rss_mb": int(status["VmRSS"].split()[0]) // 1024,
+            "own_mb": round(int(status["RssAnon"].split()[0]) / 1024, 1),
             "descriptors": len(list((proc / "fd").iterdir())),
             "segments": sum(len(partition.segments) for partition in partitions),
             "backlog": backlog,
