@@ -100,6 +100,12 @@ def test_ndjson_has_a_json_object_a_row_with_cells_as_in_json(root: Wire, filled
     assert (first["big"], first["at"], first["raw"]) == ("9223372036854775807", 1767323045678901, [0, 255])
 
 
+def test_nothing_is_calculated_of_rows_that_are_left_out(root: Wire, filled: str) -> None:
+    q = "10 / (id - 1) + length(name) + coalesce(length(doc), 0) AS q"
+    _, body = ask(root, NDJSON, f"SELECT id, {q} FROM t WHERE id > 1", filled)
+    assert [json.loads(line) for line in body.splitlines()] == [{"id": 2, "q": "10"}, {"id": 3, "q": "20"}]
+
+
 def test_csv_tells_null_from_an_empty_text(root: Wire, filled: str) -> None:
     kind, body = ask(root, CSV, SELECT, filled)
     assert kind == CSV

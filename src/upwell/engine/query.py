@@ -43,6 +43,7 @@ from upwell.engine.source import (
 from upwell.engine.stage import Staged
 from upwell.engine.stop import Stop
 from upwell.engine.view import View
+from upwell.errors import QueryFailure
 from upwell.storage.arrow import (
     DELETED,
     SEQ,
@@ -61,6 +62,9 @@ LONG_ROWS_MIN = 50_000
 """A query over so many rows can be stopped while it runs; shorter ones are faster without."""
 # What may last however few rows its tables have.
 _LASTING = re.compile(r"\b(?:recursive|generate_series|range|unnest|repeat)\b", re.IGNORECASE)
+_OF_A_ROW = re.compile(r"overflow|\b(?:zero|cast|parse|parsing)\b", re.IGNORECASE)
+_MAY_FAIL = re.compile(r"[/%]|::|\bCAST\b|\b(?:checked|typed|to)_", re.IGNORECASE)
+_NO_SEQ = -1
 
 
 class QueryEngine:
@@ -93,12 +97,29 @@ class QueryEngine:
         Raises `Stopped` between two batches after a request to stop, `QueryFailure` above
         `RESULT_BYTES_MAX`.
         """
-        reading = Reading(view)
+        try:
+            return self._collected(Reading(view), text, namespace, tables, resolve, stop or Stop())
+        except QueryFailure as failure:
+            # It may be that of a row that WHERE leaves out.
+            if _OF_A_ROW.search(str(failure)) is None:
+                raise
+        strict = Reading(view, is_strict=True)
+        return self._collected(strict, text, namespace, tables, resolve, stop or Stop())
+
+    def _collected(
+        self,
+        reading: Reading,
+        text: str,
+        namespace: str,
+        tables: list[tuple[str, str]],
+        resolve: Resolve,
+        stop: Stop,
+    ) -> pa.Table:
         with self._contexts.lent(namespace, text) as context:
             frame, large = self._frame(context, reading, text, namespace, tables, resolve)
             is_long = large or len(tables) > 1 or _LASTING.search(text) is not None
             with reading.translating():
-                batches = collected(reading.begun(frame), stop or Stop(), is_long=is_long)
+                batches = collected(reading.begun(frame), stop, is_long=is_long)
                 schema = batches[0].schema if batches else frame.schema()
         return pa.Table.from_batches(batches, schema=schema)
 
@@ -106,7 +127,7 @@ class QueryEngine:
         self, view: View, text: str, namespace: str, tables: list[tuple[str, str]], resolve: Resolve
     ) -> tuple[pa.Schema, Flow]:
         """Plan a query and return the schema and the batches of its result, made as they are asked for."""
-        reading = Reading(view)
+        reading = Reading(view, is_strict=_MAY_FAIL.search(text) is not None)
         frame, _ = self._frame(context_of(namespace, text), reading, text, namespace, tables, resolve)
         with reading.translating():
             return frame.schema(), Flow(reading.begun(frame), reading)
@@ -204,6 +225,8 @@ class QueryEngine:
             return FusionTable(self._of_everybody(context, reading, source))
         frame = self._both_tiers(context, reading, source)
         frame = frame if source.staged is None else _with(context, frame, source.staged, source)
+        # The engine calculates before it filters, if all that is asked of rows is in the list.
+        frame = frame.filter(col(SEQ) != literal(_NO_SEQ)) if reading.is_strict else frame
         seen = [col(f'"{name}"') for name in schema_of(source).names] if source.unseen else []
         return FusionTable(frame.select(*seen) if seen else frame)
 

@@ -25,10 +25,14 @@ class Planned(Protocol[Stream_co]):
 
 
 class Reading:
-    """A query on `view`, which it keeps: the files that it names stay as long. `cold` is what it reads."""
+    """A query on `view`, which it keeps: the files that it names stay as long. `cold` is what it reads.
 
-    def __init__(self, view: View) -> None:
+    `is_strict`: nothing is calculated of rows that WHERE leaves out.
+    """
+
+    def __init__(self, view: View, *, is_strict: bool = False) -> None:
         self.view = view
+        self.is_strict = is_strict
         self.cold: list[tuple[ColdPartition, Linked]] = []
 
     def begun(self, frame: Planned[Stream_co]) -> Stream_co:
