@@ -169,6 +169,12 @@ def test_use_holds_for_the_statements_after_it(sql: Run, namespace: str) -> None
     assert "default.here" in lines[7]
 
 
+def test_use_holds_for_another_user_too(sql: Run, namespace: str) -> None:
+    assert sql("-c", f"CREATE USER TABLE {namespace}.own (id INT PRIMARY KEY)").returncode == 0
+    done = sql("--as", "ann", text=f"use {namespace};\nINSERT INTO own VALUES (1);\nSELECT id FROM own;\n")
+    assert done.stdout.splitlines()[1:] == ["Inserted 1 row(s)", "id", "--", " 1", "(1 row)"]
+
+
 def test_a_pipe_goes_on_after_an_error_and_tells_it_at_the_end(sql: Run) -> None:
     done = sql(text="SELEC;\nSELECT 1 AS a;\nSELECT 2 AS b")
     assert done.returncode == 1

@@ -23,6 +23,7 @@ _OPEN_PART = re.compile(r"'|\"|/\*")
 # What a terminal would obey instead of show.
 _CONTROLS = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160))}
 _ESCAPES = _CONTROLS | {ord("\n"): "\\n", ord("\r"): "\\r", ord("\t"): "\\t"}
+_USE = re.compile(r"\s*(USE|SET\s+NAMESPACE)\b", re.IGNORECASE)
 _SWITCHED = re.compile(r"Namespace switched to '(\w+)'")
 _LEAVE = (r"\q", "exit", "quit")
 _ASK = (r"\?", "help")
@@ -43,7 +44,7 @@ def run_sql(
 
     Returns 0, or 1 if it failed.
     """
-    sql = text if as_user is None else wrap_as_user(as_user, text)
+    sql = text if as_user is None or _USE.match(text) else wrap_as_user(as_user, text)
     errors = errors or out
     try:
         response = client.request(sql)
