@@ -26,6 +26,8 @@ from upwell.errors import (
     UpwellError,
 )
 from upwell.feeds.subscription import ending_code
+from upwell.protocol.messages import Error
+from upwell.sql.place import pointed
 
 # Section 1.4 of the reference contract: what roles user and service are told instead.
 _PUBLIC_TEXTS = {
@@ -110,8 +112,13 @@ def fault_of(error: UpwellError, *, is_admin: bool) -> Fault:
             return Fault(400, "SQL_EXECUTION_ERROR", message)
 
 
-def live_code(error: UpwellError) -> str:
-    """Return the code of an error frame (reference contract, section 2.4)."""
+def live_error(subscription_id: str, error: UpwellError, sql: str) -> Error:
+    """Return the frame that refuses a subscription (reference contract, section 2.4)."""
+    code, message = _live_code(error), pointed(str(error), sql)
+    return Error(subscription_id, code, f"Not found: {message}" if code == "NOT_FOUND" else message)
+
+
+def _live_code(error: UpwellError) -> str:
     match error:
         case NotFound():
             return "NOT_FOUND"

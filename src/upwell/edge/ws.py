@@ -15,7 +15,7 @@ from typing import assert_never
 from upwell.config import Config
 from upwell.edge.allowance import Allowance
 from upwell.edge.connection import Connection, query_of
-from upwell.edge.fault import live_code
+from upwell.edge.fault import live_error
 from upwell.edge.http import header
 from upwell.edge.wire import Receive, Scope, Send, find_wire
 from upwell.engine.catalog import Catalog
@@ -45,7 +45,6 @@ from upwell.session.auth import Authenticator
 from upwell.session.policy import Principal
 from upwell.session.threads import QueryThreads
 from upwell.session.watch import Look, bind_watch, find_question
-from upwell.sql.place import pointed
 
 log = logging.getLogger("upwell.live")
 
@@ -292,7 +291,7 @@ class LiveSocket:
             if socket.is_closing:
                 self._feed.unsubscribe(socket.subscriptions[asked.id])
         except UpwellError as error:
-            socket.say(Error(asked.id, live_code(error), pointed(str(error), asked.sql)))
+            socket.say(live_error(asked.id, error, asked.sql))
         except Exception:  # noqa: BLE001 — one live query must not take the others of its socket with it
             socket.say(_unexpected(asked))
 

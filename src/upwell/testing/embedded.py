@@ -15,6 +15,7 @@ from upwell.clock import Clock, SystemClock
 from upwell.effects import Files, NoPoints, OsFiles, Points
 from upwell.engine.backup import Backup
 from upwell.engine.catalog import Role, Table
+from upwell.engine.changelog import TAIL_CHANGES_MAX, Changelog
 from upwell.engine.cleanup import Cleanup
 from upwell.engine.commit import Committer, Durability
 from upwell.engine.compact import Compact, Compacted
@@ -95,11 +96,13 @@ class Embedded:
         open_bucket: OpenBucket = Bucket,
         loop_factory: Callable[[], asyncio.AbstractEventLoop] | None = None,
         shapes: bool = True,
+        tail_changes_max: int = TAIL_CHANGES_MAX,
     ) -> None:
         self.grace_s = grace_s
         self._open_bucket = open_bucket
         self._loop_factory = loop_factory
         self._shapes = shapes
+        self._tail_changes_max = tail_changes_max
         self.directory = directory
         self.clock = clock or SystemClock()
         self.files = files or OsFiles()
@@ -127,6 +130,9 @@ class Embedded:
         hot = self.directory / "hot"
         self.store: HotStore = self._given or RocksStore(hot, clock=self.clock, wal_sync=self._wal_sync)
         self.committer = Committer(self.store, points=self.points, durability=self._durability)
+        self.committer.changelog = Changelog(
+            floor=self.committer.last_seq, tail_changes_max=self._tail_changes_max
+        )
         self.schema = Schema(self.committer, self.clock)
         self.registry = Registry(self.committer, self.clock)
         self._open_tiers()

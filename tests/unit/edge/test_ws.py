@@ -401,7 +401,7 @@ async def test_a_resume_after_a_cursor_of_an_earlier_table_is_refused(server: Se
     peer.say(subscription("SELECT * FROM default.items", **{"from": cursor}))
     error = await peer.frame("error")
     assert error["code"] == "NOT_FOUND"
-    assert error["message"].startswith("Table not found: default.items ")
+    assert error["message"].startswith("Not found: Table not found: default.items ")
     assert error["message"].endswith(" was made anew after this cursor; subscribe without `from`")
     peer.say(subscription("SELECT * FROM default.items", **{"from": server.insert(again, "ann", 2)}))
     await peer.frame("initial_data_batch")

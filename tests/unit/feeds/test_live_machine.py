@@ -9,17 +9,23 @@ import asyncio
 import random
 import shutil
 import tempfile
+from collections.abc import Callable
+from concurrent.futures import Executor
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
+import pytest
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, precondition, rule
 
 from upwell.clock import ManualClock
+from upwell.engine.changelog import TAIL_CHANGES_MAX
 from upwell.engine.commit import Durability
+from upwell.feeds import behind, live, snapshot
 from upwell.storage.memory import MemoryStore
 from upwell.testing.embedded import Embedded
 from upwell.testing.fleet import memory_directory
@@ -47,6 +53,8 @@ OPTIONS = {
 CLIENTS_MAX = 3
 FLUSHES_MAX = 1
 
+T = TypeVar("T")
+
 kinds, sizes, ids = st.sampled_from(KINDS), st.sampled_from(SIZES), st.sampled_from(range(1, 7))
 tables, users = st.sampled_from(list(OPTIONS)), st.sampled_from(USERS)
 lasting = st.sampled_from(["mine", "ours"])
@@ -69,18 +77,39 @@ class Client:
     where: str
 
 
+class Interrupted(OneThread):
+    """Does something else before each thing that is to be done in a thread."""
+
+    def __init__(self, before: Callable[[], None]) -> None:
+        super().__init__()
+        self._before = before
+
+    def run_in_executor(
+        self, executor: Executor | None, func: Callable[..., T], *args: Any
+    ) -> asyncio.Future[T]:
+        self._before()
+        return super().run_in_executor(executor, func, *args)
+
+
 class Engine:
     """One engine for all examples; each has a namespace of its own."""
 
-    def __init__(self) -> None:
+    def __init__(self, tail_changes_max: int = TAIL_CHANGES_MAX) -> None:
         self.directory = Path(tempfile.mkdtemp(prefix="live-machine-", dir=memory_directory()))
         self.clock = ManualClock()
         self.examples = 0
+        self.before_call: Callable[[], None] = tuple
         # Published at once and in this thread: nothing here is about syncs or threads.
         store = MemoryStore(clock=self.clock)
-        self.db = Embedded(self.directory, clock=self.clock, store=store, durability=Durability.ASYNC)
+        self.db = Embedded(
+            self.directory,
+            clock=self.clock,
+            store=store,
+            durability=Durability.ASYNC,
+            tail_changes_max=tail_changes_max,
+        )
         self.db.runner.close()
-        self.db.runner = asyncio.Runner(loop_factory=OneThread)
+        self.db.runner = asyncio.Runner(loop_factory=partial(Interrupted, lambda: self.before_call()))
         self.db.sessions = self.db.session(self.db.runner.get_loop())
         self.feed = self.db.sessions.feed
         self._pump = self.db.runner.get_loop().create_task(self.feed.run())
@@ -181,11 +210,14 @@ class LiveMachine(RuleBasedStateMachine):
 
     @rule(seconds=st.sampled_from([0.001, 4.0, 11.0]))
     def time_passes(self, seconds: float) -> None:
+        self.let_pass(seconds)
+        self.settle()
+
+    def let_pass(self, seconds: float) -> None:
         self.clock.advance(seconds)
         oldest_ms = self.now_ms() - TTL_S * 1000
         self.oracle.change("DELETE FROM brief WHERE made_ms < ?", oldest_ms)
         self.db.expiry.run()
-        self.settle()
 
     # What happens to the tables
 
@@ -275,10 +307,13 @@ class LiveMachine(RuleBasedStateMachine):
         before = data.draw(st.sampled_from(self.past))
         subscriber = before.subscriber.copy()
         if subscriber.told:
-            self.db.runner.run(subscriber.resume(view=True, batch_size=batch))
+            self.db.runner.run(self.resume(subscriber, batch))
             client = Client(subscriber, before.table, before.owner, before.columns, before.where)
             self.clients.append(client)
             self.settle()
+
+    async def resume(self, subscriber: Subscriber, batch: int) -> None:
+        await subscriber.resume(view=True, batch_size=batch)
 
     # How it is played and judged
 
@@ -314,18 +349,20 @@ class LiveMachine(RuleBasedStateMachine):
 
     async def judge(self) -> None:
         for client in self.clients:
-            subscriber = client.subscriber
-            if not subscriber.is_stalled:
-                expected = self.oracle.select(client.table, client.owner, client.columns, client.where)
-                if subscriber.shown(client.columns) != expected:
-                    await self.agree(subscriber, client, expected)
-                    self.past = [*self.past[-4:], self.remembered(client)]
+            if not client.subscriber.is_stalled and not self.agrees(client):
+                await self.agree(client)
+                self.past = [*self.past[-4:], self.remembered(client)]
 
-    async def agree(self, subscriber: Subscriber, client: Client, expected: dict[str, Any]) -> None:
+    async def agree(self, client: Client) -> None:
+        subscriber = client.subscriber
         with suppress(TimeoutError):
-            await subscriber.until(lambda: subscriber.shown(client.columns) == expected or subscriber.errors)
+            await subscriber.until(lambda: self.agrees(client) or subscriber.errors)
         assert subscriber.errors == []
-        assert subscriber.shown(client.columns) == expected, f"{subscriber.user}: {subscriber.sql}"
+        assert self.agrees(client), f"{subscriber.user}: {subscriber.sql}"
+
+    def agrees(self, client: Client) -> bool:
+        expected = self.oracle.select(client.table, client.owner, client.columns, client.where)
+        return client.subscriber.shown(client.columns) == expected
 
     def remembered(self, client: Client) -> Client:
         return Client(client.subscriber.copy(), client.table, client.owner, client.columns, client.where)
@@ -340,18 +377,47 @@ class LiveMachine(RuleBasedStateMachine):
         return self.clock.now_us() // 1000
 
 
+class HastyMachine(LiveMachine):
+    """The same where the log is read by a few changes at a time, of which memory keeps none, and time passes
+    while one who lags or comes back reads it.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.chance = random.Random(self.engine.examples)
+        self.is_awaited = False
+        self.engine.before_call = self.before_call
+
+    def before_call(self) -> None:
+        if self.is_awaited and self.chance.random() < 0.3:
+            self.let_pass(self.chance.choice([0.5, 4.0, 11.0]))
+
+    async def agree(self, client: Client) -> None:
+        self.is_awaited = True
+        await super().agree(client)
+        self.is_awaited = False
+
+    async def resume(self, subscriber: Subscriber, batch: int) -> None:
+        self.is_awaited = True
+        await super().resume(subscriber, batch)
+        self.is_awaited = False
+
+
+SETTINGS = settings(
+    max_examples=200,
+    stateful_step_count=50,
+    phases=(Phase.generate,),
+    deadline=None,
+    derandomize=True,
+    database=None,
+    suppress_health_check=list(HealthCheck),
+)
+
+
 class TestLiveMachine(LiveMachine.TestCase):  # type: ignore[name-defined,misc]
     """Run by pytest, the same examples each time."""
 
-    settings = settings(
-        max_examples=200,
-        stateful_step_count=50,
-        phases=(Phase.generate,),
-        deadline=None,
-        derandomize=True,
-        database=None,
-        suppress_health_check=list(HealthCheck),
-    )
+    settings = SETTINGS
 
     @classmethod
     def setUpClass(cls) -> None:
@@ -360,3 +426,21 @@ class TestLiveMachine(LiveMachine.TestCase):  # type: ignore[name-defined,misc]
     @classmethod
     def tearDownClass(cls) -> None:
         LiveMachine.engine.close()
+
+
+class TestHastyMachine(HastyMachine.TestCase):  # type: ignore[name-defined,misc]
+    """Fewer, since what they are about is rare in what the others do."""
+
+    settings = settings(SETTINGS, max_examples=60)
+
+    @classmethod
+    def setUpClass(cls) -> None:
+        cls.patch = pytest.MonkeyPatch()
+        for module, name in ((behind, "PAGE_CHANGES"), (live, "PAGE_CHANGES"), (snapshot, "SCAN_CHANGES")):
+            cls.patch.setattr(module, name, 3)
+        HastyMachine.engine = Engine(tail_changes_max=2)
+
+    @classmethod
+    def tearDownClass(cls) -> None:
+        HastyMachine.engine.close()
+        cls.patch.undo()
