@@ -300,7 +300,10 @@ def _double(value: Value) -> float:
 
 
 def _float(value: Value) -> float:
-    number: float = struct.unpack("<f", struct.pack("<f", _double(value)))[0]
+    try:
+        number: float = struct.unpack("<f", struct.pack("<f", _double(value)))[0]
+    except OverflowError as error:
+        raise ValueError("out of range for 32 bits") from error
     return number
 
 
@@ -357,7 +360,11 @@ def _date(value: Value) -> int:
         try:
             return (date.fromisoformat(value.strip()) - _EPOCH.date()).days
         except ValueError:
+            pass
+        try:
             return _timestamp(value) // DAY_US
+        except ValueError as error:
+            raise ValueError("not a date in ISO 8601") from error
     if not TIMESTAMP_MIN <= value * DAY_US <= TIMESTAMP_MAX:
         raise ValueError("dates lie in the years 1 to 9999")
     return value

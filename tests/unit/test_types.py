@@ -84,6 +84,13 @@ def test_what_a_type_cannot_hold_is_refused_with_the_column_s_name(sql_type: Sql
         coerce(value, column(sql_type))
 
 
+def test_a_refusal_says_what_the_type_is() -> None:
+    with pytest.raises(InvalidValue, match="cannot hold 1e\\+39: out of range for 32 bits"):
+        coerce(1e39, Column(1, "c", SqlType.FLOAT))
+    with pytest.raises(InvalidValue, match="cannot hold '2023-02-29': not a date in ISO 8601"):
+        coerce("2023-02-29", Column(1, "c", SqlType.DATE))
+
+
 @pytest.mark.parametrize("sql_type", [t for t in SqlType if t is not SqlType.TEXT])
 def test_a_refusal_speaks_of_the_value_not_of_python(sql_type: SqlType) -> None:
     with pytest.raises(InvalidValue, match=r"cannot hold '\?!': (not |timestamps )") as refusal:
