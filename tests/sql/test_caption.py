@@ -47,6 +47,11 @@ def db(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Embedded]:
         ("SELECT id + 1 FROM t WHERE doc->>'k' = 'v'", ["t.id + Int64(1)"], (2,)),
         ("SELECT COUNT(*), 1 FROM t WHERE doc->>'k' = 'v'", ["count(*)", "Int64(1)"], (1, 1)),
         ("SELECT id FROM t WHERE doc->>'k' IN (SELECT doc->>'k' FROM t WHERE id = 2)", ["id"], (2,)),
+        (
+            "SELECT (SELECT MAX(1 * u.id) FROM t AS u WHERE u.id = t.id), doc->>'k' FROM t ORDER BY id",
+            None,
+            (1, "v"),
+        ),
         ("SELECT (SELECT MAX(doc->>'k') FROM t)", ["SELECT MAX(doc->>'k') FROM t"], ("w",)),
         (
             "SELECT id + 1, (SELECT MAX(o.id + 1) FROM t o WHERE o.id = q.id), id IN (1, id) FROM t q",

@@ -11,7 +11,8 @@ import re
 from collections.abc import Iterable, Sequence
 from uuid import UUID
 
-from upwell.sql.lex import END, Token, tokenize
+from upwell.sql.lex import END, Token
+from upwell.sql.query import Edit, Query
 from upwell.types import Column, SqlType
 
 DIGITS_MAX = 38
@@ -31,8 +32,8 @@ _SIGNS = frozenset({"-", "+"})
 _AROUND_LITERALS = frozenset({"-", "+", ",", "(", ")"})
 
 
-def with_exact_literals(text: str, tables: Iterable[Sequence[Column]]) -> str:
-    """Return a query's text with its number literals as DECIMAL, and its UUIDs and bytes as they are stored.
+def with_exact_literals(query: Query, tables: Iterable[Sequence[Column]]) -> Query:
+    """Return a query with its number literals as DECIMAL, and its UUIDs and bytes as they are stored.
 
     `tables` are the columns of what it reads.
     """
@@ -40,14 +41,14 @@ def with_exact_literals(text: str, tables: Iterable[Sequence[Column]]) -> str:
     for columns in tables:
         for column in columns:
             types.setdefault(column.name, set()).add(column.type)
-    searched = _WRITTEN | (_MICROS.keys() if _YEARLIKE.search(text) else set())
+    searched = _WRITTEN | (_MICROS.keys() if _YEARLIKE.search(query.text) else set())
     if not any(len(kinds) == 1 and kinds <= searched for kinds in types.values()):
-        return text
-    tokens = _joined(tokenize(text))
+        return query
+    tokens = _joined(query.tokens)
     _name_again(types, tokens)
     has_far = any(_is_far(token) for token in tokens)
-    for at in range(len(tokens) - 1, -1, -1):
-        token = tokens[at]
+    edits: list[Edit] = []
+    for at, token in enumerate(tokens):
         forms = _forms(token, has_far)
         if forms:
             kinds = set().union(*(types.get(name, set()) for name in _compared_with(tokens, at)))
@@ -57,14 +58,14 @@ def with_exact_literals(text: str, tables: Iterable[Sequence[Column]]) -> str:
                 )
             written = forms.get(next(iter(kinds))) if len(kinds) == 1 else None
             if written is not None:
-                text = text[: token.start] + written + text[token.end :]
-    return text
+                edits.append((token.start, token.end, written))
+    return query.edited(edits)
 
 
 def _name_again(types: dict[str, set[SqlType]], tokens: Sequence[Token]) -> None:
     """Add the names that no column has, but an item of a list that is a column: `SELECT u AS key`."""
     named = [
-        (_name(tokens[at - 1]), _name(_at(tokens, at + 1)))
+        (tokens[at - 1].name, _at(tokens, at + 1).name)
         for at, token in enumerate(tokens)
         if token.word == "AS" and at > 1 and _begins_item(tokens, at - 1)
     ]
@@ -183,12 +184,12 @@ def _names_before(tokens: Sequence[Token], end: int) -> set[str]:
     if _at(tokens, end).word == "NOT":
         end -= 1
     if _at(tokens, end).word != ")":
-        return {_name(_at(tokens, end))}
+        return {_at(tokens, end).name}
     begin = end
     while begin > 0 and tokens[begin].word != "(":
         begin -= 1
     is_aggregate = _at(tokens, begin - 1).word in _AGGREGATES
-    return {_name(token) for token in tokens[begin + 1 : end]} if is_aggregate else set()
+    return {token.name for token in tokens[begin + 1 : end]} if is_aggregate else set()
 
 
 def _names_after(tokens: Sequence[Token], begin: int) -> set[str]:
@@ -196,18 +197,12 @@ def _names_after(tokens: Sequence[Token], begin: int) -> set[str]:
     while _at(tokens, begin + 1).word == ".":
         begin += 2
     if _at(tokens, begin + 1).word != "(":
-        return {_name(_at(tokens, begin))}
+        return {_at(tokens, begin).name}
     end = begin + 2
     while end < len(tokens) and tokens[end].word != ")":
         end += 1
     is_aggregate = _at(tokens, begin).word in _AGGREGATES
-    return {_name(token) for token in tokens[begin + 2 : end]} if is_aggregate else set()
-
-
-def _name(token: Token) -> str:
-    if token.kind == "quoted":
-        return token.text[1:-1]
-    return token.text.lower() if token.kind == "word" else ""
+    return {token.name for token in tokens[begin + 2 : end]} if is_aggregate else set()
 
 
 def _at(tokens: Sequence[Token], at: int) -> Token:

@@ -38,6 +38,7 @@ from upwell.session.transaction import Transactions
 from upwell.sql.caption import with_captions
 from upwell.sql.checked import with_checked_integers
 from upwell.sql.owners import name_all_owners
+from upwell.sql.query import Query
 from upwell.sql.render import render
 from upwell.sql.scope import Tables
 from upwell.sql.star import with_declared_stars, with_stars_once
@@ -241,7 +242,7 @@ class Reader:
         is_stored: bool = False,
     ) -> tuple[OwnNames, str]:
         """Return a query with exact literals and integers that are checked, and how its columns are named."""
-        text = with_captions(own.text, lambda text: with_exact_literals(text, columns))
+        text = with_captions(Query(own.text), partial(with_exact_literals, tables=columns)).text
         checked = with_checked_integers(text, integers, namespace, is_stored=is_stored)
         if checked != text:
             names = self.query.scout.columns_in(text, namespace, resolver)

@@ -33,6 +33,7 @@ from upwell.session.system import (
 from upwell.session.transaction import Transactions
 from upwell.sql.checked import with_checked_integers
 from upwell.sql.owners import PREFIX
+from upwell.sql.query import Query
 from upwell.sql.render import render
 from upwell.sql.scope import Tables
 from upwell.types import INTEGER_BITS, Column
@@ -121,7 +122,7 @@ def _derived(query: NamedQuery, context: Context, resolver: Resolve) -> Derived:
     places = [place for place in query.reads if not is_system(place[0])]
     text = render(query.selected, (), context, is_part=True)
     sources = [within(*place) for place in places]
-    exact = with_exact_literals(text, stored_columns(sources))
+    exact = with_exact_literals(Query(text), stored_columns(sources)).text
     exact = with_checked_integers(exact, integers_of(zip(places, sources, strict=True)), query.home)
     return Derived(query, exact, within)
 

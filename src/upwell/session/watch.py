@@ -25,6 +25,7 @@ from upwell.session.system import is_stored, key_columns
 from upwell.sql.checked import with_checked_integers
 from upwell.sql.condition import with_moment
 from upwell.sql.live import find_system_query, parse_live_query
+from upwell.sql.query import Query
 from upwell.sql.render import render
 
 Look = Callable[[Principal, str], Awaitable[pa.Table]]
@@ -86,6 +87,6 @@ def _bound(where: str, table: Table, context: Context) -> str:
     refuse_ignored(where)
     text = with_moment(render(where, (), context), context.now_us)
     head = f'SELECT 1 FROM "{table.name}" WHERE '
-    whole = head + with_exact_literals(text, [table.columns])
+    whole = with_exact_literals(Query(head + text), [table.columns]).text
     integers = {(table.namespace, table.name): bits_of(table.columns)}
     return with_checked_integers(whole, integers, table.namespace).removeprefix(head)

@@ -7,9 +7,8 @@ engine gives it, and means the same with its caption as without.
 import re
 from collections.abc import Callable, Iterator, Sequence
 
-from upwell.sql.lex import Token, tokenize
-from upwell.sql.truth import closing_of
-from upwell.sql.twins import select_items
+from upwell.engine.named_query import quoted
+from upwell.sql.query import Query
 
 _MARK = "\ue000"
 _MARKED = re.compile(rf' AS "{_MARK}(\d+)"')
@@ -17,35 +16,26 @@ _MARKED = re.compile(rf' AS "{_MARK}(\d+)"')
 _BEFORE_SHOWN = frozenset({"FROM", "JOIN", "LATERAL", "AS", ",", "(", ""})
 
 
-def with_captions(text: str, reworded: Callable[[str], str]) -> str:
-    """Return `reworded(text)`, in which expressions that are read in other words have the names to show."""
-    found = reworded(text)
-    if found == text or _MARK in text:
+def with_captions(query: Query, reworded: Callable[[Query], Query]) -> Query:
+    """Return `reworded(query)`, in which expressions that are read in other words have the names to show."""
+    found = reworded(query)
+    if found.text == query.text or _MARK in query.text:
         return found
-    expressions = list(_nameless(text))
-    marked = text
-    for number, (_, end) in reversed(list(enumerate(expressions))):
-        marked = f'{marked[:end]} AS "{_MARK}{number}"{marked[end:]}'
-    return _captioned(reworded(marked), [text[start:end] for start, end in expressions])
+    expressions = list(_nameless(query))
+    marks = [(end, end, f' AS "{_MARK}{number}"') for number, (_, end) in enumerate(expressions)]
+    marked = reworded(query.edited(marks))
+    return Query(_captioned(marked.text, [query.text[start:end] for start, end in expressions]))
 
 
-def _nameless(text: str) -> Iterator[tuple[int, int]]:
-    """Yield where expressions without a name begin and end, from first to last."""
-    tokens = tokenize(text)
+def _nameless(query: Query) -> Iterator[tuple[int, int]]:
+    """Yield where in the text expressions without a name begin and end."""
     behind = 0  # what is within an item is a value
-    for at, token in enumerate(tokens):
-        if token.word == "SELECT" and token.start >= behind and _is_shown(tokens, at):
-            for item in select_items(tokens, at + 1):
-                behind = item.tokens[-1].end
+    for select in query.selects:
+        if select >= behind and (query.word(select - 1) != "(" or query.word(select - 2) in _BEFORE_SHOWN):
+            for item in query.items(select):
+                behind = item.end
                 if item.name is None and not item.is_all:
-                    yield item.tokens[0].start, item.tokens[-1].end
-
-
-def _is_shown(tokens: Sequence[Token], select: int) -> bool:
-    opening = select - 1
-    if opening < 0 or tokens[opening].word != "(":
-        return True
-    return opening == 0 or tokens[opening - 1].word in _BEFORE_SHOWN
+                    yield query.at(item.begin).start, query.at(item.end - 1).end
 
 
 def _captioned(text: str, written: Sequence[str]) -> str:
@@ -60,11 +50,7 @@ def _captioned(text: str, written: Sequence[str]) -> str:
 
 def _caption(expression: str) -> str:
     """Return the name of an expression: its text without parentheses around all of it."""
-    while expression.startswith("(") and _closes_at_end(expression):
-        expression = expression[1:-1].strip()
-    return '"' + expression.replace('"', '""') + '"'
-
-
-def _closes_at_end(expression: str) -> bool:
-    tokens = tokenize(expression)
-    return closing_of(tokens).get(0) == len(tokens) - 1
+    query = Query(expression)
+    while query.closings.get(0) == len(query.tokens) - 1:
+        query = Query(query.between(1, len(query.tokens) - 1))
+    return quoted(query.text)

@@ -1,44 +1,35 @@
 """Casts to UUID and JSON, `x::uuid` and `CAST(x AS jsonb)`, as calls that the query engine has.
 
-Law: what is rewritten is whole; a literal becomes the one that a column would store. All other text stays as
-it is written.
+Law: what is rewritten is whole; a literal becomes the one that a column would store.
 """
 
-import re
 from collections.abc import Iterator, Sequence
 from uuid import UUID
 
 from upwell.errors import InvalidSql
 from upwell.sql.json_path import operand_before
-from upwell.sql.lex import Token, string_value, tokenize
-from upwell.sql.truth import closing_of
+from upwell.sql.lex import Token, string_value
+from upwell.sql.query import Edit, Query
 
-_LIKELY = re.compile(r"(?:::|\bAS)\s*(?:UUID|JSONB?)\b", re.IGNORECASE)
 _CALLS = {"UUID": "typed_uuid(", "JSON": "typed_json(", "JSONB": "typed_json("}
-_Edit = tuple[int, int, str]
 
 
-def with_typed_casts(text: str) -> str:
+def with_typed_casts(query: Query) -> Query:
     """Return the query with its casts to types that the engine doesn't know as calls."""
-    if _LIKELY.search(text) is None:
-        return text
-    # What begins at one place comes from the innermost on, and is written in front of it.
-    for start, end, written in sorted(_edits(tokenize(text)), key=lambda edit: -edit[0]):
-        text = text[:start] + written + text[end:]
-    return text
+    # Of what begins at one place the innermost comes first, and is written last.
+    return query.edited(reversed(list(_edits(query))))
 
 
-def _edits(tokens: Sequence[Token]) -> Iterator[_Edit]:
-    closings = closing_of(tokens)
+def _edits(query: Query) -> Iterator[Edit]:
+    tokens = query.tokens
     for at, token in enumerate(tokens):
-        following = tokens[at + 1].word if at + 1 < len(tokens) else ""
-        end = closings.get(at + 1, 0)
+        following, end = query.word(at + 1), query.closings.get(at + 1, 0)
         if token.word == "::" and following in _CALLS:
-            begin = operand_before(tokens, at)
+            begin = operand_before(query, at)
             if begin is not None:
                 head = (tokens[begin].start, tokens[begin].start)
                 yield from _called(following, tokens[begin:at], head, (token.start, tokens[at + 1].end))
-        elif token.word == "CAST" and tokens[end - 2].word == "AS" and tokens[end - 1].word in _CALLS:
+        elif token.word == "CAST" and query.word(end - 2) == "AS" and query.word(end - 1) in _CALLS:
             head = (token.start, tokens[at + 2].start)
             tail = (tokens[end - 3].end, tokens[end].end)
             yield from _called(tokens[end - 1].word, tokens[at + 2 : end - 2], head, tail)
@@ -46,7 +37,7 @@ def _edits(tokens: Sequence[Token]) -> Iterator[_Edit]:
 
 def _called(
     sql_type: str, operand: Sequence[Token], head: tuple[int, int], tail: tuple[int, int]
-) -> Iterator[_Edit]:
+) -> Iterator[Edit]:
     """Yield what to write in place of what stands before an operand, and behind it."""
     if sql_type == "UUID" and len(operand) == 1 and operand[0].kind == "string":
         yield head[0], tail[1], f"'{_uuid(string_value(operand[0]))}'"

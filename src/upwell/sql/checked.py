@@ -13,7 +13,8 @@ from functools import lru_cache
 from typing import NamedTuple
 
 from upwell.engine.checked import ABS, ADD, MULTIPLY, NEGATE, SUBTRACT, TOTAL
-from upwell.sql.lex import END, Token, tokenize
+from upwell.sql.lex import END, Token
+from upwell.sql.query import Query
 from upwell.sql.scope import Scopes, Tables
 
 TEXTS_KEPT_MAX = 1_024
@@ -62,21 +63,17 @@ def with_checked_integers(text: str, tables: Tables, namespace: str, *, is_store
 
 @lru_cache(TEXTS_KEPT_MAX)
 def _rewritten(text: str, known: _Known, namespace: str, is_stored: bool) -> str:
-    tokens = tokenize(text)
-    if not any(token.word in _ARITHMETIC for token in tokens):
+    query = Query(text)
+    if not any(token.word in _ARITHMETIC for token in query.tokens):
         return text
     tables = {place: dict(columns) for place, columns in known}
-    return _Reader(text, tokens, tables, namespace, is_stored).rewritten(0, len(tokens))
+    return _Reader(query, tables, namespace, is_stored).rewritten(0, len(query.tokens))
 
 
 def _ends_operand(token: Token) -> bool:
     return token.word in ("AS", ")", "]", "END") or (
         token.kind not in ("op", "end") and token.word not in _BEFORE_NAMES
     )
-
-
-def _folded(token: Token) -> str:
-    return token.text[1:-1].replace('""', '"') if token.kind == "quoted" else token.text.lower()
 
 
 class _Found(NamedTuple):
@@ -92,13 +89,11 @@ class _Found(NamedTuple):
 class _Reader:
     """Reads operands by recursive descent; None: there is something else than integers."""
 
-    def __init__(
-        self, text: str, tokens: Sequence[Token], tables: Tables, namespace: str, is_stored: bool
-    ) -> None:
-        self._text = text
+    def __init__(self, query: Query, tables: Tables, namespace: str, is_stored: bool) -> None:
+        self._query = query
+        self._text, self._tokens, self._word, self._at = query.text, query.tokens, query.word, query.at
         self._is_stored = is_stored
-        self._tokens = tokens
-        self._scopes = Scopes(tokens, tables, namespace, self._item)
+        self._scopes = Scopes(query, tables, namespace, self._item)
         self._scopes.read()
 
     def _item(self, begin: int, end: int) -> int:
@@ -129,7 +124,7 @@ class _Reader:
             return None  # a difference from something else
         if before.word in _SUM and _ends_operand(self._at(at - 2)):
             return self._product(at)
-        is_call = token.word == "(" and before.kind in ("word", "quoted") and before.word not in _BEFORE_NAMES
+        is_call = token.word == "(" and before.is_name and before.word not in _BEFORE_NAMES
         return None if is_call or before.word in _BEFORE else self.sum(at)
 
     def sum(self, at: int) -> _Found | None:
@@ -173,7 +168,7 @@ class _Reader:
             found = readers[token.word](at)
         elif self._word(at + 1) == "(" and token.kind == "word":
             found = self._call(at)
-        elif token.kind in ("word", "quoted"):
+        elif token.is_name:
             found = self._column(at)
         while found is not None and self._word(found.end) == "::" and self._word(found.end + 1) in _TYPES:
             name = self._word(found.end + 1)
@@ -185,9 +180,8 @@ class _Reader:
         if bits:
             end = self._behind(at)
             written = f"({self.rewritten(at + 1, end - 1)})"
-            plain = self._text[self._at(at).start : self._at(end - 1).end]
-            inner = self._text[self._at(at + 1).start : self._at(end - 2).end]
-            is_changed = written != f"({inner})"
+            plain = self._query.between(at, end)
+            is_changed = written != f"({self._query.between(at + 1, end - 1)})"
             return _Found(written if is_changed else plain, end, bits, 1 << (bits - 1), is_changed)
         inner_sum = self.sum(at + 1)
         if inner_sum is None or self._word(inner_sum.end) != ")":
@@ -275,7 +269,7 @@ class _Reader:
 
     def _inside(self, begin: int, end: int, inner: int) -> tuple[str, bool]:
         """Return what is written from `begin` until behind a parenthesis, that from `inner` on checked."""
-        written = self._text[self._at(begin).start : self._at(end - 1).end]
+        written = self._query.between(begin, end)
         if inner >= end - 1:
             return written, False
         offset, behind = self._at(begin).start, self._at(end - 2).end
@@ -312,13 +306,12 @@ class _Reader:
 
     def _column(self, at: int) -> _Found | None:
         begin = at
-        while self._word(at + 1) == "." and self._at(at + 2).kind in ("word", "quoted"):
+        while self._word(at + 1) == "." and self._at(at + 2).is_name:
             at += 2
-        bits = self._scopes.bits(begin, [_folded(token) for token in self._tokens[begin : at + 1 : 2]])
+        bits = self._scopes.bits(begin, [token.name for token in self._tokens[begin : at + 1 : 2]])
         if not bits:
             return None
-        text = self._text[self._at(begin).start : self._at(at).end]
-        return _Found(text, at + 1, bits, 1 << (bits - 1))
+        return _Found(self._query.between(begin, at + 1), at + 1, bits, 1 << (bits - 1))
 
     def _binary(self, left: _Found, op: str, right: _Found) -> _Found:
         bits, is_changed = max(left.bits, right.bits), left.is_changed or right.is_changed
@@ -356,12 +349,6 @@ class _Reader:
             if depth == 0:
                 return at + 1
         return len(self._tokens)
-
-    def _word(self, at: int) -> str:
-        return self._at(at).word
-
-    def _at(self, at: int) -> Token:
-        return self._tokens[at] if at < len(self._tokens) else END
 
 
 def _cast(inner: _Found, kind: str, text: str) -> _Found:

@@ -11,6 +11,7 @@ from itertools import pairwise
 
 from upwell.engine.catalog import Table
 from upwell.engine.expression import Call, ColumnRef, Literal, Node, Parameter, columns_read
+from upwell.engine.named_query import quoted
 from upwell.errors import InvalidOperation, InvalidSql, QueryFailure, SystemColumnViolation
 from upwell.sql.agreement import agreed_condition
 from upwell.sql.lex import Fragment
@@ -75,7 +76,7 @@ def bind_returning(items: Sequence[ReturnedItem], scope: Scope) -> Returning:
     for item in items:
         if item.fragment is None or _is_whole(item, scope):
             columns += [(index, column.name) for index, column in enumerate(table.columns)]
-            texts += [_quoted(column.name) for column in table.columns]
+            texts += [quoted(column.name) for column in table.columns]
             continue
         index = _returned_column(item.fragment, scope)
         if index is None:
@@ -84,8 +85,8 @@ def bind_returning(items: Sequence[ReturnedItem], scope: Scope) -> Returning:
         else:
             name = table.columns[index].name
             columns.append((index, item.name or name))
-            text = _quoted(name)
-        texts.append(text if item.name is None else f"{text} AS {_quoted(item.name)}")
+            text = quoted(name)
+        texts.append(text if item.name is None else f"{text} AS {quoted(item.name)}")
     query = f'SELECT {", ".join(texts)} FROM "{table.namespace}"."{table.name}"'
     return Returning(tuple(columns) if is_plain else None, query)
 
@@ -113,10 +114,6 @@ def _returned_column(fragment: Fragment, scope: Scope) -> int | None:
     if node is None:
         judge(fragment)
     return node.index if isinstance(node, ColumnRef) else None
-
-
-def _quoted(name: str) -> str:
-    return '"' + name.replace('"', '""') + '"'
 
 
 def writable(table: Table, name: str) -> int:
@@ -198,7 +195,7 @@ def own_names(fragment: Fragment, scope: Scope) -> str:
             column = fragment.tokens[fragment.tokens.index(following) + 1]
             parts += [
                 fragment.text[done : token.start - offset],
-                _quoted(f"{EXCLUDED}.{column.text.strip(chr(34)).lower()}"),
+                quoted(f"{EXCLUDED}.{column.text.strip(chr(34)).lower()}"),
             ]
             done = column.end - offset
     return "".join(parts) + fragment.text[done:]

@@ -1,7 +1,7 @@
 """JSON operators and functions: `->`, `->>`, `?`, `json_get…(doc, 'a', 0, …)` as calls that the engine has.
 
 The query engine knows functions of fixed arguments only. So a path becomes one call for each of its steps,
-around it one that reads what is found (`engine/json_value.py`). All other text stays as it is written.
+around it one that reads what is found (`engine/json_value.py`).
 
 Law: what is rewritten is whole: an operand that can't be told stays, and the engine says what is wrong.
 """
@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 
 from upwell.errors import InvalidSql
-from upwell.sql.lex import END, Token, tokenize
+from upwell.sql.query import Edit, Query
 
 OPERATORS_MAX = 200
 WORK_MAX = 20_000_000
@@ -42,34 +42,31 @@ _NO_FUNCTIONS = frozenset(
 _OPERANDS = frozenset({"word", "quoted", "string", "escaped", "dollar", "number", "parameter"})
 
 
-def with_json_calls(text: str) -> str:
+def with_json_calls(query: Query) -> Query:
     """Return the query with its JSON operators and functions as calls of one step each."""
-    if "->" not in text and "?" not in text and "json_" not in text.lower():
-        return text
     passes = 0
-    while (rewritten := _rewritten(text, tokenize(text))) is not None:
+    while (edit := _first(query)) is not None:
         passes += 1
-        if passes > OPERATORS_MAX or passes * len(text) > WORK_MAX:
+        if passes > OPERATORS_MAX or passes * len(query.text) > WORK_MAX:
             raise InvalidSql(f"a statement can have at most {OPERATORS_MAX} JSON operators and functions")
-        text = rewritten
-    return text
+        query = query.edited([edit])
+    return query
 
 
-def _rewritten(text: str, tokens: Sequence[Token]) -> str | None:
-    """Return the text with its first JSON operator or function rewritten, None if there is none."""
-    for at, token in enumerate(tokens):
+def _first(query: Query) -> Edit | None:
+    """Return how the first JSON operator or function is written, None if there is none."""
+    for at, token in enumerate(query.tokens):
         if token.word in _OPERATORS:
-            left, right = operand_before(tokens, at), _right(tokens, at)
+            left, right = operand_before(query, at), _right(query, at)
             if left is not None and right is not None:
-                doc = text[tokens[left].start : tokens[at - 1].end]
-                key = text[tokens[at + 1].start : tokens[right].end]
+                doc, key = query.between(left, at), query.between(at + 1, right + 1)
                 call = _READERS[token.word].format(_step(doc, key))
-                return text[: tokens[left].start] + call + text[tokens[right].end :]
+                return query.at(left).start, query.at(right).end, call
         elif token.word in _READERS or token.word == _FROM_SCALAR:
-            closing = _closing(tokens, at + 1)
+            closing = query.closings.get(at + 1)
             if closing is not None and closing > at + 2:
-                call = _call(token.word, _arguments(text, tokens, at + 1, closing))
-                return text[: token.start] + call + text[tokens[closing].end :]
+                call = _call(token.word, _arguments(query, at + 1, closing))
+                return token.start, query.at(closing).end, call
     return None
 
 
@@ -90,68 +87,50 @@ def _step(doc: str, key: str) -> str:
     return f"json_step_at({doc}, {key})" if is_index else f"json_step({doc}, {key})"
 
 
-def operand_before(tokens: Sequence[Token], operator: int) -> int | None:
+def operand_before(query: Query, operator: int) -> int | None:
     """Return where the operand in front of an operator begins, None if there is none."""
     at = operator - 1
-    if at < 0:
-        return None
-    if tokens[at].word in (")", "]"):
-        opening = _opening(tokens, at)
+    if query.word(at) in (")", "]"):
+        opening = _opening(query, at)
         if opening is None:
             return None
-        before = tokens[opening - 1] if opening else END
-        is_name = before.kind in ("word", "quoted") and before.word not in _NO_FUNCTIONS
+        is_name = query.at(opening - 1).is_name and query.word(opening - 1) not in _NO_FUNCTIONS
         at = opening - 1 if is_name else opening
-    elif tokens[at].kind not in _OPERANDS or tokens[at].word in _NO_FUNCTIONS:
+    elif query.at(at).kind not in _OPERANDS or query.word(at) in _NO_FUNCTIONS:
         return None
-    while at >= 2 and tokens[at - 1].word == ".":
+    while at >= 2 and query.word(at - 1) == ".":
         at -= 2
-    return operand_before(tokens, at - 1) if at >= 2 and tokens[at - 1].word == "::" else at
+    return operand_before(query, at - 1) if at >= 2 and query.word(at - 1) == "::" else at
 
 
-def _right(tokens: Sequence[Token], operator: int) -> int | None:
-    """Return where the operand behind an operator ends, None if there is none."""
+def _right(query: Query, operator: int) -> int | None:
+    """Return where the last token of the operand behind an operator is, None if there is none."""
     at = operator + 1
-    if at < len(tokens) and tokens[at].word == "-":
-        at += 1
-    if at >= len(tokens):
+    at += query.word(at) == "-"
+    if query.word(at) == "(":
+        return query.closings.get(at)
+    if query.at(at).kind not in _OPERANDS:
         return None
-    if tokens[at].word == "(":
-        return _closing(tokens, at)
-    if tokens[at].kind not in _OPERANDS:
-        return None
-    while at + 2 < len(tokens) and tokens[at + 1].word == ".":
+    while at + 2 < len(query.tokens) and query.word(at + 1) == ".":
         at += 2
-    is_call = tokens[at].kind == "word" and at + 1 < len(tokens) and tokens[at + 1].word == "("
-    return _closing(tokens, at + 1) if is_call else at
+    is_call = query.at(at).kind == "word" and query.word(at + 1) == "("
+    return query.closings.get(at + 1) if is_call else at
 
 
-def _closing(tokens: Sequence[Token], opening: int) -> int | None:
-    """Return the index of the parenthesis that closes the one at `opening`."""
-    if opening >= len(tokens) or tokens[opening].word != "(":
-        return None
-    depth = 0
-    for at in range(opening, len(tokens)):
-        depth += (tokens[at].word == "(") - (tokens[at].word == ")")
-        if depth == 0:
-            return at
-    return None
-
-
-def _opening(tokens: Sequence[Token], closing: int) -> int | None:
+def _opening(query: Query, closing: int) -> int | None:
     depth = 0
     for at in range(closing, -1, -1):
-        depth += (tokens[at].word in (")", "]")) - (tokens[at].word in ("(", "["))
+        depth += (query.word(at) in (")", "]")) - (query.word(at) in ("(", "["))
         if depth == 0:
             return at
     return None
 
 
-def _arguments(text: str, tokens: Sequence[Token], opening: int, closing: int) -> list[str]:
+def _arguments(query: Query, opening: int, closing: int) -> list[str]:
     cuts, depth = [opening], 0
-    for at in range(opening + 1, closing):
-        depth += (tokens[at].word in ("(", "[")) - (tokens[at].word in (")", "]"))
-        if depth == 0 and tokens[at].word == ",":
+    for at in query.outside(opening + 1, closing):
+        depth += (query.word(at) == "[") - (query.word(at) == "]")
+        if depth == 0 and query.word(at) == ",":
             cuts.append(at)
     cuts.append(closing)
-    return [text[tokens[a].end : tokens[b].start].strip() for a, b in pairwise(cuts)]
+    return [query.text[query.at(a).end : query.at(b).start].strip() for a, b in pairwise(cuts)]

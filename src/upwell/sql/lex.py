@@ -49,6 +49,18 @@ class Token(NamedTuple):
     start: int
     end: int
 
+    @property
+    def is_name(self) -> bool:
+        """Whether it may be a name; every bare word may."""
+        return self.kind in ("word", "quoted")
+
+    @property
+    def name(self) -> str:
+        """The name that it is, folded to lower case unless it is quoted; empty if it is none."""
+        if self.kind == "quoted":
+            return self.text[1:-1].replace('""', '"')
+        return self.text.lower() if self.kind == "word" else ""
+
 
 END = Token("end", "the end of the statement", "", -1, -1)
 

@@ -10,17 +10,16 @@ list of which more is asked than whether it is true. A list that only has to be 
 it is merged with, so that files are still chosen by it.
 """
 
-import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from typing import NamedTuple
 
 from upwell.errors import InvalidSql
 from upwell.sql.distinct import operand_begin
-from upwell.sql.lex import END, Token, tokenize
-from upwell.sql.truth import closing_of, is_followed, shows_unknown
+from upwell.sql.lex import END, Token
+from upwell.sql.query import CLOSING, OPENING, QUERIES, Edit, Query
+from upwell.sql.truth import is_followed, shows_unknown
 
-_LIKELY = re.compile(r"\bIN\s*\(|\bOR\b", re.IGNORECASE)
 GROWTH_CHARS_MAX = 1 << 20
 _CONSTANTS = frozenset({"NULL", "TRUE", "FALSE"})
 _NULLIF_END = ", CAST(NULL AS BOOLEAN))"
@@ -45,46 +44,38 @@ class _Part(NamedTuple):
     is_shown: bool
 
 
-def with_lists_apart(text: str, *, is_part: bool = False) -> str:
+def with_lists_apart(query: Query, *, is_part: bool = False) -> Query:
     """Return the query with what the engine would merge in a NULLIF each.
 
     `is_part`: it is part of another query, which may combine its columns with lists of its own.
     """
-    if not is_part and _LIKELY.search(text) is None:
-        return text
-    text = _with_columns_apart(text)
-    tokens = tokenize(text)
-    is_shown = shows_unknown(tokens)
-    lists, equalities = _lists(tokens, is_shown), _equalities(tokens, is_shown)
+    query = _with_columns_apart(query)
+    is_shown = shows_unknown(query)
+    lists, equalities = _lists(query, is_shown), _equalities(query, is_shown)
     may_make_list = bool(lists) and len(equalities) >= _EQUALITIES_MIN
     may_merge = is_part or len(lists) > 1 or may_make_list
     apart = [part for part in lists if part.is_shown and may_merge]
     if is_part or may_make_list or len(equalities) >= 2 * _EQUALITIES_MIN:
         apart += equalities
-    edits: list[tuple[int, str]] = []
+    edits: list[Edit] = []
     for part in apart:
-        edits += [(tokens[part.begin].start, "NULLIF("), (tokens[part.end - 1].end, _NULLIF_END)]
-    # Where one ends another may end, too; nothing begins where one ends.
-    for position, edge in sorted(edits, key=lambda edit: edit[0], reverse=True):
-        text = text[:position] + edge + text[position:]
-    return text
+        edits += query.around(part.begin, part.end, "NULLIF(", _NULLIF_END)
+    return query.edited(edits)
 
 
-def _with_columns_apart(text: str) -> str:
+def _with_columns_apart(query: Query) -> Query:
     """Return the query with `a IN (1, 2, b)` as `a IN (1, 2) OR a = b`."""
-    tokens = tokenize(text)
-    closings = closing_of(tokens)
-    if not any(_has_columns(tokens[at + 1 : end]) for at, end in _opened(tokens, closings)):
-        return text
-    return _Equalities(text, tokens, closings).written(0, len(tokens)) + text[tokens[-1].end :]
+    if not any(_has_columns(query.tokens[at + 1 : end]) for at, end in _opened(query)):
+        return query
+    return Query(_Equalities(query).written(0, len(query.tokens)) + query.text[query.tokens[-1].end :])
 
 
 class _Equalities:
     """Writes a query without lists that have columns."""
 
-    def __init__(self, text: str, tokens: Sequence[Token], closings: Mapping[int, int]) -> None:
-        self._text, self._tokens, self._closings = text, tokens, closings
-        self._opened = dict(_opened(tokens, closings))
+    def __init__(self, query: Query) -> None:
+        self._query, self._text, self._tokens = query, query.text, query.tokens
+        self._opened = dict(_opened(query))
 
     def written(self, begin: int, end: int) -> str:
         """Return the text from one token until before another."""
@@ -95,7 +86,7 @@ class _Equalities:
             if closing is not None and _has_columns(self._tokens[at + 2 : closing]):
                 is_negated = self._tokens[at - 1].word == "NOT"
                 behind = at - is_negated
-                first = max(_compared_begin(self._tokens, behind), begin)
+                first = max(_compared_begin(self._query, behind), begin)
                 operand = "".join(part for place, part in parts if first <= place < behind)
                 space = operand[: len(operand) - len(operand.lstrip())]
                 parts = [part for part in parts if part[0] < first]
@@ -110,7 +101,8 @@ class _Equalities:
         return "".join(part for _, part in parts)
 
     def _list(self, operand: str, opening: int, closing: int) -> str:
-        edges = [opening, *self._commas(opening, closing), closing]
+        places = self._query.outside(opening + 1, closing)
+        edges = [opening, *(at for at in places if self._query.word(at) == ","), closing]
         constants: list[str] = []
         written: list[str] = []
         for begin, end in pairwise(edges):
@@ -126,102 +118,86 @@ class _Equalities:
         return " OR ".join(written)
 
     def _grouped(self, written: str, begin: int, end: int) -> str:
-        is_name = all(
-            token.kind in ("word", "quoted") or token.word == "." for token in self._tokens[begin:end]
-        )
+        is_name = all(token.is_name or token.word == "." for token in self._tokens[begin:end])
         return written if end == begin + 1 or is_name else f"({written})"
 
-    def _commas(self, opening: int, closing: int) -> Iterator[int]:
-        at = opening + 1
-        while at < closing:
-            if self._tokens[at].word == ",":
-                yield at
-            at = self._closings.get(at, at) + 1
 
-
-def _compared_begin(tokens: Sequence[Token], end: int) -> int:
+def _compared_begin(query: Query, end: int) -> int:
     """Return where the operand of the IN begins that stands before `end`: it binds more than a comparison."""
-    begin, depth = operand_begin(tokens, end), 0
+    begin, depth = operand_begin(query, end), 0
     for at in range(end - 1, begin - 1, -1):
-        word = tokens[at].word
-        depth += (word in (")", "]", "END")) - (word in ("(", "[", "CASE"))
+        word = query.word(at)
+        depth += (word in CLOSING) - (word in OPENING)
         if depth == 0 and word in _COMPARISONS:
             return at + 1
     return begin
 
 
-def _opened(tokens: Sequence[Token], closings: Mapping[int, int]) -> Iterator[tuple[int, int]]:
+def _opened(query: Query) -> Iterator[tuple[int, int]]:
     """Yield where the parentheses of lists open and close."""
-    for at, end in closings.items():
-        is_list = at >= 2 and tokens[at - 1].word == "IN"
-        if is_list and tokens[at + 1].word not in ("SELECT", "WITH", "VALUES", ")"):
+    for at, end in query.closings.items():
+        if at >= 2 and query.word(at - 1) == "IN" and query.word(at + 1) not in (*QUERIES, ")"):
             yield at, end
 
 
-def _lists(tokens: Sequence[Token], is_shown: Sequence[bool]) -> list[_Part]:
-    closings = closing_of(tokens)
+def _lists(query: Query, is_shown: Sequence[bool]) -> list[_Part]:
     found: list[_Part] = []
-    for at, end in _opened(tokens, closings):
-        is_negated = tokens[at - 2].word == "NOT"
-        before = at - 1 - is_negated
-        begin = operand_begin(tokens, before)
+    for at, end in _opened(query):
+        is_negated = query.word(at - 2) == "NOT"
+        begin = operand_begin(query, at - 1 - is_negated)
         # With an OR between them two of NOT IN are as wrong as two of IN that are negated.
-        told = is_negated or is_shown[at - 1] or is_followed(tokens, end + 1)
-        told = told or _is_operand(tokens, begin)
+        told = is_negated or is_shown[at - 1] or is_followed(query, end + 1) or _is_operand(query, begin)
         found.append(_Part(begin, end + 1, told))
     return sorted(found)
 
 
-def _equalities(tokens: Sequence[Token], is_shown: Sequence[bool]) -> list[_Part]:
+def _equalities(query: Query, is_shown: Sequence[bool]) -> list[_Part]:
     """Return the equalities of which more is asked than their truth."""
-    closings = closing_of(tokens)
     found: list[_Part] = []
-    for at, token in enumerate(tokens):
+    for at, token in enumerate(query.tokens):
         if token.word in _EQUALITIES:
-            begin = operand_begin(tokens, at - (tokens[at - 1].word == "NOT"))
-            end = _operand_end(tokens, at + 1, closings)
-            told = is_shown[at] or is_followed(tokens, end) or _is_operand(tokens, begin)
-            has_query = any(each.word == "SELECT" for each in tokens[begin:end])
-            if told and begin < at and end > at + 1 and not has_query:
+            begin = operand_begin(query, at - (query.word(at - 1) == "NOT"))
+            end = _operand_end(query, at + 1)
+            told = is_shown[at] or is_followed(query, end) or _is_operand(query, begin)
+            if told and begin < at and end > at + 1 and "SELECT" not in query.words(begin, end):
                 found.append(_Part(begin, end, is_shown=True))
     return found
 
 
-def _operand_end(tokens: Sequence[Token], at: int, closings: Mapping[int, int]) -> int:
-    """Return the index behind the operand that begins at `at`; `at` itself if it can't be told."""
-    while at < len(tokens):
+def _operand_end(query: Query, at: int) -> int:
+    """Return where the operand ends that begins at a place; that place itself if it can't be told."""
+    while at < len(query.tokens):
         begin = at
-        at += tokens[at].word in _SIGNS
-        if at >= len(tokens):
+        at += query.word(at) in _SIGNS
+        if at >= len(query.tokens):
             return begin
-        following = tokens[at + 1] if at + 1 < len(tokens) else END
-        if tokens[at].word == "CASE":
-            at = _behind_case(tokens, at)
-        elif tokens[at].kind == "op" or (tokens[at].kind == "word" and following.word == "("):
-            opening = at if tokens[at].kind == "op" else at + 1
-            if opening not in closings:
+        token, following = query.at(at), query.at(at + 1)
+        if token.word == "CASE":
+            at = _behind_case(query, at)
+        elif token.kind == "op" or (token.kind == "word" and following.word == "("):
+            opening = at if token.kind == "op" else at + 1
+            if opening not in query.closings:
                 return begin
-            at = closings[opening] + 1
+            at = query.closings[opening] + 1
         else:
-            at += 1 + (tokens[at].kind == "word" and following.kind == "string")
-        word = tokens[at].word if at < len(tokens) else ""
-        if word not in _WITHIN_OPERAND:
+            at += 1 + (token.kind == "word" and following.kind == "string")
+        if query.word(at) not in _WITHIN_OPERAND:
             return at
         at += 1
     return at
 
 
-def _behind_case(tokens: Sequence[Token], begin: int) -> int:
+def _behind_case(query: Query, begin: int) -> int:
     depth = 0
-    for at in range(begin, len(tokens)):
-        depth += (tokens[at].word == "CASE") - (tokens[at].word == "END")
+    for at in range(begin, len(query.tokens)):
+        depth += (query.word(at) == "CASE") - (query.word(at) == "END")
         if depth == 0:
             return at + 1
-    return len(tokens)
+    return len(query.tokens)
 
 
-def _is_operand(tokens: Sequence[Token], begin: int) -> bool:
-    return begin > 0 and tokens[begin - 1].word not in _BEFORE_OPERAND
+def _is_operand(query: Query, begin: int) -> bool:
+    return begin > 0 and query.word(begin - 1) not in _BEFORE_OPERAND
 
 
 def _has_columns(inner: Sequence[Token]) -> bool:

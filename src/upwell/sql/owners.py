@@ -8,7 +8,8 @@ from collections.abc import Sequence
 
 from upwell.engine.catalog import SYSTEM_NAMESPACE
 from upwell.errors import InvalidSql
-from upwell.sql.lex import Token, string_value, tokenize
+from upwell.sql.lex import Token, string_value
+from upwell.sql.query import Edit, Query
 
 FUNCTION = "ALL_OWNERS"
 PREFIX = "all_owners:"
@@ -18,19 +19,15 @@ def name_all_owners(text: str, namespace: str) -> tuple[str, frozenset[str]]:
     """Return a query's text with the function's calls as names, and these names; they begin with `PREFIX`."""
     if FUNCTION.lower() not in text.lower():
         return text, frozenset()
-    tokens = tokenize(text)
-    parts: list[str] = []
+    query = Query(text)
+    edits: list[Edit] = []
     names: set[str] = set()
-    done = 0
-    for at, token in enumerate(tokens):
-        if token.word != FUNCTION or token.kind != "word" or tokens[at + 1 : at + 2] == []:
-            continue
-        if tokens[at + 1].word == "(":
-            name = PREFIX + _table(tokens[at + 2 : at + 4], namespace)
+    for at, token in enumerate(query.tokens):
+        if token.word == FUNCTION and query.word(at + 1) == "(":
+            name = PREFIX + _table(query.tokens[at + 2 : at + 4], namespace)
             names.add(name)
-            parts += [text[done : token.start], f'{SYSTEM_NAMESPACE}."{name}"']
-            done = tokens[at + 3].end
-    return "".join([*parts, text[done:]]), frozenset(names)
+            edits.append((token.start, query.at(at + 3).end, f'{SYSTEM_NAMESPACE}."{name}"'))
+    return query.edited(edits).text, frozenset(names)
 
 
 def _table(tokens: Sequence[Token], namespace: str) -> str:

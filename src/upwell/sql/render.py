@@ -6,7 +6,8 @@ parameter inside a string, a quoted name or a comment stays as it is.
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 
 from upwell import __version__
 from upwell.engine.expression import GENERATORS, Context
@@ -17,11 +18,12 @@ from upwell.sql.distinct import with_whole_distinct
 from upwell.sql.existence import with_counted_existence
 from upwell.sql.json_path import with_json_calls
 from upwell.sql.label import with_kept_labels
-from upwell.sql.lex import END, Token, tokenize
+from upwell.sql.lex import END, Token
 from upwell.sql.lists import with_lists_apart
 from upwell.sql.membership import with_memberships
+from upwell.sql.query import Edit, Query
 from upwell.sql.scalar import BARE_FUNCTIONS, CONTEXT_FUNCTIONS, parameter_index
-from upwell.sql.spelling import with_own_spellings
+from upwell.sql.spelling import with_named_series, with_ordered_distinct, with_own_spellings
 from upwell.sql.star import with_whole_stars
 from upwell.types import Value, WrittenFloat
 
@@ -30,6 +32,29 @@ _VERSION = "VERSION"
 _PER_ROW = frozenset({"SNOWFLAKE_ID", "UUID_V7", "ULID"})
 # The query engine has its own, with one value for the whole query as well.
 _ENGINE_OWN = frozenset({"NOW", "CURRENT_TIMESTAMP"})
+_CLAUSES = frozenset({"SELECT", "FROM", "WHERE", "GROUP", "ORDER", "HAVING", "VALUES"})
+
+
+# What a text in capitals must have to be rewritten, in the order in which it is. Each pattern begins with a
+# character that a search can skip to.
+_REWRITES: Sequence[tuple[re.Pattern[str], Callable[[Query], Query]]] = (
+    (re.compile(r"\.\s*\*"), with_whole_stars),
+    (re.compile(r"\(\s*(?:SELECT|WITH)\b"), with_kept_labels),
+    (re.compile(r"EXISTS\s*\("), with_counted_existence),
+    (re.compile(r"(?:::|AS(?<!\wAS))\s*(?:UUID|JSONB?)\b"), with_typed_casts),
+    (re.compile(r"DISTINCT.*ORDER", re.DOTALL), with_ordered_distinct),
+    (re.compile(r"(?:GENERATE_SERIES|RANGE)\s*\("), with_named_series),
+    (re.compile(r"TIME|ESCAPE"), with_own_spellings),
+    (re.compile(r"IN(?<!\wIN)\s*\("), with_memberships),
+    (re.compile(r"IN(?<!\wIN)\s*\(|OR(?<!\wOR)\b"), with_lists_apart),
+    (re.compile(r"DISTINCT"), with_whole_distinct),
+    (re.compile(r"->|\?|JSON_"), with_json_calls),
+)
+# What the query around a part asks of it isn't seen in its text.
+_OF_PARTS: Mapping[Callable[[Query], Query], Callable[[Query], Query]] = {
+    with_kept_labels: partial(with_kept_labels, is_part=True),
+    with_lists_apart: partial(with_lists_apart, is_part=True),
+}
 
 
 def literal(value: Value) -> str:
@@ -59,14 +84,31 @@ def render(text: str, values: Sequence[Value], context: Context, *, is_part: boo
     Raise `ParameterError` if it asks for more than `values`, `InvalidSql` if it wants a new id for
     each of a query's rows.
     """
-    if _CANDIDATE.search(text) is None:
-        return _with_captions(text, is_part)
-    tokens = tokenize(text)
-    reads_rows = any(token.word == "FROM" for token in tokens)
-    parts: list[str] = []
-    done = 0
-    for at, token in enumerate(tokens):
-        place = _place(tokens, at)
+    query = Query(text)
+    if _CANDIDATE.search(text) is not None:
+        query = query.edited(_replacements(query, values, context))
+    return with_captions(query, partial(_in_engine_words, is_part=is_part)).text
+
+
+def _in_engine_words(query: Query, *, is_part: bool) -> Query:
+    """Return the query in words that the engine understands as they are meant.
+
+    Each reads what those before it have written, and stays away from what it has nothing to say of.
+    """
+    for likely, rewrite in _REWRITES:
+        of_part = _OF_PARTS.get(rewrite) if is_part else None
+        if of_part is not None:
+            query = of_part(query)
+        elif likely.search(query.capitals) is not None:
+            query = rewrite(query)
+    return query
+
+
+def _replacements(query: Query, values: Sequence[Value], context: Context) -> Iterator[Edit]:
+    """Yield what stands in place of parameters and of the session's functions."""
+    reads_rows = any(token.word == "FROM" for token in query.tokens)
+    for at, token in enumerate(query.tokens):
+        place = _place(query, at)
         if place is None:
             continue
         end, function = place
@@ -78,45 +120,34 @@ def render(text: str, values: Sequence[Value], context: Context, *, is_part: boo
             )
         else:
             value = f"Upwell {__version__}" if function == _VERSION else GENERATORS[function](context)
-        parts += (text[done : token.start], _apart(text, token.start, end, literal(value)))
-        if function is not None and _is_output(tokens, at, end):
-            parts.append(f' AS "{text[token.start : end].lower()}"')
-        done = end
-    return _with_captions("".join(parts) + text[done:], is_part)
-
-
-def _with_captions(text: str, is_part: bool) -> str:
-    return with_captions(text, lambda text: _in_engine_words(text, is_part))
-
-
-def _in_engine_words(text: str, is_part: bool) -> str:
-    text = with_counted_existence(with_kept_labels(with_whole_stars(text), is_part=is_part))
-    text = with_lists_apart(with_memberships(with_own_spellings(with_typed_casts(text))), is_part=is_part)
-    return with_json_calls(with_whole_distinct(text))
+        written = literal(value)
+        if function is not None and _is_output(query, at, end):
+            written += f' AS "{query.between(at, end).lower()}"'
+        yield token.start, query.at(end - 1).end, written
 
 
 def parameter_count(text: str) -> int:
     """Return the highest n of the `$n` in `text`."""
     if "$" not in text:
         return 0
-    parameters = (token for token in tokenize(text) if token.kind == "parameter")
+    parameters = (token for token in Query(text).tokens if token.kind == "parameter")
     return max((parameter_index(token) + 1 for token in parameters), default=0)
 
 
-def _place(tokens: list[Token], at: int) -> tuple[int, str | None] | None:
-    """Return where the replaced text ends, and the function (None: a parameter) to replace it by."""
-    token = tokens[at]
+def _place(query: Query, at: int) -> tuple[int, str | None] | None:
+    """Return where what is replaced ends, and the function (None: a parameter) to replace it by."""
+    token = query.at(at)
     if token.kind == "parameter":
-        return token.end, None
+        return at + 1, None
     if token.word not in (*CONTEXT_FUNCTIONS, _VERSION) or token.word in _ENGINE_OWN:
         return None
-    if at and tokens[at - 1].word in (".", "AS"):
+    if query.word(at - 1) in (".", "AS"):
         return None
     function = _VERSION if token.word == _VERSION else CONTEXT_FUNCTIONS[token.word][0]
-    if [following.word for following in tokens[at + 1 : at + 3]] == ["(", ")"]:
-        return tokens[at + 2].end, function
-    followed = tokens[at + 1].word if at + 1 < len(tokens) else ""
-    return (token.end, function) if token.word in BARE_FUNCTIONS and followed not in ("(", ".") else None
+    if query.words(at + 1, at + 3) == ("(", ")"):
+        return at + 3, function
+    is_bare = token.word in BARE_FUNCTIONS and query.word(at + 1) not in ("(", ".")
+    return (at + 1, function) if is_bare else None
 
 
 def _value(values: Sequence[Value], token: Token) -> Value:
@@ -126,21 +157,11 @@ def _value(values: Sequence[Value], token: Token) -> Value:
     return values[index]
 
 
-def _apart(text: str, start: int, end: int, replacement: str) -> str:
-    # A letter or quote right beside a literal would change what it is: `E$1`, `$1'…'`.
-    before = " " if start and (text[start - 1].isalnum() or text[start - 1] in "_$'\"&") else ""
-    after = " " if end < len(text) and (text[end].isalnum() or text[end] in "_$'\"") else ""
-    return before + replacement + after
-
-
-def _is_output(tokens: list[Token], at: int, end: int) -> bool:
+def _is_output(query: Query, at: int, end: int) -> bool:
     """Tell whether the expression is all of an output column, which would lose its name."""
-    depth, clause = 0, ""
-    for token in tokens[:at]:
-        depth += (token.word == "(") - (token.word == ")")
-        if depth == 0 and token.word in ("SELECT", "FROM", "WHERE", "GROUP", "ORDER", "HAVING", "VALUES"):
-            clause = token.word
-    if depth or clause != "SELECT" or tokens[at - 1].word not in ("SELECT", "DISTINCT", ","):
+    outside = list(query.outside(0, at + 1))
+    clauses = [query.word(each) for each in outside if query.word(each) in _CLAUSES]
+    if outside[-1:] != [at] or clauses[-1:] != ["SELECT"]:
         return False
-    following = next((token for token in tokens[at:] if token.start >= end), END)
-    return following is END or following.word in (",", "FROM", "UNION", "LIMIT")
+    is_begin = query.word(at - 1) in ("SELECT", "DISTINCT", ",")
+    return is_begin and (query.at(end) is END or query.word(end) in (",", "FROM", "UNION", "LIMIT"))

@@ -10,47 +10,19 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 
 from upwell.engine.source import TABLE_FUNCTIONS
-from upwell.sql.lex import END, Token
-from upwell.sql.truth import closing_of
-from upwell.sql.twins import select_items
+from upwell.sql.query import QUERIES, SETS, Item, Query
+from upwell.sql.source import Source, joined
 from upwell.storage.arrow import SEQ
 
 Columns = Mapping[str, int]
 """Names of columns in order with their bits, 0 for what is no integer."""
 Tables = Mapping[tuple[str, str], Columns]
-Item = Callable[[int, int], int]
-"""Tells the bits of the item of a list between two tokens, 0 if it is no integer."""
+BitsOf = Callable[[int, int], int]
+"""Tells the bits of the expression between two places, 0 if it is no integer."""
 
 SEQ_BITS = 64
 SERIES, SERIES_BITS = "value", 64
-_QUERY = frozenset({"SELECT", "WITH", "VALUES"})
-_SET = frozenset({"UNION", "EXCEPT", "INTERSECT"})
-_BEHIND_FROM = _SET | {
-    "WHERE",
-    "GROUP",
-    "HAVING",
-    "WINDOW",
-    "ORDER",
-    "LIMIT",
-    "OFFSET",
-    "FETCH",
-    "QUALIFY",
-    ";",
-}
 _BY_ITEM = frozenset({"GROUP", "HAVING", "ORDER", "QUALIFY"})
-_NO_ALIAS = _BEHIND_FROM | {
-    "ON",
-    "USING",
-    "JOIN",
-    "LEFT",
-    "RIGHT",
-    "FULL",
-    "INNER",
-    "CROSS",
-    "NATURAL",
-    "OUTER",
-}
-_NO_ALIAS |= {"SEMI", "ANTI", "TABLESAMPLE", "LATERAL", "AS", "WITH", "PIVOT", "UNPIVOT"}
 
 
 @dataclass(slots=True)
@@ -80,17 +52,17 @@ class _Select:
 class Scopes:
     """The scopes of one query."""
 
-    def __init__(self, tokens: Sequence[Token], tables: Tables, namespace: str, item: Item) -> None:
-        self._tokens, self._tables, self._namespace = tokens, tables, namespace
-        self._item = item
-        self._closing = closing_of(tokens)
+    def __init__(self, query: Query, tables: Tables, namespace: str, bits_of: BitsOf) -> None:
+        self._query, self._tables, self._namespace = query, tables, namespace
+        self._word, self._at, self._closings = query.word, query.at, query.closings
+        self._bits_of = bits_of
         self._subqueries: dict[int, Columns] = {}
         # Which SELECT each token belongs to; those within come later, and overwrite.
-        self._of: list[_Select | None] = [None] * len(tokens)
+        self._of: list[_Select | None] = [None] * len(query.tokens)
 
     def read(self) -> None:
-        """Learn what all names of the query may be; `item` may ask `bits` meanwhile."""
-        self._query(0, len(self._tokens), None, {})
+        """Learn what all names of the query may be; `bits_of` may ask `bits` meanwhile."""
+        self._read(0, len(self._query.tokens), None, {})
 
     def bits(self, at: int, parts: Sequence[str]) -> int:
         """Return the bits of the column that a (qualified) name at a token is, 0 if that is no integer."""
@@ -128,7 +100,7 @@ class Scopes:
             return 0 if len(parts) > 1 and sources else None
         return kinds.pop() if len(kinds) == 1 else 0
 
-    def _query(
+    def _read(
         self, at: int, end: int, outer: _Select | None, known: Mapping[str, Columns | None]
     ) -> Columns | None:
         """Read a query between two tokens, and return its columns, None if they can't be told."""
@@ -141,7 +113,7 @@ class Scopes:
                 if self._word(at) != ",":
                     break
                 at += 1
-        edges = [place for place in self._outside(at, end) if self._is_set(place)]
+        edges = [place for place in self._query.outside(at, end) if self._is_set(place)]
         begins = [at, *(place + 1 + (self._word(place + 1) in ("ALL", "DISTINCT")) for place in edges)]
         parts = [
             self._part(begin, stop, outer, known, is_plain=not edges)
@@ -153,19 +125,19 @@ class Scopes:
         self, at: int, outer: _Select | None, known: dict[str, Columns | None], *, is_recursive: bool
     ) -> int:
         """Read one named query of a WITH, and return the index behind it."""
-        name, names = _folded(self._at(at)), list[str]()
+        name, names = self._at(at).name, list[str]()
         at += 1
         if self._word(at) == "(":
-            names, at = self._names(at), self._closing.get(at, at) + 1
+            names, at = self._query.names(at), self._closings.get(at, at) + 1
         while self._word(at) in ("AS", "NOT", "MATERIALIZED"):
             at += 1
-        end = self._closing.get(at)
+        end = self._closings.get(at)
         if end is None:
             known[name] = None
-            return len(self._tokens)
+            return len(self._query.tokens)
         if is_recursive:
             known[name] = None
-        columns = self._query(at + 1, end, outer, known)
+        columns = self._read(at + 1, end, outer, known)
         known[name] = None if is_recursive else _renamed(columns, names)
         return end + 1
 
@@ -178,24 +150,22 @@ class Scopes:
         *,
         is_plain: bool,
     ) -> Columns | None:
-        if self._word(begin) == "(" and self._word(begin + 1) in (*_QUERY, "("):
-            closing = self._closing.get(begin, end)
-            return self._query(begin + 1, closing, outer, known)
+        if self._word(begin) == "(" and self._word(begin + 1) in (*QUERIES, "("):
+            closing = self._closings.get(begin, end)
+            return self._read(begin + 1, closing, outer, known)
         if self._word(begin) == "VALUES":
             return self._values(begin, end)
         if self._word(begin) != "SELECT":
             return None
-        outside = list(self._outside(begin, end))
+        outside = list(self._query.outside(begin, end))
         clauses = [at for at in outside if self._word(at) in _BY_ITEM]
         later = [at for at in clauses if self._word(at) != "GROUP"]
         united = end if is_plain else next((at for at in later if self._word(at) == "ORDER"), end)
         select = _Select(begin, end, outer, min(clauses, default=end), min(later, default=end), united)
         self._of[begin:end] = [select] * (end - begin)
-        source = next((at for at in outside if self._is_from(at)), None)
-        behind = end
+        source = self._query.from_of(begin)
         if source is not None:
-            behind = next((at for at in outside if at > source and self._word(at) in _BEHIND_FROM), end)
-            self._from(source + 1, behind, select, known)
+            self._from(source, select, known)
         self._within(begin, source or end, select, known)
         self._within(source or end, end, select, known)
         return self._items(begin, select)
@@ -204,51 +174,46 @@ class Scopes:
         """Read the queries in parentheses that FROM doesn't name."""
         at = begin
         while at < end:
-            closing = self._closing.get(at)
-            if closing is not None and self._word(at + 1) in _QUERY and self._of[at + 1] is select:
-                self._subqueries[at] = self._query(at + 1, closing, select, known) or {}
+            closing = self._closings.get(at)
+            if closing is not None and self._word(at + 1) in QUERIES and self._of[at + 1] is select:
+                self._subqueries[at] = self._read(at + 1, closing, select, known) or {}
                 at = closing
             at += 1
 
     def _items(self, begin: int, select: _Select) -> Columns | None:
         """Return the columns of a SELECT."""
         columns: dict[str, int] = {}
-        starts = {token.start: at for at, token in enumerate(self._tokens[begin : select.end], begin)}
         is_known = True
-        for place, item in enumerate(select_items(self._tokens, begin + 1)):
+        for number, item in enumerate(self._query.items(begin)):
             if item.is_all:
-                found = self._all(item.tokens, select)
+                found = self._all(item, select)
                 is_known = is_known and found is not None and not columns.keys() & found.keys()
                 columns |= found or {}
                 continue
-            first = starts[item.tokens[0].start]
-            length = len(item.tokens)
-            if item.alias is not None:
-                length -= 2 if item.tokens[-2].word == "AS" else 1
-            name = item.name if item.name is not None else f"\0{place}"
-            columns[name] = self._item(first, first + length) if name not in columns else 0
+            name = item.name if item.name is not None else f"\0{number}"
+            columns[name] = 0 if name in columns else self._bits_of(item.begin, item.expression_end)
         select.items = columns
         return columns if is_known else None
 
     def _values(self, begin: int, end: int) -> Columns | None:
         """Return the columns of a VALUES."""
         rows: list[Columns] = []
-        for opening in self._outside(begin, end):
-            closing = self._closing.get(opening)
+        for opening in self._query.outside(begin, end):
+            closing = self._closings.get(opening)
             if closing is not None:
-                places = self._outside(opening + 1, closing)
+                places = self._query.outside(opening + 1, closing)
                 edges = [opening, *(at for at in places if self._word(at) == ","), closing]
                 pairs = pairwise(edges)
-                rows.append({f"column{n}": self._item(a + 1, b) for n, (a, b) in enumerate(pairs, 1)})
+                rows.append({f"column{n}": self._bits_of(a + 1, b) for n, (a, b) in enumerate(pairs, 1)})
         return _united(rows)
 
-    def _all(self, tokens: Sequence[Token], select: _Select) -> Columns | None:
-        words = [token.word or token.text for token in tokens]
+    def _all(self, item: Item, select: _Select) -> Columns | None:
+        """Return the columns of a star."""
         sources = select.sources
-        if len(words) > 1:
-            if words[-1] != "*" or words[-2] != ".":
+        if item.end - item.begin > 1:
+            if self._query.words(item.end - 2, item.end) != (".", "*"):
                 return None
-            sources = [source for source in sources if source.name == _folded(tokens[-3])]
+            sources = [source for source in sources if source.name == self._at(item.end - 3).name]
         found: dict[str, int] = {}
         for source in sources:
             if source.columns is None or found.keys() & source.columns.keys():
@@ -256,91 +221,42 @@ class Scopes:
             found |= source.columns
         return found
 
-    def _from(self, begin: int, end: int, select: _Select, known: Mapping[str, Columns | None]) -> None:
-        places = [begin]
-        places += [at + 1 for at in self._outside(begin, end) if self._word(at) in (",", "JOIN")]
-        for at in places:
-            closing = self._closing.get(at)
-            behind = END if closing is None else self._at(closing + 1)
-            is_named = behind.word == "AS" or (
-                behind.kind in ("word", "quoted") and behind.word not in _NO_ALIAS
-            )
-            if closing is not None and self._word(at + 1) not in _QUERY and not is_named:
-                self._from(at + 1, closing, select, known)  # tables joined in parentheses
+    def _from(self, before: int, select: _Select, known: Mapping[str, Columns | None]) -> None:
+        for source in joined(self._query, before):
+            if source.is_join and source.alias is None:
+                self._from(source.begin, select, known)
             else:
-                select.sources.append(self._source(at, select, known))
+                select.sources.append(self._source(source, select, known))
 
-    def _source(self, at: int, select: _Select, known: Mapping[str, Columns | None]) -> _Source:
+    def _source(self, source: Source, select: _Select, known: Mapping[str, Columns | None]) -> _Source:
         columns: Columns | None = None
         name = ""
-        if self._word(at) == "LATERAL":
-            at += 1
-        if self._word(at) == "(":
-            closing = self._closing.get(at, at)
-            if self._word(at + 1) in _QUERY:
-                columns = self._query(at + 1, closing, select, known)
-            at = closing + 1
-        else:
-            parts, at = self._path(at)
-            name = parts[-1]
-            if self._word(at) == "(":
-                closing = self._closing.get(at, at)
-                columns = self._series(name, at, closing)
-                at = closing + 1
-            elif len(parts) == 1 and name in known:
+        if source.path:
+            name = source.path[-1].name
+            if source.is_call:
+                columns = self._series(source)
+            elif len(source.path) == 1 and name in known:
                 columns = known[name]
             else:
-                place = (parts[-2] if len(parts) > 1 else self._namespace, name)
+                place = (source.path[-2].name if len(source.path) > 1 else self._namespace, name)
                 columns = self._tables.get(place)
-        return self._named(at, name, columns)
+        elif source.begin in self._closings and not source.is_join:
+            columns = self._read(source.begin + 1, self._closings[source.begin], select, known)
+        if source.alias is None:
+            return _Source(name, columns)
+        return _Source(source.alias.name, _renamed(columns, source.columns))
 
-    def _series(self, name: str, opening: int, closing: int) -> Columns | None:
+    def _series(self, source: Source) -> Columns | None:
         """Return the column of a function in FROM that counts, None of another."""
-        inner = self._tokens[opening + 1 : closing]
-        counts = name in TABLE_FUNCTIONS and all(token.kind in ("number", "op") for token in inner)
+        begin = source.begin + 2 * len(source.path)
+        inner = self._query.tokens[begin : self._closings.get(begin - 1, begin)]
+        counts = source.path[-1].name in TABLE_FUNCTIONS and all(
+            each.kind in ("number", "op") for each in inner
+        )
         return {SERIES: SERIES_BITS} if counts else None
 
-    def _named(self, at: int, name: str, columns: Columns | None) -> _Source:
-        """Return a source with the name, and the names of columns, that stand behind it."""
-        at += self._word(at) == "AS"
-        token = self._at(at)
-        if token.kind in ("word", "quoted") and token.word not in _NO_ALIAS:
-            name = _folded(token)
-            at += 1
-            if self._word(at) == "(":
-                columns = _renamed(columns, self._names(at))
-        return _Source(name, columns)
-
-    def _path(self, at: int) -> tuple[list[str], int]:
-        parts = [_folded(self._at(at))]
-        while self._word(at + 1) == ".":
-            at += 2
-            parts.append(_folded(self._at(at)))
-        return parts, at + 1
-
-    def _names(self, opening: int) -> list[str]:
-        inner = self._tokens[opening + 1 : self._closing.get(opening, opening)]
-        return [_folded(token) for token in inner if token.word != ","]
-
-    def _outside(self, begin: int, end: int) -> Sequence[int]:
-        """Return the tokens that stand in no parentheses."""
-        found, at = [], begin
-        while at < end:
-            found.append(at)
-            at = self._closing.get(at, at) + 1
-        return found
-
     def _is_set(self, at: int) -> bool:
-        return self._word(at) in _SET and self._word(at - 1) != "*"
-
-    def _is_from(self, at: int) -> bool:
-        return self._word(at) == "FROM" and self._word(at - 1) != "DISTINCT"
-
-    def _word(self, at: int) -> str:
-        return self._at(at).word
-
-    def _at(self, at: int) -> Token:
-        return self._tokens[at] if 0 <= at < len(self._tokens) else END
+        return self._word(at) in SETS and self._word(at - 1) != "*"
 
 
 def _united(parts: Sequence[Columns | None]) -> Columns | None:
@@ -356,7 +272,3 @@ def _renamed(columns: Columns | None, names: Sequence[str]) -> Columns | None:
     if not names or columns is None:
         return columns if not names else None
     return dict(zip(names, columns.values(), strict=True)) if len(names) == len(columns) else None
-
-
-def _folded(token: Token) -> str:
-    return token.text[1:-1].replace('""', '"') if token.kind == "quoted" else token.text.lower()

@@ -2,50 +2,40 @@
 
 Law: the text means the same. `TIME '…'` has microseconds, as columns have; a character that LIKE names as its
 ESCAPE stands where the engine takes a backslash; SELECT DISTINCT is ordered by the number of an expression in
-its list; the column of a series in FROM has the name of the series. All other text stays as it is written.
+its list; the column of a series in FROM has the name of the series.
 """
 
-import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 from upwell.engine.source import TABLE_FUNCTIONS
-from upwell.sql.lex import END, Token, string_value, tokenize
-from upwell.sql.truth import closing_of
-from upwell.sql.twins import SelectItem, select_items
+from upwell.sql.lex import string_value
+from upwell.sql.query import SETS, Edit, Query
+from upwell.sql.source import sources
 
-_ORDERED = re.compile(r"\bDISTINCT\b.*\bORDER\b", re.IGNORECASE | re.DOTALL)
 _DIRECTIONS = frozenset({"ASC", "DESC", "NULLS"})
-_SERIES = re.compile(r"\b(?:generate_series|range)\s*\(", re.IGNORECASE)
-_CLAUSES = frozenset({"SELECT", "FROM", "JOIN", "WHERE", "ON", "GROUP", "HAVING", "ORDER", "LIMIT"})
-_BEHIND_SOURCE = _CLAUSES | {"LEFT", "RIGHT", "FULL", "INNER", "CROSS", "NATURAL", "USING", "UNION", "EXCEPT"}
-_BEHIND_SOURCE |= {"INTERSECT", "OFFSET", "FETCH", "WINDOW", "QUALIFY"}
-_SET_OPERATIONS = frozenset({"UNION", "EXCEPT", "INTERSECT"})
+_SERIES = [[name] for name in TABLE_FUNCTIONS]
 
 
-def with_own_spellings(text: str) -> str:
-    """Return the query with times, escapes and the order of distinct rows as the engine reads them."""
-    text = _with_ordered_distinct(text) if _ORDERED.search(text) else text
-    text = _with_named_series(text) if _SERIES.search(text) else text
-    lower = text.lower()
-    if "escape" not in lower and "time" not in lower:
-        return text
-    tokens = [*tokenize(text), END, END]
-    for at in range(len(tokens) - 3, -1, -1):
-        token, following = tokens[at], tokens[at + 1]
-        if token.word == "TIME" and following.kind == "string" and tokens[at - 1].word not in (".", "AS"):
-            written = f"arrow_cast({following.text}, 'Time64(µs)')"
-            text = text[: token.start] + written + text[following.end :]
-        elif token.word == "ESCAPE" and following.kind == "string" and at >= 2:
-            pattern = _escaped(tokens, at)
+def with_own_spellings(query: Query) -> Query:
+    """Return the query with times and escapes as the engine reads them."""
+    edits: list[Edit] = []
+    for at, token in enumerate(query.tokens):
+        following = query.at(at + 1)
+        if following.kind != "string":
+            continue
+        if token.word == "TIME" and query.word(at - 1) not in (".", "AS"):
+            edits.append((token.start, following.end, f"arrow_cast({following.text}, 'Time64(µs)')"))
+        elif token.word == "ESCAPE":
+            pattern = _escaped(query, at)
             if pattern is not None:
-                text = text[: tokens[at - 1].start] + pattern + text[following.end :]
-    return text
+                edits.append((query.at(at - 1).start, following.end, pattern))
+    return query.edited(edits)
 
 
-def _escaped(tokens: Sequence[Token], escape: int) -> str | None:
+def _escaped(query: Query, escape: int) -> str | None:
     """Return the pattern in front of ESCAPE with backslashes for its character; None: the engine decides."""
-    pattern, character = tokens[escape - 1], string_value(tokens[escape + 1])
-    if pattern.kind != "string" or tokens[escape - 2].word not in ("LIKE", "ILIKE") or len(character) != 1:
+    pattern, character = query.at(escape - 1), string_value(query.at(escape + 1))
+    if pattern.kind != "string" or query.word(escape - 2) not in ("LIKE", "ILIKE") or len(character) != 1:
         return None
     written: list[str] = []
     characters = iter(string_value(pattern))
@@ -60,74 +50,44 @@ def _escaped(tokens: Sequence[Token], escape: int) -> str | None:
     return "'" + "".join(written).replace("'", "''") + "'"
 
 
-def _with_ordered_distinct(text: str) -> str:
+def with_ordered_distinct(query: Query) -> Query:
     """Return the query with expressions of a DISTINCT list by their numbers in its ORDER BY."""
-    tokens = tokenize(text)
-    edits: dict[tuple[int, int], int] = {}
-    for at in range(len(tokens) - 1):
-        words = [token.word for token in tokens[at : at + 3]]
-        if words[:2] != ["SELECT", "DISTINCT"] or "ON" in words:
+    edits: list[Edit] = []
+    for select in query.selects:
+        if query.word(select + 1) != "DISTINCT" or query.word(select + 2) == "ON":
             continue
-        items = select_items(tokens, at + 1)
+        items = query.items(select)
+        listed = [query.words(item.begin, item.expression_end) for item in items]
         if any(item.is_all for item in items):
             continue
-        for order in _order(tokens, at):
-            said = [token.word or token.text for token in order]
-            number = next((n for n, item in enumerate(items, 1) if _expression(item) == said), None)
-            if number is not None and len(said) > 1:
-                edits[order[0].start, order[-1].end] = number
-    for (start, end), number in sorted(edits.items(), reverse=True):
-        text = f"{text[:start]}{number}{text[end:]}"
-    return text
+        for begin, end in _order(query, select):
+            said = query.words(begin, end)
+            if len(said) > 1 and said in listed:
+                number = listed.index(said) + 1
+                edits.append((query.at(begin).start, query.at(end - 1).end, str(number)))
+    return query.edited(edits)
 
 
-def _expression(item: SelectItem) -> list[str]:
-    """Return what an item says, without its name."""
-    said = [token.word or token.text for token in item.tokens]
-    if item.alias is None or len(said) == 1:
-        return said
-    return said[: -2 if said[-2] == "AS" else -1]
+def _order(query: Query, select: int) -> Iterator[tuple[int, int]]:
+    """Yield where the expressions are by which the query of a SELECT is ordered, without their directions."""
+    for at in query.outside(select):
+        if query.word(at) in SETS:
+            return
+        if query.word(at) == "ORDER" and query.word(at + 1) == "BY":
+            for item in query.items(at + 1):
+                places = range(item.begin, item.end)
+                yield item.begin, next((each for each in places if query.word(each) in _DIRECTIONS), item.end)
+            return
 
 
-def _with_named_series(text: str) -> str:
+def with_named_series(query: Query) -> Query:
     """Return the query with `generate_series(…) AS n` in a FROM as `generate_series(…) AS n(n)`."""
-    tokens = [*tokenize(text), END, END]
-    closings = closing_of(tokens)
-    edits: list[tuple[int, str]] = []
-    outer: list[str] = []
-    clause = ""
-    for at, token in enumerate(tokens):
-        if token.word == "(":
-            outer.append(clause)
-        elif token.word == ")" and outer:
-            clause = outer.pop()
-        elif token.word in _CLAUSES:
-            clause = token.word
-        is_source = clause in ("FROM", "JOIN") and tokens[at - 1].word in ("FROM", "JOIN", ",")
-        if is_source and token.text.lower() in TABLE_FUNCTIONS and at + 1 in closings:
-            last = closings[at + 1]
-            alias = last + 1 + (tokens[last + 1].word == "AS")
-            is_named = tokens[alias].kind in ("word", "quoted") and tokens[alias].word not in _BEHIND_SOURCE
-            if not is_named:
-                edits.append((tokens[last].end, f" AS {token.text}({token.text})"))
-            elif tokens[alias + 1].word != "(":
-                edits.append((tokens[alias].end, f"({tokens[alias].text})"))
-    for position, written in sorted(edits, reverse=True):
-        text = text[:position] + written + text[position:]
-    return text
-
-
-def _order(tokens: Sequence[Token], select: int) -> Iterator[Sequence[Token]]:
-    """Yield the expressions by which the query of a SELECT is ordered, without their directions."""
-    depth = 0
-    for at in range(select, len(tokens) - 1):
-        word = tokens[at].word
-        depth += (word == "(") - (word == ")")
-        if depth < 0 or (depth == 0 and word in _SET_OPERATIONS):
-            return
-        if depth == 0 and word == "ORDER" and tokens[at + 1].word == "BY":
-            for item in select_items(tokens, at + 2):
-                words = [token.word for token in item.tokens]
-                end = next((place for place, each in enumerate(words) if each in _DIRECTIONS), len(words))
-                yield item.tokens[:end]
-            return
+    edits: list[Edit] = []
+    for source in (source for select in query.selects for source in sources(query, select, with_joined=True)):
+        if not source.is_call or [part.name for part in source.path] not in _SERIES or source.columns:
+            continue
+        name = source.alias or source.path[0]
+        given = f"({name.text})" if source.alias else f" AS {name.text}({name.text})"
+        end = (source.alias or query.at(query.closings.get(source.begin + 1, source.begin))).end
+        edits.append((end, end, given))
+    return query.edited(edits)

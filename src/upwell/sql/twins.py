@@ -8,20 +8,10 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from upwell.sql.lex import END, Token, tokenize
+from upwell.engine.named_query import quoted
+from upwell.sql.query import Edit, Item, Query
 
 _REFUSED = re.compile(r"unique expression names|duplicate (?:un)?qualified field|which would be ambiguous")
-_OPENING = frozenset({"(", "[", "CASE"})
-_CLOSING = frozenset({")", "]", "END"})
-_ENDS = frozenset(
-    {"FROM", "WHERE", "GROUP", "HAVING", "ORDER", "LIMIT", "OFFSET", "FETCH", "UNION", "EXCEPT", "INTERSECT"}
-    | {"WINDOW", "INTO", ";"}
-)
-_NO_ALIAS = frozenset({"NULL", "TRUE", "FALSE", "UNKNOWN", "PRECISION", "ZONE", "END"})
-_BEFORE_OPERAND = frozenset(
-    {"IS", "NOT", "AND", "OR", "LIKE", "ILIKE", "IN", "BETWEEN", "ESCAPE", "FROM", "ZONE", "COLLATE", "TO"}
-    | {"SIMILAR"}
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,26 +33,6 @@ class OwnNames:
         return [names[name] if isinstance(name, int) else name for name in found]
 
 
-@dataclass(frozen=True, slots=True)
-class SelectItem:
-    """One item of a SELECT list; `name` None: an expression without one. `alias` is where it is given."""
-
-    tokens: Sequence[Token]
-    name: str | None
-    alias: Token | None
-
-    @property
-    def key(self) -> tuple[str, ...]:
-        if self.name is not None:
-            return (self.name,)
-        return ("", *(token.word or token.text for token in self.tokens))
-
-    @property
-    def is_all(self) -> bool:
-        stars = zip([END, *self.tokens], self.tokens, strict=False)
-        return any(token.word == "*" and (before is END or before.word == ".") for before, token in stars)
-
-
 def is_for_twins(refusal: str) -> bool:
     """Tell whether a query was refused with this message for its twins."""
     return _REFUSED.search(refusal) is not None
@@ -72,30 +42,30 @@ def own_names(text: str, refusal: str) -> Iterator[OwnNames]:
     """Yield ways to write a query that was refused with this message, if that was for its twins."""
     if not is_for_twins(refusal):
         return
-    tokens = tokenize(text)
-    lists = [select_items(tokens, at + 1) for at, token in enumerate(tokens) if token.word == "SELECT"]
+    query = Query(text)
+    lists = [query.items(select) for select in query.selects]
     for every in (False, True):
-        edits: list[tuple[int, int, str]] = []
+        edits: list[Edit] = []
         shown: dict[str, str | int] = {}
         for items in lists:
-            for item, name in _twins(items, text, every=every):
+            for item, name in _twins(query, items, every=every):
                 own = _unused(text, shown, item.name or "column")
                 shown[own] = name
-                edits.append(_named(item, own))
+                edits.append(_named(query, item, own))
         if edits:
-            yield OwnNames(_edited(text, edits), shown)
+            yield OwnNames(query.edited(edits).text, shown)
 
 
-def _twins(items: Sequence[SelectItem], text: str, *, every: bool) -> Iterator[tuple[SelectItem, str | int]]:
+def _twins(query: Query, items: Sequence[Item], *, every: bool) -> Iterator[tuple[Item, str | int]]:
     """Yield the items that need a name, with what is shown for it; `every`: that has none but the first."""
     seen: dict[tuple[str, ...], int] = {}
     stars = [at for at, item in enumerate(items) if item.is_all]
     for at, item in enumerate(items):
         if item.is_all:
             continue
-        first = seen.setdefault(item.key, at)
+        first = seen.setdefault(_key(query, item), at)
         is_twin = first < at or (item.name is not None and bool(stars))
-        written = text[item.tokens[0].start : item.tokens[-1].end]
+        written = query.between(item.begin, item.end)
         if item.name is not None:
             if is_twin:
                 yield item, item.name
@@ -105,64 +75,16 @@ def _twins(items: Sequence[SelectItem], text: str, *, every: bool) -> Iterator[t
             yield item, written
 
 
-def select_items(tokens: Sequence[Token], begin: int) -> list[SelectItem]:
-    """Return the items of the SELECT list that begins at `begin`."""
-    if _word(tokens, begin) in ("DISTINCT", "ALL"):
-        begin += 1
-        if _word(tokens, begin) == "ON":
-            begin = _behind(tokens, begin + 1)
-    items: list[SelectItem] = []
-    depth, start = 0, begin
-    for at in range(begin, len(tokens) + 1):
-        word = _word(tokens, at)
-        is_over = at == len(tokens) or (depth == 0 and (word in _CLOSING or _ends(tokens, at)))
-        if (is_over or (depth == 0 and word == ",")) and at > start:
-            items.append(_item(tokens[start:at]))
-        if is_over:
-            break
-        if depth == 0 and word == ",":
-            start = at + 1
-        depth += (word in _OPENING) - (word in _CLOSING)
-    return items
+def _key(query: Query, item: Item) -> tuple[str, ...]:
+    return (item.name,) if item.name is not None else ("", *query.words(item.begin, item.end))
 
 
-def _ends(tokens: Sequence[Token], at: int) -> bool:
-    word, before = _word(tokens, at), _word(tokens, at - 1)
-    if word == "EXCEPT" and before == "*":
-        return False  # SELECT * EXCEPT (a)
-    return word in _ENDS and not (word == "FROM" and before == "DISTINCT")
-
-
-def _item(tokens: Sequence[Token]) -> SelectItem:
-    last, before = tokens[-1], tokens[-2] if len(tokens) > 1 else END
-    is_name = last.kind in ("word", "quoted") and last.word not in _NO_ALIAS
-    if is_name and before.word == "AS":
-        return SelectItem(tokens, _folded(last), last)
-    if is_name and all(_is_part(token, at) for at, token in enumerate(tokens)):
-        return SelectItem(tokens, _folded(last), None)
-    is_operand = before.kind not in ("op", "end") or before.word in (")", "]")
-    if is_name and is_operand and before.word not in _BEFORE_OPERAND:
-        return SelectItem(tokens, _folded(last), last)
-    return SelectItem(tokens, None, None)
-
-
-def _is_part(token: Token, at: int) -> bool:
-    """Tell whether a token is at its place in `[[namespace.]table.]column`."""
-    return token.word == "." if at % 2 else token.kind in ("word", "quoted")
-
-
-def _named(item: SelectItem, own: str) -> tuple[int, int, str]:
+def _named(query: Query, item: Item, own: str) -> Edit:
     """Return what to write where, so that the item has its own name."""
-    name = '"' + own.replace('"', '""') + '"'
-    if item.alias is not None:
-        return item.alias.start, item.alias.end, name
-    return item.tokens[-1].end, item.tokens[-1].end, f" AS {name}"
-
-
-def _edited(text: str, edits: Sequence[tuple[int, int, str]]) -> str:
-    for start, end, written in sorted(edits, reverse=True):
-        text = text[:start] + written + text[end:]
-    return text
+    last = query.at(item.end - 1)
+    if item.has_alias:
+        return last.start, last.end, quoted(own)
+    return last.end, last.end, f" AS {quoted(own)}"
 
 
 def _unused(text: str, shown: Mapping[str, str | int], name: str) -> str:
@@ -170,21 +92,3 @@ def _unused(text: str, shown: Mapping[str, str | int], name: str) -> str:
     while f"{name}_{number}" in shown or f"{name}_{number}" in text.lower():
         number += 1
     return f"{name}_{number}"
-
-
-def _folded(token: Token) -> str:
-    return token.text[1:-1].replace('""', '"') if token.kind == "quoted" else token.text.lower()
-
-
-def _word(tokens: Sequence[Token], at: int) -> str:
-    return tokens[at].word if at < len(tokens) else ""
-
-
-def _behind(tokens: Sequence[Token], opening: int) -> int:
-    """Return where the parenthesis that opens at `opening` has ended."""
-    depth = 0
-    for at in range(opening, len(tokens)):
-        depth += (tokens[at].word == "(") - (tokens[at].word == ")")
-        if depth == 0:
-            return at + 1
-    return len(tokens)

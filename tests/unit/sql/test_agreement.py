@@ -19,6 +19,7 @@ from upwell.session.exact import with_exact_literals
 from upwell.sql.agreement import agreed_condition
 from upwell.sql.condition import with_moment
 from upwell.sql.lex import Fragment, tokenize
+from upwell.sql.query import Query
 from upwell.sql.render import literal, render
 from upwell.sql.scalar import Scope
 from upwell.testing.embedded import Embedded, memory_store
@@ -185,7 +186,7 @@ def tree(where: str, table: Table) -> Node | None:
 def answers(db: Embedded, where: str, table: Table, given: Sequence[Row]) -> list[object]:
     """Return what SELECT finds of each row, had it been alone."""
     text = with_moment(render(where, (), CONTEXT), CONTEXT.now_us)
-    text = with_exact_literals(text, [table.columns])
+    text = with_exact_literals(Query(text), [table.columns]).text
     verdicts = Condition(db.query, table, text, frozenset()).decide(db.view, dict(enumerate(given, 1)))
     return [verdicts[seq] for seq in range(1, len(given) + 1)]
 

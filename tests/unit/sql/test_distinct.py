@@ -3,6 +3,7 @@
 import pytest
 
 from upwell.sql.distinct import with_whole_distinct
+from upwell.sql.query import Query
 
 
 @pytest.mark.parametrize(
@@ -25,9 +26,9 @@ from upwell.sql.distinct import with_whole_distinct
     ],
 )
 def test_it_stands_in_parentheses(text: str, whole: str) -> None:
-    assert with_whole_distinct(text) == whole
+    assert with_whole_distinct(Query(text)).text == whole
 
 
 def test_an_aggregate_with_a_filter_is_one_operand() -> None:
     text = "SELECT SUM(a) FILTER (WHERE b > 1) IS DISTINCT FROM 2 FROM t"
-    assert with_whole_distinct(text) == text.replace("SUM", "(SUM").replace("2 FROM", "2) FROM")
+    assert with_whole_distinct(Query(text)).text == text.replace("SUM", "(SUM").replace("2 FROM", "2) FROM")

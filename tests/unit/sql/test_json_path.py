@@ -4,6 +4,7 @@ import pytest
 
 from upwell.errors import InvalidSql
 from upwell.sql.json_path import OPERATORS_MAX, with_json_calls
+from upwell.sql.query import Query
 
 
 @pytest.mark.parametrize(
@@ -30,7 +31,7 @@ from upwell.sql.json_path import OPERATORS_MAX, with_json_calls
     ],
 )
 def test_a_path_becomes_its_steps(text: str, rewritten: str) -> None:
-    assert with_json_calls(text) == rewritten
+    assert with_json_calls(Query(text)).text == rewritten
 
 
 @pytest.mark.parametrize(
@@ -47,10 +48,10 @@ def test_a_path_becomes_its_steps(text: str, rewritten: str) -> None:
     ],
 )
 def test_everything_else_stays(text: str) -> None:
-    assert with_json_calls(text) == text
+    assert with_json_calls(Query(text)).text == text
 
 
 def test_there_is_an_end_to_it() -> None:
-    assert with_json_calls("d" + "->'a'" * OPERATORS_MAX).count("json_step") == OPERATORS_MAX
+    assert with_json_calls(Query("d" + "->'a'" * OPERATORS_MAX)).text.count("json_step") == OPERATORS_MAX
     with pytest.raises(InvalidSql, match="200 JSON operators"):
-        with_json_calls("d" + "->'a'" * (OPERATORS_MAX + 1))
+        with_json_calls(Query("d" + "->'a'" * (OPERATORS_MAX + 1)))

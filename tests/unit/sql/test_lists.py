@@ -11,6 +11,7 @@ from datafusion import SessionConfig, SessionContext
 
 from upwell.errors import InvalidSql
 from upwell.sql.lists import with_lists_apart
+from upwell.sql.query import Query
 
 ROWS = list(product((None, 1, 2, 3), (None, 1, 2), (1, 3), (2, 4)))
 NAMES = "abcd"
@@ -34,8 +35,12 @@ def test_conditions_are_true_of_the_same_rows(sqlite: sqlite3.Connection, seed: 
         expected = [
             (*row[:4], None if row[4] is None else bool(row[4])) for row in sqlite.execute(sql).fetchall()
         ]
-        found = _asked(with_lists_apart(sql.replace("BY a, b", "BY a NULLS FIRST, b NULLS FIRST")))
+        found = _asked(_apart(sql.replace("BY a, b", "BY a NULLS FIRST, b NULLS FIRST")))
         assert found == expected, sql
+
+
+def _apart(text: str) -> str:
+    return with_lists_apart(Query(text)).text
 
 
 def _asked(sql: str) -> list[tuple[object, ...]]:
@@ -73,11 +78,11 @@ def _condition(chance: random.Random, depth: int) -> str:
     ],
 )
 def test_lists_that_cannot_be_merged_wrongly_stay(text: str) -> None:
-    assert with_lists_apart(text) == text
+    assert _apart(text) == text
 
 
 def test_only_what_more_is_asked_of_than_its_truth_is_kept_apart() -> None:
-    apart = with_lists_apart("SELECT 1 FROM t WHERE a IN (1, 2) AND NOT t.a NOT IN (2, 3)")
+    apart = _apart("SELECT 1 FROM t WHERE a IN (1, 2) AND NOT t.a NOT IN (2, 3)")
     assert apart == (
         "SELECT 1 FROM t WHERE a IN (1, 2) AND NOT NULLIF(t.a NOT IN (2, 3), CAST(NULL AS BOOLEAN))"
     )
@@ -88,7 +93,7 @@ def test_a_part_of_another_query_knows_nothing_of_its_other_lists() -> None:
         "SELECT a IN (1, 2) AS x, t.b = -1 AS y FROM t "
         "WHERE a IN (1) AND NOT EXISTS (SELECT 1 FROM u WHERE u.a = t.a)"
     )
-    assert with_lists_apart(text, is_part=True) == text.replace(
+    assert with_lists_apart(Query(text), is_part=True).text == text.replace(
         "a IN (1, 2) AS", "NULLIF(a IN (1, 2), CAST(NULL AS BOOLEAN)) AS"
     ).replace("t.b = -1", "NULLIF(t.b = -1, CAST(NULL AS BOOLEAN))")
 
@@ -98,4 +103,4 @@ def test_lists_in_operands_of_lists_end_before_they_fill_the_memory() -> None:
     for _ in range(40):
         operand = f"({operand} IN (b, c))"
     with pytest.raises(InvalidSql, match="compare by ="):
-        with_lists_apart(f"SELECT {operand} FROM t")
+        _apart(f"SELECT {operand} FROM t")

@@ -2,6 +2,7 @@
 
 import pytest
 
+from upwell.sql.query import Query
 from upwell.sql.spelling import with_own_spellings
 
 
@@ -18,4 +19,4 @@ from upwell.sql.spelling import with_own_spellings
     ],
 )
 def test_spellings(text: str, own: str) -> None:
-    assert with_own_spellings(text) == own
+    assert with_own_spellings(Query(text)).text == own
