@@ -3,7 +3,6 @@
 import json
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from pathlib import Path
 from typing import Any, Self
 
 import pytest
@@ -288,12 +287,26 @@ def test_a_stopping_server_says_so(start_server: StartServer) -> None:
     assert server.wait_exit() == 0
 
 
-def test_one_who_never_reads_delays_nobody(start_server: StartServer) -> None:
+@pytest.fixture(scope="module")
+def patient(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
+    """A server that lets a socket be silent for long."""
+    env = {"UPWELL_BCRYPT_COST": "4", "UPWELL_WS_CLIENT_TIMEOUT_S": "600"}
+    with ServerProcess(tmp_path_factory.mktemp("patient") / "data", env=env) as server:
+        yield server
+
+
+def make_notes(client: upwell.client.Client, column: str) -> None:
+    """Make the table anew."""
+    client.execute("CREATE NAMESPACE IF NOT EXISTS app")
+    client.execute("DROP TABLE IF EXISTS app.notes")
+    client.execute(f"CREATE TABLE app.notes (id BIGINT PRIMARY KEY, {column} TEXT) WITH (TYPE = 'USER')")
+
+
+def test_one_who_never_reads_delays_nobody(patient: ServerProcess) -> None:
     """Megabytes for a socket that takes none; the other one has each at once, and the slow one all, later."""
-    server = start_server(env={"UPWELL_WS_CLIENT_TIMEOUT_S": "600"})
+    server = patient
     with upwell.client.connect(server.url, user="root", password=server.root_password) as client:
-        client.execute("CREATE NAMESPACE app")
-        client.execute("CREATE TABLE app.notes (id BIGINT PRIMARY KEY, body TEXT) WITH (TYPE = 'USER')")
+        make_notes(client, "body")
         token, text, keys = client.login(), "x" * 40_000, range(400)
         with Live(server.port, token) as healthy, Live(server.port, token) as slow:
             for opened in (healthy, slow):
@@ -307,16 +320,15 @@ def test_one_who_never_reads_delays_nobody(start_server: StartServer) -> None:
             assert [slow.frame("change")["rows"][0]["id"] for _ in keys] == [str(key) for key in keys]
 
 
-def test_a_hundred_go_on_beside_one_that_is_not_read(start_server: StartServer) -> None:
+def test_a_hundred_go_on_beside_one_that_is_not_read(patient: ServerProcess) -> None:
     """64 MB are due to a socket that takes none of them: they wait in the log, not in the server's memory."""
-    server = start_server(env={"UPWELL_WS_CLIENT_TIMEOUT_S": "600"})
+    server = patient
     text, keys, names = "x" * 40_000, range(200), [str(n) for n in range(8)]
     with ExitStack() as stack:
         client = stack.enter_context(
             upwell.client.connect(server.url, user="root", password=server.root_password)
         )
-        client.execute("CREATE NAMESPACE app")
-        client.execute("CREATE TABLE app.notes (id BIGINT PRIMARY KEY, body TEXT) WITH (TYPE = 'USER')")
+        make_notes(client, "body")
         token = client.login()
         healthy = [stack.enter_context(Live(server.port, token)) for _ in range(100)]
         stalled = stack.enter_context(Live(server.port, token))
@@ -350,12 +362,10 @@ def until_key(live: Any, key: int) -> Iterator[Change]:
 
 
 @pytest.fixture
-def at(data_dir: Path, start_server: StartServer) -> Iterator[tuple[ServerProcess, upwell.client.Client]]:
-    server = start_server()
-    with upwell.client.connect(server.url, user="root", password=server.root_password) as client:
-        client.execute("CREATE NAMESPACE app")
-        client.execute("CREATE TABLE app.notes (id BIGINT PRIMARY KEY, kind TEXT) WITH (TYPE = 'USER')")
-        yield server, client
+def at(patient: ServerProcess) -> Iterator[tuple[ServerProcess, upwell.client.Client]]:
+    with upwell.client.connect(patient.url, user="root", password=patient.root_password) as client:
+        make_notes(client, "kind")
+        yield patient, client
 
 
 def test_snapshot_and_deltas_are_the_select_over_both_tiers(
