@@ -95,7 +95,8 @@ class World:
         self.check()
         assert self.db.cold_problems() == []
         assert self.db.cold_rows(TABLE) == self.model.rows(None)
-        assert len(list(self.db.cold_root.rglob("batch-*.filter"))) == 1
+        # The manifest says the filter of few keys.
+        assert len(list((self.db.cold_root / "app" / "notes").glob("batch-*"))) == 1
 
     def close(self) -> None:
         self.db.close()

@@ -17,6 +17,8 @@ KINDS = {
     "hidden": "hidden-*",
     "manifest": "manifest-*",
 }
+FEW = "id < 1000"
+"""The rows that are asked for; others are there because a key filter of few keys is no file."""
 EXPECTED = [[1, "changed"], *[[key, "new"] for key in (3, 4, 5)]]
 
 
@@ -64,7 +66,9 @@ def test_no_damage_makes_rows_disappear(site: Site) -> None:
     site.server.start()
     told = {name: _asked(root, name) for name in names}
     print(told)
-    assert [[int(key), v] for key, v in root.run("SELECT id, v FROM app.sound ORDER BY id").rows] == EXPECTED
+    assert [
+        [int(key), v] for key, v in root.run(f"SELECT id, v FROM app.sound WHERE {FEW} ORDER BY id").rows
+    ] == EXPECTED
     failing = {name for name, answer in told.items() if answer != "whole"}
     assert failing <= {name for name, (kind, _) in names.items() if kind in ("segment", "manifest")}, told
 
@@ -100,11 +104,15 @@ def make(site: Site, name: str, namespace: str = "app") -> None:
     """Create a table with rows in two segments, of which the newer one supersedes some of the older."""
     table, text = f"{namespace}.{name}", "other" if name == "other" else "new"
     site.root.run(f"CREATE TABLE {table} (id INT PRIMARY KEY, v TEXT) WITH (TYPE = 'SHARED')")
-    site.root.run(f"INSERT INTO {table} VALUES (1, '{text}'), (2, '{text}'), (3, '{text}')")
+    site.root.run(f"INSERT INTO {table} VALUES (1, '{text}'), (2, '{text}'), (3, '{text}'), {_others(1000)}")
     site.flush(table)
     site.root.run(f"UPDATE {table} SET v = 'changed' WHERE id = 1; DELETE FROM {table} WHERE id = 2")
-    site.root.run(f"INSERT INTO {table} VALUES (4, '{text}'), (5, '{text}')")
+    site.root.run(f"INSERT INTO {table} VALUES (4, '{text}'), (5, '{text}'), {_others(2000)}")
     site.flush(table)
+
+
+def _others(first: int) -> str:
+    return ", ".join(f"({key}, NULL)" for key in range(first, first + 150))
 
 
 def newest(directory: Path, pattern: str) -> Path:
@@ -115,9 +123,9 @@ def _asked(root: Wire, name: str, namespace: str = "app") -> str:
     """Return 'whole', or the error, which names a file of the table; by scan and by key."""
     outcomes = []
     for sql in (
-        f"SELECT id, v FROM {namespace}.{name} ORDER BY id",
+        f"SELECT id, v FROM {namespace}.{name} WHERE {FEW} ORDER BY id",
         f"SELECT id, v FROM {namespace}.{name} WHERE id IN (1, 3, 4, 5, 2) ORDER BY id",
-        f"SELECT COUNT(*), COUNT(v) FROM {namespace}.{name}",
+        f"SELECT COUNT(*), COUNT(v) FROM {namespace}.{name} WHERE {FEW}",
         *(f"SELECT id, v FROM {namespace}.{name} WHERE id = {key}" for key in range(1, 6)),
     ):
         answer = root.sql(sql)

@@ -46,6 +46,9 @@ from upwell.storage.segments import SegmentStats
 from upwell.storage.storages import Storages
 from upwell.types import SHARED, Owner, TableId, owner_user, user_owner
 
+FILTER_IN_MANIFEST_BYTES_MAX = 160
+"""A filter of some hundred keys is said by the manifest: each file costs the disk a sync."""
+
 _COLLECT = "collect/"
 
 
@@ -239,7 +242,7 @@ class PartitionWriter:
         write: "WriteSegment",
         points: str,
     ) -> Segment:
-        """Write one segment and its key filter; `sync` makes their names durable."""
+        """Write one segment and its key filter, unless that is short; `sync` makes their names durable."""
         files, partition = base.files, base.files.partition
         name = partition.segment_name(number)
         temp, digests = files.temp(name), KeyDigests()
@@ -250,7 +253,11 @@ class PartitionWriter:
         segment = stats.entry(
             partition, number, schema=base.table.version, time_ms=self.now_ms, sha256=sha256
         )
-        files.write_new(segment.filter, digests.filter().encode(segment.seal(base.owner)), sync_name=False)
+        content = digests.filter().encode(segment.seal(base.owner))
+        if len(content) <= FILTER_IN_MANIFEST_BYTES_MAX:
+            segment = msgspec.structs.replace(segment, filter="", filter_bytes=content)
+        else:
+            files.write_new(segment.filter, content, sync_name=False)
         self._points.reach(f"{points}:segment-published")
         return segment
 

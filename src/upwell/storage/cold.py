@@ -95,7 +95,7 @@ class ColdPartition:
 
     def is_known_absent(self, key: Key) -> bool:
         """Whether the filters already in memory exclude the key; touches no file."""
-        filters = (self._filters.get(segment.filter) for segment in self.manifest.segments)
+        filters = (self._filters.get(segment.path) for segment in self.manifest.segments)
         return all(known is not None and not known.may_contain(key) for known in filters)
 
     def scan(self, after: Key | None = None) -> Iterator[Version]:
@@ -131,8 +131,8 @@ class ColdPartition:
                 continue
             if (reader := other._readers.get(segment.path)) is not None:
                 self._readers.setdefault(segment.path, reader)
-            if (key_filter := other._filters.get(segment.filter)) is not None:
-                self._filters.setdefault(segment.filter, key_filter)
+            if (key_filter := other._filters.get(segment.path)) is not None:
+                self._filters.setdefault(segment.path, key_filter)
 
     def forget_groups(self, others: Iterable["ColdPartition"]) -> None:
         """Let go of the row groups that are kept of segments which none of `others` has open."""
@@ -161,10 +161,10 @@ class ColdPartition:
         return reader
 
     def _filter(self, segment: Segment) -> KeyFilter:
-        key_filter = self._filters.get(segment.filter)
+        key_filter = self._filters.get(segment.path)
         if key_filter is None:
             key_filter = load_filter(self.files, segment, self.columns)
-            self._filters[segment.filter] = key_filter
+            self._filters[segment.path] = key_filter
         return key_filter
 
     def _unhidden(self, segment: Segment, after: Key | None) -> Iterator[Version]:
@@ -266,18 +266,19 @@ def whole(files: PartitionFiles, segment: Segment) -> Whole:
 def load_filter(files: PartitionFiles, segment: Segment, columns: Sequence[Column]) -> KeyFilter:
     """Return a segment's key filter; one that is lost, or another's, is made again of the segment."""
     there = files.at(segment.place)
-    shown, seal = there.shown(segment.filter), segment.seal(files.partition.owner)
+    shown, seal = there.shown(segment.filter or segment.path), segment.seal(files.partition.owner)
     try:
-        return KeyFilter.decode(there.read(segment.filter), seal)
+        return KeyFilter.decode(segment.filter_bytes or there.read(segment.filter), seal)
     except ValueError as error:
-        reason = f"cold file {shown} is damaged: {error}"
+        reason = f"{shown}: {error}"
     except ColdFileMissing as error:
         if not is_lost(error):
             raise
         reason = str(error)
     keys = [key for key, _ in load_keys(path_of(files, segment), columns, row_count=segment.row_count)]
     key_filter = KeyFilter.build(keys)
-    there.replace(segment.filter, key_filter.encode(seal))
+    if segment.filter:
+        there.replace(segment.filter, key_filter.encode(seal))
     log.warning("A key filter was lost and is made again", extra=fields(file=shown, reason=reason))
     return key_filter
 

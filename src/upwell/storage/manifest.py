@@ -5,8 +5,8 @@ a record in the hot store, and beside it is a spare of that manifest: what count
 store is there. `manifest.json` is only a copy for people and outside readers.
 
 A manifest is JSON in the shape of the contract (section 6.5), extended by `table_number`, `flushed_until`,
-`columns` and `hidden`, and per segment `filter` and `live_count`. A hidden set is a sorted JSON array:
-rows of the segments that have these `_seq`s are superseded and don't count.
+`columns` and `hidden`, and per segment `filter`, `filter_bytes` (base64) and `live_count`. A hidden set is a
+sorted JSON array: rows of the segments that have these `_seq`s are superseded and don't count.
 
 A manifest is sealed (`digests.sealed`), and says the SHA-256 of each segment and hidden set.
 
@@ -49,7 +49,10 @@ class ColumnStats(msgspec.Struct, frozen=True, gc=False):
 
 
 class Segment(msgspec.Struct, frozen=True, kw_only=True):
-    """One Parquet file in force. `live_count` are its rows that aren't tombstones; times are ms."""
+    """One Parquet file in force. `live_count` are its rows that aren't tombstones; times are ms.
+
+    The key filter is a file, or of few keys and then said here: `filter` "", the content in `filter_bytes`.
+    """
 
     min_seq: int
     max_seq: int
@@ -66,6 +69,7 @@ class Segment(msgspec.Struct, frozen=True, kw_only=True):
     storage: str = ""
     directory: str = ""
     sha256: str = ""
+    filter_bytes: bytes = b""
 
     @property
     def place(self) -> Place | None:
@@ -155,7 +159,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
         found = [f"manifest-{self.table_number}-{self.version}.json"] if own == place else []
         for segment in self.segments:
             if (segment.place or own) == place:
-                found += [segment.path, segment.filter]
+                found += [segment.path, *([segment.filter] if segment.filter else ())]
         return found + [each.path for each in self.hidden if (each.place or own) == place]
 
     def placed(self, place: Place) -> "Manifest":

@@ -16,7 +16,7 @@ from upwell.engine import flush as flush_module
 from upwell.engine.catalog import storage_record
 from upwell.engine.flush import Flushed
 from upwell.engine.stop import Stop
-from upwell.errors import ColdFileMissing, StorageFailed, TableNotFound
+from upwell.errors import AlreadyExists, ColdFileMissing, StorageFailed, TableNotFound
 from upwell.jobs.job import Job, JobType
 from upwell.storage.hot import Applied, Batch, Kind
 from upwell.storage.memory import MemoryStore
@@ -306,9 +306,10 @@ def test_before_the_switch_all_that_the_manifest_names_is_on_the_disk(tmp_path: 
     with Embedded(tmp_path / "db", store=memory_store(), files=files, points=points) as db:
         db.run("CREATE NAMESPACE app")
         db.run("CREATE TABLE app.ours (id INT PRIMARY KEY, n INT) WITH (TYPE = 'SHARED')")
-        db.change("INSERT INTO app.ours VALUES (1, 1), (2, 2)")
+        # The filter of fewer keys isn't a file.
+        db.change("INSERT INTO app.ours VALUES " + ", ".join(f"({key}, 1)" for key in range(200)))
         db.flush("app.ours")
-        db.change("UPDATE app.ours SET n = 3 WHERE id = 1")
+        db.change("UPDATE app.ours SET n = 3")
         files.arm(1_000_000)
         seen.clear()
         db.flush("app.ours")
@@ -320,6 +321,28 @@ def test_before_the_switch_all_that_the_manifest_names_is_on_the_disk(tmp_path: 
             synced = [name.name for call, name in seen[:at] if call == "fsync"]
             assert any(name.startswith(f".{path.name}.") for name in synced), path
             assert ("fsync-dir", path.parent) in seen[at:], path
+
+
+def test_the_filter_of_few_keys_is_said_by_the_manifest(tmp_path: Path) -> None:
+    with Embedded(tmp_path / "db") as db:
+        db.run("CREATE NAMESPACE app")
+        db.run("CREATE TABLE app.ours (id INT PRIMARY KEY, n INT) WITH (TYPE = 'SHARED')")
+        filters = []
+        for keys in (range(2), range(2, 102), range(200, 350)):
+            db.change("INSERT INTO app.ours VALUES " + ", ".join(f"({key}, 1)" for key in keys))
+            db.flush("app.ours")
+            filters.append([path.name for path in db.cold_root.rglob("*.filter")])
+        assert filters == [[], [], ["batch-1-2.filter"]]
+        db.reopen()
+        with pytest.raises(AlreadyExists):
+            db.change("INSERT INTO app.ours VALUES (101, 2)")
+        db.change("INSERT INTO app.ours VALUES (102, 2)")
+        assert db.rows("SELECT n FROM app.ours WHERE id IN (1, 101, 102, 349)") == [(1,), (1,), (2,), (1,)]
+        assert db.cold_problems() == []
+        db.flush("app.ours")
+        db.compact("app.ours")
+        assert db.cold_problems() == []
+        assert db.rows("SELECT COUNT(n) FROM app.ours") == [(253,)]
 
 
 def test_before_several_partitions_switch_all_their_files_are_on_the_disk(
@@ -336,7 +359,7 @@ def test_before_several_partitions_switch_all_their_files_are_on_the_disk(
         assert db.committer.commits == commits + 2, "the switch, and the clean-up"
         for trace in seen:
             made = [(at, path) for at, (call, path) in enumerate(trace) if call in ("link", "mkdir")]
-            assert len(made) == 3 * 4 + len(["db", "storage", "app", "mine"])
+            assert len(made) == 3 * 3 + len(["db", "storage", "app", "mine"])
             for at, path in made:
                 assert ("fsync-dir", path.parent) in trace[at:], path
         assert len(seen) == 3

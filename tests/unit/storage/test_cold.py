@@ -255,6 +255,31 @@ def test_a_filter_of_another_version_is_made_again(tier: Tier, version: bytes) -
     assert path.read_bytes() == whole
 
 
+def test_a_filter_in_the_manifest_is_asked_without_a_file(tier: Tier) -> None:
+    """Each segment its own; one of another version is made again where it is needed, and not kept."""
+    tier.flush([live(1, 10), live(2, 11)])
+    tier.flush([live(3, 12)])
+    short, old = [], []
+    for segment in tier.manifest.segments:
+        content = tier.files.read(segment.filter)
+        tier.files.remove(segment.filter)
+        short.append(msgspec.structs.replace(segment, filter="", filter_bytes=content))
+        before = content[:4] + b"\x02" + content[5:]
+        old.append(msgspec.structs.replace(segment, filter="", filter_bytes=before))
+    for segments in (short, old):
+        manifest = msgspec.structs.replace(tier.manifest, segments=tuple(segments))
+        assert msgspec.json.decode(msgspec.json.encode(manifest), type=Manifest) == manifest
+        partition = tier.open(manifest)
+        assert [partition.find(key) for key in (1, 2, 3, 4)] == [live(1, 10), live(2, 11), live(3, 12), None]
+        assert [partition.is_known_absent(key) for key in (1, 3, 4)] == [False, False, True]
+        assert not any(name.endswith(".filter") for name in manifest.names_at(tier.files.place))
+    assert list(tier.files.directory.glob("*.filter")) == []
+    for segment in short:
+        tier.files.remove(segment.path)
+    partition = tier.open(msgspec.structs.replace(tier.manifest, segments=tuple(short)))
+    assert partition.find(4) is None
+
+
 def test_a_lost_hidden_set_follows_from_the_segments(tier: Tier) -> None:
     tier.flush([live(1, 10), live(2, 11), live(3, 12)])
     tier.flush([live(1, 20), gone(2, 21)], hidden=[10, 11])

@@ -122,6 +122,7 @@ def test_the_copy_has_the_contract_s_shape(files: PartitionFiles) -> None:
                 "storage": "",
                 "directory": "",
                 "sha256": "",
+                "filter_bytes": "",
             }
         ],
         "hidden": [{"path": "hidden-7-0.json", "count": 2, "storage": "", "directory": "", "sha256": ""}],
