@@ -8,6 +8,7 @@ import sqlite3
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from operator import methodcaller
 from pathlib import Path
 from typing import NamedTuple
 
@@ -54,6 +55,7 @@ CREATE TABLE IF NOT EXISTS _sync_pending (
     PRIMARY KEY (table_name, pk_uuid));
 CREATE INDEX IF NOT EXISTS _sync_pending_order
     ON _sync_pending (quarantined, attempts, table_name, (op = 'DELETE'), change_id);
+CREATE INDEX IF NOT EXISTS _sync_pending_unnumbered ON _sync_pending (change_id) WHERE change_id IS NULL;
 CREATE TABLE IF NOT EXISTS _sync_outbox (
     position INTEGER PRIMARY KEY,
     table_name TEXT NOT NULL,
@@ -410,7 +412,7 @@ def connect(path: str, *, has_foreign_keys: bool) -> sqlite3.Connection:
         raise _refused(path, cause) from cause
     if not has_foreign_keys:
         # SQLite keeps any bytes as text: what is no UTF-8 must not stop the rest (the outbox sets it aside).
-        connection.text_factory = lambda data: data.decode("utf-8", "replace")
+        connection.text_factory = methodcaller("decode", "utf-8", "replace")
     try:
         connection.execute("PRAGMA journal_mode = WAL")
         # Server rows are written without foreign key actions: a cascade must not delete what the log keeps.

@@ -6,8 +6,7 @@ a fresh change id on top of the acknowledged version; a refused change stays.
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 from msgspec import UNSET, Raw
 
@@ -40,8 +39,7 @@ _ANSWERED = (
 _IS_UNCHANGED = "CASE WHEN 'DELETE' IN (p.op, o.op) THEN p.op = o.op ELSE p.payload IS o.payload END"
 
 
-@dataclass(frozen=True, slots=True)
-class Outgoing:
+class Outgoing(NamedTuple):
     """One change as it was (or will be) sent; `payload` is the captured form."""
 
     table: str
@@ -71,7 +69,7 @@ class Outbox:
             "SELECT table_name, pk_uuid, op, base_version, payload, wire_payload, change_id, position"
             " FROM _sync_outbox ORDER BY position"
         )
-        return [Outgoing(*row) for row in rows]
+        return list(map(Outgoing._make, rows))
 
     def freeze(self, tables: Tables, limit: int, skip: Iterable[RowKey]) -> list[Outgoing]:
         """Copy the next `limit` changes: untried ones first, parents before children, deletions last.
@@ -86,15 +84,19 @@ class Outbox:
             self._number()
             picked = self._pick(tables, limit, set(skip))
             has_extra = connection.execute("SELECT 1 FROM _sync_extra LIMIT 1").fetchone() is not None
+            batch = [
+                Outgoing(*row[:5], self._wire(tables, row, has_extra=has_extra), row[5], position)
+                for position, row in enumerate(picked, 1)
+            ]
             connection.executemany(
                 "INSERT INTO _sync_outbox"
-                " (table_name, pk_uuid, op, base_version, payload, wire_payload, change_id)"
-                " VALUES (?, ?, ?, ?, ?, ?, ?)",
-                [(*row[:5], self._wire(tables, row, has_extra=has_extra), row[5]) for row in picked],
+                " (table_name, pk_uuid, op, base_version, payload, wire_payload, change_id, position)"
+                " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+                batch,
             )
-            if picked:
-                self._file.note_sent(max(row[5] for row in picked))
-            return self.outstanding()
+            if batch:
+                self._file.note_sent(max(sent.change_id for sent in batch))
+            return batch
 
     def _pick(self, tables: Tables, limit: int, skipped: set[RowKey]) -> list[PendingRow]:
         """Take them group by group, in the order of an index: what waits in thousands isn't sorted anew."""

@@ -5,6 +5,7 @@ slashes, so that the records of a user, or of a device, stand together, as do th
 prefix is for `HotReader.scan_records`.
 """
 
+from functools import lru_cache
 from urllib.parse import quote
 
 from upwell.types import TableId
@@ -20,6 +21,7 @@ def source_name(user: str, source: str) -> str:
     return user_prefix(user) + quote(source, safe="")
 
 
+@lru_cache(maxsize=1_000)
 def source_prefix(user: str, source: str) -> str:
     """Return what the names of a device's changes begin with."""
     return f"{source_name(user, source)}/"
