@@ -396,6 +396,8 @@ def test_ordinary_roles_get_the_public_text(
             "column 'nope' does not exist in N.t at Line: 2, Column: 1",
         ),
         ("SELECT * FORM N.t", "INVALID_SQL", "at Line: 1, Column: 15"),
+        ("SELECT (id\n FROM N.t WHERE (1 ", "INVALID_SQL", "at Line: 2, Column: "),
+        ("SELECT id FROM N.t\nWHERE  ", "INVALID_SQL", "found: EOF at Line: 2, Column: 6"),
         ("INSERT INTO N.t\nVALUE (1)", "INVALID_SQL", "found VALUE at Line: 2, Column: 1"),
         ("INSERT INTO N.t VALUES (1, 'a'), (1, 'b')", "SQL_EXECUTION_ERROR", "Primary key violation"),
         ("INSERT INTO N.t VALUES ('x', 'a')", "SQL_EXECUTION_ERROR", "cannot hold 'x'"),

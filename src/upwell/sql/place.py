@@ -7,6 +7,7 @@ from upwell.sql.lex import Token, place, tokenize
 
 CHARS_MAX = 16_000
 """What is behind so many characters isn't looked for: others wait meanwhile."""
+_ENDS = ("found: EOF", "found the end of the statement")
 _UNKNOWN = re.compile(
     r"No field named (?:[\w\"]+\.)*\"?(?P<field>\w+)\"?"
     r"|[Cc]olumn '(?P<column>[^']+)' does not exist(?: in \w+(?:\.\w+)*)?"
@@ -15,7 +16,9 @@ _UNKNOWN = re.compile(
 
 
 def pointed(message: str, sql: str) -> str:
-    """Return an error's message with the line and column of the unknown name that it is about."""
+    """Return an error's message with the line and column of the name, or the end, that it is about."""
+    if message.endswith(_ENDS):
+        return f"{message} at {place(sql, len(sql.rstrip()))}"
     found = _UNKNOWN.search(message)
     if found is None:
         return message
