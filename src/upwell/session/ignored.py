@@ -1,7 +1,7 @@
 """Ignored: what the query engine reads and then leaves out, as if it weren't there.
 
 Law: a query that is answered means what it says. A clause that would be passed over (a lock, a sample, a walk
-through a tree) is refused.
+through a tree, how often a row is in both) is refused.
 """
 
 import re
@@ -10,12 +10,14 @@ from itertools import pairwise
 from upwell.errors import InvalidSql
 from upwell.sql.lex import END, Token, place, tokenize
 
-_HINT = re.compile(r"\b(?:for|tablesample|sample|connect|ordinality)\b", re.IGNORECASE)
+_HINT = re.compile(r"\b(?:for|tablesample|sample|connect|ordinality|except|intersect)\b", re.IGNORECASE)
 _LOCKS = frozenset({"UPDATE", "SHARE"})
 _NOT_SUPPORTED = {
     ("FOR", "JSON"): "FOR JSON",
     ("FOR", "XML"): "FOR XML",
     ("CONNECT", "BY"): "CONNECT BY (WITH RECURSIVE walks a tree)",
+    ("EXCEPT", "ALL"): "EXCEPT ALL (EXCEPT gives each row once)",
+    ("INTERSECT", "ALL"): "INTERSECT ALL (INTERSECT gives each row once)",
     ("WITH", "ORDINALITY"): "WITH ORDINALITY (row_number() OVER () counts rows)",
 }
 

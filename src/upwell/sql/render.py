@@ -16,6 +16,7 @@ from upwell.sql.caption import with_captions
 from upwell.sql.cast import with_typed_casts
 from upwell.sql.distinct import with_whole_distinct
 from upwell.sql.existence import with_counted_existence
+from upwell.sql.interval import with_compared_intervals
 from upwell.sql.json_path import with_json_calls
 from upwell.sql.label import with_kept_labels
 from upwell.sql.lex import END, Token
@@ -42,6 +43,7 @@ _REWRITES: Sequence[tuple[re.Pattern[str], Callable[[Query], Query]]] = (
     (re.compile(r"\(\s*(?:SELECT|WITH)\b"), with_kept_labels),
     (re.compile(r"EXISTS\s*\("), with_counted_existence),
     (re.compile(r"(?:::|AS(?<!\wAS))\s*(?:UUID|JSONB?)\b"), with_typed_casts),
+    (re.compile(r"INTERVAL"), with_compared_intervals),
     (re.compile(r"DISTINCT.*ORDER", re.DOTALL), with_ordered_distinct),
     (re.compile(r"(?:GENERATE_SERIES|RANGE)\s*\("), with_named_series),
     (re.compile(r"TIME|ESCAPE"), with_own_spellings),
