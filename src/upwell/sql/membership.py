@@ -11,11 +11,10 @@ neither, what equals the operand is counted.
 
 from upwell.sql.distinct import operand_begin
 from upwell.sql.query import Query
+from upwell.sql.source import sources
 from upwell.sql.truth import is_followed, shows_unknown
 
 _SUBQUERY = frozenset({"SELECT", "WITH"})
-# A name behind one of these, or behind a name, may be that of a table; what is none does no harm.
-_BEHIND_OWN = frozenset({",", ".", ")"})
 _COUNTED = "(SELECT COUNT(*) FROM ({subquery}\n) AS _members(_member) WHERE _member = {operand}) > 0"
 _UNKNOWN = (
     "CASE (SELECT CASE WHEN COUNT(*) = 0 THEN 0 WHEN COUNT(_member) < COUNT(*) THEN 2 ELSE 1 END "
@@ -62,16 +61,14 @@ def _rewritten(query: Query, at: int) -> Query:
 def _reads_around(query: Query, begin: int, end: int) -> bool:
     """Tell whether a subquery names a table that isn't its own."""
     own: set[str] = set()
-    named: set[str] = set()
-    for at in range(begin, end):
-        token, before = query.at(at), query.at(at - 1)
-        if not token.is_name:
-            continue
-        if query.word(at + 1) == "." and before.word != ".":
-            named.add(token.name)
-        if before.word in _BEHIND_OWN or before.is_name:
-            own.add(token.name)
-    return not named <= own
+    for select in (select for select in query.selects if begin <= select < end):
+        for source in sources(query, select, with_joined=True):
+            own |= {part.name for part in (*source.path[:-1], *source.qualifier)}
+    return any(
+        query.at(at).is_name and query.word(at + 1) == "." and query.word(at - 1) != "."
+        for at in range(begin, end)
+        if query.at(at).name not in own
+    )
 
 
 def _is_operand(query: Query, begin: int) -> bool:
