@@ -69,6 +69,13 @@ class RemoteFiles(PartitionFiles):
 
     def write_new(self, name: str, data: bytes, *, sync_name: bool = True) -> None:
         self._bucket.put_new(self._key(name), data)
+        self._forget(name)
+        temp = temp_beside(self.path(name))
+        try:
+            self._files.write_stream(temp, (data,))
+            self._keep(temp, self.path(name))
+        finally:
+            temp.unlink(missing_ok=True)
 
     def sync_beside(self) -> None:
         """What a bucket has taken it keeps."""

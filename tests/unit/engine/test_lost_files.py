@@ -59,6 +59,25 @@ def test_a_changed_byte_anywhere_is_noticed(db: Embedded) -> None:
     assert [db.rows(sql) for sql in QUERIES] == expected
 
 
+def test_what_a_server_wrote_it_reads_and_writes_on_without_its_bucket(tmp_path: Path) -> None:
+    """Keys are looked up in filters, which are on this machine too, from the flush on and after a start."""
+    bucket = MemoryBucket()
+    with Embedded(tmp_path, open_bucket=bucket.opened) as db:
+        db.run("CREATE NAMESPACE app; CREATE STORAGE far TYPE s3 PATH 's3://bucket/far'")
+        fill(db, "far")
+        for key in (ROWS, ROWS + 1):
+            bucket.is_away = True
+            db.run(f"INSERT INTO app.t VALUES ({key}, {key}, 'new')")
+            db.run(f"UPDATE app.t SET n = -1 WHERE id = {key - ROWS}")
+            bucket.is_away = False
+            db.flush("app.t")
+            db.reopen()
+        bucket.is_away = True
+        db.run("DELETE FROM app.t WHERE id = 5")
+        assert db.rows("SELECT count(*) FROM app.t") == [(ROWS + 1,)]
+        assert db.rows("SELECT id FROM app.t WHERE n = -1 ORDER BY id") == [(0,), (1,)]
+
+
 class Swept(MemoryBucket):
     """While an object is on its way, the directory of its copy goes: it is empty, a dropped table's."""
 
