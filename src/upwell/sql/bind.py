@@ -368,10 +368,10 @@ class Binder:
         """Return the catalog's tables that the text of a query names after FROM, JOIN or a comma."""
         tokens = tokenize(query)
         found: list[Table] = []
-        for before, token in pairwise(tokens):
+        for at, (before, token) in enumerate(pairwise(tokens), 1):
             if before.word in ("FROM", "JOIN", ",", "(") and token.kind in ("word", "quoted"):
                 rest = Tokens(query, tokens)
-                rest.index = tokens.index(token)
+                rest.index = at
                 found += self._tables_behind(self._name(rest.qualified()))
         return found
 
