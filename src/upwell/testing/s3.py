@@ -83,23 +83,32 @@ class S3Server:
         self._call("DELETE", f"/{bucket}/{urllib.parse.quote(key)}")
 
     def download(self, bucket: str, directory: Path, prefix: str = "") -> Path:
-        """Write all objects below `prefix` as files; return the directory that stands for the prefix."""
+        """Write all objects below `prefix` as files; return the directory that stands for the prefix.
+
+        One that a server removes meanwhile is left out.
+        """
         for key in self.keys(bucket, prefix):
+            status, content = self._ask("GET", f"/{bucket}/{urllib.parse.quote(key)}")
+            if status == 404:
+                continue
             path = directory / key.removeprefix(prefix).lstrip("/")
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(self.read(bucket, key))
+            path.write_bytes(content)
         return directory
 
     def _call(self, method: str, path: str, body: bytes | None = None) -> bytes:
+        status, content = self._ask(method, path, body)
+        assert status < 300, f"{method} {path}: {status} {content[:300]!r}"
+        return content
+
+    def _ask(self, method: str, path: str, body: bytes | None = None) -> tuple[int, bytes]:
         connection = http.client.HTTPConnection(HOST, self.port, timeout=ANSWER_S_MAX)
         try:
             connection.request(method, path, body, {"Authorization": _SIGNED})
             answer = connection.getresponse()
-            content = answer.read()
+            return answer.status, answer.read()
         finally:
             connection.close()
-        assert answer.status < 300, f"{method} {path}: {answer.status} {content[:300]!r}"
-        return content
 
 
 class Harm(Enum):
