@@ -214,7 +214,7 @@ def test_a_dropped_table_leaves_nothing_in_its_bucket(cloud: Cloud, space: str) 
     for wire in (cloud.root, cloud.site.account()[1]):
         wire.run(f"INSERT INTO {space}.t VALUES (1)")
     assert cloud.ended(cloud.submit(f"{space}.t"))[0] == "completed"
-    assert len(cloud.s3.keys(BUCKET, f"{space}/{space}/t/")) == 8
+    assert len(cloud.s3.keys(BUCKET, f"{space}/{space}/t/")) == 6
     job = cloud.root.run(f"DROP TABLE {space}.t").message.split("Cleanup job: ")[1]
     assert cloud.ended(job)[0] == "completed"
     assert cloud.s3.keys(BUCKET, f"{space}/") == [f"{space}/upwell-storage.json"]
@@ -269,7 +269,7 @@ def test_a_flush_that_fails_says_why_and_is_done_later(
         ),
         pytest.param(Fault(Harm.CUT_UPLOAD, "PUT", path="manifest-", times=1), id="cut-off-manifest"),
         pytest.param(Fault(Harm.REFUSE, status=503, times=3), id="503-three-times"),
-        pytest.param(Fault(Harm.HOLD, "PUT", path=".filter", times=1), id="slow"),
+        pytest.param(Fault(Harm.HOLD, "PUT", path=".parquet", times=1), id="slow"),
     ],
 )
 def test_a_passing_fault_is_overcome(cloud: Cloud, space: str, tmp_path: Path, fault: Fault) -> None:
