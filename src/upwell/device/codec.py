@@ -126,7 +126,7 @@ def row_from_wire(shape: TableShape, key: str, payload: bytes | str) -> tuple[Ro
 def values_from_wire(column: Column, values: Sequence[Json]) -> Sequence[SqlValue]:
     """Wire values of one column → what the column holds; raise `Undecodable`."""
     types = set(map(type, values))
-    if not column.is_blob and types <= _PLAIN and not (int in types and any(map(_is_beyond, values))):
+    if not column.is_blob and types <= _PLAIN and not (int in types and _has_beyond(values, types)):
         return values
     return [_value_from_wire(column, value) for value in values]
 
@@ -141,6 +141,12 @@ def _value_from_wire(column: Column, value: Json) -> SqlValue:
     if value is None or isinstance(value, (int, float, str)):
         return value
     return encode_json(value).decode()
+
+
+def _has_beyond(values: Sequence[Json], types: set[type]) -> bool:
+    if types == {int}:
+        return _is_beyond(min(values)) or _is_beyond(max(values))
+    return any(map(_is_beyond, values))
 
 
 def _is_beyond(value: Json) -> bool:

@@ -68,7 +68,9 @@ class Loader:
             return range(len(keys))
         alone = self._not_fresh(shape, page, keys, present)
         fresh = [index for index in range(len(keys)) if index not in alone] if alone else range(len(keys))
-        stale_extras = self._among("_sync_extra", shape, present).intersection(keys[i] for i in fresh)
+        stale_extras = self._among("_sync_extra", shape, present)
+        if stale_extras:
+            stale_extras.intersection_update(keys[i] for i in fresh)
         for names, rows, extras in _batches(shape, page, keys, fresh):
             self._applier.upsert_rows(shape, names, rows)
             self._applier.keep_extras(shape, extras)
@@ -110,7 +112,7 @@ def check_page(page: TablePage) -> None:
     sizes = set(map(len, page.rows))
     is_whole = len(page.versions) == len(page.rows) and all(0 < size <= len(page.columns) for size in sizes)
     has_exact = all(0 <= index < len(page.rows) for index in page.exact)
-    if not is_whole or not has_exact or any(type(row[0]) is not str for row in page.rows):
+    if not is_whole or not has_exact or not {type(row[0]) for row in page.rows} <= {str}:
         raise AnswerRefused(f"a page of table {page.table!r} has rows that don't fit its columns or versions")
 
 
