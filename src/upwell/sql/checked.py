@@ -124,6 +124,8 @@ class _Reader:
             return None  # a difference from something else
         if before.word in _SUM and _ends_operand(self._at(at - 2)):
             return self._product(at)
+        if before.word in _PRODUCT or before.word == "||":
+            return self._signed(at)  # a factor of something else
         is_call = token.word == "(" and before.is_name and before.word not in _BEFORE_NAMES
         return None if is_call or before.word in _BEFORE else self.sum(at)
 
