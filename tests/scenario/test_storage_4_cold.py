@@ -257,23 +257,24 @@ def test_a_lost_segment_stops_its_table_only(board: Board) -> None:
 def test_lost_companions_are_made_again(board: Board) -> None:
     """A manifest comes back from its copy, a filter and a hidden set from the segments."""
     board.run("CREATE TABLE {ns}.t (id INT PRIMARY KEY, n INT) WITH (TYPE = 'SHARED')")
-    board.run("INSERT INTO {ns}.t VALUES (1, 1), (2, 2), (3, 3)")
+    others = range(100, 250)  # the filter of fewer keys is no file
+    board.run("INSERT INTO {ns}.t VALUES (1, 1), (2, 2), (3, 3), " + ", ".join(f"({n}, {n})" for n in others))
     board.job("STORAGE FLUSH TABLE {ns}.t")
     board.run("UPDATE {ns}.t SET n = 20 WHERE id = 2")
     board.job("STORAGE FLUSH TABLE {ns}.t")
     directory = board.partition("t").directory
     lost = [directory / name for name in (*board.partition("t").hidden, *board.partition("t").filters)]
     lost += [max(directory.glob("manifest-*.json"))]
-    assert len(lost) == 4
+    assert len(lost) == 3
     board.site.server.kill()
     for path in lost:
         os.truncate(path, path.stat().st_size // 2)
     board.site.server.start()
-    assert board.run("SELECT id, n FROM {ns}.t ORDER BY id") == [(1, 1), (2, 20), (3, 3)]
+    assert board.run("SELECT id, n FROM {ns}.t WHERE n < 100 ORDER BY id") == [(1, 1), (2, 20), (3, 3)]
     assert board.run("SELECT n FROM {ns}.t WHERE id = 2") == [(20,)]
     board.job("STORAGE COMPACT TABLE {ns}.t")
-    assert board.run("SELECT id, n FROM {ns}.t ORDER BY id") == [(1, 1), (2, 20), (3, 3)]
+    assert board.run("SELECT id, n FROM {ns}.t WHERE n < 100 ORDER BY id") == [(1, 1), (2, 20), (3, 3)]
     wait_until(lambda: len(board.files("t")) == 1, timeout_s=WAIT_S, what="replaced files to go")
-    assert [row["n"] for row in cold.rows(board.partition("t"), "id")] == [1, 20, 3]
+    assert [row["n"] for row in cold.rows(board.partition("t"), "id")] == [1, 20, 3, *others]
     manifest = json.loads((directory / "manifest.json").read_bytes())
     assert manifest["hidden"] == []
