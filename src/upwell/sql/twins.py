@@ -44,11 +44,11 @@ def own_names(text: str, refusal: str) -> Iterator[OwnNames]:
         return
     query = Query(text)
     lists = [query.items(select) for select in query.selects]
-    for every in (False, True):
+    for named_from in (None, 1, 0):
         edits: list[Edit] = []
         shown: dict[str, str | int] = {}
         for items in lists:
-            for item, name in _twins(query, items, every=every):
+            for item, name in _twins(query, items, named_from):
                 own = _unused(text, shown, item.name or "column")
                 shown[own] = name
                 edits.append(_named(query, item, own))
@@ -56,8 +56,8 @@ def own_names(text: str, refusal: str) -> Iterator[OwnNames]:
             yield OwnNames(query.edited(edits).text, shown)
 
 
-def _twins(query: Query, items: Sequence[Item], *, every: bool) -> Iterator[tuple[Item, str | int]]:
-    """Yield the items that need a name, with what is shown for it; `every`: that has none but the first."""
+def _twins(query: Query, items: Sequence[Item], named_from: int | None) -> Iterator[tuple[Item, str | int]]:
+    """Yield the items that need a name, with what is shown for it: from an item on all that have none."""
     seen: dict[tuple[str, ...], int] = {}
     stars = [at for at, item in enumerate(items) if item.is_all]
     for at, item in enumerate(items):
@@ -71,7 +71,7 @@ def _twins(query: Query, items: Sequence[Item], *, every: bool) -> Iterator[tupl
                 yield item, item.name
         elif first < at:
             yield item, written if stars and stars[0] < at else first
-        elif every and at:
+        elif named_from is not None and at >= named_from:
             yield item, written
 
 
