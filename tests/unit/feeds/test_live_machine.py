@@ -20,7 +20,7 @@ from typing import Any, ClassVar, TypeVar
 import pytest
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, precondition, rule
+from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
 from upwell.clock import ManualClock
 from upwell.engine.changelog import TAIL_CHANGES_MAX
@@ -384,13 +384,44 @@ class HastyMachine(LiveMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.chance = random.Random(self.engine.examples)
+        self.chance = random.Random(0)
         self.is_awaited = False
         self.engine.before_call = self.before_call
+
+    @initialize(seed=st.integers(0, 1 << 16))
+    def begin(self, seed: int) -> None:
+        self.chance.seed(seed)
 
     def before_call(self) -> None:
         if self.is_awaited and self.chance.random() < 0.3:
             self.let_pass(self.chance.choice([0.5, 4.0, 11.0]))
+
+    @precondition(lambda self: self.lookers())
+    @rule(data=st.data(), kind=kinds, size=sizes, leaves=st.booleans())
+    def look_away(self, data: st.DataObject, kind: str | None, size: int | None, leaves: bool) -> None:
+        """A row that somebody holds changes and ends while they lag, or have left."""
+        client = data.draw(st.sampled_from(self.lookers()))
+        key = data.draw(st.sampled_from(sorted(client.subscriber.rows)))
+        if leaves:
+            self.close(client)
+        client.subscriber.is_stalled = True
+        self.renew(user=client.owner, key=int(key), kind=kind, size=size)
+        self.let_pass(4.0)
+        self.play(
+            self.inserted("brief", client.owner, [(1, "a", 1), (2, "b", 2), (3, "ab", 5)]), client.owner
+        )
+        self.let_pass(7.0)
+        client.subscriber.release()
+        if leaves:
+            self.db.runner.run(self.resume(client.subscriber, 1))
+        self.settle()
+
+    def lookers(self) -> list[Client]:
+        return [
+            client
+            for client in self.clients
+            if client.table == "brief" and client.subscriber.rows and not client.subscriber.is_stalled
+        ]
 
     async def agree(self, client: Client) -> None:
         self.is_awaited = True
