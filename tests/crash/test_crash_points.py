@@ -15,6 +15,7 @@ import pytest
 
 from upwell.clock import SystemClock
 from upwell.effects import NoPoints, OsFiles
+from upwell.engine import partition as partition_module
 from upwell.engine import sweep as sweep_module
 from upwell.engine.restore import Restore, adopt_restored
 from upwell.engine.stop import Stop
@@ -124,6 +125,7 @@ def life(directory: Path, deed: str, round_: int, place: Place) -> None:
     job_module.BACKOFF_FIRST_S = 0.0
     for limit, rows in SWEEP.items():
         setattr(sweep_module, limit, rows)
+    partition_module.FILTER_IN_MANIFEST_BYTES_MAX = 0
     with Embedded(directory, points=points, files=files) as db:
         write(db, round_)
         work(db)
@@ -215,6 +217,12 @@ def no_pause(monkeypatch: pytest.MonkeyPatch) -> None:
 def ranges_of_few_rows(monkeypatch: pytest.MonkeyPatch) -> None:
     for limit, rows in SWEEP.items():
         monkeypatch.setattr(sweep_module, limit, rows)
+
+
+@pytest.fixture(autouse=True)
+def filters_are_files(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As those of many keys are: one more that may be torn."""
+    monkeypatch.setattr(partition_module, "FILTER_IN_MANIFEST_BYTES_MAX", 0)
 
 
 @pytest.mark.parametrize(("deed", "place"), PLACES, ids=map(str, (place for _, place in PLACES)))
