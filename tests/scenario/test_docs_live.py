@@ -1,6 +1,5 @@
 """docs/live.md runs as it stands, but for the address: its commands, its Python, and what that prints."""
 
-import codeop
 import contextlib
 import io
 import os
@@ -49,17 +48,6 @@ def test_the_paper_tells_the_truth(tmp_path: Path, monkeypatch: pytest.MonkeyPat
             assert wire.call("GET", path).status == 200
     # The asynchronous session: a row that is gone, and the snapshot in the order of the changes.
     assert told == ["None", "5", "4"]
-
-
-def test_the_session_can_be_pasted_at_the_prompt() -> None:
-    """There a definition ends with an empty line, and has none inside."""
-    for block in read_blocks(PAPER):
-        statement: list[str] = []
-        for line in [*block.text.splitlines(), ""] if block.language == "python" else []:
-            statement.append(line)
-            if codeop.compile_command("\n".join(statement)) is not None:
-                statement.clear()
-        assert statement == [], block.text
 
 
 def test_links_lead_somewhere() -> None:

@@ -1,9 +1,12 @@
 """Promise: the papers speak of what exists: each guarantee names a test that is there."""
 
+import codeop
 import re
 from pathlib import Path
 
 import pytest
+
+from upwell.testing.paper import read_blocks
 
 ROOT = Path(__file__).parents[2]
 TEST = re.compile(r"`(tests/[\w/]+\.py)::(\w+)`")
@@ -49,3 +52,34 @@ def test_architecture_names_functions_that_exist() -> None:
                 file,
                 name,
             )
+
+
+def test_architecture_names_every_module() -> None:
+    """But for the kits and the demo, of which it tells what they are for."""
+    named = {
+        name.rpartition("/")[2].removesuffix(".py")
+        for name in re.findall(r"`([\w/.]+)`", (ROOT / "ARCHITECTURE.md").read_text())
+    }
+    modules = {
+        str(path.relative_to(ROOT / "src/upwell"))
+        for path in (ROOT / "src/upwell").rglob("*.py")
+        if path.stem not in named and not path.stem.startswith("__")
+    }
+    assert {
+        module for module in modules if module.split("/")[0] not in {"testing", "simulate", "demo"}
+    } == set()
+
+
+@pytest.mark.parametrize(
+    "paper", ["README.md", *(f"docs/{path.name}" for path in sorted(ROOT.glob("docs/*.md")))]
+)
+def test_a_session_can_be_pasted_at_the_prompt(paper: str) -> None:
+    """There a definition or a loop ends with an empty line, and has none inside."""
+    for block in read_blocks(ROOT / paper):
+        is_file = re.match(r"# [\w.]+\.py\n", block.text)
+        statement: list[str] = []
+        for line in [*block.text.splitlines(), ""] if block.language == "python" and not is_file else []:
+            statement.append(line)
+            if codeop.compile_command("\n".join(statement)) is not None:
+                statement.clear()
+        assert statement == [], block.text

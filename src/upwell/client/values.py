@@ -6,7 +6,7 @@ FILE stay the text that they are. With `raw` every cell stays as the wire has it
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal
 from math import isfinite
@@ -38,7 +38,7 @@ class Result:
     message: str | None = None
     as_user: str = ""
     schema: tuple[FieldSchema, ...] = ()
-    results: tuple["Result", ...] = ()
+    results: tuple["Result", ...] = field(default=(), repr=False)
 
     def dicts(self) -> list[dict[str, Any]]:
         """Return each row as a dict by column name."""
