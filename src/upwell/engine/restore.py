@@ -152,7 +152,8 @@ def return_elsewhere(data_dir: Path, storages: Storages, catalog: Catalog) -> No
     """Bring files of other storages than `local` back if they are gone there; then nothing is left to do.
 
     Of a partition whose manifest isn't the one that was backed up there may be files of another history,
-    under the same names: all of its files are put there again.
+    under the same names: all of its files are put there again. Copies on this machine say nothing of that:
+    another server may have had the bucket meanwhile.
     """
     restored = data_dir / RESTORED
     if not (restored / LIST).exists():
@@ -164,6 +165,8 @@ def return_elsewhere(data_dir: Path, storages: Storages, catalog: Catalog) -> No
             files = storages.open(partition_of(table, Owner(found.owner)), found.place)
             partitions.setdefault((found.table, found.owner), []).append((found, files))
     for entries in partitions.values():
+        for found, files in entries:
+            files.forget_copy(found.name)
         is_ours = any(_is_same_manifest(restored, found, files) for found, files in entries)
         # The manifest last: by it the next start tells what is left if this one is interrupted.
         for found, files in sorted(entries, key=lambda entry: _is_manifest(*entry)):

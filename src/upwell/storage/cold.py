@@ -10,11 +10,12 @@ import logging
 import threading
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from functools import partial
 from heapq import merge
 from pathlib import Path
 
-from upwell.errors import ColdFileMissing
+from upwell.errors import ColdFileMissing, StorageFailed
 from upwell.logs import fields
 from upwell.storage.files import Linked, PartitionFiles, Whole
 from upwell.storage.groups import GroupCache
@@ -264,7 +265,10 @@ def whole(files: PartitionFiles, segment: Segment) -> Whole:
 
 
 def load_filter(files: PartitionFiles, segment: Segment, columns: Sequence[Column]) -> KeyFilter:
-    """Return a segment's key filter; one that is lost, or another's, is made again of the segment."""
+    """Return a segment's key filter; one that is lost, or another's, is made again of the segment.
+
+    Where that can't be written now, it is made again the next time: no row depends on it.
+    """
     there = files.at(segment.place)
     shown, seal = there.shown(segment.filter or segment.path), segment.seal(files.partition.owner)
     try:
@@ -278,7 +282,8 @@ def load_filter(files: PartitionFiles, segment: Segment, columns: Sequence[Colum
     keys = [key for key, _ in load_keys(path_of(files, segment), columns, row_count=segment.row_count)]
     key_filter = KeyFilter.build(keys)
     if segment.filter:
-        there.replace(segment.filter, key_filter.encode(seal))
+        with suppress(OSError, StorageFailed):
+            there.replace(segment.filter, key_filter.encode(seal))
     log.warning("A key filter was lost and is made again", extra=fields(file=shown, reason=reason))
     return key_filter
 

@@ -118,6 +118,9 @@ class PartitionFiles:
         """Make the names of all files here durable."""
         self._files.sync_dir(self.directory)
 
+    def forget_copy(self, name: str) -> None:
+        """Let go of a copy of the file, which may be of another history; here there is only the file."""
+
     def names(self) -> list[str]:
         """Return this table's files in the directory, sorted; none if there is no directory."""
         try:

@@ -46,6 +46,9 @@ class RemoteFiles(PartitionFiles):
     def shown(self, name: str) -> str:
         return self._bucket.shown(self._key(name))
 
+    def forget_copy(self, name: str) -> None:
+        self._forget(name)
+
     def names(self) -> list[str]:
         return [name for name in self._bucket.names(self.place.directory) if self.partition.is_file(name)]
 
@@ -72,8 +75,11 @@ class RemoteFiles(PartitionFiles):
         self._forget(name)
         temp = temp_beside(self.path(name))
         try:
-            self._files.write_stream(temp, (data,))
-            self._keep(temp, self.path(name))
+            with suppress(
+                OSError
+            ):  # the bucket has it: without room for a copy it is fetched when it is read
+                self._files.write_stream(temp, (data,))
+                self._keep(temp, self.path(name))
         finally:
             temp.unlink(missing_ok=True)
 

@@ -1,16 +1,23 @@
 """A query reads what was written, or fails and names the file: whatever happened to it since it was read."""
 
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 import pytest
 
+from upwell.clock import SystemClock
+from upwell.effects import NoPoints, OsFiles
 from upwell.engine.reading import Reading
+from upwell.engine.restore import Restore, adopt_restored, return_elsewhere
+from upwell.engine.stop import Stop
 from upwell.errors import ColdFileMissing
+from upwell.storage.rocks import RocksStore
 from upwell.testing.bucket import MemoryBucket
 from upwell.testing.embedded import Embedded, Tuples
+from upwell.testing.faults import disk_full
 
 ROWS = 300
 EVERY = 97
@@ -76,6 +83,94 @@ def test_what_a_server_wrote_it_reads_and_writes_on_without_its_bucket(tmp_path:
         db.run("DELETE FROM app.t WHERE id = 5")
         assert db.rows("SELECT count(*) FROM app.t") == [(ROWS + 1,)]
         assert db.rows("SELECT id FROM app.t WHERE n = -1 ORDER BY id") == [(0,), (1,)]
+
+
+class FullDisk(OsFiles):
+    """No temporary file can be written; what Arrow writes has room elsewhere."""
+
+    def write_stream(self, path: Path, chunks: Iterable[bytes]) -> None:
+        raise disk_full()
+
+
+def test_a_copy_for_which_there_is_no_room_fails_no_flush(tmp_path: Path) -> None:
+    """The bucket has taken the file; it is fetched when it is read."""
+    bucket = MemoryBucket()
+    with Embedded(tmp_path, open_bucket=bucket.opened, files=FullDisk()) as db:
+        db.run("CREATE NAMESPACE app; CREATE STORAGE far TYPE s3 PATH 's3://bucket/far'")
+        fill(db, "far")
+        assert db.change("UPDATE app.t SET n = -1 WHERE id = 5") == 1
+        db.flush("app.t")
+        assert db.rows("SELECT count(*), sum(n) FROM app.t WHERE id < 6") == [(6, 0 + 7 + 14 + 21 + 28 - 1)]
+
+
+@pytest.mark.parametrize("damage", ["cut", "flipped", "gone", "another's"])
+def test_a_key_filter_in_a_bucket_that_is_no_more_what_was_written(tmp_path: Path, damage: str) -> None:
+    """Of many keys, a file beside the segment: it denies no key, and is made of the segment again."""
+    bucket = MemoryBucket()
+    with Embedded(tmp_path, open_bucket=bucket.opened) as db:
+        db.run("CREATE NAMESPACE app; CREATE STORAGE far TYPE s3 PATH 's3://bucket/far'")
+        fill(db, "far")
+        values = ", ".join(f"({n}, {n}, 'more')" for n in range(ROWS, 2 * ROWS))
+        db.run(f"INSERT INTO app.t VALUES {values}")
+        db.flush("app.t")
+        key, other = sorted(key for key in bucket.objects if key.endswith(".filter"))
+        whole = bucket.objects[key]
+        found = {
+            "cut": whole[:-9],
+            "flipped": whole[:-1] + bytes([whole[-1] ^ 1]),
+            "gone": None,
+            "another's": bucket.objects[other],
+        }[damage]
+        bucket.objects.pop(key) if found is None else bucket.objects.update({key: found})
+        shutil.rmtree(tmp_path / "cache")
+        db.reopen()
+        changed = [
+            db.change(f"UPDATE app.t SET n = -1 WHERE id = {n}") for n in (0, 7, ROWS - 1, ROWS, 2 * ROWS)
+        ]
+        assert changed == [1, 1, 1, 1, 0]
+        assert bucket.objects[key] == whole
+
+
+def restored(directory: Path, backup: Path, bucket: MemoryBucket) -> Embedded:
+    """Open a server whose data were replaced by a backup, as RESTORE DATABASE and the next start do."""
+    open_store = partial(RocksStore, clock=SystemClock())
+    directory.mkdir(exist_ok=True)
+    job = f"RS-{backup.name}"
+    Restore(directory, open_store, NoPoints(), OsFiles()).run(backup, job, epoch=0, stop=Stop())
+    adopt_restored(directory, open_store, NoPoints(), OsFiles())
+    db = Embedded(directory, open_bucket=bucket.opened)
+    return_elsewhere(directory, db.storages, db.view.catalog)
+    return db
+
+
+def test_a_restore_believes_no_copy_of_a_bucket_that_another_server_had(tmp_path: Path) -> None:
+    """Both begin with one backup, and write other rows under the same names."""
+    bucket, one, first, second = MemoryBucket(), tmp_path / "one", tmp_path / "first", tmp_path / "second"
+
+    def write(db: Embedded, base: int) -> None:
+        values = ", ".join(f"({n}, {n}, 'more')" for n in range(base, base + ROWS))
+        db.run(f"INSERT INTO app.t VALUES {values}")
+        db.flush("app.t")
+
+    with Embedded(one, open_bucket=bucket.opened) as db:
+        db.run("CREATE NAMESPACE app; CREATE STORAGE far TYPE s3 PATH 's3://bucket/far'")
+        fill(db, "far")
+        db.kinds.backup.run(first, "BK-1", Stop())
+        write(db, 1000)
+        db.kinds.backup.run(second, "BK-2", Stop())
+        expected = [db.rows(sql) for sql in QUERIES]
+    names = set(bucket.objects)
+    with restored(tmp_path / "other", first, bucket) as db:
+        write(db, 5000)
+    assert set(bucket.objects) == names
+    restored(one, second, bucket).close()
+    shutil.rmtree(one / "cache")
+    with Embedded(one, open_bucket=bucket.opened) as db:
+        assert [db.rows(sql) for sql in QUERIES] == expected
+        found = [
+            db.change(f"UPDATE app.t SET n = -1 WHERE id = {n}") for n in (0, 1000, 1000 + ROWS - 1, 5000)
+        ]
+        assert found == [1, 1, 1, 0]
 
 
 class Swept(MemoryBucket):

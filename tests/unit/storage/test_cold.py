@@ -35,7 +35,7 @@ from upwell.storage.place import Partition
 from upwell.storage.segments import write_segment
 from upwell.storage.storages import Storages
 from upwell.testing.cold import audit
-from upwell.testing.faults import FailingFiles, each_fault
+from upwell.testing.faults import FailingFiles, disk_full, each_fault
 from upwell.types import Column, Key, Owner, SqlType, TableId, owner_user, user_owner
 
 ALICE = user_owner("alice")
@@ -224,6 +224,24 @@ def test_a_lost_filter_is_made_of_its_segment_again(tier: Tier) -> None:
     path.unlink()
     assert tier.open().find(3) is None
     assert path.read_bytes() == whole
+
+
+class FullDisk(OsFiles):
+    """There is no room to write anything again."""
+
+    def replace(self, path: Path, data: bytes, *, sync_name: bool = True) -> None:
+        raise disk_full()
+
+
+def test_a_filter_that_cannot_be_written_again_fails_no_look_up(tmp_path: Path) -> None:
+    """It may be one of an earlier version, as all are after an update, on a disk that is full."""
+    Tier(tmp_path / "storage", OsFiles()).flush([live(1, 10), live(2, 11)])
+    tier = Tier(tmp_path / "storage", FullDisk())
+    path = tier.files.path("batch-7-0.filter")
+    path.unlink()
+    found = tier.open(load_manifest(tier.files, 1))
+    assert (found.find(1), found.find(3)) == (live(1, 10), None)
+    assert not path.exists()
 
 
 def test_another_segment_s_filter_denies_no_key(tmp_path: Path) -> None:
