@@ -40,6 +40,17 @@ SERVER_REQUIRED_TABLES = (
     "lines (id UUID PRIMARY KEY, page UUID NOT NULL REFERENCES app.pages (id))",
     "marks (id UUID PRIMARY KEY, line UUID REFERENCES app.lines (id))",
 )
+PAIR_TABLES = """
+CREATE TABLE pairs (
+    id TEXT PRIMARY KEY, author TEXT NOT NULL REFERENCES users (id),
+    other TEXT NOT NULL REFERENCES pairs (id) DEFERRABLE INITIALLY DEFERRED);
+CREATE TABLE tags (id TEXT PRIMARY KEY, pair TEXT REFERENCES pairs (id));
+"""
+SERVER_PAIR_TABLES = (
+    "pairs (id UUID PRIMARY KEY, author UUID NOT NULL REFERENCES app.users (id),"
+    " other UUID NOT NULL REFERENCES app.pairs (id))",
+    "tags (id UUID PRIMARY KEY, pair UUID REFERENCES app.pairs (id))",
+)
 
 
 class World:
@@ -219,9 +230,39 @@ def test_an_edit_below_a_row_that_cannot_be_revived_is_recorded(world: World) ->
     assert world.db.rows("SELECT id, line FROM app.marks", user="ada") == [(KEYS[1], None)]
     given_up = run("SELECT table_name, pk_uuid, local_payload FROM _sync_conflicts ORDER BY id").fetchall()
     assert given_up == [
-        ("lines", KEYS[0], f'{{"id":"{KEYS[0]}","page":"{page}"}}'),
         ("pages", page, f'{{"id":"{page}","author":"{author}"}}'),
+        ("lines", KEYS[0], f'{{"id":"{KEYS[0]}","page":"{page}"}}'),
     ]
+
+
+def test_a_circle_that_cannot_be_revived_is_given_up_once(world: World) -> None:
+    """As before, but the two rows that can't be revived need each other, too."""
+    for table in SERVER_PAIR_TABLES:
+        world.create(table)
+    app = world.app("phone", more=PAIR_TABLES, tables=["users", "pairs", "tags"])
+    run = app.device.connection.execute
+    author, other, tag = KEYS
+    world.insert(author)
+    world.insert(other)
+    app.device.sync()
+    run("BEGIN")
+    for key, partner in ((author, other), (other, author)):
+        run("INSERT INTO pairs VALUES (?, ?, ?)", (key, other, partner))
+    run("COMMIT")
+    app.device.sync()
+    run("DELETE FROM users WHERE id = ?", (author,))
+    run("INSERT INTO tags VALUES (?, ?)", (tag, author))
+    assert world.db.change("UPDATE app.pairs SET author = $1", [author], user="ada") == 2
+    assert world.db.change("DELETE FROM app.pairs", user="ada") == 2
+
+    app.device.sync()
+
+    found = {table: run(f"SELECT * FROM {table}").fetchall() for table in ("users", "pairs", "tags")}
+    assert found == {"users": [(other, "Ada")], "pairs": [], "tags": [(tag, None)]}
+    assert app.device.status().pending == 0
+    assert world.db.rows("SELECT id, pair FROM app.tags", user="ada") == [(tag, None)]
+    given_up = run("SELECT table_name, pk_uuid FROM _sync_conflicts ORDER BY pk_uuid").fetchall()
+    assert given_up == [("pairs", author), ("pairs", other)]
 
 
 def test_a_deletion_stands_when_nothing_unsent_hangs_on_it(world: World) -> None:

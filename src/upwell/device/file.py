@@ -395,8 +395,8 @@ class SyncFile:
                 (source,),
             )
             self.restart_hydration()
-            self.put("stream", "")
-            self.put("sent_until", "")
+            for key in ("stream", "sent_until", "oversized"):
+                self.put(key, "")
 
     def _number(self, query: str) -> int:
         return int(self.connection.execute(query).fetchone()[0])

@@ -5,6 +5,8 @@ one that an unsent edit refers to stays, and the parent that the app deleted her
 the server has rows below it. A revived row whose parent nobody has any more lives on without it.
 """
 
+from collections.abc import Sequence
+
 from upwell.device.apply import REVIVED, Applier
 from upwell.device.codec import (
     JsonObject,
@@ -152,16 +154,24 @@ class Orphans:
     # --- cut loose
 
     def _cut_loose(self, tables: Tables, shape: TableShape, reference: Reference, key: str) -> None:
-        """Let a pending row go on without its parent; one that can't is given up, its edit is recorded."""
-        loose = [
-            column.name
-            for column in shape.columns
-            if column.name in reference.columns and column is not shape.primary_key and not column.is_required
-        ]
-        if not loose:
-            self._give_up(tables, shape, key)
-            return
-        changes = ", ".join(f"{quoted(name)} = NULL" for name in loose)
+        """Let a pending row go on without its parent; one that can't is given up, and so on below it."""
+        todo = [(shape, reference, key)]
+        while todo:
+            shape, reference, key = todo.pop()
+            loose = [
+                column.name
+                for column in shape.columns
+                if column.name in reference.columns
+                and column is not shape.primary_key
+                and not column.is_required
+            ]
+            if loose:
+                self._let_go(shape, loose, key)
+            else:
+                todo += self._give_up(tables, shape, key)
+
+    def _let_go(self, shape: TableShape, columns: Sequence[str], key: str) -> None:
+        changes = ", ".join(f"{quoted(name)} = NULL" for name in columns)
         self._connection.execute(
             f"UPDATE {quoted(shape.name)} SET {changes} WHERE {quoted(shape.primary_key.name)} = ?",
             (key_value(shape, key),),
@@ -171,17 +181,26 @@ class Orphans:
             (captured(self._connection, shape, key), shape.wire, key),
         )
 
-    def _give_up(self, tables: Tables, shape: TableShape, key: str) -> None:
-        for child, reference in tables.references_to(shape.wire):
-            for child_key, is_unsent in self._children(shape, key, child, reference):
-                if is_unsent and (child.wire, child_key) != (shape.wire, key):
-                    self._cut_loose(tables, child, reference, child_key)
+    def _give_up(
+        self, tables: Tables, shape: TableShape, key: str
+    ) -> list[tuple[TableShape, Reference, str]]:
+        """Take a pending row out, with a record of its edit; return the unsent rows that refer to it."""
         row = (shape.wire, key)
-        base, version = self._connection.execute(
+        found = self._connection.execute(
             "SELECT base_payload, base_version FROM _sync_pending WHERE table_name = ? AND pk_uuid = ?", row
         ).fetchone()
+        if found is None:
+            return []  # it went with another parent
+        base, version = found
+        below = [
+            (child, reference, child_key)
+            for child, reference in tables.references_to(shape.wire)
+            for child_key, is_unsent in self._children(shape, key, child, reference)
+            if is_unsent
+        ]
         local = captured(self._connection, shape, key)
         self._file.record_conflict(row, (base, local, None), version, "server")
         self._connection.execute("DELETE FROM _sync_pending WHERE table_name = ? AND pk_uuid = ?", row)
         self._applier.delete(shape, row)
         self._applier.set_meta(row, version, is_deleted=True)
+        return below

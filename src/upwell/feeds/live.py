@@ -414,7 +414,9 @@ class LiveFeed:
 
     def _end_if_dropped(self, catalog: Catalog, subscription: Subscription) -> None:
         table = subscription.watch.table
-        if table.id and table.id not in catalog.by_id:
+        # Who came meanwhile may watch a table that is newer than `catalog`.
+        is_newer = table.id in self._growth.view.catalog.by_id
+        if table.id and table.id not in catalog.by_id and not is_newer:
             self.end(subscription, TableNotFound(f"{table.full_name} was dropped"))
 
     def _join(self, subscription: Subscription) -> None:

@@ -152,7 +152,8 @@ class Gaps:
         """Note that a change was read, and what it says is told."""
         if not self._is_needed:
             return
-        if change.op == Op.EXPIRE.value:
+        if change.op == Op.EXPIRE.value or change.count < _SECOND:
+            # Nobody asks for a first version: rows that are written once cost nothing.
             self._read.pop(change.key, None)
         else:
             self._read[change.key] = change.seq

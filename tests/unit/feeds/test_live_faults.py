@@ -1,6 +1,7 @@
 """What fails unexpectedly in one live query ends that one, with a word and a log line; the others go on."""
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
@@ -21,7 +22,7 @@ from upwell.protocol.codec import PLAIN
 from upwell.protocol.messages import SubscriptionOptions
 from upwell.storage.memory import MemoryStore
 from upwell.testing.embedded import Embedded
-from upwell.testing.live import Subscriber
+from upwell.testing.live import WAIT_S, Subscriber
 
 SQL = "SELECT * FROM app.notes"
 
@@ -135,6 +136,33 @@ async def test_a_query_that_cannot_follow_its_table_ends_alone(
     [(code, message)] = broken.errors
     assert (code, "app.notes" in message, "Bug" in message) == ("SUBSCRIPTION_FAILED", True, False)
     assert "Bug: the table can't be followed" in caplog.text
+
+
+async def test_a_table_that_is_made_while_the_pump_reads_is_not_taken_for_dropped(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The pump reads for long what memory has no more, with a catalog that was the newest when it began."""
+    feed = stage.db.sessions.feed
+    await Subscriber(stage.db, feed, "ann", SQL).open(live_only=True)
+    changelog = stage.db.committer.changelog
+    read, is_reading, may_read = changelog.read, threading.Event(), threading.Event()
+
+    def slowly(*asked: Any, **more: Any) -> Any:
+        is_reading.set()
+        assert may_read.wait(WAIT_S)
+        return read(*asked, **more)
+
+    monkeypatch.setattr(changelog, "tail", lambda *_, **__: None)
+    monkeypatch.setattr(changelog, "read", slowly)
+    await stage.db.outcomes("CREATE TABLE app.first (id BIGINT PRIMARY KEY) WITH (TYPE='USER')")
+    assert await asyncio.to_thread(is_reading.wait, WAIT_S)
+    monkeypatch.undo()
+    await stage.db.outcomes("CREATE TABLE app.second (id BIGINT PRIMARY KEY) WITH (TYPE='USER')")
+    late = await Subscriber(stage.db, feed, "ann", "SELECT * FROM app.second").open(live_only=True)
+    may_read.set()
+    await stage.db.outcomes("INSERT INTO app.second (id) VALUES (1)", user="ann")
+    await late.until(lambda: late.rows or late.errors)
+    assert (late.errors, list(late.rows)) == ([], ["1"])
 
 
 # Lookouts

@@ -2,17 +2,18 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec import structs
 
 from upwell.engine.catalog import Table, TableKind
 from upwell.engine.expression import SEQ, And, ColumnRef, Compare, IsNull, Like, Literal, Node, Not, Or
 from upwell.feeds.delta import Projection
-from upwell.feeds.match import Index, Watch, judge
+from upwell.feeds.match import Gaps, Index, Watch, judge
 from upwell.protocol.codec import change_frame
 from upwell.storage.hot import Change
 from upwell.types import Column, Owner, Row, SqlType, TableId
@@ -184,6 +185,23 @@ def frame(projection: Projection, kind: Any, entry: Change) -> dict[str, Any]:
 
 
 WHOLE = Projection.of(ITEMS, None)
+
+
+def test_who_is_behind_remembers_rows_only_that_were_written_over() -> None:
+    """A first version's successor ends nothing that was held before it: nobody asks for it."""
+    stream = replace(ITEMS, kind=TableKind.STREAM)
+    gaps = Gaps(replace(watch(view=True), table=stream), after=5)
+    first, second, third = (
+        structs.replace(change(None, [1, "a", 1, None, None]), seq=seq, previous=previous, count=count)
+        for seq, previous, count in ((10, 0, 1), (20, 10, 2), (30, 20, 3))
+    )
+    gaps.pass_by(first)
+    assert gaps._read == {}
+    assert not gaps.has(second)
+    assert gaps.has(third)
+    gaps.pass_by(second)
+    assert gaps._read == {1: 20}
+    assert not gaps.has(third)
 
 
 def test_an_insert_shows_the_whole_row() -> None:
