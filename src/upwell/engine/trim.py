@@ -93,6 +93,7 @@ class LogTrim:
         view = self.committer.publication.view
         reach = self._reach(view, self.limits.bytes_kept)
         tables = _tables(view)
+        self._keep_ephemeral()
         self._raise_floors(tables, reach)
         count = 0
         for table in tables:
@@ -107,6 +108,22 @@ class LogTrim:
             gone = [change for change in changes if self._may_go(change, reach)]
             if gone:
                 yield gone
+
+    def _keep_ephemeral(self) -> None:
+        """Let the entries of ephemeral tables stay in their owners' logs: they go with their rows."""
+        committer = self.committer
+        with committer.lock:
+            tables = committer.newest_catalog.by_id.values()
+            floors = [
+                (each.id, load_floor(committer.newest, each.id)) for each in tables if each.is_ephemeral
+            ]
+            records = [
+                floor_record(table, msgspec.structs.replace(floor, is_own=True))
+                for table, floor in floors
+                if not floor.is_own
+            ]
+            if records:
+                committer.apply(Batch(records=records))
 
     def _raise_floors(self, tables: Sequence[TableId], reach: _Reach) -> None:
         """Set all floors before anything goes: an owner's log loses entries of several tables at once."""

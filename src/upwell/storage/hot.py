@@ -176,7 +176,8 @@ class DropRange(msgspec.Struct, frozen=True, gc=False):
 
 @dataclass(frozen=True, slots=True)
 class Trim:
-    """Forget one entry of the log, and with it what the owner's own log has up to its counter.
+    """Forget one entry of the log, and with it what the owner's own log has up to its counter, but for
+    entries of tables whose floor is their own.
 
     `alone`: forget this entry only, from both logs.
     """
@@ -319,6 +320,11 @@ def load_floor(reader: HotReader, place: Owner | TableId) -> Floor:
     """Return up to where the log of an owner, or of a table over all owners, was trimmed."""
     record = reader.find_record(Kind.FLOOR, _floor_name(place))
     return msgspec.msgpack.decode(record, type=Floor) if record else Floor()
+
+
+def has_own_floor(reader: HotReader, table: int) -> bool:
+    """Whether entries of a table go by a time of their own, and not with their owner's."""
+    return load_floor(reader, TableId(table)).is_own
 
 
 def partition_floor(reader: HotReader, table: TableId, owner: Owner | None) -> Floor:

@@ -8,6 +8,7 @@ import threading
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cache, partial
 from operator import attrgetter, itemgetter
 from pathlib import Path
 
@@ -28,6 +29,7 @@ from upwell.storage.hot import (
     RecordWrite,
     Trim,
     Version,
+    has_own_floor,
 )
 from upwell.storage.order import Allotted, allot, newest_trims, verify, version
 from upwell.types import Key, Owner, TableId, owner_user
@@ -317,8 +319,10 @@ def _load(data: bytes) -> _State:
 
 
 def _cut(state: _State, owner: Owner) -> None:
-    floor = state.floors[owner]
-    state.owner_logs[owner] = [c for c in state.owner_logs.get(owner, []) if c.counter > floor]
+    floor, goes_by_itself = state.floors[owner], cache(partial(has_own_floor, MemoryReader(state)))
+    state.owner_logs[owner] = [
+        c for c in state.owner_logs.get(owner, []) if c.counter > floor or goes_by_itself(c.table)
+    ]
 
 
 def _append(state: _State, change: Change) -> None:

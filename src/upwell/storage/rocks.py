@@ -7,6 +7,7 @@ write-ahead log that covers it. After a write or a sync that failed, nothing is 
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 from weakref import WeakSet
@@ -19,7 +20,7 @@ from upwell.effects import Files, NoPoints, OsFiles, Points
 from upwell.errors import ReadOnly, StartRefused
 from upwell.ids import EPOCH_SHIFT, Seq, Snowflakes
 from upwell.storage import rocks_keys
-from upwell.storage.hot import Applied, Batch, Drop, DropRange, HotReader, Kind, Trim
+from upwell.storage.hot import Applied, Batch, Drop, DropRange, HotReader, Kind, Trim, has_own_floor
 from upwell.storage.order import Allotted, allot, newest_trims, verify, version
 from upwell.storage.rocks_read import Moment, RocksReader, decode_head
 from upwell.types import Owner, TableId
@@ -262,10 +263,12 @@ class RocksStore(RocksReader):
                 grown[trim.table] = grown.get(trim.table, 0) - len(value)
             if trim.alone:
                 out.delete(rocks_keys.owner_log(trim.owner, trim.counter))
+        goes_by_itself = cache(partial(has_own_floor, self))
         for owner, counter in newest_trims(trims).items():
             start, stop = rocks_keys.owner_log_begin(owner), rocks_keys.owner_log(owner, counter + 1)
-            for pointer, _ in self._now().between(start, stop):
-                out.delete(pointer)
+            for key, pointer in self._now().between(start, stop):
+                if not goes_by_itself(rocks_keys.pointer(pointer)[0]):
+                    out.delete(key)
 
     def _put_fence(self, out: WriteBatch, partition: tuple[TableId, Owner]) -> None:
         if partition not in self._fenced:

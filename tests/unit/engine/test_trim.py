@@ -331,3 +331,38 @@ def test_the_watch_asks_again_only_when_a_log_that_must_stay_has_grown(db: Embed
     db.registry.note("ann", "phone", 60)
     fill(db, "tasks", range(12, 24), "ann")
     assert trims() == 1
+
+
+@pytest.mark.parametrize("on_rocks", [False, True])
+def test_rows_that_end_by_themselves_outlive_their_owner_s_log(tmp_path: Path, on_rocks: bool) -> None:
+    """A user's STREAM rows, older than the log: no query and no reader of the log loses one."""
+    clock = ManualClock()
+    store = None if on_rocks else MemoryStore(clock=clock)
+    with Embedded(tmp_path, clock=clock, store=store, tail_changes_max=1) as db:
+        db.run(
+            "CREATE NAMESPACE app; CREATE USER TABLE app.notes (id INT PRIMARY KEY, v INT);"
+            "CREATE TABLE app.steps (id INT PRIMARY KEY, v INT) WITH (TYPE = 'STREAM', TTL_SECONDS = 100000)"
+        )
+        steps = db.table("app.steps")
+
+        def step(key: int) -> None:
+            db.change(f"INSERT INTO app.steps VALUES ({key}, 0)", user="ann")
+
+        def noted(key: int) -> None:
+            db.change(f"INSERT INTO app.notes VALUES ({key}, 0)", user="ann")
+
+        for key in range(3):
+            step(key)
+        seen = db.committer.last_seq
+        assert len(db.rows("SELECT id FROM app.steps", user="ann")) == 3
+        step(3)
+        db.change("DELETE FROM app.steps WHERE id = 0", user="ann")
+        for key in range(5):
+            noted(key)
+        clock.advance(RETENTION_S + 1)
+        step(4)
+        assert db.trim.run() == 5
+        assert own_log(db, ANN) == [0, 1, 2, 3, 0, 4]
+        found = db.committer.changelog.read(db.settle(), steps.id, ANN, after=seen, limit=9)
+        assert keys(found) == [3, 0, 4]
+        assert db.rows("SELECT id FROM app.steps ORDER BY id", user="ann") == [(1,), (2,), (3,), (4,)]
