@@ -54,11 +54,11 @@ class Changelog:
         self._tail_bytes_max = tail_bytes_max
 
     def append(self, changes: Sequence[Change]) -> None:
-        """Remember the changes of a commit; beyond twice a limit the oldest are forgotten."""
-        if len(self._tail) > 2 * self._tail_changes_max or self._size_bytes > 2 * self._tail_bytes_max:
-            self._forget_oldest()
+        """Remember the changes of a commit; beyond twice a limit the oldest are forgotten, its own too."""
         self._tail.extend(changes)
         self._size_bytes += sum(map(_size_bytes, changes))
+        if len(self._tail) > 2 * self._tail_changes_max or self._size_bytes > 2 * self._tail_bytes_max:
+            self._forget_oldest()
 
     def forget(self) -> None:
         """Keep nothing of what was appended: a table has other columns from now on."""

@@ -11,6 +11,7 @@ import msgspec
 from upwell.engine.catalog import Catalog, Table
 from upwell.engine.precedence import ordered
 from upwell.engine.rows import Found, Rows
+from upwell.engine.stop import Stop
 from upwell.engine.violation import Place
 from upwell.storage.hot import NO_SEQ, Batch, Expectation, HotReader, RecordWrite, RowWrite, Version
 from upwell.types import Key, Op, Owner, Row
@@ -50,6 +51,8 @@ class Stage:
         self.may_block = may_block
         self.records: list[RecordWrite] = []
         """Records that the caller commits together with the rows."""
+        self.stop: Stop | None = None
+        """Asks the evaluation to end: it does at its next row, and lets go of its memory."""
         self._rows = rows
         self._reader = reader
         self._catalog = catalog
@@ -174,6 +177,8 @@ class Stage:
         origin: Origin | None,
         uploaded: str | None = None,
     ) -> None:
+        if self.stop is not None:
+            self.stop.check()
         found = self._look_up(table, place)
         staged = self._staged.get(place)
         _, owner, key = place

@@ -112,7 +112,7 @@ class Writer:
         write = transaction.write
         savepoint = write.savepoint()
         if not self._must_defer(call, statement):
-            write.may_block = False
+            write.may_block, write.stop = False, None
             try:
                 inquiry = InlineInquiry(self.reader, call, transaction.view, write)
                 return self._evaluate(call, statement, write, inquiry, call.context())
@@ -122,6 +122,7 @@ class Writer:
 
     def _stage_on(self, call: Call, transaction: Transaction, statement: Dml, stop: Stop) -> Effect:
         transaction.write.may_block = True
+        transaction.write.stop = stop  # the statement's own: the next one in a thread brings its own
         inquiry = ThreadInquiry(self.reader, call, transaction.view, transaction.write, stop)
         return self._evaluate(call, statement, transaction.write, inquiry, call.context())
 
@@ -209,6 +210,7 @@ class Writer:
             view_seq=view.seq,
             now_us=context.now_us,
         )
+        write.stop = stop
         inquiry = ThreadInquiry(self.reader, call, view, write, stop)
         effect = self._evaluate(call, statement, write, inquiry, context)
         stop.take_effect()

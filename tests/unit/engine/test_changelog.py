@@ -56,6 +56,14 @@ def test_large_rows_are_forgotten_by_their_bytes(view: View) -> None:
     assert log.tail(at(view, 100), after=99) is not None
 
 
+def test_a_commit_of_many_rows_doesnt_stay_until_the_next_one(view: View) -> None:
+    log = Changelog(floor=0, tail_changes_max=4)
+    log.append([change(seq) for seq in range(1, 1_001)])
+    found = {after: log.tail(at(view, 1_000), after=after) for after in (0, 995, 996, 1_000)}
+    seqs = {after: changes and [c.seq for c in changes] for after, changes in found.items()}
+    assert seqs == {0: None, 995: None, 996: [997, 998, 999, 1_000], 1_000: []}
+
+
 def test_deleted_rows_and_uploaded_texts_have_a_size_too(view: View) -> None:
     log = Changelog(floor=0, tail_bytes_max=100_000)
     for seq in range(1, 101):

@@ -11,6 +11,7 @@ import pytest
 
 from upwell.engine.renewal import CHANGES_MAX
 from upwell.engine.stage import Origin
+from upwell.engine.stop import Stop, Stopped
 from upwell.engine.violation import ROW_BYTES_MAX, ChildrenLeft, ParentMissing
 from upwell.engine.write import Write
 from upwell.errors import AlreadyExists, ConstraintViolation, QueryFailure
@@ -125,6 +126,17 @@ def test_a_row_has_a_most_of_bytes(db: Embedded) -> None:
     with pytest.raises(ConstraintViolation, match=limit):
         write.update(kept, SHARED, 1, [1, "é" * (half // 2), "x" * (half + 1)])
     assert write.batch.rows == []
+
+
+def test_an_evaluation_that_is_given_up_ends_at_its_next_row(db: Embedded) -> None:
+    """Nobody waits for it: what a million rows take in memory isn't gathered for nothing."""
+    table, write = db.table("app.ours"), db.write()
+    write.stop = Stop()
+    write.insert(table, SHARED, [1, 10])
+    write.stop.request()
+    with pytest.raises(Stopped):
+        write.insert(table, SHARED, [2, 20])
+    assert [place[2] for place in write.places] == [1]
 
 
 def test_a_text_that_doubles_stops_at_what_a_row_holds(db: Embedded) -> None:
