@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from upwell.errors import InvalidSql
-from upwell.sql.lex import Token, tokenize
+from upwell.sql.lex import Token
+from upwell.sql.query import Query
 
 OPERATORS_DEEP_MAX = 1_000
 RELATIONS_MAX = 250
@@ -62,7 +63,7 @@ def refuse_deep(text: str) -> None:
     """Raise `InvalidSql` if the query engine could run out of stack on `text`."""
     if len(text) <= SHALLOW_CHARS_MAX:
         return
-    tokens = tokenize(text)
+    tokens = Query(text).tokens
     relations = sum(token.word in _RELATIONS for token in tokens)
     if relations > RELATIONS_MAX:
         raise InvalidSql(f"the query joins or unites {relations} parts; at most {RELATIONS_MAX} are allowed")

@@ -112,6 +112,7 @@ class Reader:
                 "all_owners() is for a SELECT of its own: no statement may change rows by what others have; "
                 "read them, and write what you want to keep"
             )
+        refuse_deep(text)
         text = render(text, values, call.context())
         refuse_deep(text)
         refuse_ignored(text)
@@ -133,6 +134,7 @@ class Reader:
         self, call: Call, view: View, text: str, namespace: str
     ) -> tuple[Mapping[tuple[str, str], pa.Schema], pa.Schema]:
         """Return what a query reads with its columns, and those of the result; nothing of it is run."""
+        refuse_deep(text)
         text = render(text, (), call.context())
         refuse_deep(text)
         refuse_ignored(text)
@@ -220,6 +222,7 @@ class Reader:
         self, call: Call, view: View, statement: Select
     ) -> tuple[OwnNames, str, Resolve, list[tuple[str, str]], Sequence[AnySource]]:
         """Return a query's text for the engine, and what the names in it stand for."""
+        refuse_deep(statement.text)  # before it is rewritten, too: that takes as long as it is deep
         text = render(statement.text, call.values, call.context())
         refuse_deep(text)
         refuse_ignored(text)

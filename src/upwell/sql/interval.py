@@ -53,8 +53,8 @@ def _is_compared(query: Query, at: int, behind: str) -> bool:
         return False
     if before in _COMPARISONS or before == "BETWEEN":
         return True
-    is_upper = before == "AND" and query.word(at - 4) == "BETWEEN"
-    is_upper = is_upper and query.word(at - 3) == "INTERVAL"
+    lower = at - (3 if query.word(at - 3) == "INTERVAL" else 4)
+    is_upper = before == "AND" and query.words(lower - 1, lower + 1) == ("BETWEEN", "INTERVAL")
     return is_upper or (before in _BEFORE and behind in _COMPARISONS)
 
 

@@ -36,7 +36,21 @@ _FROM_SCALAR = "JSON_FROM_SCALAR"
 # A parenthesis after one of these words opens no call.
 _NO_FUNCTIONS = frozenset(
     {"SELECT", "WHERE", "AND", "OR", "NOT", "IN", "ON", "BY", "HAVING", "AS", "LIKE", "ILIKE", "BETWEEN"}
-    | {"FROM", "CASE", "WHEN", "THEN", "ELSE", "ANY", "ALL", "SOME", "EXISTS", "USING", "VALUES", "SET"}
+    | {
+        "FROM",
+        "CASE",
+        "WHEN",
+        "THEN",
+        "ELSE",
+        "END",
+        "ANY",
+        "ALL",
+        "SOME",
+        "EXISTS",
+        "USING",
+        "VALUES",
+        "SET",
+    }
     | {"RETURNING", "DISTINCT"}
 )
 _OPERANDS = frozenset({"word", "quoted", "string", "escaped", "dollar", "number", "parameter"})
@@ -89,18 +103,21 @@ def _step(doc: str, key: str) -> str:
 
 def operand_before(query: Query, operator: int) -> int | None:
     """Return where the operand in front of an operator begins, None if there is none."""
-    at = operator - 1
-    if query.word(at) in (")", "]"):
-        opening = _opening(query, at)
-        if opening is None:
+    while True:
+        at = operator - 1
+        if query.word(at) in (")", "]"):
+            opening = _opening(query, at)
+            if opening is None:
+                return None
+            is_name = query.at(opening - 1).is_name and query.word(opening - 1) not in _NO_FUNCTIONS
+            at = opening - 1 if is_name else opening
+        elif query.at(at).kind not in _OPERANDS or query.word(at) in _NO_FUNCTIONS:
             return None
-        is_name = query.at(opening - 1).is_name and query.word(opening - 1) not in _NO_FUNCTIONS
-        at = opening - 1 if is_name else opening
-    elif query.at(at).kind not in _OPERANDS or query.word(at) in _NO_FUNCTIONS:
-        return None
-    while at >= 2 and query.word(at - 1) == ".":
-        at -= 2
-    return operand_before(query, at - 1) if at >= 2 and query.word(at - 1) == "::" else at
+        while at >= 2 and query.word(at - 1) == ".":
+            at -= 2
+        if at < 2 or query.word(at - 1) != "::":
+            return at
+        operator = at - 1
 
 
 def _right(query: Query, operator: int) -> int | None:

@@ -9,11 +9,16 @@ words: what a subquery of its own makes unknown is added to it; one that reads t
 neither, what equals the operand is counted.
 """
 
+from upwell.errors import InvalidSql
 from upwell.sql.distinct import operand_begin
 from upwell.sql.query import Query
 from upwell.sql.source import sources
 from upwell.sql.truth import is_followed, shows_unknown
 
+REWRITTEN_MAX = 64
+GROWTH_CHARS_MAX = 1 << 18
+WORK_MAX = 4_000_000
+"""Characters that are read: all of them for each IN, and one within another is written twice."""
 _SUBQUERY = frozenset({"SELECT", "WITH"})
 _COUNTED = "(SELECT COUNT(*) FROM ({subquery}\n) AS _members(_member) WHERE _member = {operand}) > 0"
 _UNKNOWN = (
@@ -25,10 +30,19 @@ _UNKNOWN = (
 
 def with_memberships(query: Query) -> Query:
     """Return the query with each IN of a subquery as it has to be understood."""
+    count, work, chars_max = 0, 0, len(query.text) + GROWTH_CHARS_MAX
     # From the last one on: what is inside a subquery comes behind its IN.
     for at in range(len(query.tokens) - 1, 0, -1):
         if query.word(at) == "IN" and query.word(at + 1) == "(" and query.word(at + 2) in _SUBQUERY:
-            query = _rewritten(query, at)
+            work += len(query.text)
+            if count >= REWRITTEN_MAX or work > WORK_MAX or len(query.text) > chars_max:
+                raise InvalidSql(
+                    f"a statement has at most {REWRITTEN_MAX} IN (SELECT …), a long or nested one fewer; "
+                    "join the tables instead"
+                )
+            found = _rewritten(query, at)
+            count += found is not query
+            query = found
     return query
 
 

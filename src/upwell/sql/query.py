@@ -21,6 +21,14 @@ BEHIND_WHERE = SETS | {"GROUP", "HAVING", "WINDOW", "QUALIFY", "ORDER", "LIMIT",
 BEHIND_FROM = BEHIND_WHERE | {"WHERE", ";"}
 JOINS = frozenset({"JOIN", "LEFT", "RIGHT", "FULL", "INNER", "CROSS", "NATURAL"})
 _BEHIND_LIST = BEHIND_FROM | {"FROM", "INTO"}
+# Words that begin or end something, unless an operand or a name has to stand there.
+_STRUCTURE = (BEHIND_FROM - {";"}) | JOINS | {"ON", "WHEN", "THEN", "ELSE", "END"}
+_NO_OPERATORS = frozenset({"(", ")", "[", "]", ",", ".", ";", ":", "::"})
+_OPERATORS = frozenset({"AND", "OR", "LIKE", "ILIKE", "BETWEEN"})
+_BEFORE_NAME = frozenset({"SELECT", "DISTINCT", ",", "(", "BY", "WHERE", "HAVING", "ON", "WHEN", "THEN"}) | {
+    "ELSE", "NOT", "AS",
+}  # fmt: skip
+_BEFORE_STAR = frozenset({"SELECT", "DISTINCT", "ALL", ",", ".", "("})
 # The last word of an expression, or one before a name that is part of it.
 _NO_ALIAS = frozenset({"NULL", "TRUE", "FALSE", "UNKNOWN", "PRECISION", "ZONE", "END"})
 _BEFORE_OPERAND = frozenset(
@@ -58,7 +66,8 @@ class Query:
 
     @cached_property
     def tokens(self) -> Sequence[Token]:
-        return tokenize(self.text)
+        """The tokens; a name that is spelled like a word of a clause, as in `t.end`, is no word."""
+        return _with_names(tokenize(self.text))
 
     @cached_property
     def closings(self) -> dict[int, int]:
@@ -183,6 +192,34 @@ class Query:
         if is_operand and before.word not in _BEFORE_OPERAND:
             return Item(begin, end, end - 1, last.name, is_all)
         return Item(begin, end, end, None, is_all)
+
+
+def _with_names(tokens: list[Token]) -> list[Token]:
+    stars_behind: set[int] = set()
+    opened: list[bool] = []
+    for at, token in enumerate(tokens):
+        if token.word == "(":
+            opened.append(at > 1 and (tokens[at - 2].word, tokens[at - 1].word) == ("DISTINCT", "ON"))
+        elif token.word == ")" and opened and opened.pop():
+            stars_behind.add(at)  # DISTINCT ON (…) *
+        elif token.kind == "word" and at > 0:
+            star = at - 2 in stars_behind or (at > 1 and tokens[at - 2].word in _BEFORE_STAR)
+            following = tokens[at + 1].word if at + 1 < len(tokens) else ""
+            if _is_name(token.word, tokens[at - 1], following, is_behind_star=star):
+                tokens[at] = token._replace(word="")
+    return tokens
+
+
+def _is_name(word: str, before: Token, following: str, *, is_behind_star: bool) -> bool:
+    """Tell whether a word can only be a name where it stands."""
+    if before.word == "." or (following == "(" and word in ("LEFT", "RIGHT")):
+        return True
+    is_operator = before.kind == "op" and before.word not in _NO_OPERATORS
+    if before.word in _OPERATORS or (is_operator and not (before.word == "*" and is_behind_star)):
+        return word in _STRUCTURE or word in ("SELECT", "FROM")
+    if before.word not in _BEFORE_NAME or word not in _STRUCTURE or following == "BY":
+        return False
+    return (before.word, word) not in (("(", "WHERE"), ("DISTINCT", "ON"))
 
 
 def _runs_on(text: str, part: str) -> bool:

@@ -29,6 +29,13 @@ def test_depth_is_the_longest_chain_through_all_parentheses(text: str, depth: in
     assert operators_deep(tokenize(text)) == depth
 
 
+@pytest.mark.parametrize("name", ["t.limit", "limit", "t.on", "end", "t.from", "order", "t.case"])
+@pytest.mark.parametrize("operator", ["+", "*", "=", "AND", "OR", "||"])
+def test_names_that_are_spelled_like_clauses_end_no_chain(name: str, operator: str) -> None:
+    with pytest.raises(InvalidSql, match="operators deep"):
+        refuse_deep("SELECT 1" + f" {operator} {name}" * (OPERATORS_DEEP_MAX + 1) + " FROM t")
+
+
 def test_the_limits_are_exact() -> None:
     refuse_deep("SELECT " + "+".join(["1"] * (OPERATORS_DEEP_MAX + 1)))
     with pytest.raises(InvalidSql, match="at most 1000 are allowed"):

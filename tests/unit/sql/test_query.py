@@ -69,3 +69,25 @@ def test_what_is_edited_stays_apart_from_the_words_beside_it() -> None:
     query = Query("WHERE(a)AND b")
     assert query.edited([]) is query
     assert query.edited([*query.around(1, 4, "NOT", "x"), (12, 13, "'c'")]).text == "WHERE NOT(a)x AND 'c'"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "SELECT t.end, t.offset, n AS left FROM app.order",
+        "SELECT offset, limit, group FROM app.order",
+        "SELECT 1 * end, limit + 1, NOT end FROM app.order",
+        "SELECT DISTINCT ON (a) *, b, c FROM app.order",
+        "SELECT *, a * b, COUNT(*) FILTER (WHERE a) FROM app.order",
+        "SELECT DISTINCT a, SUM(b) OVER (ORDER BY c), left(a, 1) FROM app.order",
+    ],
+)
+def test_names_that_are_spelled_like_words_of_clauses(text: str) -> None:
+    query = Query(text)
+    assert len(query.items(0)) == 3
+    assert [[part.name for part in source.path] for source in sources(query, 0)] == [["app", "order"]]
+
+
+@pytest.mark.parametrize("text", ["SELECT DISTINCT ON (a) * FROM t", "SELECT t.* FROM t", "SELECT * FROM t"])
+def test_a_star_is_no_product(text: str) -> None:
+    assert Query(text).from_of(0) is not None

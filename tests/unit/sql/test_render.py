@@ -7,6 +7,9 @@ from hypothesis import strategies as st
 
 from upwell.engine.expression import Context
 from upwell.errors import InvalidSql, ParameterError
+from upwell.sql.cast import with_typed_casts
+from upwell.sql.membership import with_memberships
+from upwell.sql.query import Query
 from upwell.sql.render import literal, parameter_count, render
 from upwell.types import Value
 
@@ -83,3 +86,36 @@ def test_literals_stand_beside_any_operator() -> None:
     engine = datafusion.SessionContext()
     (batch,) = engine.sql(f"SELECT 5-{literal(-3)}, -{literal(-(2**63 - 1))}, {literal(-0.0)}").collect()
     assert [column[0].as_py() for column in batch.columns] == [8, 2**63 - 1, -0.0]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "SELECT " + ", ".join(["x IN (SELECT 1)"] * 65),
+        "SELECT " + "x IN (SELECT " * 30 + "1" + ")" * 30,
+    ],
+)
+def test_memberships_that_would_take_long_are_refused(text: str) -> None:
+    with pytest.raises(InvalidSql, match="join the tables instead"):
+        with_memberships(Query(text))
+
+
+@pytest.mark.parametrize(
+    ("text", "rendered"),
+    [
+        ("SELECT a IS DISTINCT FROM left(b, 1) AS x", "SELECT (a IS DISTINCT FROM left(b, 1)) AS x"),
+        ("SELECT CASE WHEN a THEN b END::uuid AS x", "SELECT CASE WHEN a THEN b END::uuid AS x"),
+        (
+            "a - b BETWEEN INTERVAL '1' DAY AND INTERVAL '2' DAY",
+            "a - b BETWEEN arrow_cast(86400000000, 'Duration(Microsecond)') "
+            "AND arrow_cast(172800000000, 'Duration(Microsecond)')",
+        ),
+    ],
+)
+def test_words_that_are_names_and_units_keep_their_meaning(text: str, rendered: str) -> None:
+    assert render(text, (), CONTEXT) == rendered
+
+
+def test_a_long_chain_of_casts_is_read() -> None:
+    query = Query("a" + "::text" * 1_200 + "::uuid")
+    assert with_typed_casts(query).text.startswith("typed_uuid(a")
