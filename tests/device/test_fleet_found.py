@@ -265,6 +265,40 @@ def test_a_circle_that_cannot_be_revived_is_given_up_once(world: World) -> None:
     assert given_up == [("pairs", author), ("pairs", other)]
 
 
+def test_a_row_moved_below_one_that_cannot_be_revived_is_where_the_server_has_it(world: World) -> None:
+    """The edit is given up and recorded; the row, which the server has elsewhere, isn't gone."""
+    for table in SERVER_REQUIRED_TABLES:
+        world.create(table)
+    app = world.app("phone", more=REQUIRED_TABLES, tables=["users", "pages", "lines", "marks"])
+    run = app.device.connection.execute
+    author, other, page = KEYS
+    home, line = KEYS[:2]
+    world.insert(author)
+    world.insert(other)
+    world.sql("INSERT INTO app.pages VALUES ($1, $2)", page, other)
+    world.sql("INSERT INTO app.pages VALUES ($1, $2)", home, other)
+    world.sql("INSERT INTO app.lines VALUES ($1, $2)", line, home)
+    app.device.sync()
+    run("DELETE FROM users WHERE id = ?", (author,))
+    run("UPDATE lines SET page = ?", (page,))
+    world.sql("UPDATE app.pages SET author = $2 WHERE id = $1", page, author)
+    world.sql("DELETE FROM app.pages WHERE id = $1", page)
+
+    app.device.sync()
+
+    assert run("SELECT * FROM pages").fetchall() == [(home, other)]
+    assert run("SELECT * FROM lines").fetchall() == [(line, home)]
+    assert world.db.rows("SELECT id, page FROM app.lines", user="ada") == [(line, home)]
+    status = app.device.status()
+    assert (status.pending, status.withheld) == (0, 0)
+    given_up = run(
+        "SELECT local_payload, server_payload, decision FROM _sync_conflicts WHERE table_name = 'lines'"
+    ).fetchall()
+    assert given_up == [
+        (f'{{"id":"{line}","page":"{page}"}}', f'{{"id":"{line}","page":"{home}"}}', "server"),
+    ]
+
+
 def test_a_deletion_stands_when_nothing_unsent_hangs_on_it(world: World) -> None:
     """The back end's node waits aside; the server refuses the deletion, and both are back."""
     app = world.app("phone")

@@ -2,7 +2,8 @@
 
 Law: after a pass every reference has its parent. An orphan waits in `_sync_withheld` until its parent comes;
 one that an unsent edit refers to stays, and the parent that the app deleted here, unsent too, comes back:
-the server has rows below it. A revived row whose parent nobody has any more lives on without it.
+the server has rows below it. A revived row whose parent nobody has any more lives on without it; one that
+can't is given up with the edits below it, and is again what the server had last.
 """
 
 from collections.abc import Sequence
@@ -199,8 +200,9 @@ class Orphans:
             if is_unsent
         ]
         local = captured(self._connection, shape, key)
-        self._file.record_conflict(row, (base, local, None), version, "server")
+        self._file.record_conflict(row, (base, local, base), version, "server")
         self._connection.execute("DELETE FROM _sync_pending WHERE table_name = ? AND pk_uuid = ?", row)
-        self._applier.delete(shape, row)
-        self._applier.set_meta(row, version, is_deleted=True)
+        # What the app had moved here is again where the server has it.
+        self._applier.overlay(tables, row, row_from_capture(shape, base))
+        self._applier.set_meta(row, version, is_deleted=base is None)
         return below
