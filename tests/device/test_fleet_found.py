@@ -384,6 +384,28 @@ def test_the_deletion_of_a_circle_gets_through_whatever_the_limit(
     assert phone.device.status().conflicts == int(is_held)
 
 
+@pytest.mark.parametrize("limit", [1, 2, 200])
+def test_deletions_that_others_hold_are_undone_whatever_the_limit(world: World, limit: int) -> None:
+    """Several rows at once, none of which refers to another one."""
+    phone, laptop = world.app("phone", upload_limit=limit), world.app("laptop")
+    for key in KEYS:
+        world.insert(key)
+    phone.device.sync()
+    laptop.device.sync()
+    for key in KEYS:
+        laptop.device.connection.execute("INSERT INTO posts VALUES (?, 'new', ?)", (key, key))
+    laptop.device.sync()
+    phone.device.connection.execute("DELETE FROM users")
+
+    for _ in range(3):
+        phone.device.sync()
+
+    held = [(key, "Ada") for key in KEYS]
+    assert phone.device.connection.execute("SELECT * FROM users ORDER BY id").fetchall() == held
+    assert phone.device.connection.execute("SELECT count(*) FROM posts").fetchone() == (3,)
+    assert (phone.device.status().pending, phone.device.status().conflicts) == (0, 3)
+
+
 def test_a_circle_larger_than_an_upload_says_so_and_goes_when_the_server_takes_it(world: World) -> None:
     """It comes, and later goes, only together; what isn't of it isn't kept waiting."""
     large, small = (

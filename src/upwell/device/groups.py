@@ -28,6 +28,13 @@ def groups_of(file: SyncFile, tables: Tables, rows: Set[RowKey]) -> list[Group]:
     return [group for group in distinct.values() if len(group) > 1]
 
 
+def apart_from(file: SyncFile, tables: Tables, rows: set[RowKey], others: set[RowKey]) -> set[RowKey]:
+    """Return those of some pending rows that no reference connects with any of the others."""
+    if not others:
+        return rows
+    return rows.difference(*(group for group in groups_of(file, tables, rows | others) if group & others))
+
+
 def _contents(file: SyncFile, tables: Tables, rows: Set[RowKey]) -> Iterator[tuple[RowKey, list[Row]]]:
     """Yield what each row is now and what it was when the server had it last, as far as that is known."""
     found = file.connection.execute("SELECT table_name, pk_uuid, payload, base_payload FROM _sync_pending")

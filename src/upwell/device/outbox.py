@@ -168,12 +168,14 @@ class Outbox:
                 dropped = [(sent.position,) for sent in batch[count:]]
                 connection.executemany("DELETE FROM _sync_outbox WHERE position = ?", dropped)
 
-    def has_all_deletions(self) -> bool:
-        """Whether no deletion waits outside that may let go of what is deleted here."""
-        return not self._file.count(
-            f"op = 'DELETE' AND quarantined = 0 AND (attempts = 0 OR reason = '{HAS_CHILDREN}')"
-            " AND (table_name, pk_uuid) NOT IN (SELECT table_name, pk_uuid FROM _sync_outbox)",
-            "_sync_pending",
+    def deletions_elsewhere(self) -> set[RowKey]:
+        """Return the deletions outside of the batch that may let go of what is deleted in it."""
+        return set(
+            self._file.connection.execute(
+                "SELECT table_name, pk_uuid FROM _sync_pending"
+                f" WHERE op = 'DELETE' AND quarantined = 0 AND (attempts = 0 OR reason = '{HAS_CHILDREN}')"
+                " AND (table_name, pk_uuid) NOT IN (SELECT table_name, pk_uuid FROM _sync_outbox)"
+            )
         )
 
     def clear(self) -> None:

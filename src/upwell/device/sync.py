@@ -28,7 +28,7 @@ from upwell.device.conflict import Resolver, Settlement
 from upwell.device.exchange import Exchange, Prefetch, answer_to
 from upwell.device.failures import AnswerRefused
 from upwell.device.file import Reading, SyncFile
-from upwell.device.groups import groups_of
+from upwell.device.groups import apart_from, groups_of
 from upwell.device.history import History
 from upwell.device.load import Loader, check_page
 from upwell.device.orphans import Orphans
@@ -172,11 +172,12 @@ class Syncer:
                     # Repeated, and deleted since: a hydration in between may have stepped over that.
                     self._applier.await_deletion(sent.row, status.current_server_version or 0)
             refused = [(sent, status) for sent, status in answered if status.status != "applied"]
-            is_held = any(reason_of(status)[0] == wire.HAS_CHILDREN for _, status in refused)
-            may_undelete = is_held and self._outbox.has_all_deletions()
+            held = {sent.row for sent, status in refused if reason_of(status)[0] == wire.HAS_CHILDREN}
+            elsewhere = self._outbox.deletions_elsewhere() if held else set()
+            held_by_others = apart_from(self._file, self._capture.tables, held, elsewhere)
             conflicts = report.conflicts
             for sent, status in refused:
-                report = self._settle(sent, status, report, may_undelete=may_undelete)
+                report = self._settle(sent, status, report, may_undelete=sent.row in held_by_others)
             if report.conflicts > conflicts:
                 self._file.put("pass", "open")
             self._outbox.clear()
