@@ -316,8 +316,8 @@ def test_after_a_flush_everything_answers_the_same(world: World) -> None:
 
     hot = answers()
     assert hot[5] == [
-        repeated(1, 2), repeated(2, 2, deleted=True), repeated(3, 1), repeated(4, 1), repeated(5, 2),
-        repeated(6, 2, deleted=True),
+        repeated(1, 2, made=1), repeated(2, 2, deleted=True, made=1), repeated(3, 1), repeated(4, 1),
+        repeated(5, 2, made=1), repeated(6, 2, deleted=True),
     ]  # fmt: skip
     assert hot[6][1]["server_row"]["deleted"] is True
     assert [status["invalid"]["reason"] for status in hot[7]] == ["fk_missing", "has_children"]
