@@ -87,7 +87,7 @@ def collected(stream: Stream, stop: Stop, *, is_long: bool) -> list[pa.RecordBat
             raise QueryFailure(
                 f"the result is larger than {RESULT_BYTES_MAX >> 20} MiB; narrow it with WHERE or LIMIT, or "
                 "ask for a stream by the header Accept: application/vnd.apache.arrow.stream, "
-                "application/x-ndjson or text/csv"
+                "application/x-ndjson or text/csv; an INSERT … SELECT inserts so much in parts"
             )
     return batches
 

@@ -8,7 +8,8 @@ import re
 from itertools import pairwise
 
 from upwell.errors import InvalidSql
-from upwell.sql.lex import END, Token, place, tokenize
+from upwell.sql.lex import END, Token, place
+from upwell.sql.query import Query
 
 _HINT = re.compile(r"\b(?:for|tablesample|sample|connect|ordinality|except|intersect)\b", re.IGNORECASE)
 _LOCKS = frozenset({"UPDATE", "SHARE"})
@@ -26,7 +27,7 @@ def refuse_ignored(text: str) -> None:
     """Raise `InvalidSql` if the query engine would run `text` without a clause of it."""
     if _HINT.search(text) is None:
         return
-    for token, following in pairwise([*tokenize(text), END]):
+    for token, following in pairwise([*Query(text).tokens, END]):
         if token.word == "FOR" and following.word in _LOCKS:
             raise InvalidSql(
                 f"FOR {following.word} at {place(text, token.start)} locks nothing here; leave it out: a "

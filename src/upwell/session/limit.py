@@ -7,7 +7,7 @@ what a write reads.
 from dataclasses import dataclass
 
 from upwell.session.outcome import Answer
-from upwell.sql.lex import tokenize
+from upwell.sql.query import Query
 
 _LIMITING = frozenset({"LIMIT", "FETCH"})
 
@@ -23,7 +23,7 @@ class RowLimits:
         """Return the answer to a query, cut to what it may have."""
         if not (self.unsaid or self.said):
             return answer
-        says = any(token.word in _LIMITING for token in tokenize(text))
+        says = any(token.word in _LIMITING for token in Query(text).tokens)
         rows = self.said if says else self.unsaid
         return Answer(answer.table.slice(0, rows), answer.columns) if rows else answer
 

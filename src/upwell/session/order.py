@@ -14,7 +14,8 @@ import pyarrow.compute
 from upwell.engine.result import result_columns
 from upwell.engine.source import AnySource, Derived, Source
 from upwell.errors import QueryFailure
-from upwell.sql.lex import END, Token, tokenize
+from upwell.sql.lex import END, Token
+from upwell.sql.query import Query
 
 ORDERED_ROWS_MAX = 100_000
 # What forms rows anew: there the key of a table can't be asked for any more.
@@ -41,7 +42,7 @@ def ordered(
     `rows_unordered` tells how many rows a source has, 0 if they come by key by themselves.
     """
     source = sources[0] if len(sources) == 1 else None
-    tokens = tokenize(text)
+    tokens = Query(text).tokens
     words = {token.word for token in tokens}
     if not isinstance(source, (Source, Derived)) or "ORDER" in words:
         return run(text)
@@ -70,7 +71,7 @@ def text_in_order(
 ) -> str:
     """Return the text of a query whose rows come by primary key where that can be said in the text."""
     source = sources[0] if len(sources) == 1 else None
-    tokens = tokenize(text)
+    tokens = Query(text).tokens
     words = {token.word for token in tokens}
     if not isinstance(source, Source) or "ORDER" in words or words & _FORMING:
         return text

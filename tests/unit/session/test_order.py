@@ -49,6 +49,7 @@ def _texts(
         ("SELECT v FROM n.t", 't."id"'),
         ('SELECT v FROM "n"."t" AS x WHERE v > (SELECT MAX(v) FROM t)', 'x."id"'),
         ("SELECT upper(v) FROM n.t x WHERE v = 'ORDER BY'", 'x."id"'),
+        ("SELECT x.order, x.limit FROM n.t x WHERE x.group = 1", 'x."id"'),
     ],
 )
 def test_plain_queries_are_ordered_by_key(text: str, order: str) -> None:
